@@ -1,0 +1,141 @@
+"""Features on disk: memory-mapped, safe under several writers and a kill at any moment, bounded in size.
+
+One file per entry, `<root>/<2 hex digits>/<key>.feat`: a 16-byte header (magic, CRC-32 of the payload) and the levels of
+one pyramid as float32, one behind the other. A file appears by rename, so that it is whole or absent; two writers of one
+key write the same bytes. What fails its checksum is dropped and made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+import tempfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blemish.types import FeatureSpec
+
+_MAGIC = b"BLEMFEA1"
+_HEADER = struct.Struct("<8sII")
+_TRIM_EVERY = 512  # entries written between two looks at the total size
+
+DEFAULT_LIMIT = 20 * 2**30  # bytes
+
+
+def default_root() -> Path:
+    """`$BLEMISH_CACHE`, else the user's cache folder."""
+    if value := os.environ.get("BLEMISH_CACHE"):
+        return Path(value)
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "blemish"
+
+
+def feature_key(data: bytes, preprocess: dict[str, Any], identity: str, dtype: str) -> str:
+    """sha256 over the file's bytes, the preprocessing, the backbone (name, weights, layers) and the number format."""
+    digest = hashlib.sha256(data)
+    digest.update(json.dumps([preprocess, identity, dtype], sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+class FeatureCache:
+    """A folder of features.
+
+    Args:
+        root: the folder; made when the first entry is written.
+        limit: bytes; the entries that were used longest ago go first.
+    """
+
+    def __init__(self, root: Path | None = None, limit: int = DEFAULT_LIMIT) -> None:
+        self.root = (root or default_root()) / "features"
+        self.limit = limit
+        self._written = 0
+
+    def _path(self, key: str) -> Path:
+        return self.root / key[:2] / f"{key}.feat"
+
+    def get(self, key: str, spec: FeatureSpec) -> tuple[NDArray[np.float32], ...] | None:
+        """The maps (C_l, *grid_l) of one sample, read-only and memory-mapped; None where there is no sound entry."""
+        path = self._path(key)
+        try:
+            mapped = np.memmap(path, dtype=np.uint8, mode="r")
+        except (FileNotFoundError, ValueError):  # ValueError: an empty file cannot be mapped
+            return None
+        if len(mapped) != _HEADER.size + 4 * spec.values:
+            path.unlink(missing_ok=True)
+            return None
+        magic, crc, _ = _HEADER.unpack(mapped[: _HEADER.size].tobytes())
+        payload = mapped[_HEADER.size :]
+        if magic != _MAGIC or zlib.crc32(payload) != crc:
+            path.unlink(missing_ok=True)
+            return None
+        os.utime(path)  # the time of last use, by which entries are dropped
+        values = payload.view(np.float32)
+        maps, at = [], 0
+        for channels, grid in zip(spec.channels, spec.grids, strict=True):
+            size = channels * int(np.prod(grid))
+            maps.append(np.asarray(values[at : at + size]).reshape(channels, *grid))
+            at += size
+        return tuple(maps)
+
+    def put(self, key: str, maps: Sequence[NDArray[np.float32]]) -> None:
+        """Write one sample's maps; atomic."""
+        payload = b"".join(np.ascontiguousarray(m, dtype=np.float32).tobytes() for m in maps)
+        path = self._path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(_HEADER.pack(_MAGIC, zlib.crc32(payload), 0) + payload)
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        self._written += 1
+        if self._written % _TRIM_EVERY == 0:
+            self.trim()
+
+    def _entries(self) -> list[tuple[float, int, Path]]:
+        """(last use, bytes, path) of every file, whatever another process removes meanwhile."""
+        found = []
+        for path in self.root.glob("??/*"):
+            try:
+                stat = path.stat()
+            except FileNotFoundError:
+                continue
+            found.append((stat.st_mtime, stat.st_size, path))
+        return sorted(found)
+
+    def describe(self) -> dict[str, Any]:
+        """Folder, number of entries, bytes, limit."""
+        entries = self._entries()
+        return {
+            "folder": str(self.root),
+            "entries": sum(p.suffix == ".feat" for _, _, p in entries),
+            "bytes": sum(size for _, size, _ in entries),
+            "limit": self.limit,
+        }
+
+    def trim(self, limit: int | None = None) -> int:
+        """Drop what was used longest ago until the rest fits; returns the number of files dropped."""
+        limit = self.limit if limit is None else limit
+        entries = self._entries()
+        total = sum(size for _, size, _ in entries)
+        dropped = 0
+        for _, size, path in entries:
+            if total <= limit:
+                break
+            path.unlink(missing_ok=True)
+            total -= size
+            dropped += 1
+        return dropped
+
+    def clear(self) -> int:
+        """Drop everything, left-overs of killed writers too."""
+        return self.trim(0)

@@ -1,0 +1,64 @@
+"""Options are frozen dataclasses: build one from names and values, override it, write it as JSON.
+
+Pydantic does the reading of values ("0.05" -> 0.05) and the type errors; it is imported inside `build` because the
+inspecting side never builds a config.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from blemish.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """The end of an error message: the nearest known name, or all of them."""
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known) or 'none'}"
+
+
+def build(cls: type[T], options: Mapping[str, Any]) -> T:
+    """An instance of the dataclass `cls` from `options`; values may be text.
+
+    Raises ConfigError on an unknown name (naming the nearest one), an ill-typed or out-of-range value.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    for name in options:
+        if name not in names:
+            raise ConfigError(f"unknown option '{name}'", hint=nearest(name, names))
+    try:
+        return TypeAdapter(cls).validate_python(dict(options))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(p) for p in first["loc"]) or cls.__name__
+        raise ConfigError(f"option '{where}': {first['msg']} (got {first['input']!r})") from None
+
+
+def override(config: T, options: Mapping[str, Any]) -> T:
+    """A copy of `config` with `options` on top; same errors as `build`."""
+    return build(type(config), {**to_json(config), **options})
+
+
+def to_json(config: Any) -> dict[str, Any]:
+    """Plain values by field name; tuples become lists, as JSON has them."""
+    return {
+        f.name: list(v) if isinstance(v := getattr(config, f.name), tuple) else v for f in dataclasses.fields(config)
+    }
+
+
+def parse_assignments(pairs: list[str]) -> dict[str, str]:
+    """`["a=1", "b=x"]` -> `{"a": "1", "b": "x"}`, as given with --set."""
+    out: dict[str, str] = {}
+    for pair in pairs:
+        name, sep, value = pair.partition("=")
+        if not sep or not name:
+            raise ConfigError(f"'{pair}' is not of the form key=value")
+        out[name.strip()] = value.strip()
+    return out

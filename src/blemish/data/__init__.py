@@ -1,0 +1,1 @@
+"""From files to arrays: decoding, geometry and the layouts of data sets. Imports no torch."""

@@ -1,0 +1,245 @@
+"""An image file, or a value of the caller's, becomes one canonical array.
+
+Canonical: (H, W) grey or (H, W, 3) in RGB order; uint8, uint16 or finite float32; C-contiguous, writable.
+
+Pillow decodes. OpenCV does where Pillow would drop bits (16-bit colour, 64-bit floats, 32-bit integers) and for plain
+24-bit BMP: same bits, 5 times faster (0.2 against 1.2 ms at 1130 x 460). PNG gains 1.1 to 1.4 times only, and JPEG
+(1.4 times) would depend on which libjpeg each wheel carries: both stay with Pillow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any, cast
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from blemish.data._header import Header, open_header, orientation_of, quiet, too_large
+from blemish.errors import DataError
+
+MAX_PIXELS = 100_000_000
+
+Array = NDArray[Any]
+
+
+def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Array:
+    """The first frame of a PNG, JPEG, TIFF, BMP or WebP file as a canonical array (see the module).
+
+    EXIF orientation is applied, palettes become RGB, 1-bit becomes 0/255, transparency is laid over black (see
+    `over_black`). 8- and 16-bit stay uint8 and uint16, every other depth becomes float32.
+    Raises DataError, naming the file, on anything that cannot be read right, and on more than `max_pixels` pixels
+    (or Pillow's own limit of 178 million) before a pixel is decoded.
+    """
+    return decode_image(read_file(path, max_bytes=16 * max_pixels), str(path), max_pixels=max_pixels)
+
+
+def read_file(path: str | Path, *, max_bytes: int = 16 * MAX_PIXELS) -> bytes:
+    """The file's bytes; DataError where it cannot be read, is empty or has more than `max_bytes`."""
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise DataError("is a folder, not an image", path=path, hint="name a file inside it")
+        if path.stat().st_size > max_bytes:
+            raise too_large(str(path), f"{path.stat().st_size} bytes")
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise DataError("no such file", path=path, hint="check the path") from None
+    except PermissionError:
+        raise DataError("no permission to read it", path=path, hint="check the file's owner and mode") from None
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror or error})", path=path, hint="check the disk") from None
+    if not data:
+        raise DataError("file is empty", path=path, hint="copy it again; it may still have been written to")
+    return data
+
+
+def decode_image(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> Array:
+    """As `read_image`, from the file's bytes; `name` stands for the file in errors."""
+    header, image = open_header(BytesIO(data), name)
+    pixels = header.width * header.height
+    if pixels > max_pixels:
+        raise too_large(name, f"{header.width} x {header.height} is more than {max_pixels} pixels")
+    if header.unsupported is not None:
+        raise _unsupported(name, header.unsupported)
+    if image is None or not header.exact:
+        array = _with_opencv(data, header, name)
+    elif _is_plain_bmp(data, header, image):
+        array = cv2.cvtColor(_imdecode(data, name), cv2.COLOR_BGR2RGB)
+    else:
+        array = _with_pillow(image, name)
+    if header.white_is_zero:
+        array = np.iinfo(np.uint16).max - array
+    return _checked(_turn(array, header.orientation), name)
+
+
+def as_image(value: object, name: str = "image") -> Array:
+    """A value of the caller's as a canonical array (see the module); `name` stands for it in errors.
+
+    Takes a numpy array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), a PIL image, or anything with `__array__`; a tensor
+    may also be (1 | 3 | 4, H, W). bool becomes 0/255, a fourth channel is alpha. uint8 and uint16 stay; other integers
+    and floats become float32 with their values kept, so their white level is the model's to know.
+    Raises DataError on another shape or kind, an empty array, NaN and infinities.
+    """
+    if isinstance(value, Image.Image):
+        return _checked(_turn(_with_pillow(value, name), orientation_of(value)), name)
+    tensor = value.detach() if hasattr(value, "detach") else value
+    if not hasattr(tensor, "__array__"):
+        hint = "pass a path, a numpy array, a PIL image or a CPU tensor"
+        raise DataError(f"a {type(value).__name__} is not an image", path=name, hint=hint)
+    try:
+        array = np.asarray(cast(Any, tensor))
+    except Exception as error:  # a tensor on another device, for one
+        raise DataError(f"cannot become a numpy array ({error})", path=name, hint="move it to the CPU first") from None
+    if hasattr(value, "detach") and array.ndim == 3 and array.shape[0] in (1, 3, 4):
+        array = np.moveaxis(array, 0, -1)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
+        hint = "use (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)"
+        raise DataError(f"an array of shape {array.shape} is not an image", path=name, hint=hint)
+    if array.dtype.kind not in "buif":
+        raise DataError(f"values of type {array.dtype} are not pixels", path=name, hint="use uint8, uint16 or float32")
+    return _checked(array, name)
+
+
+def read_mask(path: str | Path | Sequence[str | Path], shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """(H, W) bool, True where the mask (or one of several masks) is above 0 in any channel.
+
+    Raises DataError where a file cannot be read or its size is not `shape`, the image's (H, W).
+    """
+    mask = np.zeros(shape, bool)
+    for one in [path] if isinstance(path, (str, Path)) else path:
+        array = read_image(one)
+        if array.shape[:2] != tuple(shape):
+            (h, w), (H, W) = array.shape[:2], shape
+            hint = "masks have the size of their image"
+            raise DataError(f"mask is {w} x {h}, its image {W} x {H} (width x height)", path=one, hint=hint)
+        mask |= (array > 0).any(axis=2) if array.ndim == 3 else array > 0
+    return mask
+
+
+def over_black(image: Array) -> Array:
+    """(H, W, 2 | 4) with alpha -> (H, W) or (H, W, 3), same type.
+
+    Black, because there is nothing where the image is transparent: no signal, whatever colour lies hidden there.
+    Alpha spans the type's range, 0 to 1 in floats.
+    """
+    alpha, colour = image[..., -1], image[..., :-1]
+    if image.dtype.kind == "f":
+        out = colour * alpha[..., None]
+    else:
+        white = np.iinfo(image.dtype).max
+        alphas = np.repeat(alpha[..., None], colour.shape[-1], axis=2)
+        out = cv2.multiply(np.ascontiguousarray(colour), alphas, scale=1 / white).reshape(colour.shape)
+    return out[..., 0] if out.shape[-1] == 1 else out
+
+
+def _with_pillow(image: Image.Image, name: str) -> Array:
+    try:
+        if image.format == "TIFF":  # only this plugin warns while it decodes
+            with quiet():
+                image.load()
+        return np.array(_in_known_mode(image))
+    except Exception as error:  # Pillow raises nearly anything on a malformed file
+        raise _damaged(name, str(error)) from None
+
+
+def _in_known_mode(image: Image.Image) -> Image.Image:
+    mode = image.mode
+    if mode in ("1", "L", "P", "RGB") and "transparency" in image.info:
+        return image.convert("LA" if mode in ("1", "L") else "RGBA")
+    if mode in ("1", "L", "LA", "RGB", "RGBA", "I", "F") or mode.startswith("I;16"):
+        return image
+    return image.convert({"PA": "RGBA", "RGBa": "RGBA", "La": "LA"}.get(mode, "RGB"))
+
+
+def _is_plain_bmp(data: bytes, header: Header, image: Image.Image) -> bool:
+    """Uncompressed, 24 bits, and every byte there (OpenCV and Pillow then agree)."""
+    if header.format != "BMP" or image.mode != "RGB" or len(data) < 54:
+        return False
+    start, head, bits, packed = (
+        int.from_bytes(data[at : at + n], "little") for at, n in ((10, 4), (14, 4), (28, 2), (30, 4))
+    )
+    rows = (3 * header.width + 3) // 4 * 4 * header.height
+    return head >= 40 and bits == 24 and packed == 0 and len(data) >= start + rows
+
+
+def _with_opencv(data: bytes, header: Header, name: str) -> Array:
+    array = _imdecode(_pixels_of_png(data, name) if header.format == "PNG" else data, name)
+    channels = 1 if array.ndim == 2 else array.shape[2]
+    if array.dtype.itemsize * 8 != header.bits or channels != header.samples:
+        raise _unsupported(name, f"{header.samples} channels of {header.bits} bits")
+    return array if channels == 1 else array[..., [2, 1, 0, 3][:channels]]
+
+
+def _pixels_of_png(data: bytes, name: str) -> bytes:
+    """The same PNG with no chunk but those of its pixels: OpenCV allocates whatever length a chunk claims (up to 4 GB),
+    and decodes the frames of an animation and colour keys, none of which is wanted here."""
+    kept, at = [data[:8]], 8
+    while at + 12 <= len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        if end > len(data):
+            break
+        kind = data[at + 4 : at + 8]
+        if kind in (b"IHDR", b"IDAT", b"IEND"):
+            kept.append(data[at:end])
+        if kind == b"IEND":
+            return b"".join(kept)
+        at = end
+    raise _damaged(name, "a chunk reaches past the end")
+
+
+def _imdecode(data: bytes, name: str) -> Array:
+    """OpenCV's decoder as it is (BGR order), without its messages on stderr."""
+    log = cv2.utils.logging
+    level = log.getLogLevel()
+    log.setLogLevel(log.LOG_LEVEL_SILENT)
+    try:
+        array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    finally:
+        log.setLogLevel(level)
+    if array is None:
+        raise _damaged(name, "the decoder gave up")
+    return cast(Array, array)
+
+
+def _damaged(name: str, detail: str) -> DataError:
+    hint = "copy the file again, or save it again as PNG"
+    return DataError(f"damaged, cut short or of an unknown kind ({detail})", path=name, hint=hint)
+
+
+def _unsupported(name: str, what: str) -> DataError:
+    hint = "save it with 1, 3 or 4 interleaved channels, or pass a numpy array"
+    return DataError(f"{what} cannot be read without loss", path=name, hint=hint)
+
+
+def _turn(array: Array, orientation: int) -> Array:
+    """EXIF orientations 1 to 8; axes 0 and 1 only."""
+    if orientation >= 5:
+        array = np.swapaxes(array, 0, 1)
+    if orientation in (3, 4, 7, 8):
+        array = array[::-1]
+    if orientation in (2, 3, 6, 7):
+        array = array[:, ::-1]
+    return array
+
+
+def _checked(array: Array, name: str) -> Array:
+    """Type, alpha, emptiness and finiteness settled."""
+    if array.size == 0:
+        raise DataError(f"image is empty, shape {array.shape}", path=name, hint="an image has at least one pixel")
+    if array.dtype == np.bool_:
+        array = array.astype(np.uint8) * np.uint8(255)
+    elif array.dtype not in (np.uint8, np.uint16) or not array.dtype.isnative:
+        with np.errstate(over="ignore"):  # a double beyond float32 becomes infinite, and is refused below
+            array = array.astype(np.uint16 if array.dtype.newbyteorder("=") == np.uint16 else np.float32)
+    if array.dtype == np.float32 and not np.isfinite(array).all():
+        raise DataError("image has NaN or infinite values", path=name, hint="replace them, with 0 for example")
+    if array.ndim == 3 and array.shape[2] in (2, 4):
+        array = over_black(array)
+    return np.require(array, requirements=["C", "W"])

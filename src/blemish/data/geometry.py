@@ -1,0 +1,185 @@
+"""Sizes of network inputs, and the way of an image to one and of an anomaly map back."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, cast
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from blemish.data._header import open_header
+from blemish.errors import ConfigError, DataError
+
+AREA_TOLERANCE = 0.15  # share of the pixel budget that a rounding may miss or exceed for the sake of the aspect
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSize:
+    """A wanted input size in pixels. With `keep_aspect`, width x height is a budget of pixels and no shape."""
+
+    width: int
+    height: int
+    keep_aspect: bool = False
+
+    def __str__(self) -> str:
+        if self.keep_aspect:
+            return str(self.width)
+        return f"{self.width}sq" if self.width == self.height else f"{self.width}x{self.height}"
+
+
+def parse_image_size(text: str | int) -> ImageSize:
+    """A size from `256` (pixels² with the aspect kept), `320x128` (width x height) or `256sq`; ConfigError else."""
+    match = re.fullmatch(r"([1-9]\d{0,4})(?:(sq)|x([1-9]\d{0,4}))?", str(text).strip(), re.ASCII)
+    if match is None:
+        hint = "use 256 (pixel budget, aspect kept), 320x128 (width x height) or 256sq"
+        raise ConfigError(f"image size '{text}' is not understood", hint=hint)
+    width, square, height = match.groups()
+    return ImageSize(int(width), int(height or width), keep_aspect=square is None and height is None)
+
+
+def resolve(image_size: ImageSize, median_aspect: float, stride: int) -> tuple[int, int]:
+    """(H, W) in multiples of `stride`, at least one each; `median_aspect` is W/H of the images.
+
+    An exact size is rounded to the nearest multiples. A budget takes, of the roundings up and down of its ideal sides,
+    the one nearest in log-aspect among those within AREA_TOLERANCE of the budget, else the nearest in area.
+    """
+    if stride < 1 or not (0 < median_aspect < math.inf):
+        raise ConfigError(f"stride {stride} and aspect {median_aspect} have to be positive")
+    if not image_size.keep_aspect:
+        sides = (image_size.height, image_size.width)
+        height, width = (max(stride, math.floor(side / stride + 0.5) * stride) for side in sides)
+        return height, width
+    budget = image_size.width * image_size.height
+    ideal = math.sqrt(budget / median_aspect), math.sqrt(budget * median_aspect)
+    heights, widths = ({max(1, f(side / stride)) * stride for f in (math.floor, math.ceil)} for side in ideal)
+    candidates = [(h, w) for h in sorted(heights) for w in sorted(widths)]
+
+    def area_error(size: tuple[int, int]) -> float:
+        return abs(size[0] * size[1] / budget - 1)
+
+    def aspect_error(size: tuple[int, int]) -> float:
+        return round(abs(math.log(size[1] / size[0] / median_aspect)), 9)  # so that equals tie and area decides
+
+    near = [size for size in candidates if area_error(size) <= AREA_TOLERANCE]
+    if near:
+        return min(near, key=lambda size: (aspect_error(size), area_error(size)))
+    return min(candidates, key=lambda size: (area_error(size), aspect_error(size)))
+
+
+def median_aspect(sizes: Iterable[tuple[int, int]]) -> float:
+    """W/H of the middle one of (W, H) sizes; in log space, so that turning every image gives the inverse."""
+    logs = [math.log(w / h) for w, h in sizes]
+    if not logs:
+        raise DataError("no image sizes to take the median aspect of", hint="give at least one image")
+    return math.exp(float(np.median(logs)))
+
+
+def image_size_of(path: str | Path) -> tuple[int, int]:
+    """(W, H) as shown, EXIF orientation applied, from the header alone. DataError where it is no image."""
+    try:
+        with open(path, "rb") as file:
+            header, _ = open_header(file, str(path))
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror})", path=path, hint="check path and permission") from None
+    return header.width, header.height
+
+
+def white_levels(maxima: Iterable[np.generic]) -> tuple[float, float]:
+    """(white_uint16, white_float) from each image's `image.max()`, a numpy scalar that knows its type.
+
+    uint16: the smallest 2^k - 1, 8 <= k <= 16, that is no less than the largest value, since cameras deliver 10, 12 or
+    14 bits in 16. Floats: 1 where nothing exceeds it, else the largest value. 65535 and 1 for a type not seen.
+    """
+    deep, real = [], [1.0]
+    for value in maxima:
+        if value.dtype == np.uint16:
+            deep.append(int(value))
+        elif value.dtype.kind == "f":
+            real.append(float(value))
+    white_uint16 = 2 ** max(8, max(deep).bit_length()) - 1 if deep else 65535
+    return float(white_uint16), max(real)
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocess:
+    """A canonical image becomes the uint8 input of a network: 8 bits, resized, three channels in RGB order."""
+
+    size: tuple[int, int]  # H, W
+    white_uint16: float = 65535.0  # this value and all above become 255
+    white_float: float = 1.0
+
+    def __post_init__(self) -> None:
+        if len(self.size) != 2 or any(int(side) != side or side < 1 for side in self.size):
+            raise ConfigError(f"preprocess size {self.size} is not (height, width) of at least 1")
+        if not (0 < self.white_uint16 < math.inf and 0 < self.white_float < math.inf):
+            raise ConfigError(f"white levels {self.white_uint16} and {self.white_float} have to be positive")
+
+    def __call__(self, image: NDArray[Any]) -> NDArray[np.uint8]:
+        """(H, W) or (H, W, 3), uint8, uint16 or float -> (*size, 3) uint8. DataError on another shape or type."""
+        if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)) or image.size == 0:
+            hint = "bring it into shape with blemish.data.decode.as_image"
+            raise DataError(f"an image of shape {image.shape} is neither grey nor RGB", hint=hint)
+        flat = image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image
+        out = _resized(self._to_8_bit(flat), self.size)
+        return out if out.ndim == 3 else cast(NDArray[np.uint8], cv2.cvtColor(out, cv2.COLOR_GRAY2RGB))
+
+    def _to_8_bit(self, image: NDArray[Any]) -> NDArray[np.uint8]:
+        if image.dtype == np.uint8:
+            return cast(NDArray[np.uint8], image)
+        if image.dtype == np.uint16:
+            return cast(NDArray[np.uint8], _table(self.white_uint16)[image])
+        if image.dtype.kind != "f":
+            raise DataError(f"pixels of type {image.dtype}", hint="use uint8, uint16 or float32")
+        white = np.float32(self.white_float)
+        scaled = np.clip(image, 0, white) * (np.float32(255) / white)
+        return cast(NDArray[np.uint8], np.rint(scaled).astype(np.uint8))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values by field name."""
+        return {"size": list(self.size), "white_uint16": self.white_uint16, "white_float": self.white_float}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Preprocess:
+        """The inverse of `to_json`; ConfigError on a missing, unknown or ill-typed value."""
+        try:
+            size, *white = values["size"], float(values["white_uint16"]), float(values["white_float"])
+            if len(values) != 3 or any(type(side) is not int for side in size):
+                raise ValueError("unknown names or sizes that are not whole numbers")
+            return cls(tuple(size), *white)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigError(f"preprocess {dict(values)} is not understood ({error})") from None
+
+
+@lru_cache(maxsize=4)
+def _table(white: float) -> NDArray[np.uint8]:
+    table = np.rint(np.minimum(np.arange(65536) * (255 / white), 255)).astype(np.uint8)
+    table.flags.writeable = False
+    return cast(NDArray[np.uint8], table)
+
+
+def _resized(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Mean over areas along an axis that shrinks (no aliasing), linear along one that grows."""
+    h, w = image.shape[:2]
+    H, W = size
+    image = np.ascontiguousarray(image)
+    if H < h or W < w:
+        image = cv2.resize(image, (min(w, W), min(h, H)), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+    if H > h or W > w:
+        image = cv2.resize(image, (W, H), interpolation=cv2.INTER_LINEAR)  # type: ignore[assignment]
+    return image
+
+
+def to_source(anomaly_map: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:
+    """An anomaly map (h, w) brought to the source's (H, W), bilinearly; float32, values never rescaled."""
+    values = np.ascontiguousarray(anomaly_map, dtype=np.float32)
+    if values.shape == tuple(shape):
+        return values
+    resized = cv2.resize(values, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
+    return cast(NDArray[np.float32], resized)

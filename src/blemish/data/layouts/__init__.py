@@ -1,0 +1,80 @@
+"""Data sets as they lie on disk become lists of records. One module of this folder is one layout.
+
+Each has `PRIORITY` (smaller = more specific, asked first), `detect(root) -> bool` and
+`index(root, *, split=None) -> list[Record]`; one whose data come as a package has `locate() -> Path` too.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol, cast
+
+from blemish.config import nearest
+from blemish.data.layouts._common import check_disjoint
+from blemish.errors import ConfigError, DataError
+from blemish.types import Record
+
+__all__ = ["check_disjoint", "index", "names", "select"]
+
+
+class Layout(Protocol):
+    """What a module of this folder offers."""
+
+    PRIORITY: int
+
+    def detect(self, root: Path) -> bool: ...
+
+    def index(self, root: Path, *, split: str | None = None) -> list[Record]: ...
+
+
+def names() -> list[str]:
+    """The layouts there are, sorted."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+
+
+def index(source: str | Path, layout: str | None = None, split: str | None = None) -> list[Record]:
+    """The records of a data set, sorted by id; `layout` is found out where it is None.
+
+    `source` is a folder, a manifest file, or the name of a layout whose data come as a package. `split` names one of
+    the layout's other splits. Raises ConfigError on an unknown layout or split, DataError where there is nothing to
+    index or a check of `check_disjoint` fails.
+    """
+    if layout is not None and layout not in names():
+        raise ConfigError(f"no layout '{layout}'", hint=nearest(layout, names()))
+    root = Path(source)
+    if not root.exists():
+        packaged = getattr(_load(str(source)), "locate", None) if str(source) in names() else None
+        if packaged is None:
+            raise DataError("no such file or folder", path=root, hint="check the path")
+        root, layout = packaged(), layout or str(source)
+    module = _load(layout) if layout is not None else _detected(root)
+    records = sorted(module.index(root, split=split), key=lambda record: record.id)
+    if not records:
+        hint = "give a folder of images, a data set or a manifest (.csv, .jsonl), or name its layout"
+        raise DataError("no images found", path=root, hint=hint)
+    check_disjoint(records)
+    return records
+
+
+def select(records: Sequence[Record], categories: Sequence[str]) -> list[Record]:
+    """The records of some categories (`Record.group`), all where `categories` is empty; ConfigError on an unknown."""
+    known = sorted({record.group for record in records if record.group is not None})
+    for category in categories:
+        if category not in known:
+            raise ConfigError(f"no category '{category}'", hint=nearest(category, known))
+    return [record for record in records if not categories or record.group in categories]
+
+
+def _load(name: str) -> Layout:
+    return cast(Layout, importlib.import_module(f"{__name__}.{name}"))
+
+
+def _detected(root: Path) -> Layout:
+    for module in sorted(map(_load, names()), key=lambda module: module.PRIORITY):
+        if module.detect(root):
+            return module
+    hint = "give a folder of images, a data set or a manifest (.csv, .jsonl)"
+    raise DataError("no images found" if root.is_dir() else "not a data set", path=root, hint=hint)

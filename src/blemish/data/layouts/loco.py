@@ -1,0 +1,69 @@
+"""MVTec LOCO: test/{good,logical_anomalies,structural_anomalies}, one mask file per defect, saturation areas.
+
+Bergmann et al., Beyond dents and scratches: logical constraints in unsupervised anomaly detection, IJCV 2022.
+ground_truth/<kind>/<stem>/000.png, 001.png, ...: the grey value of a mask names the defect in defects_config.json.
+validation/good is held.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from blemish.data.layouts._common import categories, default_split_only, folders_in, images_in, records_of
+from blemish.errors import DataError
+from blemish.types import Record
+
+PRIORITY = 50
+KINDS = ("logical_anomalies", "structural_anomalies")
+
+
+@dataclass(frozen=True, slots=True)
+class Saturation:
+    """How much of a defect has to be found for it to count as found whole."""
+
+    defect: str
+    threshold: float  # pixels, or a share of the defect's area
+    relative: bool
+
+    def pixels(self, area: int) -> int:
+        """The saturation area of a defect of `area` pixels; never more than that."""
+        return min(int(self.threshold * area) if self.relative else int(self.threshold), area)
+
+
+def saturations(category: str | Path) -> dict[int, Saturation]:
+    """By grey value of the mask, from the category's defects_config.json; DataError where that is damaged."""
+    path = Path(category) / "defects_config.json"
+    try:
+        return {
+            int(entry["pixel_value"]): Saturation(
+                str(entry["defect_name"]), float(entry["saturation_threshold"]), bool(entry["relative_saturation"])
+            )
+            for entry in json.loads(path.read_text(encoding="utf-8"))
+        }
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"is no list of defects ({error!r})", path=path, hint="copy the data set again") from None
+
+
+def is_category(folder: Path) -> bool:
+    known = (folder / "defects_config.json").is_file() or any((folder / "test" / kind).is_dir() for kind in KINDS)
+    return known and (folder / "train" / "good").is_dir()
+
+
+def detect(root: Path) -> bool:
+    return bool(categories(root, is_category))
+
+
+def index(root: Path, *, split: str | None = None) -> list[Record]:
+    default_split_only(split, "loco")
+    records = []
+    for category in categories(root, is_category):
+        records += records_of(root, category, category / "train" / "good", "train")
+        records += records_of(root, category, category / "validation" / "good", "held")
+        for folder in folders_in(category / "test"):
+            defect = None if folder.name == "good" else folder.name
+            truth = folders_in(category / "ground_truth" / folder.name)
+            masks = {one.name: tuple(images_in(one)) for one in truth if images_in(one)}
+            records += records_of(root, category, folder, "test", defect=defect, masks=masks)
+    return records

@@ -1,0 +1,208 @@
+"""The facade: fit, calibrate, inspect, evaluate, save, load. Importing it, loading and inspecting need no torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from blemish import modelfile
+from blemish.backbones.cache import FeatureCache
+from blemish.calibration import Calibrator
+from blemish.data.geometry import Preprocess
+from blemish.errors import ConfigError, NotFittedError
+from blemish.modelfile import Model
+from blemish.runtime.engines import Engine
+from blemish.runtime.inspector import Inspector
+from blemish.runtime.scores import Track, calibrators, good_scores, no_track
+from blemish.types import AnomalyResult, Record
+
+if TYPE_CHECKING:
+    from blemish.backbones.base import Backbone
+    from blemish.evaluation import Evaluation
+    from blemish.fitting import FitOptions
+
+
+class Detector:
+    """Learns from good images, then inspects.
+
+    Args:
+        method: a name from `blemish.methods()`.
+        backbone: a name from `blemish backbones`, any timm network, or a `Backbone` of your own.
+        image_size: 256 = 256² pixels with the aspect kept, "320x128" = width x height, "256sq" = square.
+        seed: the same seed gives the same scores.
+        held_out: share of the good images kept for the threshold.
+        false_alarm_rate: share of good parts that may be rejected.
+        layers, weights, allow_download: see `blemish.fitting.FitOptions`.
+        cache: where frozen features are kept; False computes them each time, True takes the default folder.
+        options: the method's own, by name; its page lists them.
+
+    Raises ConfigError on an unknown method or option.
+    """
+
+    def __init__(
+        self,
+        method: str = "patchcore",
+        *,
+        backbone: str | Backbone = "efficientnet_lite0",
+        image_size: int | str = 256,
+        seed: int = 0,
+        held_out: float = 0.2,
+        false_alarm_rate: float = 0.05,
+        layers: Sequence[int] | None = None,
+        weights: str | Path | None = None,
+        allow_download: bool = False,
+        cache: bool | FeatureCache = True,
+        **options: Any,
+    ) -> None:
+        # Waiting threads must not spin beside the other engine; torch reads this once, when it is first imported.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        from blemish import config, methods
+        from blemish.fitting import FitOptions
+
+        config.build(methods.get(method).Config, options)
+        self._backbone = None if isinstance(backbone, str) else backbone
+        self._cache = FeatureCache() if cache is True else cache or None
+        self._options: FitOptions | None = config.build(
+            FitOptions,
+            {
+                "method": method,
+                "backbone": backbone if isinstance(backbone, str) else backbone.identity,
+                "image_size": str(image_size),
+                "seed": seed,
+                "held_out": held_out,
+                "false_alarm_rate": false_alarm_rate,
+                "layers": None if layers is None else tuple(layers),
+                "weights": None if weights is None else str(weights),
+                "allow_download": allow_download,
+                "options": options,
+            },
+        )
+        self._model: Model | None = None
+        self._inspector: Inspector | None = None
+
+    @classmethod
+    def from_model(cls, model: Model, *, backbone: Backbone | None = None) -> Self:
+        """A detector around a model that is there already."""
+        detector = cls.__new__(cls)
+        detector._backbone, detector._cache, detector._options = backbone, None, None
+        detector._model, detector._inspector = model, None
+        return detector
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read a model folder. ModelFileError where it is missing, damaged or of another version."""
+        return cls.from_model(modelfile.load(folder))
+
+    def save(self, folder: str | Path) -> None:
+        """Write the model folder; whole or not at all."""
+        modelfile.save(self.model, folder)
+
+    @property
+    def model(self) -> Model:
+        """The fitted model; NotFittedError before fit."""
+        if self._model is None:
+            raise NotFittedError("this detector is not fitted", hint="call fit first, or Detector.load")
+        return self._model
+
+    def fit(
+        self,
+        source: str | Path | Sequence[str | Path] | Sequence[Record],
+        *,
+        layout: str | None = None,
+        split: str | None = None,
+        categories: Sequence[str] = (),
+        track: Track | None = None,
+    ) -> Self:
+        """Learn from the good training images of a folder, a data set, a manifest, a list of files or of records."""
+        from blemish import fitting
+
+        if self._options is None:
+            raise ConfigError("a loaded detector cannot be fitted again", hint="make a new Detector")
+        self._model = fitting.fit(
+            as_records(source, layout=layout, split=split, categories=categories),
+            self._options,
+            backbone=self._backbone,
+            cache=self._cache,
+            track=track or no_track,
+        )
+        self._inspector = None
+        return self
+
+    def calibrate(
+        self,
+        good: str | Path | Sequence[str | Path] | Sequence[Record] | None = None,
+        *,
+        false_alarm_rate: float = 0.05,
+        track: Track | None = None,
+    ) -> Self:
+        """A new threshold: from good images that the model has not learned from, or, without any, from the ones that
+        `fit` held out. CalibrationError where they are too few for the rate; scores never change."""
+        if good is None:
+            if not self.model.calibrators:
+                raise ConfigError("nothing was held out in fit", hint="give good images to calibrate from")
+            made = {
+                k: Calibrator.fit(list(c.scores), list(c.peaks), false_alarm_rate, c.kind)
+                for k, c in self.model.calibrators.items()
+            }
+        else:
+            records = [r for r in as_records(good) if r.label == 0]
+            preprocess = Preprocess.from_json(self.model.meta["preprocess"])
+            scores = good_scores(self.model.graph, preprocess, records, track or no_track)
+            made = calibrators([scores], false_alarm_rate)
+        self._model = self.model.with_calibrators(made)
+        self._inspector = None
+        return self
+
+    def inspector(self, engine: str = "openvino", *, threads: int | None = None, batch: int = 1) -> Inspector:
+        """The line from file to result on one engine; "torch" is the reference and needs the learning side."""
+        chosen: str | Engine = engine
+        if engine == "torch":
+            from blemish import export, fitting
+
+            chosen = export.torch_engine(*fitting.restore(self.model, self._backbone))
+        return Inspector(self.model, chosen, threads=threads, batch=batch)
+
+    def _line(self) -> Inspector:
+        if self._inspector is None:
+            self._inspector = self.inspector()
+        return self._inspector
+
+    def inspect(self, source: Any) -> AnomalyResult:
+        """One file, PIL image, numpy array (H, W[, C]) uint8/uint16/float, or tensor."""
+        return self._line().inspect(source)
+
+    def inspect_many(self, sources: Iterable[Any]) -> Iterator[AnomalyResult]:
+        """Results in order, lazily, on all cores."""
+        return self._line().inspect_many(sources)
+
+    def evaluate(
+        self,
+        source: str | Path | Sequence[Record],
+        *,
+        layout: str | None = None,
+        split: str | None = None,
+        categories: Sequence[str] = (),
+        track: Track | None = None,
+    ) -> Evaluation:
+        """Metrics on the test records of a data set."""
+        from blemish.evaluation import evaluate
+
+        records = as_records(source, layout=layout, split=split, categories=categories)
+        return evaluate(self._line(), records, model=self.model.describe(), source=str(source), track=track)
+
+
+def as_records(
+    source: str | Path | Sequence[str | Path] | Sequence[Record],
+    *,
+    layout: str | None = None,
+    split: str | None = None,
+    categories: Sequence[str] = (),
+) -> list[Record]:
+    """Records of whatever a user names: a path, a list of files (all good, to learn from), or records."""
+    from blemish.data import layouts
+
+    if isinstance(source, str | Path):
+        return layouts.select(layouts.index(source, layout, split), categories)
+    return [item if isinstance(item, Record) else Record(id=str(item), path=Path(item)) for item in source]

@@ -1,0 +1,213 @@
+"""Records in, metrics out: one pass over the test images through the deployed line. No torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from blemish.data.decode import read_mask
+from blemish.errors import DataError
+from blemish.metrics.intervals import bootstrap, delong, wilson
+from blemish.metrics.pixels import PixelCounts
+from blemish.metrics.ranking import average_precision, f1_max
+from blemish.runtime.inspector import Inspector
+from blemish.runtime.scores import Track, no_track
+from blemish.types import AnomalyResult, Record
+
+Metric = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What one test image came to."""
+
+    id: str
+    path: str
+    label: int
+    defect: str | None
+    group: str | None
+    score: float
+    p_value: float | None
+    verdict: str | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics of one model on one test set, with everything that says what they mean."""
+
+    model: dict[str, Any]
+    setting: dict[str, Any]
+    overall: Metric
+    by_category: dict[str, Metric]
+    by_defect: dict[str, Metric]
+    timing: dict[str, Any]
+    samples: tuple[Sample, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"schema": 1, **asdict(self)}
+
+    def save_json(self, path: str | Path) -> None:
+        """Write `to_json` to a file."""
+        Path(path).write_text(json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def evaluate(
+    inspector: Inspector,
+    records: Sequence[Record],
+    *,
+    model: dict[str, Any],
+    source: str,
+    track: Track | None = None,
+    keep: Callable[[Record, AnomalyResult], None] | None = None,
+    seed: int = 0,
+) -> Evaluation:
+    """Inspect the test records and measure.
+
+    Image metrics need good and anomalous test images; pixel metrics take the images whose mask is known (good ones
+    have none by nature) in source pixels, and are left out where no defect has a mask. `keep` sees every result, for
+    reports. DataError where there is no test record.
+    """
+    test = [r for r in records if r.split == "test"]
+    if not test:
+        raise DataError("there is no test image", path=source, hint="evaluate needs a data set with a test split")
+    follow = (track or no_track)(test, "evaluate", len(test))
+    scale = _scale(inspector)
+    groups = sorted({r.group for r in test if r.group})
+    counts: dict[str | None, PixelCounts] = {}
+    samples = []
+    for record, result in zip(test, inspector.inspect_many(r.path for r in follow), strict=True):
+        scale = scale or max(float(np.abs(result.anomaly_map).mean()), 1e-12)
+        if record.label == 0 or record.mask is not None:
+            mask = read_mask(record.mask, result.anomaly_map.shape) if record.mask is not None else None  # type: ignore[arg-type]
+            part = counts.setdefault(record.group, PixelCounts(scale))
+            part.update(result.anomaly_map, mask)
+        samples.append(_sample(record, result))
+        if keep is not None:
+            keep(record, result)
+    total = PixelCounts(scale or 1.0)
+    for part in counts.values():
+        total.merge(part)
+    return Evaluation(
+        model=model,
+        setting=_setting(inspector, source, test),
+        overall=_metrics(samples, total, inspector, seed),
+        by_category={
+            g: _metrics([s for s in samples if s.group == g], counts.get(g), inspector, seed) for g in groups
+        }
+        if len(groups) > 1
+        else {},
+        by_defect=_by_defect(samples, seed),
+        timing={
+            "milliseconds_per_image": round(1000 * median(s.seconds for s in samples), 3),
+            "threads": inspector.threads,
+            "batch": inspector.batch,
+        },
+        samples=tuple(samples),
+    )
+
+
+def _scale(inspector: Inspector) -> float | None:
+    """The median score of held-out good images: no test data in it."""
+    return max(median(inspector.calibrator.scores), 1e-12) if inspector.calibrator else None
+
+
+def _sample(record: Record, result: AnomalyResult) -> Sample:
+    return Sample(
+        id=record.id,
+        path=str(record.path),
+        label=record.label,
+        defect=record.defect,
+        group=record.group,
+        score=result.score,
+        p_value=result.p_value,
+        verdict=result.verdict,
+        seconds=result.seconds,
+    )
+
+
+def _setting(inspector: Inspector, source: str, test: Sequence[Record]) -> dict[str, Any]:
+    height, width = inspector.preprocess.size
+    calibrator = inspector.calibrator
+    return {
+        "source": source,
+        "network_input": f"{width}x{height}",
+        "pixel_metrics_in": "source pixels, mask > 0, 8-connected regions, pooled over the set",
+        "engine": inspector.engine.name,
+        "precision": inspector.engine.precision,
+        "good": sum(r.label == 0 for r in test),
+        "anomalous": sum(r.label == 1 for r in test),
+        "categories": len({r.group for r in test if r.group}) or 1,
+        "labels_used_in_learning": "good only",
+        "promise": calibrator.promise if calibrator else None,
+        "promised_rate": calibrator.alpha if calibrator else None,
+        "threshold": calibrator.threshold if calibrator else None,
+    }
+
+
+def _ratio(part: int, whole: int) -> Metric:
+    low, high = wilson(part, whole)[1:]
+    return {"value": part / whole, "low": low, "high": high, "count": part, "of": whole}
+
+
+def _metrics(samples: Sequence[Sample], counts: PixelCounts | None, inspector: Inspector, seed: int) -> Metric:
+    labels = np.array([s.label for s in samples])
+    scores = np.array([s.score for s in samples])
+    out: Metric = {"good": int((labels == 0).sum()), "anomalous": int((labels == 1).sum())}
+    if 0 < labels.sum() < len(labels):
+        area = delong(labels, scores)
+        generator = np.random.default_rng(seed)
+        precision = bootstrap(average_precision, labels, scores, generator=generator, replicas=500)
+        best = f1_max(labels, scores)
+        out["image"] = {
+            "auroc": {**area._asdict(), "interval": "DeLong 95 %"},
+            "ap": {**precision._asdict(), "interval": "bootstrap 95 %"},
+            "f1max": {"value": best.value, "threshold": best.threshold},
+        }
+    if counts is not None and counts.regions:
+        generator = np.random.default_rng(seed)
+        boxed: Metric = {}
+        for name, bounded, interval in (
+            ("auroc", counts.auroc(), counts.bootstrap_auroc(generator=generator)),
+            ("aupro_0.3", counts.aupro(0.3), counts.bootstrap_aupro(0.3, generator=generator)),
+            ("aupro_0.05", counts.aupro(0.05), counts.bootstrap_aupro(0.05, generator=generator)),
+        ):
+            boxed[name] = {
+                "value": bounded.value,
+                "low": interval.low,
+                "high": interval.high,
+                "rounding": [bounded.low, bounded.high],
+                "interval": "bootstrap over images 95 %",
+            }
+        boxed["ap"] = {"value": counts.average_precision().value}
+        boxed["f1max"] = {"value": counts.f1_max().value, "threshold": counts.f1_max().threshold}
+        out["pixel"] = {**boxed, "images": counts.images, "regions": counts.regions, "clipped": counts.clipped}
+    if inspector.calibrator is not None:
+        good = [s.verdict == "anomalous" for s in samples if s.label == 0]
+        bad = [s.verdict == "good" for s in samples if s.label == 1]
+        out["false_alarms"] = {**_ratio(sum(good), len(good)), "promised": inspector.calibrator.alpha} if good else None
+        out["escapes"] = _ratio(sum(bad), len(bad)) if bad else None
+    return out
+
+
+def _by_defect(samples: Sequence[Sample], seed: int) -> dict[str, Metric]:
+    """Each defect type against all good images."""
+    good = [s for s in samples if s.label == 0]
+    out = {}
+    for defect in sorted({s.defect for s in samples if s.label == 1 and s.defect}):
+        bad = [s for s in samples if s.label == 1 and s.defect == defect]
+        entry: Metric = {"anomalous": len(bad)}
+        if good:
+            labels = np.array([0] * len(good) + [1] * len(bad))
+            entry["auroc"] = delong(labels, np.array([s.score for s in good + bad]))._asdict()
+        if bad[0].verdict is not None:
+            entry["detected"] = _ratio(sum(s.verdict == "anomalous" for s in bad), len(bad))
+        out[defect] = entry
+    return out

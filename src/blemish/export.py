@@ -1,0 +1,141 @@
+"""From PyTorch to the one graph: backbone once, head per model, merged; and the certificate that they agree."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blemish.errors import ExportError
+from blemish.runtime.engines import FEATURES, HEAD, Outputs, TorchEngine, best_precision, open_engine
+
+if TYPE_CHECKING:
+    import torch
+
+    from blemish.backbones.base import Backbone
+    from blemish.methods.base import Method
+
+OPSET = 18
+SCORE_LIMIT = 1e-3  # largest |graph - PyTorch| allowed, as a share of the spread of the golden scores
+MAP_LIMIT = 1e-3
+
+
+def export_backbone(backbone: Backbone, size: tuple[int, int]) -> bytes:
+    """ONNX of image -> features_0, features_1, …; batch is free, H and W are fixed."""
+    import torch
+
+    names = [f"{FEATURES}{i}" for i in range(len(backbone.layers))]
+    image = torch.zeros(2, *size, 3, dtype=torch.uint8)
+    return _to_onnx(backbone, (image,), ["image"], names)
+
+
+def export_head(method: Method[Any]) -> bytes:
+    """ONNX of features_0, … -> score, anomaly_map."""
+    import torch
+
+    names = [f"{FEATURES}{i}" for i in range(len(method.spec.channels))]
+    maps = tuple(torch.rand(2, c, *g) for c, g in zip(method.spec.channels, method.spec.grids, strict=True))
+    return _to_onnx(_head(method), maps, names, ["score", "anomaly_map"])
+
+
+def _head(method: Method[Any]) -> torch.nn.Module:
+    import torch
+
+    from blemish.types import Batch, Pyramid
+
+    class Head(torch.nn.Module):
+        """A method as a function of feature maps."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.method = method
+
+        def forward(self, *maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            prediction = self.method(Batch(size=self.method.size, pyramid=Pyramid(maps)))
+            return prediction.score, prediction.anomaly_map
+
+    return Head().eval()
+
+
+def _to_onnx(module: torch.nn.Module, arguments: tuple[Any, ...], inputs: list[str], outputs: list[str]) -> bytes:
+    import torch
+
+    buffer = io.BytesIO()
+    with warnings.catch_warnings(), torch.no_grad():
+        # The tracing exporter is deprecated but takes a second where the new one takes eight, and it keeps the
+        # module path in the node names, by which an engine finds the coarse products.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module,
+            arguments,
+            buffer,
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=inputs,
+            output_names=outputs,
+            dynamic_axes={name: {0: "batch"} for name in inputs + outputs},
+            do_constant_folding=False,  # engines fold when they load; folded copies of a bank would double the file
+        )
+    return buffer.getvalue()
+
+
+def merge(backbone: bytes, head: bytes) -> bytes:
+    """One graph from image to score and map; the features keep their names inside."""
+    import onnx
+    from onnx import compose
+
+    first, second = onnx.load_from_string(backbone), onnx.load_from_string(head)
+    names = [o.name for o in first.graph.output]
+    second = compose.add_prefix(second, HEAD, rename_inputs=False, rename_outputs=False)
+    merged = compose.merge_models(first, second, io_map=[(n, n) for n in names])
+    merged.producer_name = "blemish"
+    return bytes(merged.SerializeToString())
+
+
+def torch_engine(backbone: Backbone, method: Method[Any]) -> TorchEngine:
+    """The reference: the same chain in PyTorch, float32."""
+    import torch
+
+    head = _head(method)
+
+    def run(images: NDArray[np.uint8]) -> Outputs:
+        with torch.no_grad():
+            score, anomaly_map = head(*backbone(torch.from_numpy(images)))
+        return score.numpy(), anomaly_map.numpy()
+
+    return TorchEngine(run)
+
+
+def certify(graph: bytes, reference: TorchEngine, golden: NDArray[np.uint8]) -> dict[str, Any]:
+    """The parity certificate: the graph against PyTorch on golden inputs (N, H, W, 3) uint8.
+
+    Differences are shares of the spread (largest - smallest) of the reference's scores and maps. In float32 they have
+    to stay under the limits, else ExportError; what the short format of this processor changes is stated beside.
+    """
+    expected = [reference(g[None]) for g in golden]
+    scores, maps = np.concatenate([e[0] for e in expected]), np.concatenate([e[1] for e in expected])
+    if not (np.isfinite(scores).all() and np.isfinite(maps).all()):
+        raise ExportError("the method gives scores that are not finite on the golden inputs")
+    spread = max(float(np.ptp(maps)), 1e-12)
+    certificate: dict[str, Any] = {
+        "golden": {"count": len(golden), "sha256": hashlib.sha256(golden.tobytes()).hexdigest()},
+        "limit": {"score": SCORE_LIMIT, "map": MAP_LIMIT},
+        "spread": spread,
+        "engines": {},
+    }
+    for precision in dict.fromkeys(("f32", best_precision())):
+        engine = open_engine(graph, precision=precision)
+        got = [engine(g[None]) for g in golden]
+        entry = {
+            "score": float(np.abs(np.concatenate([g[0] for g in got]) - scores).max()) / spread,
+            "map": float(np.abs(np.concatenate([g[1] for g in got]) - maps).max()) / spread,
+        }
+        certificate["engines"][f"openvino-{precision}"] = entry
+        if precision == "f32" and not (entry["score"] <= SCORE_LIMIT and entry["map"] <= MAP_LIMIT):
+            raise ExportError(f"graph and PyTorch disagree: {json.dumps(entry)} of the spread of the golden maps")
+    return certificate

@@ -1,0 +1,135 @@
+"""From records to batches of frozen features: decode, preprocess, backbone graph, cache."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blemish import export
+from blemish.backbones.cache import FeatureCache, default_root, feature_key
+from blemish.data.decode import decode_image, read_file
+from blemish.data.geometry import Preprocess
+from blemish.runtime.engines import best_precision, cores, open_engine
+from blemish.types import Batch, Pyramid, Record
+
+if TYPE_CHECKING:
+    from blemish.backbones.base import Backbone
+
+Maps = tuple[NDArray[np.float32], ...]
+
+BATCH = 16  # samples a method observes at a time; larger ones leave the processor's cache
+
+
+class FeatureSource:
+    """Frozen features of images, by the same graph and in the same number format as at inspection.
+
+    Args:
+        backbone: the frozen network; its graph is exported once and kept in the cache folder.
+        preprocess: how an image becomes the network's input.
+        cache: where features are kept; None computes them each time.
+        threads: images worked on at the same time.
+    """
+
+    def __init__(
+        self, backbone: Backbone, preprocess: Preprocess, cache: FeatureCache | None, threads: int | None = None
+    ) -> None:
+        self.backbone = backbone
+        self.preprocess = preprocess
+        self.cache = cache
+        self.threads = threads or cores()
+        self.spec = backbone.spec(preprocess.size)
+        self.precision = best_precision()
+        self.graph = backbone_graph(backbone, preprocess.size)
+        self.computed = 0  # images that went through the backbone; the others came from the cache
+        self._engine = open_engine(self.graph, precision=self.precision, threads=self.threads)
+        self._dtype = f"{self._engine.name}-{self.precision}"
+
+    def maps(self, record: Record) -> Maps:
+        """Feature maps (C_l, *grid_l) of one image. DataError where it cannot be read."""
+        data = read_file(record.path)
+        key = ""
+        if self.cache is not None:
+            key = feature_key(data, self.preprocess.to_json(), self.backbone.identity, self._dtype)
+            cached = self.cache.get(key, self.spec)
+            if cached is not None:
+                return cached
+        image = self.preprocess(decode_image(data, str(record.path)))
+        maps = tuple(m[0] for m in self._engine(image[None]))
+        self.computed += 1
+        if self.cache is not None:
+            self.cache.put(key, maps)
+        return maps
+
+    def stream(self, records: Iterable[Record]) -> Iterator[tuple[Record, Maps]]:
+        """Records with their maps, in order; a few images are held at a time."""
+        waiting: deque[tuple[Record, Future[Maps]]] = deque()
+        with ThreadPoolExecutor(self.threads) as pool:
+            try:
+                for record in records:
+                    waiting.append((record, pool.submit(self.maps, record)))
+                    if len(waiting) > 2 * self.threads:
+                        first, future = waiting.popleft()
+                        yield first, future.result()
+                while waiting:
+                    first, future = waiting.popleft()
+                    yield first, future.result()
+            finally:
+                for _, future in waiting:
+                    future.cancel()
+
+    def batches(self, records: Iterable[Record]) -> Iterator[Batch]:
+        """The same as batches for a method."""
+        ids: list[str] = []
+        maps: list[Maps] = []
+        for record, sample in self.stream(records):
+            ids.append(record.id)
+            maps.append(sample)
+            if len(maps) == BATCH:
+                yield self._batch(ids, maps)
+                ids, maps = [], []
+        if maps:
+            yield self._batch(ids, maps)
+
+    def _batch(self, ids: list[str], maps: list[Maps]) -> Batch:
+        import torch
+
+        levels = tuple(torch.from_numpy(np.stack(level)) for level in zip(*maps, strict=True))
+        return Batch(size=self.preprocess.size, pyramid=Pyramid(levels), ids=tuple(ids))
+
+
+def backbone_graph(backbone: Backbone, size: tuple[int, int]) -> bytes:
+    """The backbone's ONNX for one input size, from the cache folder or exported into it."""
+    import torch
+
+    key = f"{backbone.identity}|{size}|{export.OPSET}|{torch.__version__}"
+    path = default_root() / "graphs" / f"{hashlib.sha256(key.encode()).hexdigest()}.onnx"
+    seal = 32  # the file ends with the digest of what stands before
+    if path.is_file():
+        data = path.read_bytes()
+        if hashlib.sha256(data[:-seal]).digest() == data[-seal:]:
+            return data[:-seal]
+    graph = export.export_backbone(backbone, size)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, graph + hashlib.sha256(graph).digest())
+    return graph
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file that is there whole or not at all."""
+    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

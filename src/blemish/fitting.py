@@ -1,0 +1,246 @@
+"""From records to a model: plan the geometry, hold good images out, learn, freeze into one graph, certify, calibrate."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import platform
+import random
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from blemish import backbones, config, export, methods
+from blemish.backbones.cache import FeatureCache
+from blemish.calibration import Calibrator, Kind, check_rate, images_needed
+from blemish.data.decode import read_image
+from blemish.data.geometry import Preprocess, image_size_of, median_aspect, parse_image_size, resolve, white_levels
+from blemish.errors import ConfigError, DataError
+from blemish.features import BATCH, FeatureSource
+from blemish.modelfile import Model
+from blemish.runtime.scores import Scores, Track, calibrators, good_scores, no_track
+from blemish.types import Record
+
+if TYPE_CHECKING:
+    from blemish.backbones.base import Backbone
+    from blemish.methods.base import Method
+
+FOLDS = 5
+GOLDEN = 4  # training images on which graph and PyTorch are compared, beside one of noise
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """All options of a run but the data; written to run.json, which is a recipe for the next one."""
+
+    method: str = "patchcore"
+    backbone: str = backbones.DEFAULT
+    layers: tuple[int, ...] | None = None  # backbone stages, finest first; None = those of stride 8 and 16
+    weights: str | None = None  # a local file, for backbones that no package brings
+    allow_download: bool = False
+    image_size: str = "256"  # 256 = 256² pixels with the aspect kept, 320x128 = width x height, 256sq = square
+    held_out: float = 0.2  # share of the good images kept for the threshold
+    false_alarm_rate: float = 0.05  # share of good parts that may be rejected
+    seed: int = 0
+    options: dict[str, Any] = field(default_factory=dict)  # the method's own
+
+    def __post_init__(self) -> None:
+        check_rate(self.false_alarm_rate)
+        if not 0 <= self.held_out < 1:
+            raise ConfigError(f"held_out has to be in [0, 1), not {self.held_out}")
+
+
+def good_training_records(records: Iterable[Record]) -> list[Record]:
+    """The only records that fit may see; DataError where there are none."""
+    good = [r for r in records if r.split == "train" and r.label == 0]
+    if not good:
+        raise DataError("there is no good image to learn from", hint="give a folder with at least one")
+    return good
+
+
+def fit(
+    records: Sequence[Record],
+    options: FitOptions,
+    *,
+    backbone: Backbone | None = None,
+    cache: FeatureCache | None = None,
+    track: Track = no_track,
+) -> Model:
+    """Learn from the good training records and return the finished model, calibrated where the numbers allow it.
+
+    Raises DataError, ConfigError, BackboneError or ExportError. Warns where the asked rate cannot be promised.
+    """
+    start = perf_counter()
+    run = _Run(records, options, backbone, cache, track)
+    kind, parts = _plan_calibration(run.good, options)
+    made: dict[str, Calibrator] = {}
+    if kind == "split":
+        learn, held = parts[0]
+        graph, method = run.learn(learn)
+        made = calibrators([run.scores(graph, held)], options.false_alarm_rate, kind)
+    else:
+        learn = run.good
+        if kind == "cross":
+            scores = [run.scores(run.learn(rest)[0], fold) for rest, fold in parts]
+            made = calibrators(scores, options.false_alarm_rate, kind)
+        graph, method = run.learn(run.good)
+    parity = export.certify(graph, export.torch_engine(run.features.backbone, method), run.golden())
+    return Model(
+        meta=run.meta(method, learn, perf_counter() - start),
+        calibrators=made,
+        tensors=_tensors(method),
+        graph=graph,
+        parity=parity,
+        run=config.to_json(options),
+    )
+
+
+class _Run:
+    """What stays the same through one fit."""
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        options: FitOptions,
+        backbone: Backbone | None,
+        cache: FeatureCache | None,
+        track: Track,
+    ) -> None:
+        self.options = options
+        self.track = track
+        self.good = good_training_records(records)
+        self.method_class = methods.get(options.method)
+        self.config = config.build(self.method_class.Config, options.options)
+        backbone = backbone or load_backbone(options)
+        self.features = FeatureSource(backbone, plan_geometry(self.good, options.image_size, backbone.stride), cache)
+
+    def learn(self, good: Sequence[Record]) -> tuple[bytes, Method[Any]]:
+        """Fit on these records and freeze: (graph, method)."""
+        from blemish.training import train
+
+        method = self.method_class(self.config, self.features.spec, self.features.preprocess.size, self.options.seed)
+        train(method, self.track(self.features.batches(good), "learn", math.ceil(len(good) / BATCH)))
+        return export.merge(self.features.graph, export.export_head(method)), method
+
+    def scores(self, graph: bytes, good: Sequence[Record]) -> Scores:
+        """Scores of these records through the graph."""
+        return good_scores(graph, self.features.preprocess, good, self.track)
+
+    def golden(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """A few training images spread over the set, and one of noise."""
+        size = self.features.preprocess.size
+        noise = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+        step = max(1, len(self.good) // GOLDEN)
+        images = [self.features.preprocess(read_image(r.path)) for r in self.good[::step][:GOLDEN]]
+        return np.stack([*images, noise])
+
+    def meta(self, method: Method[Any], learned: Sequence[Record], seconds: float) -> dict[str, Any]:
+        """The model's own description."""
+        backbone = self.features.backbone
+        ids = "\n".join(sorted(r.id for r in learned))
+        return {
+            "method": self.options.method,
+            "config": config.to_json(method.config),
+            "seed": self.options.seed,
+            "backbone": {"name": self.options.backbone, "identity": backbone.identity, "layers": list(backbone.layers)},
+            "weights": self.options.weights,
+            "preprocess": self.features.preprocess.to_json(),
+            "precision": self.features.precision,
+            "data": {
+                "good_images": len(self.good),
+                "learned_from": len(learned),
+                "ids_sha256": hashlib.sha256(ids.encode()).hexdigest(),
+                "categories": sorted({r.group for r in self.good if r.group}),
+            },
+            "software": {name: version(name) for name in ("blemish", "torch", "timm", "openvino", "onnx", "numpy")}
+            | {"python": platform.python_version()},
+            "fit_seconds": round(seconds, 2),
+        }
+
+
+def load_backbone(options: FitOptions) -> Backbone:
+    """The backbone that the options name."""
+    from blemish.backbones.timm_net import load
+
+    return load(
+        options.backbone,
+        layers=tuple(options.layers) if options.layers is not None else None,
+        weights=options.weights,
+        allow_download=options.allow_download,
+    )
+
+
+def plan_geometry(good: Sequence[Record], image_size: str, stride: int) -> Preprocess:
+    """The network's input for these images: size at their median aspect, white level of deep and real-valued ones."""
+    size = resolve(parse_image_size(image_size), median_aspect(image_size_of(r.path) for r in good), stride)
+    sample = good[:: max(1, len(good) // 8)]
+    if all(read_image(r.path).dtype == np.uint8 for r in sample):
+        return Preprocess(size)
+    white_uint16, white_float = white_levels(read_image(r.path).max() for r in good)
+    return Preprocess(size, white_uint16, white_float)
+
+
+def _plan_calibration(
+    good: Sequence[Record], options: FitOptions
+) -> tuple[Kind | None, list[tuple[list[Record], list[Record]]]]:
+    """Split where enough images can be held out, folds where all together are enough, else nothing and a warning.
+
+    Units stay whole: pictures of one physical thing never stand on both sides.
+    """
+    units: dict[str, list[Record]] = {}
+    for record in good:
+        units.setdefault(record.unit if record.unit is not None else f"\0{record.id}", []).append(record)
+    order = sorted(units)
+    random.Random(options.seed).shuffle(order)
+    needed = images_needed(options.false_alarm_rate)
+    held: list[Record] = []
+    while order and len(held) < round(options.held_out * len(good)) and len(order) > 1:
+        held += units[order.pop()]
+    if options.held_out > 0 and len(held) >= needed:
+        return "split", [(_without(good, held), held)]
+    names = sorted(units)
+    random.Random(options.seed).shuffle(names)
+    if options.held_out > 0 and len(good) >= needed and len(names) >= 2:
+        folds = [[r for name in names[k :: min(FOLDS, len(names))] for r in units[name]] for k in range(FOLDS)]
+        return "cross", [(_without(good, fold), fold) for fold in folds if fold]
+    if options.held_out > 0:
+        warnings.warn(
+            f"{len(good)} good images cannot promise a false-alarm rate of {options.false_alarm_rate:g}: the model is "
+            f"saved without a threshold; it takes {needed} good images in folds or about "
+            f"{math.ceil(needed / options.held_out)} with {options.held_out:.0%} held out",
+            stacklevel=3,
+        )
+    return None, []
+
+
+def _without(records: Sequence[Record], some: Sequence[Record]) -> list[Record]:
+    ids = {r.id for r in some}
+    return [r for r in records if r.id not in ids]
+
+
+def _tensors(method: Method[Any]) -> bytes:
+    from safetensors.torch import save
+
+    state = {k: v.contiguous() for k, v in method.fitted_state().items()}
+    return save(state, metadata={"config": json.dumps(config.to_json(method.config))})
+
+
+def restore(model: Model, backbone: Backbone | None = None) -> tuple[Backbone, Method[Any]]:
+    """Backbone and fitted method of a model, in PyTorch; for the reference engine and for going on learning."""
+    from safetensors.torch import load
+
+    options = config.build(FitOptions, model.run)
+    backbone = backbone or load_backbone(options)
+    if backbone.identity != model.meta["backbone"]["identity"]:
+        raise ConfigError(f"the model was made with {model.meta['backbone']['identity']}, not {backbone.identity}")
+    size = Preprocess.from_json(model.meta["preprocess"]).size
+    cls = methods.get(model.meta["method"])
+    method = cls(config.build(cls.Config, model.meta["config"]), backbone.spec(size), size, model.meta["seed"])
+    method.load_fitted(load(model.tensors))
+    return backbone, method

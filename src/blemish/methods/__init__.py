@@ -1,0 +1,54 @@
+"""The methods: one file each. The folder is the list: no name is written anywhere else."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import pkgutil
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from blemish.config import nearest
+from blemish.errors import ConfigError
+
+if TYPE_CHECKING:
+    from blemish.methods.base import Method
+
+_NOT_METHODS = ("base",)
+
+
+def names() -> list[str]:
+    """Public names of all methods, sorted; imports none of them."""
+    return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name not in _NOT_METHODS)
+
+
+def get(name: str) -> type[Method[Any]]:
+    """The class behind a name; ConfigError names the nearest where there is none."""
+    if name not in names():
+        raise ConfigError(f"no method '{name}'", hint=nearest(name, names()))
+    method: type[Method[Any]] = importlib.import_module(f"{__name__}.{name}").METHOD
+    return method
+
+
+def describe(name: str) -> dict[str, str]:
+    """Title and paper of a method, read from its file's docstring without importing it (so without torch)."""
+    for folder in __path__:
+        file = Path(folder) / f"{name}.py"
+        if file.exists():
+            doc = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+            lines = doc.splitlines() or [""]
+            paper = next((line.removeprefix("Paper").strip() for line in lines if line.startswith("Paper")), "")
+            return {"name": name, "title": lines[0], "paper": paper}
+    raise ConfigError(f"no method '{name}'", hint=nearest(name, names()))
+
+
+class _Callable(ModuleType):
+    """Lets `from blemish import methods; methods()` list the names although `blemish.methods` is this package."""
+
+    def __call__(self) -> list[str]:
+        return names()
+
+
+sys.modules[__name__].__class__ = _Callable

@@ -1,0 +1,88 @@
+"""PaDiM: one Gaussian of normal features at each position.
+
+Paper    Defard et al., PaDiM: a Patch Distribution Modeling Framework, ICPR 2021 workshops.
+Fit      one pass; mean and covariance of the patch descriptor at every grid position, in constant memory.
+Predict  a patch is as anomalous as its Mahalanobis distance to the Gaussian of its position; the image takes its
+         worst patch.
+Differs  all channels by default instead of 100 drawn ones; descriptors are averaged over 3 x 3 positions; the ridge is
+         relative to the mean variance, so that it means the same for every backbone; the score is the maximum over
+         patches, not over the blurred map.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from blemish.errors import ConfigError
+from blemish.methods.base import Method
+from blemish.nn.precision import CoarseProduct
+from blemish.ops.gaussians import PositionGaussians, whitening
+from blemish.ops.patches import grid_of, patch_descriptors
+from blemish.ops.scoring import top_mean
+from blemish.ops.smoothing import smooth_map, upsampling_matrix
+from blemish.types import Batch, FeatureSpec, Prediction
+
+
+@dataclass(frozen=True)
+class Config:
+    channels: int = 0  # descriptor channels drawn at random; 0 keeps all
+    ridge: float = 0.01  # added to the covariance's diagonal, as a share of the mean variance over all positions
+    neighbourhood: int = 3  # side of the window that each level is averaged over
+    level: int = -1  # pyramid level whose grid is used: 0 the finest, -1 the coarsest
+    top: int = 1  # patches whose mean distance is the image score
+    sigma: float = 4.0  # blur of the anomaly map, in pixels of the network's input
+
+    def __post_init__(self) -> None:
+        if self.channels < 0 or self.ridge <= 0 or self.top < 1 or self.sigma < 0:
+            raise ConfigError("channels >= 0, ridge > 0, top >= 1 and sigma >= 0 are required")
+        if self.neighbourhood < 1 or self.neighbourhood % 2 == 0:
+            raise ConfigError(f"neighbourhood has to be odd and positive, not {self.neighbourhood}")
+
+
+class PaDiM(Method[Config]):
+    Config = Config
+    fitted_buffers = ("drawn", "mean", "whiten")
+    drawn: Tensor  # (C,) channels in use
+    mean: Tensor  # (P, C)
+    whiten: Tensor  # (P, C, C); the product with it is white
+
+    def __init__(self, config: Config, spec: FeatureSpec, size: tuple[int, int], seed: int = 0) -> None:
+        super().__init__(config, spec, size, seed)
+        self.grid = grid_of(spec, config.level)
+        total = sum(spec.channels)
+        keep = min(config.channels or total, total)
+        self._draw = torch.randperm(total, generator=self.generator)[:keep].sort().values
+        self._statistics = PositionGaussians()
+        self._rows = upsampling_matrix(self.grid[0], size[0], config.sigma)
+        self._columns = upsampling_matrix(self.grid[1], size[1], config.sigma)
+        self.coarse_whitening = CoarseProduct()
+
+    def _descriptors(self, batch: Batch, drawn: Tensor) -> Tensor:
+        assert batch.pyramid is not None
+        x = patch_descriptors(batch.pyramid, self.grid, self.config.neighbourhood)
+        return x if len(drawn) == x.shape[2] else x[:, :, drawn]
+
+    def observe(self, batch: Batch) -> None:
+        self._statistics.add(self._descriptors(batch, self._draw))
+
+    def conclude(self) -> None:
+        covariance = self._statistics.covariance()
+        variance = float(covariance.diagonal(dim1=1, dim2=2).mean())
+        ridge = self.config.ridge * variance if variance > 0 else 1.0  # one image or constant ones: Euclidean
+        self.drawn = self._draw
+        self.mean = self._statistics.mean().float()
+        self.whiten = whitening(covariance, ridge)
+        self._statistics = PositionGaussians()
+
+    def predict(self, batch: Batch) -> Prediction:
+        centred = (self._descriptors(batch, self.drawn) - self.mean).transpose(0, 1)  # (P, B, C)
+        white = self.coarse_whitening(centred, self.whiten)
+        distance = white.square().sum(2).sqrt().T  # (B, P), Eq. 2
+        anomaly_map = smooth_map(distance.unflatten(1, self.grid), self._rows, self._columns)
+        return Prediction(top_mean(distance, self.config.top), anomaly_map)
+
+
+METHOD = PaDiM

@@ -1,0 +1,29 @@
+"""Metrics of raw scores and maps, larger = more anomalous; pure functions, plus one mergeable accumulator of pixels."""
+
+from __future__ import annotations
+
+from blemish.metrics.intervals import Difference, Estimate, bootstrap, delong, delong_paired, wilson
+from blemish.metrics.pixels import Bounded, BoundedF1, PixelCounts
+from blemish.metrics.ranking import F1Max, RocCurve, auroc, average_precision, f1_max, roc_curve
+from blemish.metrics.regions import SaturatedRegion, aupro, spro
+
+__all__ = [
+    "Bounded",
+    "BoundedF1",
+    "Difference",
+    "Estimate",
+    "F1Max",
+    "PixelCounts",
+    "RocCurve",
+    "SaturatedRegion",
+    "aupro",
+    "auroc",
+    "average_precision",
+    "bootstrap",
+    "delong",
+    "delong_paired",
+    "f1_max",
+    "roc_curve",
+    "spro",
+    "wilson",
+]

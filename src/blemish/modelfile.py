@@ -1,0 +1,175 @@
+"""The model folder: written at once or not at all, and checked byte for byte when it is read.
+
+    model.json           what the model is; its own digest and that of every other file
+    tensors.safetensors  fitted state of the method, for going on learning and for the PyTorch reference
+    graph.onnx           the whole chain from uint8 image to score and map
+    parity.json          the certificate that the graph and PyTorch agree
+    run.json             the options of the run, itself a valid recipe
+
+Nothing here is executed on reading: JSON, safetensors and ONNX only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from blemish.calibration import Calibrator
+from blemish.errors import CalibrationError, ConfigError, ModelFileError
+
+SCHEMA = 1
+_FILES = ("tensors.safetensors", "graph.onnx", "parity.json", "run.json")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A fitted model as it lies on disk.
+
+    `meta` holds method, config, backbone, preprocess, data (what it has learned from) and software; `calibrators` one
+    entry per number format that the graph was calibrated in, none where too few good images were there.
+    """
+
+    meta: dict[str, Any]
+    calibrators: dict[str, Calibrator]
+    tensors: bytes
+    graph: bytes
+    parity: dict[str, Any]
+    run: dict[str, Any]
+
+    def with_calibrators(self, calibrators: dict[str, Calibrator]) -> Model:
+        """The same model with another threshold."""
+        return replace(self, calibrators=calibrators)
+
+    def describe(self) -> dict[str, Any]:
+        """What a person wants to know of a model, in one JSON object."""
+        return {**self.meta, "promise": {k: c.promise for k, c in self.calibrators.items()}}
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _pretty(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def save(model: Model, folder: str | Path) -> None:
+    """Write a model folder; the folder appears whole, or the old one stays.
+
+    ModelFileError where something that is no model folder is in the way.
+    """
+    folder = Path(folder)
+    if folder.exists() and not (folder / "model.json").is_file():
+        raise ModelFileError(f"{folder}: is there and is no model folder; not overwritten", hint="choose another --out")
+    contents = {
+        "tensors.safetensors": model.tensors,
+        "graph.onnx": model.graph,
+        "parity.json": _pretty(model.parity),
+        "run.json": _pretty(model.run),
+    }
+    head = {
+        "schema": SCHEMA,
+        **model.meta,
+        "calibration": {k: c.to_json() for k, c in model.calibrators.items()},
+        "files": {name: {"sha256": _sha256(data), "bytes": len(data)} for name, data in contents.items()},
+    }
+    contents["model.json"] = _pretty({**head, "digest": _sha256(_canonical(head))})
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
+    try:
+        for name, data in contents.items():
+            with (scratch / name).open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        scratch.chmod(0o755)
+        _put_in_place(scratch, folder)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+
+
+def _put_in_place(scratch: Path, folder: Path) -> None:
+    """Rename, after moving an older model aside: a folder that is not empty cannot be renamed over."""
+    if not folder.exists():
+        os.rename(scratch, folder)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".old", dir=folder.parent))
+    os.rename(folder, aside)
+    try:
+        os.rename(scratch, folder)
+    except BaseException:
+        os.rename(aside, folder)
+        raise
+    shutil.rmtree(aside)
+
+
+def load(folder: str | Path) -> Model:
+    """Read a model folder; ModelFileError names the file that is missing, damaged or of another version."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ModelFileError(f"{folder}: no such model folder", hint="`blemish fit DATA --out MODEL` makes one")
+    head = _head(folder)
+    files = {name: _checked(folder / name, head["files"].get(name)) for name in _FILES}
+    calibration = head.pop("calibration")
+    for key in ("schema", "files", "digest"):
+        del head[key]
+    try:
+        calibrators = {k: Calibrator.from_json(v) for k, v in calibration.items()}
+    except (KeyError, TypeError, CalibrationError, ConfigError) as error:
+        raise ModelFileError(f"{folder / 'model.json'}: calibration is not understood ({error})") from None
+    return Model(
+        meta=head,
+        calibrators=calibrators,
+        tensors=files["tensors.safetensors"],
+        graph=files["graph.onnx"],
+        parity=json.loads(files["parity.json"]),
+        run=json.loads(files["run.json"]),
+    )
+
+
+def _head(folder: Path) -> dict[str, Any]:
+    path = folder / "model.json"
+    try:
+        head = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise ModelFileError(f"{folder}: holds no model.json", hint="is this a model folder?") from None
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError:
+        raise ModelFileError(f"{path}: damaged: no JSON") from None
+    if not isinstance(head, dict) or "digest" not in head:
+        raise ModelFileError(f"{path}: damaged: the digest is missing")
+    if head.get("schema") != SCHEMA:
+        raise ModelFileError(
+            f"{path}: written in schema {head.get('schema')!r}, this Blemish reads {SCHEMA}",
+            hint="use the Blemish that wrote it, or fit again",
+        )
+    rest = {k: v for k, v in head.items() if k != "digest"}
+    if _sha256(_canonical(rest)) != head["digest"]:
+        raise ModelFileError(f"{path}: damaged: its content does not match its digest", hint="copy or fit it again")
+    return head
+
+
+def _checked(path: Path, entry: dict[str, Any] | None) -> bytes:
+    if entry is None:
+        raise ModelFileError(f"{path.parent / 'model.json'}: does not list {path.name}")
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise ModelFileError(f"{path}: missing", hint="copy or fit the model again") from None
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be read ({error.strerror})") from None
+    if len(data) != entry["bytes"] or _sha256(data) != entry["sha256"]:
+        raise ModelFileError(f"{path}: damaged: its content does not match its digest", hint="copy or fit it again")
+    return data

@@ -1,0 +1,1 @@
+"""Blocks that know shapes, not methods."""

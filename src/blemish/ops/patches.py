@@ -1,0 +1,44 @@
+"""From a pyramid of feature maps to one descriptor per patch."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, cat
+
+from blemish.types import FeatureSpec, Pyramid
+
+
+def grid_of(spec: FeatureSpec, level: int) -> tuple[int, int]:
+    """The (h, w) grid of one level of the pyramid."""
+    h, w = spec.grids[level]
+    return h, w
+
+
+def to_grid(x: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(B, C, H, W) -> (B, C, *grid): block means where the grid divides, bilinear elsewhere.
+
+    A block mean loses no pixel; plain bilinear sampling to half the size would skip none either, but to a quarter
+    it reads 4 of 16.
+    """
+    height, width = int(x.shape[-2]), int(x.shape[-1])
+    if (height, width) == grid:
+        return x
+    if height % grid[0] == 0 and width % grid[1] == 0:
+        return F.avg_pool2d(x, (height // grid[0], width // grid[1]))
+    return F.interpolate(x, size=grid, mode="bilinear", align_corners=False)
+
+
+def patch_descriptors(pyramid: Pyramid, grid: tuple[int, int], neighbourhood: int = 3) -> Tensor:
+    """Locally aware patch features, all levels on one grid.
+
+    Each level is averaged over `neighbourhood` x `neighbourhood` positions (PatchCore Eq. 2, with the mean as the
+    aggregation; the border averages over what is there), brought to `grid` and concatenated.
+
+    Returns (B, h*w, sum of channels).
+    """
+    half = neighbourhood // 2
+    levels = [
+        to_grid(F.avg_pool2d(x, neighbourhood, 1, half, count_include_pad=False) if half else x, grid)
+        for x in pyramid.maps
+    ]
+    return cat(levels, 1).flatten(2).transpose(1, 2)

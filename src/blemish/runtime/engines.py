@@ -1,0 +1,219 @@
+"""Engines: one ONNX graph, run by OpenVINO or ONNX Runtime.
+
+A graph takes `image` (B, H, W, 3) uint8. A backbone's graph gives `features_0`, `features_1`, …; a model's graph gives
+`score` (B,) and `anomaly_map` (B, H, W), and still has the features inside under the same names.
+
+With precision bf16, OpenVINO runs the part up to the features in bf16, and behind them only the products that a method
+has marked as coarse (`nn.precision.CoarseProduct`); distances and maps stay float32.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections.abc import Callable
+from functools import cache
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blemish.config import nearest
+from blemish.errors import EngineError, ModelFileError
+
+Precision = Literal["f32", "bf16"]
+ENGINES = ("openvino", "onnxruntime", "torch")
+FEATURES = "features_"
+HEAD = "head/"  # prefix of the nodes behind the features
+COARSE = "coarse"
+
+Outputs = tuple[NDArray[np.float32], ...]
+
+
+class Engine(Protocol):
+    """A compiled graph; may be called from several threads."""
+
+    name: str
+    precision: Precision
+
+    def __call__(self, images: NDArray[np.uint8]) -> Outputs:
+        """(B, H, W, 3) uint8 -> the graph's outputs in order."""
+        ...
+
+
+@cache
+def tune_process() -> None:
+    """Keep freed memory in the process (glibc): page faults cost as much as the arithmetic on virtual machines.
+
+    On other C libraries there is nothing to set.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(-4, 0)  # M_MMAP_MAX
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+        libc.mallopt(-2, 16 << 20)  # M_TOP_PAD
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@cache
+def best_precision() -> Precision:
+    """bf16 where the processor computes in it, f32 else."""
+    import openvino
+
+    capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "bf16" if "BF16" in capabilities else "f32"
+
+
+def open_engine(
+    graph: bytes, name: str = "openvino", *, precision: Precision = "f32", threads: int = 1, batch: int = 1
+) -> Engine:
+    """Compile a graph.
+
+    `threads` is the number of callers that are served at the same time, each on one core. `batch` is the shape that
+    the graph is compiled for; a smaller batch is padded.
+    """
+    if name in ("openvino", "local"):
+        return OpenVino(graph, precision=precision, threads=threads, batch=batch)
+    if name == "onnxruntime":
+        return OnnxRuntime(graph)
+    raise EngineError(f"no engine '{name}'", hint=nearest(name, list(ENGINES)))
+
+
+class OpenVino:
+    """OpenVINO on the CPU; one stream per thread, no spinning."""
+
+    name = "openvino"
+
+    def __init__(self, graph: bytes, *, precision: Precision, threads: int, batch: int) -> None:
+        import openvino
+
+        if precision == "bf16" and best_precision() != "bf16":
+            raise EngineError(
+                "this processor does not compute in bf16",
+                hint="run it in f32, for which every calibration is made too",
+            )
+        tune_process()
+        self.precision: Precision = precision
+        self.batch = batch
+        core = openvino.Core()
+        try:
+            model = core.read_model(graph)
+        except RuntimeError as error:
+            raise ModelFileError(f"the graph cannot be read: {str(error).splitlines()[-1]}") from error
+        shape = model.input(0).get_partial_shape()
+        shape[0] = batch
+        model.reshape(shape)
+        parts = [model]
+        if precision == "bf16":
+            parts = _cut_at_features(model)
+            if len(parts) == 2:
+                _mark_coarse(parts[1])
+        options = {"NUM_STREAMS": threads, "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "THROUGHPUT"}
+        hints = ["bf16", "f32"] if precision == "bf16" else ["f32"]
+        self._compiled = [
+            core.compile_model(part, "CPU", {**options, "INFERENCE_PRECISION_HINT": hint})
+            for part, hint in zip(parts, hints, strict=False)
+        ]
+        self._local = threading.local()
+
+    def _requests(self) -> list[Any]:
+        if not hasattr(self._local, "requests"):
+            self._local.requests = [c.create_infer_request() for c in self._compiled]
+            for before, after in zip(self._local.requests, self._local.requests[1:], strict=False):
+                for i in range(len(after.model_inputs)):
+                    after.set_input_tensor(i, before.get_output_tensor(i))  # no copy between the halves
+        return self._local.requests  # type: ignore[no-any-return]
+
+    def __call__(self, images: NDArray[np.uint8]) -> Outputs:
+        n = len(images)
+        if n < self.batch:
+            images = np.concatenate([images, np.repeat(images[-1:], self.batch - n, 0)])
+        requests = self._requests()
+        requests[0].infer([images], share_inputs=True)
+        for request in requests[1:]:
+            request.infer()
+        last = requests[-1]
+        return tuple(last.get_output_tensor(i).data[:n].copy() for i in range(len(last.model_outputs)))
+
+
+def _cut_at_features(model: Any) -> list[Any]:
+    """The model as [image -> features, features -> outputs], cut at the tensors named features_<level>."""
+    import openvino
+    from openvino import opset15
+
+    found: dict[str, Any] = {}
+    for node in model.get_ordered_ops():
+        for output in node.outputs():
+            for name in output.get_names():
+                if name.startswith(FEATURES):
+                    found[name] = output
+    outputs = [found[name] for name in sorted(found, key=lambda n: int(n.removeprefix(FEATURES)))]
+    if not outputs or any(model.output(i).get_names() & set(found) for i in range(len(model.outputs))):
+        return [model]  # a backbone's own graph ends at its features
+    inputs = []
+    for output in outputs:
+        parameter = opset15.parameter(output.get_partial_shape(), output.get_element_type())
+        inputs.append(parameter)
+        for target in output.get_target_inputs():  # the trunk itself may go on from a shallow level to the next
+            if target.get_node().get_friendly_name().startswith(HEAD):
+                target.replace_source_output(parameter.output(0))
+    head = openvino.Model(model.get_results(), inputs, "head")
+    trunk = openvino.Model([opset15.result(o) for o in outputs], model.get_parameters(), "trunk")
+    return [trunk, head]
+
+
+def _mark_coarse(model: Any) -> None:
+    """Run the products that a method marked as coarse in bf16, their results back in float32."""
+    from openvino import opset15
+
+    for node in model.get_ordered_ops():
+        if node.get_type_name() == "MatMul" and COARSE in node.get_friendly_name():
+            for i in range(2):
+                source = node.input(i).get_source_output()
+                node.input(i).replace_source_output(opset15.convert(source, "bf16").output(0))
+            node.validate_and_infer_types()
+            targets = node.output(0).get_target_inputs()
+            back = opset15.convert(node.output(0), "f32").output(0)
+            for target in targets:
+                target.replace_source_output(back)
+    model.validate_nodes_and_infer_types()
+
+
+class OnnxRuntime:
+    """ONNX Runtime on the CPU, float32: the second engine behind the same file."""
+
+    name = "onnxruntime"
+    precision: Precision = "f32"
+
+    def __init__(self, graph: bytes) -> None:
+        try:
+            import onnxruntime
+        except ImportError:
+            raise EngineError(
+                "onnxruntime is not installed", hint="pip install onnxruntime, or leave --engine out"
+            ) from None
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1  # its pool spins: two threads were slower than one beside a busy core
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+    def __call__(self, images: NDArray[np.uint8]) -> Outputs:
+        return tuple(self._session.run(None, {"image": images}))
+
+
+class TorchEngine:
+    """The PyTorch reference behind the same call; built by `export.torch_engine`, so that this file needs no torch."""
+
+    name = "torch"
+    precision: Precision = "f32"
+
+    def __init__(self, run: Callable[[NDArray[np.uint8]], Outputs]) -> None:
+        self._run = run
+
+    def __call__(self, images: NDArray[np.uint8]) -> Outputs:
+        return self._run(images)

@@ -1,0 +1,133 @@
+"""The line: file -> image -> graph -> map in source pixels -> decision -> result."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blemish.calibration import Calibrator
+from blemish.data.decode import as_image, read_image
+from blemish.data.geometry import Preprocess, to_source
+from blemish.errors import ConfigError, DataError, EngineError, ModelFileError
+from blemish.modelfile import Model
+from blemish.regions import find_regions
+from blemish.runtime.engines import Engine, best_precision, cores, open_engine
+from blemish.types import AnomalyResult
+
+
+def precision_of(model: Model, engine: str) -> str:
+    """The number format to run a model in: the one it was learned in where this engine has it, and float32 else.
+
+    EngineError where the model is calibrated, but not for what this machine can do: its promise would not hold.
+    """
+    wanted = model.meta["precision"]
+    available = best_precision() if engine in ("openvino", "local") else "f32"
+    chosen = wanted if wanted == available else "f32"
+    if model.calibrators and chosen not in model.calibrators:
+        raise EngineError(
+            f"the model is calibrated for {', '.join(model.calibrators)}, this engine computes in {chosen}",
+            hint="`blemish calibrate MODEL GOOD` on this machine makes a threshold for it",
+        )
+    return str(chosen)
+
+
+class Inspector:
+    """A model, ready to inspect.
+
+    Args:
+        model: what `modelfile.load` gives.
+        engine: "openvino", "onnxruntime", or an Engine (the PyTorch reference is one).
+        threads: images worked on at the same time, each on one core; None = all cores.
+        batch: images per call of the graph. 1 is fastest on a CPU, where larger batches leave the cache.
+    """
+
+    def __init__(
+        self, model: Model, engine: str | Engine = "openvino", *, threads: int | None = None, batch: int = 1
+    ) -> None:
+        if batch < 1:
+            raise ConfigError(f"batch size has to be at least 1, not {batch}")
+        self.threads = threads or cores()
+        self.batch = batch
+        try:
+            self.preprocess = Preprocess.from_json(model.meta["preprocess"])
+        except (KeyError, ConfigError) as error:
+            raise ModelFileError(f"the model's preprocessing is not understood ({error})") from None
+        if isinstance(engine, str):
+            precision = precision_of(model, engine)
+            engine = open_engine(model.graph, engine, precision=precision, threads=self.threads, batch=batch)  # type: ignore[arg-type]
+        self.engine = engine
+        self.calibrator: Calibrator | None = model.calibrators.get(engine.precision)
+        self._threshold = self.calibrator.threshold if self.calibrator else None
+        self._map_threshold = self.calibrator.map_threshold if self.calibrator else None
+
+    def inspect(self, source: Any) -> AnomalyResult:
+        """One file, PIL image, numpy array (H, W[, C]) or tensor -> its result. DataError where it cannot be read."""
+        return self._inspect_group([source])[0]
+
+    def inspect_many(self, sources: Iterable[Any], *, errors: bool = False) -> Iterator[Any]:
+        """Results in order, lazily; at most a few images are held at a time.
+
+        With `errors`, a source that cannot be read gives its DataError in place of a result and the run goes on.
+        """
+        groups = iter(lambda it=iter(sources): list(islice(it, self.batch)), [])
+        with ThreadPoolExecutor(self.threads) as pool:
+            waiting: deque[Future[list[Any]]] = deque()
+            try:
+                for group in groups:
+                    waiting.append(pool.submit(self._inspect_group, group, errors))
+                    if len(waiting) > 2 * self.threads:
+                        yield from waiting.popleft().result()
+                while waiting:
+                    yield from waiting.popleft().result()
+            finally:
+                for future in waiting:
+                    future.cancel()
+
+    def _inspect_group(self, sources: list[Any], errors: bool = False) -> list[Any]:
+        start = perf_counter()
+        out: list[Any] = []
+        for source in sources:
+            try:
+                image = _read(source)
+                out.append((source, image.shape[:2], self.preprocess(image)))
+            except DataError as error:
+                if not errors:
+                    raise
+                out.append(error)
+        ready = [entry for entry in out if isinstance(entry, tuple)]
+        if not ready:
+            return out
+        scores, maps = self.engine(np.stack([entry[2] for entry in ready]))
+        results = iter([self._decide(*entry[:2], float(s), m) for entry, s, m in zip(ready, scores, maps, strict=True)])
+        seconds = (perf_counter() - start) / len(sources)
+        return [_timed(next(results), seconds) if isinstance(entry, tuple) else entry for entry in out]
+
+    def _decide(self, source: Any, shape: tuple[int, int], score: float, small: NDArray[np.float32]) -> AnomalyResult:
+        anomaly_map = to_source(small, shape)
+        regions = find_regions(anomaly_map, self._map_threshold) if self._map_threshold is not None else ()
+        return AnomalyResult(
+            image_path=str(source) if isinstance(source, str | Path) else None,
+            score=score,
+            anomaly_map=anomaly_map,
+            p_value=self.calibrator.p_value(score) if self.calibrator else None,
+            threshold=self._threshold,
+            regions=regions,
+        )
+
+
+def _read(source: Any) -> NDArray[Any]:
+    return read_image(source) if isinstance(source, str | Path) else as_image(source)
+
+
+def _timed(result: AnomalyResult, seconds: float) -> AnomalyResult:
+    from dataclasses import replace
+
+    return replace(result, seconds=seconds)

@@ -1,0 +1,132 @@
+"""The values that travel along the line: records, features, predictions, results."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Split = Literal["train", "test", "held"]
+"""`held` marks samples that a data set keeps apart: offered neither to fit nor to evaluate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One sample of a data set: paths only, nothing decoded.
+
+    `unit` names the physical thing (tile, module, patient) that several samples show; samples of one
+    unit never stand on both sides of a split. None = the sample is a unit of its own.
+    """
+
+    id: str
+    path: Path
+    split: Split = "train"
+    label: int = 0  # 0 good, 1 anomalous
+    mask: Path | tuple[Path, ...] | None = None  # several where a data set keeps one mask file per defect
+    defect: str | None = None
+    group: str | None = None  # category, product
+    unit: str | None = None
+    view: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureSpec:
+    """What a backbone yields for one input size: channels and grid of each level, finest first."""
+
+    layers: tuple[int, ...]
+    channels: tuple[int, ...]
+    grids: tuple[tuple[int, ...], ...]
+
+    @property
+    def values(self) -> int:
+        """Number of scalars in one sample's pyramid."""
+        return sum(c * int(np.prod(g)) for c, g in zip(self.channels, self.grids, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a method asks of the line, declared in its file."""
+
+    source: Literal["pyramid", "image", "signal", "points"] = "pyramid"
+    axes: int = 2  # spatial axes of one sample
+    graph: bool = True  # False: cannot be one graph; say why in `reason`
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pyramid:
+    """Frozen features: maps[l] is (B, C_l, *grid_l), finest first."""
+
+    maps: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a method sees: the features of B samples and, where it asked, the samples themselves."""
+
+    size: tuple[int, ...]  # spatial shape of the network's input, the shape of the anomaly map
+    pyramid: Pyramid | None = None
+    x: Tensor | None = None  # (B, C, *size)
+    ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Raw float32, LARGER = MORE ANOMALOUS, never rescaled in place."""
+
+    score: Tensor  # (B,)
+    anomaly_map: Tensor  # (B, *size)
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """One connected area above the map threshold, in source pixels."""
+
+    bbox: tuple[int, int, int, int]  # x0, y0, x1, y1; x1 and y1 exclusive
+    area_px: int
+    peak: float
+    score: float  # mean of the map inside
+
+
+@dataclass(frozen=True, slots=True)
+class AnomalyResult:
+    """The verdict on one input, in its own pixels."""
+
+    image_path: str | None
+    score: float
+    anomaly_map: NDArray[np.float32] = field(repr=False)  # (H, W) of the source
+    p_value: float | None = None  # conformal; None where the model is not calibrated
+    threshold: float | None = None
+    regions: tuple[Region, ...] = ()
+    seconds: float = 0.0
+    category: str | None = None
+
+    @property
+    def verdict(self) -> Literal["good", "anomalous"] | None:
+        """None where the model is not calibrated."""
+        if self.threshold is None:
+            return None
+        return "anomalous" if self.score > self.threshold else "good"
+
+    def to_json(self, map_path: str | None = None) -> dict[str, Any]:
+        """The JSON line of one inspected input."""
+        return {
+            "image_path": self.image_path,
+            "pred_score": self.score,
+            "p_value": self.p_value,
+            "threshold": self.threshold,
+            "pred_label": self.verdict,
+            "category": self.category,
+            "regions": [
+                {"bbox": list(r.bbox), "area_px": r.area_px, "peak": r.peak, "score": r.score} for r in self.regions
+            ],
+            "map": map_path,
+            "seconds": round(self.seconds, 6),
+            "error": None,
+        }
