@@ -32,7 +32,9 @@ class Detector:
         backbone: a name from `blemish backbones`, any timm network, or a `Backbone` of your own.
         image_size: 256 = 256² pixels with the aspect kept, "320x128" = width x height, "256sq" = square.
         seed: the same seed gives the same scores.
-        held_out: share of the good images kept for the threshold.
+        held_out: share of the good images kept for the threshold, where it is a split.
+        calibration: "split" (an exact promise), "folds" (all images are learned from; no exact promise), "none", or
+            "auto": split, else folds, else none with a warning.
         false_alarm_rate: share of good parts that may be rejected.
         layers, weights, allow_download: see `blemish.fitting.FitOptions`.
         cache: where frozen features are kept; False computes them each time, True takes the default folder.
@@ -49,6 +51,7 @@ class Detector:
         image_size: int | str = 256,
         seed: int = 0,
         held_out: float = 0.2,
+        calibration: str = "auto",
         false_alarm_rate: float = 0.05,
         layers: Sequence[int] | None = None,
         weights: str | Path | None = None,
@@ -72,6 +75,7 @@ class Detector:
                 "image_size": str(image_size),
                 "seed": seed,
                 "held_out": held_out,
+                "calibration": calibration,
                 "false_alarm_rate": false_alarm_rate,
                 "layers": None if layers is None else tuple(layers),
                 "weights": None if weights is None else str(weights),
@@ -105,6 +109,11 @@ class Detector:
         if self._model is None:
             raise NotFittedError("this detector is not fitted", hint="call fit first, or Detector.load")
         return self._model
+
+    @property
+    def promise(self) -> str | None:
+        """What the threshold promises, in one sentence; None where the model is not calibrated."""
+        return next((c.promise for c in self.model.calibrators.values()), None)
 
     def fit(
         self,

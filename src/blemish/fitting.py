@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from blemish.backbones.cache import FeatureCache
 from blemish.calibration import Calibrator, Kind, check_rate, images_needed
 from blemish.data.decode import read_image
 from blemish.data.geometry import Preprocess, image_size_of, median_aspect, parse_image_size, resolve, white_levels
-from blemish.errors import ConfigError, DataError
+from blemish.errors import CalibrationError, ConfigError, DataError
 from blemish.features import BATCH, FeatureSource
 from blemish.modelfile import Model
 from blemish.runtime.scores import Scores, Track, calibrators, good_scores, no_track
@@ -45,15 +45,16 @@ class FitOptions:
     weights: str | None = None  # a local file, for backbones that no package brings
     allow_download: bool = False
     image_size: str = "256"  # 256 = 256² pixels with the aspect kept, 320x128 = width x height, 256sq = square
-    held_out: float = 0.2  # share of the good images kept for the threshold
+    held_out: float = 0.2  # share of the good images kept for the threshold, where it is a split
+    calibration: Literal["auto", "split", "folds", "none"] = "auto"  # auto: split, else folds, else none and a warning
     false_alarm_rate: float = 0.05  # share of good parts that may be rejected
     seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)  # the method's own
 
     def __post_init__(self) -> None:
         check_rate(self.false_alarm_rate)
-        if not 0 <= self.held_out < 1:
-            raise ConfigError(f"held_out has to be in [0, 1), not {self.held_out}")
+        if not 0 < self.held_out < 1:
+            raise ConfigError(f"held_out has to lie between 0 and 1, not {self.held_out}")
 
 
 def good_training_records(records: Iterable[Record]) -> list[Record]:
@@ -189,33 +190,38 @@ def plan_geometry(good: Sequence[Record], image_size: str, stride: int) -> Prepr
 def _plan_calibration(
     good: Sequence[Record], options: FitOptions
 ) -> tuple[Kind | None, list[tuple[list[Record], list[Record]]]]:
-    """Split where enough images can be held out, folds where all together are enough, else nothing and a warning.
+    """How to calibrate, and the (learn, held out) parts that it takes.
 
-    Units stay whole: pictures of one physical thing never stand on both sides.
+    A split where enough images can be held out, folds where all together are enough, else nothing and a warning; or
+    what the options ask for, or CalibrationError. Units stay whole: pictures of one thing never stand on both sides.
     """
+    asked, needed = options.calibration, images_needed(options.false_alarm_rate)
+    if asked == "none":
+        return None, []
     units: dict[str, list[Record]] = {}
     for record in good:
         units.setdefault(record.unit if record.unit is not None else f"\0{record.id}", []).append(record)
     order = sorted(units)
     random.Random(options.seed).shuffle(order)
-    needed = images_needed(options.false_alarm_rate)
-    held: list[Record] = []
-    while order and len(held) < round(options.held_out * len(good)) and len(order) > 1:
-        held += units[order.pop()]
-    if options.held_out > 0 and len(held) >= needed:
-        return "split", [(_without(good, held), held)]
-    names = sorted(units)
-    random.Random(options.seed).shuffle(names)
-    if options.held_out > 0 and len(good) >= needed and len(names) >= 2:
-        folds = [[r for name in names[k :: min(FOLDS, len(names))] for r in units[name]] for k in range(FOLDS)]
-        return "cross", [(_without(good, fold), fold) for fold in folds if fold]
-    if options.held_out > 0:
-        warnings.warn(
-            f"{len(good)} good images cannot promise a false-alarm rate of {options.false_alarm_rate:g}: the model is "
-            f"saved without a threshold; it takes {needed} good images in folds or about "
-            f"{math.ceil(needed / options.held_out)} with {options.held_out:.0%} held out",
-            stacklevel=3,
-        )
+    if asked in ("auto", "split"):
+        held: list[Record] = []
+        for name in order[:-1]:  # at least one unit is left to learn from
+            if len(held) >= round(options.held_out * len(good)):
+                break
+            held += units[name]
+        if len(held) >= needed:
+            return "split", [(_without(good, held), held)]
+    if asked in ("auto", "folds") and len(good) >= needed and len(order) > 1:
+        folds = [[r for name in order[k::FOLDS] for r in units[name]] for k in range(min(FOLDS, len(order)))]
+        return "cross", [(_without(good, fold), fold) for fold in folds]
+    advice = (
+        f"it takes {needed} good images in folds or about {math.ceil(needed / options.held_out)} with "
+        f"{options.held_out:.0%} held out"
+    )
+    message = f"{len(good)} good images cannot promise a false-alarm rate of {options.false_alarm_rate:g}"
+    if asked != "auto":
+        raise CalibrationError(f"{message} by {asked}", hint=advice)
+    warnings.warn(f"{message}: the model is saved without a threshold; {advice}", stacklevel=3)
     return None, []
 
 

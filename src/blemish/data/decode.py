@@ -201,6 +201,8 @@ def _imdecode(data: bytes, name: str) -> Array:
     log.setLogLevel(log.LOG_LEVEL_SILENT)
     try:
         array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise _damaged(name, str(error)) from None
     finally:
         log.setLogLevel(level)
     if array is None:

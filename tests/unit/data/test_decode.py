@@ -256,6 +256,7 @@ def bad_files(folder: Path) -> dict[str, Path]:
         "half.jpg": jpeg[: len(jpeg) - 200],
         "half.bmp": bmp[: len(bmp) - 9],
         "half.tif": tiff[:300],
+        "deep_half.tif": by_tifffile(GREY.astype(np.float64))[:-100],
         "deep_half.png": deep[: len(deep) // 2],
         "header.png": png[:20],
         "header.tif": b"II*\x00\x08\x00\x00\x00",

@@ -184,6 +184,8 @@ def test_mvtec_units_box_masks_and_named_split(tmp_path: Path) -> None:
         "test/bad/d.png": "test",
     }
     assert all(record.unit is None for record in again.values())
+    put(tmp_path, "test/good/unlisted.png")
+    assert by_id(index(tmp_path, split="random80"))["test/good/unlisted.png"].split == "held"
     with pytest.raises(ConfigError) as caught:
         index(tmp_path, split="random8")
     assert "'random80'" in str(caught.value.hint)
@@ -272,6 +274,7 @@ def test_visa_as_unpacked(tmp_path: Path) -> None:
     put(tree(tmp_path, "visa"), "c/Data/Masks/Anomaly/0.png")
     records = index(tmp_path)
     assert sides(records) == {("train", 0): 18, ("test", 0): 2, ("test", 1): 1}
+    assert [r.id[-6:] for r in records if r.split == "test" and not r.label] == ["09.JPG", "19.JPG"]
     assert by_id(records)["c/Data/Images/Anomaly/0.JPG"].mask == tmp_path / "c/Data/Masks/Anomaly/0.png"
 
 

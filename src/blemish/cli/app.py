@@ -1,0 +1,168 @@
+"""The commands. Everything heavy is imported inside them, so that --help stays light."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from blemish.cli import about
+
+app = typer.Typer(
+    name="blemish",
+    help="Learn what good parts look like from good images alone; find, localise and judge defects.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+class Format(StrEnum):
+    """How `inspect` prints its results."""
+
+    jsonl = "jsonl"
+    csv = "csv"
+    table = "table"
+
+
+class Calibration(StrEnum):
+    """See `FitOptions.calibration`."""
+
+    auto = "auto"
+    split = "split"
+    folds = "folds"
+    none = "none"
+
+
+Categories = Annotated[Optional[list[str]], typer.Option(help="A category of the data set; repeatable, none = all.")]  # noqa: UP045
+Layout = Annotated[Optional[str], typer.Option(help="How the data set lies on disk; found out if not given.")]  # noqa: UP045
+Split = Annotated[Optional[str], typer.Option(help="Another split of the data set than its usual one.")]  # noqa: UP045
+Rate = Annotated[float, typer.Option(help="Share of good parts that may be rejected.")]
+Threads = Annotated[Optional[int], typer.Option(min=1, help="Images worked on at once; all cores if not given.")]  # noqa: UP045
+EngineName = Annotated[str, typer.Option(help="local (= openvino), onnxruntime or torch (the reference).")]
+ModelPath = Annotated[Path, typer.Argument(help="A model folder.")]
+
+
+@app.callback()
+def blemish(
+    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Show the version and exit.")] = False,
+) -> None:
+    if version:
+        from blemish import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def fit(
+    data: Annotated[str, typer.Argument(help="Folder of good images, data set, manifest, or a packaged set's name.")],
+    out: Annotated[Path, typer.Option(help="The model folder to write.")],
+    method: Annotated[str, typer.Option(help="A name from `blemish methods`.")] = "patchcore",
+    backbone: Annotated[str, typer.Option(help="A name from `blemish backbones`, or any timm network.")] = (
+        "efficientnet_lite0"
+    ),
+    weights: Annotated[Optional[Path], typer.Option(help="Local weights file for the backbone.")] = None,  # noqa: UP045
+    allow_download: Annotated[bool, typer.Option("--allow-download", help="Let timm's hub bring weights.")] = False,
+    image_size: Annotated[str, typer.Option(help="256 = 256² pixels, aspect kept; 320x128 = WxH; 256sq.")] = "256",
+    layout: Layout = None,
+    split: Split = None,
+    category: Categories = None,
+    multi_class: Annotated[bool, typer.Option("--multi-class", help="One model for all categories.")] = False,
+    held_out: Annotated[float, typer.Option(help="Share of the good images kept for the threshold.")] = 0.2,
+    calibration: Annotated[Calibration, typer.Option(help="How the threshold is made.")] = Calibration.auto,
+    false_alarm_rate: Rate = 0.05,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same scores.")] = 0,
+    device: Annotated[str, typer.Option(help="Where to learn; only cpu today.")] = "cpu",
+    set_: Annotated[Optional[list[str]], typer.Option("--set", help="An option of the method, key=value.")] = None,  # noqa: UP045
+    recipe: Annotated[Optional[Path], typer.Option(help="run.json of an earlier run; given options win.")] = None,  # noqa: UP045
+    cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Keep frozen features on disk.")] = True,
+    context: typer.Context = None,  # type: ignore[assignment]
+) -> None:
+    """Learn from good images."""
+    from blemish.cli.fit import run
+
+    given = {
+        name: value
+        for name, value in context.params.items()
+        if (source := context.get_parameter_source(name)) is not None and source.name == "COMMANDLINE"
+    }
+    run(data, out, {**context.params, "given": given})
+
+
+@app.command()
+def inspect(
+    model: ModelPath,
+    paths: Annotated[list[Path], typer.Argument(help="Images, or folders of them.")],
+    maps: Annotated[Optional[Path], typer.Option(help="Folder for overlay PNGs.")] = None,  # noqa: UP045
+    raw_maps: Annotated[Optional[Path], typer.Option(help="Folder for float32 .npy maps in source pixels.")] = None,  # noqa: UP045
+    format_: Annotated[Format, typer.Option("--format", help="How to print results.")] = Format.jsonl,
+    fail_on_anomaly: Annotated[bool, typer.Option("--fail-on-anomaly", help="Exit 3 if one is found.")] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per call; 1 is fastest on a CPU.")] = 1,
+    threads: Threads = None,
+    engine: EngineName = "local",
+) -> int:
+    """Judge images: one line each on stdout."""
+    from blemish.cli.inspect import run
+
+    return run(model, paths, maps, raw_maps, format_.value, fail_on_anomaly, batch_size, threads, engine)
+
+
+@app.command()
+def evaluate(
+    model: ModelPath,
+    data: Annotated[str, typer.Argument(help="A data set with a test split.")],
+    json_: Annotated[Optional[Path], typer.Option("--json", help="Write all figures to this file.")] = None,  # noqa: UP045
+    report: Annotated[Optional[Path], typer.Option(help="Write a self-contained HTML report.")] = None,  # noqa: UP045
+    layout: Layout = None,
+    split: Split = None,
+    category: Categories = None,
+    threads: Threads = None,
+    engine: EngineName = "local",
+) -> None:
+    """Metrics on the test split, with intervals."""
+    from blemish.cli.evaluate import run
+
+    run(model, data, json_, report, layout, split, category or [], threads, engine)
+
+
+@app.command()
+def calibrate(
+    model: ModelPath,
+    good: Annotated[str, typer.Argument(help="Good images that the model has not learned from.")],
+    false_alarm_rate: Rate = 0.05,
+    out: Annotated[Optional[Path], typer.Option(help="Where to write; the same folder if not given.")] = None,  # noqa: UP045
+) -> None:
+    """A new threshold from good images, without refitting."""
+    from blemish.cli.progress import track
+    from blemish.detector import Detector
+
+    detector = Detector.load(model).calibrate(good, false_alarm_rate=false_alarm_rate, track=track)
+    detector.save(out or model)
+    about.emit({"model": str(out or model), "promise": detector.promise})
+
+
+@app.command()
+def demo(
+    data: Annotated[Optional[Path], typer.Option(help="An MVTec-style folder; solar cells if not given.")] = None,  # noqa: UP045
+    out: Annotated[Path, typer.Option(help="Where report, model and pictures go.")] = Path("demo"),
+    method: Annotated[str, typer.Option(help="A name from `blemish methods`.")] = "padim",
+) -> None:
+    """The main job on real images: learn, calibrate, inspect, report."""
+    from blemish.cli.progress import track
+    from blemish.demo import run_demo, show
+
+    show(run_demo(data, out, method, track=track))
+
+
+for command in (about.methods, about.backbones, about.cache, about.doctor):
+    app.command()(command)
+
+
+def commands() -> dict[str, Any]:
+    """The click commands by name; the documentation is checked against them."""
+    group: Any = typer.main.get_command(app)
+    return dict(group.commands)

@@ -1,0 +1,88 @@
+"""`blemish evaluate`: a model and a data set in, metrics out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from blemish.cli.about import console
+from blemish.cli.progress import track
+
+
+def run(
+    model: Path,
+    data: str,
+    json_file: Path | None,
+    report: Path | None,
+    layout: str | None,
+    split: str | None,
+    categories: list[str],
+    threads: int | None,
+    engine: str,
+) -> None:
+    """Prints a table to stdout and writes the files that were asked for."""
+    from blemish.data import layouts
+    from blemish.detector import Detector
+    from blemish.evaluation import evaluate
+
+    detector = Detector.load(model)
+    records = layouts.select(layouts.index(data, layout, split), categories)
+    line = detector.inspector(engine, threads=threads)
+    cases: Any = None
+    if report is not None:
+        from blemish.cases import Cases
+
+        cases = Cases(line.calibrator)
+    evaluation = evaluate(
+        line,
+        records,
+        model=detector.model.describe(),
+        source=data,
+        track=track,
+        keep=cases.see if cases is not None else None,
+    )
+    show(evaluation)
+    if json_file is not None:
+        evaluation.save_json(json_file)
+    if report is not None:
+        from blemish.report import write_report
+
+        write_report(report, evaluation, cases=cases)
+
+
+def _figure(metric: dict[str, Any] | None) -> str:
+    if metric is None:
+        return ""
+    if "low" not in metric:
+        return f"{metric['value']:.3f}"
+    return f"{metric['value']:.3f} [{metric['low']:.3f}, {metric['high']:.3f}]"
+
+
+def show(evaluation: Any) -> None:
+    """The metrics table on stdout: whole set, categories, defect types."""
+    from rich.table import Table
+
+    out = console()
+    setting = evaluation.setting
+    out.print(
+        f"{setting['good']} good and {setting['anomalous']} anomalous images, network input {setting['network_input']}, "
+        f"{setting['engine']} {setting['precision']}; intervals are 95 %",
+        markup=False,
+    )
+    table = Table("", "I-AUROC", "I-AP", "P-AUROC", "AUPRO@0.3", "false alarms", "escapes", box=None, pad_edge=False)
+    for name, part in {"all": evaluation.overall, **evaluation.by_category}.items():
+        image, pixel = part.get("image", {}), part.get("pixel", {})
+        table.add_row(
+            name,
+            _figure(image.get("auroc")),
+            _figure(image.get("ap")),
+            _figure(pixel.get("auroc")),
+            _figure(pixel.get("aupro_0.3")),
+            _figure(part.get("false_alarms")),
+            _figure(part.get("escapes")),
+        )
+    for name, part in evaluation.by_defect.items():
+        escaped = part.get("detected")
+        missed = None if escaped is None else {"value": 1 - escaped["value"]}
+        table.add_row(f"  {name} ({part['anomalous']})", _figure(part.get("auroc")), "", "", "", "", _figure(missed))
+    out.print(table)

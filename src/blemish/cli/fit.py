@@ -1,0 +1,87 @@
+"""`blemish fit`: recipe and options in, model folders out."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from blemish.cli.about import emit
+from blemish.cli.progress import track
+from blemish.config import parse_assignments
+from blemish.errors import ConfigError, DataError
+
+_FIELDS = (
+    "method",
+    "backbone",
+    "weights",
+    "allow_download",
+    "image_size",
+    "held_out",
+    "calibration",
+    "false_alarm_rate",
+    "seed",
+)
+
+
+def run(data: str, out: Path, params: dict[str, Any]) -> None:
+    """`params` holds every option; `params["given"]` those that the user typed, which win over a recipe."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read once, when torch is first imported
+    from blemish.backbones.cache import FeatureCache
+    from blemish.data import layouts
+    from blemish.detector import Detector
+
+    if params["device"] != "cpu":
+        raise ConfigError(f"device '{params['device']}' is not supported", hint="leave --device out")
+    options = _options(params)
+    records = layouts.select(layouts.index(data, params["layout"], params["split"]), params["category"] or [])
+    groups = sorted({r.group for r in records if r.group and r.split == "train"})
+    jobs = {out: records}
+    if len(groups) > 1 and not params["multi_class"]:
+        jobs = {out / group: [r for r in records if r.group == group] for group in groups}
+    cache = FeatureCache() if params["cache"] else False
+    for folder, chosen in jobs.items():
+        detector = Detector(**options, cache=cache).fit(chosen, track=track)
+        detector.save(folder)
+        model = detector.model
+        emit(
+            {
+                "model": str(folder),
+                "method": model.meta["method"],
+                "data": model.meta["data"],
+                "promise": detector.promise,
+                "parity": model.parity["engines"],
+                "fit_seconds": model.meta["fit_seconds"],
+            }
+        )
+
+
+def _options(params: dict[str, Any]) -> dict[str, Any]:
+    """Defaults < recipe < what was typed; the method's own options stand beside the line's."""
+    options = {name: params[name] for name in _FIELDS}
+    own: dict[str, Any] = {}
+    if params["recipe"] is not None:
+        recipe = _recipe(params["recipe"])
+        own = dict(recipe.pop("options", {}))
+        options.update(recipe)
+        options.update({k: v for k, v in params["given"].items() if k in _FIELDS})
+        if options["method"] != recipe.get("method", options["method"]):
+            own = {}  # another method's options mean nothing to this one
+    own.update(parse_assignments(params["set_"] or []))
+    if clash := set(own) & set(options):
+        raise ConfigError(f"'{sorted(clash)[0]}' is an option of the line, not of the method", hint="do not --set it")
+    calibration = options["calibration"]
+    return {**options, **own, "calibration": getattr(calibration, "value", calibration)}
+
+
+def _recipe(path: Path) -> dict[str, Any]:
+    try:
+        recipe = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror})", path=path) from None
+    except ValueError:
+        raise ConfigError(f"{path}: no JSON", hint="a recipe is the run.json of a model folder") from None
+    if not isinstance(recipe, dict):
+        raise ConfigError(f"{path}: no recipe", hint="a recipe is the run.json of a model folder")
+    return recipe

@@ -1,0 +1,135 @@
+"""`blemish inspect`: images in, one line each out."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from blemish.cli.progress import track
+from blemish.errors import DataError
+
+_COLUMNS = ("image_path", "pred_score", "p_value", "threshold", "pred_label", "map", "seconds", "error")
+
+
+def run(
+    model: Path,
+    paths: list[Path],
+    maps: Path | None,
+    raw_maps: Path | None,
+    form: str,
+    fail_on_anomaly: bool,
+    batch_size: int,
+    threads: int | None,
+    engine: str,
+) -> int:
+    """Returns the exit code."""
+    from blemish.detector import Detector
+
+    files = list(_files(paths))
+    detector = Detector.load(model)
+    line = detector.inspector(engine, threads=threads, batch=batch_size)
+    write = _Writer(form)
+    places = _Places(maps, raw_maps, detector)
+    failed = found = False
+    results = line.inspect_many((path for path, _ in files), errors=True)
+    for (path, stem), result in zip(files, track(results, "inspect", len(files)), strict=True):
+        if isinstance(result, DataError):
+            failed = True
+            write({**dict.fromkeys(_COLUMNS), "image_path": str(path), "regions": [], "error": str(result)})
+            continue
+        found = found or result.verdict == "anomalous"
+        write(result.to_json(places.store(path, stem, result)))
+    write.close()
+    return 1 if failed else 3 if found and fail_on_anomaly else 0
+
+
+def _files(paths: list[Path]) -> Iterator[tuple[Path, str]]:
+    """(file, stem for its maps): the stem keeps the folders below a named folder, and is used once."""
+    from blemish.data.layouts._common import images_in
+
+    taken: dict[str, int] = {}
+    for path in paths:
+        inside = images_in(path, deep=True) if path.is_dir() else [path]
+        if not inside:
+            raise DataError("no images in this folder", path=path, hint="png, jpg, tif, bmp and webp are read")
+        for file in inside:
+            stem = file.relative_to(path).with_suffix("").as_posix() if path.is_dir() else file.stem
+            taken[stem] = taken.get(stem, 0) + 1
+            yield file, stem if taken[stem] == 1 else f"{stem}_{taken[stem]}"
+
+
+class _Places:
+    """Where overlays and raw maps go."""
+
+    def __init__(self, maps: Path | None, raw_maps: Path | None, detector: Any) -> None:
+        self.maps, self.raw_maps = maps, raw_maps
+        self.calibrators = list(detector.model.calibrators.values())
+
+    def store(self, path: Path, stem: str, result: Any) -> str | None:
+        """Write what was asked for; the overlay's path, or None."""
+        if self.raw_maps is not None:
+            import numpy as np
+
+            target = self.raw_maps / f"{stem}.npy"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            np.save(target, result.anomaly_map)
+        if self.maps is None:
+            return None
+        from blemish import drawing
+        from blemish.data.decode import read_image
+
+        target = self.maps / f"{stem}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        low, high = drawing.scale_of(self.calibrators[0] if self.calibrators else None, result.anomaly_map)
+        drawing.write_png(
+            target, drawing.overlay(read_image(path), result.anomaly_map, low=low, high=high, regions=result.regions)
+        )
+        return str(target)
+
+
+class _Writer:
+    """Prints results as they come; a table only at the end, when its widths are known."""
+
+    def __init__(self, form: str) -> None:
+        self.form = form
+        self.rows: list[dict[str, Any]] = []
+        if form == "csv":
+            self._csv(_COLUMNS)
+
+    def __call__(self, row: dict[str, Any]) -> None:
+        if self.form == "jsonl":
+            sys.stdout.write(json.dumps(row, allow_nan=False) + "\n")
+            sys.stdout.flush()
+        elif self.form == "csv":
+            self._csv(["" if row[c] is None else row[c] for c in _COLUMNS])
+        else:
+            self.rows.append(row)
+
+    def _csv(self, values: Any) -> None:
+        line = io.StringIO()
+        csv.writer(line, lineterminator="\n").writerow(values)
+        sys.stdout.write(line.getvalue())
+        sys.stdout.flush()
+
+    def close(self) -> None:
+        """Print the table, where it is one."""
+        if self.form != "table":
+            return
+        from rich.table import Table
+
+        from blemish.cli.about import console
+
+        table = Table("image", "score", "p", "verdict", "regions", box=None, pad_edge=False)
+        for row in self.rows:
+            if row["error"]:
+                table.add_row(row["image_path"], "", "", "error", row["error"])
+                continue
+            p = "" if row["p_value"] is None else f"{row['p_value']:.3g}"
+            verdict = row["pred_label"] or "not calibrated"
+            table.add_row(row["image_path"], f"{row['pred_score']:.4g}", p, verdict, str(len(row["regions"])))
+        console().print(table)

@@ -1,0 +1,105 @@
+"""The tables of a report: which figure stands in which column, with its interval."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from html import escape
+from typing import Any
+
+from blemish.evaluation import Metric
+
+Row = tuple[str, Metric]
+Column = tuple[str, Callable[[Metric], str]]
+
+
+def table(rows: Sequence[Row], columns: Iterable[Column], caption: str = "") -> str:
+    """An HTML table: a line for each named metric, a dash where it lacks a figure."""
+    columns = list(columns)
+    head = "".join(f'<th scope="col">{name}</th>' for name, _ in columns)
+    body = []
+    for name, metric in rows:
+        cells = "".join(f'<td data-name="{column}">{cell(metric) or "–"}</td>' for column, cell in columns)
+        body.append(f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>')
+    title = f"<caption>{caption}</caption>" if caption else ""
+    return f'<table>{title}<thead><tr><th scope="col"></th>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
+
+
+def found_of(metric: Metric) -> Metric | None:
+    """Share of defects found, from the escapes or as it is given."""
+    if missed := metric.get("escapes"):
+        return {
+            "value": 1 - missed["value"],
+            "low": 1 - missed["high"],
+            "high": 1 - missed["low"],
+            "count": missed["of"] - missed["count"],
+            "of": missed["of"],
+        }
+    return metric.get("detected")
+
+
+def percent(share: float) -> str:
+    """One decimal."""
+    return f"{100 * share:.1f}%"
+
+
+def share(metric: Metric) -> str:
+    """A proportion with its interval, as part of a sentence."""
+    return f"{percent(metric['value'])} (interval {percent(metric['low'])} to {percent(metric['high'])})"
+
+
+def interval(metric: Metric) -> str:
+    """`low to high` of a metric."""
+    return f"{metric['low']:.3f} to {metric['high']:.3f}"
+
+
+def _figure_cell(*keys: str) -> Callable[[Metric], str]:
+    """The value found by following keys, with its interval where it has one."""
+
+    def cell(metric: Metric) -> str:
+        value: Any = metric
+        for key in keys:
+            value = (value or {}).get(key)
+        if value is None:
+            return ""
+        bounds = f"<small>{interval(value)}</small>" if "low" in value else ""
+        return f"<span>{value['value']:.3f}{bounds}</span>"
+
+    return cell
+
+
+def _share_cell(get: Callable[[Metric], Metric | None]) -> Callable[[Metric], str]:
+    def cell(metric: Metric) -> str:
+        share = get(metric)
+        if not share:
+            return ""
+        low, high = percent(share["low"]), percent(share["high"])
+        return f"<span>{percent(share['value'])}<small>{low} to {high}</small></span>"
+
+    return cell
+
+
+def _count_cell(key: str) -> Callable[[Metric], str]:
+    return lambda metric: f"{metric[key]:,}" if key in metric else ""
+
+
+IMAGE: tuple[Column, ...] = (
+    ("Good", _count_cell("good")),
+    ("Defective", _count_cell("anomalous")),
+    ("I-AUROC", _figure_cell("image", "auroc")),
+    ("I-AP", _figure_cell("image", "ap")),
+    ("I-F1max", _figure_cell("image", "f1max")),
+    ("Good rejected", _share_cell(lambda metric: metric.get("false_alarms"))),
+    ("Defects found", _share_cell(found_of)),
+)
+PIXEL: tuple[Column, ...] = (
+    ("P-AUROC", _figure_cell("pixel", "auroc")),
+    ("P-AP", _figure_cell("pixel", "ap")),
+    ("P-F1max", _figure_cell("pixel", "f1max")),
+    ("AUPRO@0.3", _figure_cell("pixel", "aupro_0.3")),
+    ("AUPRO@0.05", _figure_cell("pixel", "aupro_0.05")),
+)
+DEFECT: tuple[Column, ...] = (
+    ("Images", _count_cell("anomalous")),
+    ("I-AUROC", _figure_cell("auroc")),
+    ("Defects found", _share_cell(found_of)),
+)
