@@ -33,6 +33,7 @@ _WHERE = {
 __all__ = ["__version__", *_WHERE]
 
 if TYPE_CHECKING:
+    from blemish import methods as methods
     from blemish.detector import Detector as Detector
     from blemish.errors import BackboneError as BackboneError
     from blemish.errors import BlemishError as BlemishError
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
     from blemish.errors import ModelFileError as ModelFileError
     from blemish.errors import NotFittedError as NotFittedError
     from blemish.evaluation import Evaluation as Evaluation
-    from blemish import methods as methods
     from blemish.types import AnomalyResult as AnomalyResult
     from blemish.types import Record as Record
 

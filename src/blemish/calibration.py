@@ -1,7 +1,7 @@
 """From raw scores to a promise: conformal p-values and thresholds. The raw score is never changed.
 
-Split conformal (Vovk et al. 2005; Lei et al. 2018): n good samples that the model has not seen give scores s_i. For a new
-good sample, exchangeable with them, P(p <= alpha) <= alpha holds exactly, for every n and every distribution:
+Split conformal (Vovk et al. 2005; Lei et al. 2018): n good samples that the model has not seen give scores s_i. For a
+new good sample, exchangeable with them, P(p <= alpha) <= alpha holds exactly, for every n and every distribution:
     p(s) = (1 + #{i: s_i >= s}) / (n + 1),   threshold = the ceil((n + 1)(1 - alpha))-th smallest s_i.
 Fewer than 1/alpha - 1 samples cannot support the promise, and no threshold is made.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -34,11 +35,16 @@ def build(cls: type[T], options: Mapping[str, Any]) -> T:
         if name not in names:
             raise ConfigError(f"unknown option '{name}'", hint=nearest(name, names))
     try:
-        return TypeAdapter(cls).validate_python(dict(options))
+        config = TypeAdapter(cls).validate_python(dict(options))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(p) for p in first["loc"]) or cls.__name__
         raise ConfigError(f"option '{where}': {first['msg']} (got {first['input']!r})") from None
+    for name in names:
+        value = getattr(config, name)
+        if isinstance(value, float) and not math.isfinite(value):  # NaN passes every comparison of __post_init__
+            raise ConfigError(f"option '{name}': has to be a finite number (got {value})")
+    return config
 
 
 def override(config: T, options: Mapping[str, Any]) -> T:

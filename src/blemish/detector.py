@@ -156,7 +156,7 @@ class Detector:
                 for k, c in self.model.calibrators.items()
             }
         else:
-            records = [r for r in as_records(good) if r.label == 0]
+            records = [r for r in as_records(good) if r.label == 0 and r.split != "test"]
             preprocess = Preprocess.from_json(self.model.meta["preprocess"])
             scores = good_scores(self.model.graph, preprocess, records, track or no_track)
             made = calibrators([scores], false_alarm_rate)

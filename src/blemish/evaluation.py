@@ -86,7 +86,7 @@ def evaluate(
     for record, result in zip(test, inspector.inspect_many(r.path for r in follow), strict=True):
         scale = scale or max(float(np.abs(result.anomaly_map).mean()), 1e-12)
         if record.label == 0 or record.mask is not None:
-            mask = read_mask(record.mask, result.anomaly_map.shape) if record.mask is not None else None  # type: ignore[arg-type]
+            mask = read_mask(record.mask, result.anomaly_map.shape) if record.mask is not None else None
             part = counts.setdefault(record.group, PixelCounts(scale))
             part.update(result.anomaly_map, mask)
         samples.append(_sample(record, result))
@@ -99,9 +99,7 @@ def evaluate(
         model=model,
         setting=_setting(inspector, source, test),
         overall=_metrics(samples, total, inspector, seed),
-        by_category={
-            g: _metrics([s for s in samples if s.group == g], counts.get(g), inspector, seed) for g in groups
-        }
+        by_category={g: _metrics([s for s in samples if s.group == g], counts.get(g), inspector, seed) for g in groups}
         if len(groups) > 1
         else {},
         by_defect=_by_defect(samples, seed),

@@ -73,7 +73,7 @@ def _to_onnx(module: torch.nn.Module, arguments: tuple[Any, ...], inputs: list[s
         torch.onnx.export(
             module,
             arguments,
-            buffer,
+            buffer,  # type: ignore[arg-type]  # a file object is documented and works
             dynamo=False,
             opset_version=OPSET,
             input_names=inputs,
@@ -90,9 +90,10 @@ def merge(backbone: bytes, head: bytes) -> bytes:
     from onnx import compose
 
     first, second = onnx.load_from_string(backbone), onnx.load_from_string(head)
-    names = [o.name for o in first.graph.output]
+    used = [i.name for i in second.graph.input]  # a head need not look at every level
+    outputs = [o.name for o in second.graph.output]
     second = compose.add_prefix(second, HEAD, rename_inputs=False, rename_outputs=False)
-    merged = compose.merge_models(first, second, io_map=[(n, n) for n in names])
+    merged = compose.merge_models(first, second, io_map=[(n, n) for n in used], outputs=outputs)
     merged.producer_name = "blemish"
     return bytes(merged.SerializeToString())
 

@@ -1,4 +1,4 @@
-"""From records to a model: plan the geometry, hold good images out, learn, freeze into one graph, certify, calibrate."""
+"""From records to a model: plan geometry, hold good images out, learn, freeze into one graph, certify, calibrate."""
 
 from __future__ import annotations
 
@@ -55,6 +55,8 @@ class FitOptions:
         check_rate(self.false_alarm_rate)
         if not 0 < self.held_out < 1:
             raise ConfigError(f"held_out has to lie between 0 and 1, not {self.held_out}")
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(f"seed has to lie between 0 and 2**63 - 1, not {self.seed}")
 
 
 def good_training_records(records: Iterable[Record]) -> list[Record]:

@@ -105,7 +105,11 @@ def _put_in_place(scratch: Path, folder: Path) -> None:
         os.rename(scratch, folder)
         return
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".old", dir=folder.parent))
-    os.rename(folder, aside)
+    try:
+        os.rename(folder, aside)
+    except BaseException:
+        aside.rmdir()
+        raise
     try:
         os.rename(scratch, folder)
     except BaseException:
@@ -141,13 +145,14 @@ def load(folder: str | Path) -> Model:
 def _head(folder: Path) -> dict[str, Any]:
     path = folder / "model.json"
     try:
-        head = json.loads(path.read_bytes())
+        data = path.read_bytes()
+        head = json.loads(data)
     except FileNotFoundError:
         raise ModelFileError(f"{folder}: holds no model.json", hint="is this a model folder?") from None
     except OSError as error:
         raise ModelFileError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError:
-        raise ModelFileError(f"{path}: damaged: no JSON") from None
+    except (ValueError, RecursionError):
+        raise ModelFileError(f"{path}: damaged: no JSON", hint="copy or fit it again") from None
     if not isinstance(head, dict) or "digest" not in head:
         raise ModelFileError(f"{path}: damaged: the digest is missing")
     if head.get("schema") != SCHEMA:
@@ -155,10 +160,21 @@ def _head(folder: Path) -> dict[str, Any]:
             f"{path}: written in schema {head.get('schema')!r}, this Blemish reads {SCHEMA}",
             hint="use the Blemish that wrote it, or fit again",
         )
-    rest = {k: v for k, v in head.items() if k != "digest"}
-    if _sha256(_canonical(rest)) != head["digest"]:
+    if not _sound(head, data):
         raise ModelFileError(f"{path}: damaged: its content does not match its digest", hint="copy or fit it again")
+    if missing := sorted({"files", "calibration", "preprocess", "precision", "method"} - set(head)):
+        raise ModelFileError(f"{path}: says nothing of '{missing[0]}'", hint="copy or fit it again")
     return head
+
+
+def _sound(head: dict[str, Any], data: bytes) -> bool:
+    """Whether the digest fits, and the bytes are the very ones that `save` wrote: 1e-05 and 1E-05 are one number, but
+    not one file."""
+    rest = {k: v for k, v in head.items() if k != "digest"}
+    try:
+        return _sha256(_canonical(rest)) == head["digest"] and _pretty(head) == data
+    except ValueError:  # NaN and infinities, which Python reads and `save` never writes
+        return False
 
 
 def _checked(path: Path, entry: dict[str, Any] | None) -> bytes:

@@ -1,12 +1,13 @@
 """Features on disk: memory-mapped, safe under several writers and a kill at any moment, bounded in size.
 
-One file per entry, `<root>/<2 hex digits>/<key>.feat`: a 16-byte header (magic, CRC-32 of the payload) and the levels of
-one pyramid as float32, one behind the other. A file appears by rename, so that it is whole or absent; two writers of one
-key write the same bytes. What fails its checksum is dropped and made again.
+One file per entry, `<root>/<2 hex digits>/<key>.feat`: a 16-byte header (magic, CRC-32 of the payload) and the levels
+of one pyramid as float32, one behind the other. A file appears by rename, so that it is whole or absent; two writers of
+one key write the same bytes. What fails its checksum is dropped and made again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -72,10 +73,11 @@ class FeatureCache:
             return None
         magic, crc, _ = _HEADER.unpack(mapped[: _HEADER.size].tobytes())
         payload = mapped[_HEADER.size :]
-        if magic != _MAGIC or zlib.crc32(payload) != crc:
+        if magic != _MAGIC or zlib.crc32(payload.data) != crc:
             path.unlink(missing_ok=True)
             return None
-        os.utime(path)  # the time of last use, by which entries are dropped
+        with contextlib.suppress(OSError):  # another process may have dropped it, or this one may only read here
+            os.utime(path)  # the time of last use, by which entries are dropped
         values = payload.view(np.float32)
         maps, at = [], 0
         for channels, grid in zip(spec.channels, spec.grids, strict=True):
@@ -94,6 +96,8 @@ class FeatureCache:
             with os.fdopen(handle, "wb") as file:
                 file.write(_HEADER.pack(_MAGIC, zlib.crc32(payload), 0) + payload)
             os.replace(name, path)
+        except FileNotFoundError:  # another process cleared the cache meanwhile: this entry will be made again
+            return
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise

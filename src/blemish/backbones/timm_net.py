@@ -129,7 +129,9 @@ def _fill(network: Any, state: Mapping[str, Tensor], source: str) -> None:
         raise BackboneError(f"{source}: does not fit the network: {missing[0]} and {len(missing) - 1} more are missing")
     wrong = [k for k in own if own[k].shape != renamed[k].shape]
     if wrong:
-        raise BackboneError(f"{source}: {wrong[0]} is {tuple(renamed[wrong[0]].shape)}, not {tuple(own[wrong[0]].shape)}")
+        raise BackboneError(
+            f"{source}: {wrong[0]} is {tuple(renamed[wrong[0]].shape)}, not {tuple(own[wrong[0]].shape)}"
+        )
     network.load_state_dict({k: renamed[k] for k in own})
 
 

@@ -12,14 +12,18 @@ from typing import Any, NoReturn
 
 
 def _fail(message: str, hint: str | None, code: int) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {_one_line(message)}", file=sys.stderr)
     if hint:
-        print(f"hint: {hint}", file=sys.stderr)
+        print(f"hint: {_one_line(hint)}", file=sys.stderr)
     raise SystemExit(code)
 
 
+def _one_line(text: str) -> str:
+    return " ".join(line.strip() for line in text.splitlines())
+
+
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+    print(f"warning: {_one_line(str(message))}", file=sys.stderr)
 
 
 def _usage_error() -> Any:
@@ -36,7 +40,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     from blemish.cli.app import app
     from blemish.errors import BlemishError, ConfigError
 
-    warnings.showwarning = _show_warning  # type: ignore[assignment]
+    warnings.showwarning = _show_warning
     try:
         code = app(arguments, standalone_mode=False)
     except ConfigError as error:

@@ -101,6 +101,7 @@ def doctor(as_json: Json = False) -> None:
         emit(state)
         return
     for key, value in state.items():
-        typer.echo(f"{key:>14}  {value if not isinstance(value, dict) else ', '.join(f'{k} {v}' for k, v in value.items())}")
+        text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+        typer.echo(f"{key:>14}  {text}")
     if not state["can_learn"]:
         typer.echo("hint: pip install 'blemish[train]' brings the learning side", err=True)

@@ -31,10 +31,10 @@ class Format(StrEnum):
 class Calibration(StrEnum):
     """See `FitOptions.calibration`."""
 
-    auto = "auto"
-    split = "split"
-    folds = "folds"
-    none = "none"
+    AUTO = "auto"
+    SPLIT = "split"
+    FOLDS = "folds"
+    NONE = "none"
 
 
 Categories = Annotated[Optional[list[str]], typer.Option(help="A category of the data set; repeatable, none = all.")]  # noqa: UP045
@@ -73,7 +73,7 @@ def fit(
     category: Categories = None,
     multi_class: Annotated[bool, typer.Option("--multi-class", help="One model for all categories.")] = False,
     held_out: Annotated[float, typer.Option(help="Share of the good images kept for the threshold.")] = 0.2,
-    calibration: Annotated[Calibration, typer.Option(help="How the threshold is made.")] = Calibration.auto,
+    calibration: Annotated[Calibration, typer.Option(help="How the threshold is made.")] = Calibration.AUTO,
     false_alarm_rate: Rate = 0.05,
     seed: Annotated[int, typer.Option(help="The same seed gives the same scores.")] = 0,
     device: Annotated[str, typer.Option(help="Where to learn; only cpu today.")] = "cpu",

@@ -65,8 +65,8 @@ def show(evaluation: Any) -> None:
     out = console()
     setting = evaluation.setting
     out.print(
-        f"{setting['good']} good and {setting['anomalous']} anomalous images, network input {setting['network_input']}, "
-        f"{setting['engine']} {setting['precision']}; intervals are 95 %",
+        f"{setting['good']} good and {setting['anomalous']} anomalous images, network input "
+        f"{setting['network_input']}, {setting['engine']} {setting['precision']}; intervals are 95 %",
         markup=False,
     )
     table = Table("", "I-AUROC", "I-AP", "P-AUROC", "AUPRO@0.3", "false alarms", "escapes", box=None, pad_edge=False)

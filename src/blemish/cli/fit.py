@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 from pathlib import Path
@@ -23,6 +24,7 @@ _FIELDS = (
     "false_alarm_rate",
     "seed",
 )
+_RECIPE = "a recipe is the run.json of a model folder"
 
 
 def run(data: str, out: Path, params: dict[str, Any]) -> None:
@@ -63,16 +65,27 @@ def _options(params: dict[str, Any]) -> dict[str, Any]:
     own: dict[str, Any] = {}
     if params["recipe"] is not None:
         recipe = _recipe(params["recipe"])
-        own = dict(recipe.pop("options", {}))
+        own = recipe.pop("options", {})
+        if not isinstance(own, dict):
+            raise ConfigError(f"{params['recipe']}: 'options' are no names and values", hint=_RECIPE)
+        if unknown := sorted(set(recipe) - {*_FIELDS, "layers"}):
+            raise ConfigError(f"{params['recipe']}: unknown option '{unknown[0]}'", hint=_RECIPE)
         options.update(recipe)
         options.update({k: v for k, v in params["given"].items() if k in _FIELDS})
         if options["method"] != recipe.get("method", options["method"]):
             own = {}  # another method's options mean nothing to this one
     own.update(parse_assignments(params["set_"] or []))
-    if clash := set(own) & set(options):
+    if clash := set(own) & _line_options():
         raise ConfigError(f"'{sorted(clash)[0]}' is an option of the line, not of the method", hint="do not --set it")
     calibration = options["calibration"]
     return {**options, **own, "calibration": getattr(calibration, "value", calibration)}
+
+
+def _line_options() -> set[str]:
+    """What `Detector` takes by name and does not hand on to the method."""
+    from blemish.detector import Detector
+
+    return set(inspect.signature(Detector.__init__).parameters)
 
 
 def _recipe(path: Path) -> dict[str, Any]:
@@ -81,7 +94,7 @@ def _recipe(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise DataError(f"cannot be read ({error.strerror})", path=path) from None
     except ValueError:
-        raise ConfigError(f"{path}: no JSON", hint="a recipe is the run.json of a model folder") from None
+        raise ConfigError(f"{path}: no JSON", hint=_RECIPE) from None
     if not isinstance(recipe, dict):
-        raise ConfigError(f"{path}: no recipe", hint="a recipe is the run.json of a model folder")
+        raise ConfigError(f"{path}: no recipe", hint=_RECIPE)
     return recipe

@@ -7,13 +7,17 @@ import io
 import json
 import sys
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from blemish.cli.progress import track
 from blemish.errors import DataError
 
-_COLUMNS = ("image_path", "pred_score", "p_value", "threshold", "pred_label", "map", "seconds", "error")
+_KEYS = (
+    "image_path", "pred_score", "p_value", "threshold", "pred_label", "category", "regions", "map", "seconds", "error"
+)  # fmt: skip
+_COLUMNS = tuple(key for key in _KEYS if key not in ("category", "regions"))
 
 
 def run(
@@ -40,7 +44,7 @@ def run(
     for (path, stem), result in zip(files, track(results, "inspect", len(files)), strict=True):
         if isinstance(result, DataError):
             failed = True
-            write({**dict.fromkeys(_COLUMNS), "image_path": str(path), "regions": [], "error": str(result)})
+            write({**dict.fromkeys(_KEYS), "image_path": str(path), "regions": [], "error": str(result)})
             continue
         found = found or result.verdict == "anomalous"
         write(result.to_json(places.store(path, stem, result)))
@@ -52,15 +56,17 @@ def _files(paths: list[Path]) -> Iterator[tuple[Path, str]]:
     """(file, stem for its maps): the stem keeps the folders below a named folder, and is used once."""
     from blemish.data.layouts._common import images_in
 
-    taken: dict[str, int] = {}
+    taken: set[str] = set()
     for path in paths:
         inside = images_in(path, deep=True) if path.is_dir() else [path]
         if not inside:
             raise DataError("no images in this folder", path=path, hint="png, jpg, tif, bmp and webp are read")
         for file in inside:
             stem = file.relative_to(path).with_suffix("").as_posix() if path.is_dir() else file.stem
-            taken[stem] = taken.get(stem, 0) + 1
-            yield file, stem if taken[stem] == 1 else f"{stem}_{taken[stem]}"
+            numbered = (f"{stem}_{n}" for n in count(2))
+            free = stem if stem not in taken else next(name for name in numbered if name not in taken)
+            taken.add(free)
+            yield file, free
 
 
 class _Places:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Generic, TypeVar, cast
+from typing import Any, ClassVar, Generic, TypeVar, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -27,9 +27,13 @@ class Method(nn.Module, ABC, Generic[C]):
         seed: for whatever it draws; the same seed gives the same scores.
     """
 
-    Config: ClassVar[type[Any]]
+    Config: ClassVar[type[Any]]  # the C of Method[C]
     needs: ClassVar[Needs] = Needs()
     fitted_buffers: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.Config = get_args(cls.__orig_bases__[0])[0]  # type: ignore[attr-defined]
 
     def __init__(self, config: C, spec: FeatureSpec, size: tuple[int, int], seed: int = 0) -> None:
         super().__init__()

@@ -43,7 +43,6 @@ class Config:
 
 
 class PaDiM(Method[Config]):
-    Config = Config
     fitted_buffers = ("drawn", "mean", "whiten")
     drawn: Tensor  # (C,) channels in use
     mean: Tensor  # (P, C)
@@ -81,7 +80,7 @@ class PaDiM(Method[Config]):
         centred = (self._descriptors(batch, self.drawn) - self.mean).transpose(0, 1)  # (P, B, C)
         white = self.coarse_whitening(centred, self.whiten)
         distance = white.square().sum(2).sqrt().T  # (B, P), Eq. 2
-        anomaly_map = smooth_map(distance.unflatten(1, self.grid), self._rows, self._columns)
+        anomaly_map = smooth_map(distance.reshape(-1, *self.grid), self._rows, self._columns)
         return Prediction(top_mean(distance, self.config.top), anomaly_map)
 
 

@@ -51,7 +51,6 @@ class Config:
 
 
 class PatchCore(Method[Config]):
-    Config = Config
     fitted_buffers = ("centre", "memory", "support", "radius")
     centre: Tensor  # (C,) mean of the bank
     memory: Tensor  # (M, C) the bank, around its centre
@@ -104,7 +103,7 @@ class PatchCore(Method[Config]):
         score = top_mean(distance, self.config.top)
         if self.config.neighbours > 1:
             score = score * self._weight(x, distance, index.view(x.shape[0], -1))
-        anomaly_map = smooth_map(distance.unflatten(1, self.grid), self._rows, self._columns)
+        anomaly_map = smooth_map(distance.reshape(-1, *self.grid), self._rows, self._columns)
         return Prediction(score, anomaly_map)
 
     def _weight(self, x: Tensor, distance: Tensor, index: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class CoarseProduct(nn.Module):
-    """a @ b, in float32 here; an engine may run it in bf16 where the method only needs an order, or a value to 3 digits.
+    """a @ b, in float32 here; an engine may run it in bf16: where the method needs an order, or a value to 3 digits.
 
     The name of this class's attribute in a method has to start with `coarse`: the exported nodes carry it, and the
     engine finds them by it (`runtime.engines`). Everything around stays float32.

@@ -61,4 +61,5 @@ def whitening(covariance: Tensor, ridge: Tensor | float) -> Tensor:
     """
     eye = torch.eye(covariance.shape[-1], dtype=covariance.dtype)
     factor = torch.linalg.cholesky(covariance + ridge * eye)
-    return torch.linalg.solve_triangular(factor, eye.expand_as(factor), upper=False).transpose(1, 2).float()
+    inverse: Tensor = torch.linalg.solve_triangular(factor, eye.expand_as(factor), upper=False)
+    return inverse.transpose(1, 2).float()

@@ -103,11 +103,11 @@ class OpenVino:
         core = openvino.Core()
         try:
             model = core.read_model(graph)
+            shape = model.input(0).get_partial_shape()
+            shape[0] = batch
+            model.reshape(shape)
         except RuntimeError as error:
-            raise ModelFileError(f"the graph cannot be read: {str(error).splitlines()[-1]}") from error
-        shape = model.input(0).get_partial_shape()
-        shape[0] = batch
-        model.reshape(shape)
+            raise ModelFileError(f"the graph cannot be read: {str(error).strip().splitlines()[-1]}") from error
         parts = [model]
         if precision == "bf16":
             parts = _cut_at_features(model)
@@ -200,7 +200,10 @@ class OnnxRuntime:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1  # its pool spins: two threads were slower than one beside a busy core
         options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        try:
+            self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its errors have no common base
+            raise ModelFileError(f"the graph cannot be read: {str(error).splitlines()[0]}") from error
 
     def __call__(self, images: NDArray[np.uint8]) -> Outputs:
         return tuple(self._session.run(None, {"image": images}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
@@ -70,14 +71,16 @@ class Inspector:
 
     def inspect(self, source: Any) -> AnomalyResult:
         """One file, PIL image, numpy array (H, W[, C]) or tensor -> its result. DataError where it cannot be read."""
-        return self._inspect_group([source])[0]
+        result: AnomalyResult = self._inspect_group([source])[0]
+        return result
 
     def inspect_many(self, sources: Iterable[Any], *, errors: bool = False) -> Iterator[Any]:
         """Results in order, lazily; at most a few images are held at a time.
 
         With `errors`, a source that cannot be read gives its DataError in place of a result and the run goes on.
         """
-        groups = iter(lambda it=iter(sources): list(islice(it, self.batch)), [])
+        items = iter(sources)
+        groups: Iterator[list[Any]] = iter(lambda: list(islice(items, self.batch)), [])
         with ThreadPoolExecutor(self.threads) as pool:
             waiting: deque[Future[list[Any]]] = deque()
             try:
@@ -106,9 +109,9 @@ class Inspector:
         if not ready:
             return out
         scores, maps = self.engine(np.stack([entry[2] for entry in ready]))
-        results = iter([self._decide(*entry[:2], float(s), m) for entry, s, m in zip(ready, scores, maps, strict=True)])
+        results = iter([self._decide(e[0], e[1], float(s), m) for e, s, m in zip(ready, scores, maps, strict=True)])
         seconds = (perf_counter() - start) / len(sources)
-        return [_timed(next(results), seconds) if isinstance(entry, tuple) else entry for entry in out]
+        return [replace(next(results), seconds=seconds) if isinstance(entry, tuple) else entry for entry in out]
 
     def _decide(self, source: Any, shape: tuple[int, int], score: float, small: NDArray[np.float32]) -> AnomalyResult:
         anomaly_map = to_source(small, shape)
@@ -125,9 +128,3 @@ class Inspector:
 
 def _read(source: Any) -> NDArray[Any]:
     return read_image(source) if isinstance(source, str | Path) else as_image(source)
-
-
-def _timed(result: AnomalyResult, seconds: float) -> AnomalyResult:
-    from dataclasses import replace
-
-    return replace(result, seconds=seconds)

@@ -1,0 +1,33 @@
+"""Shared by all tests: the cache lies in a folder of its own, and real data are found beside the repository."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import pytest
+
+from tests.fakes import FakeBackbone
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BLEMISH_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="session")
+def backbone() -> FakeBackbone:
+    return FakeBackbone()
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real data sets, where they are."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("the real data sets are not beside the repository (../shared/data)")
+    return folder

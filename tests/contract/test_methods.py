@@ -1,0 +1,236 @@
+"""What every method promises, tried on each: no name stands here, a new file in methods/ is picked up."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import json
+from dataclasses import FrozenInstanceError, fields, is_dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from blemish import config, export, methods
+from blemish.errors import ConfigError, NotFittedError
+from blemish.methods.base import Method
+from blemish.runtime.engines import best_precision, open_engine
+from blemish.types import Batch, Prediction
+from tests.fakes import SIZE, FakeBackbone, batch_of, defective_image, good_image
+
+TRAIN = 12
+
+every_method = pytest.mark.parametrize("name", methods.names())
+
+
+def make(name: str, backbone: FakeBackbone, size: tuple[int, int] = SIZE, seed: int = 0) -> Method:
+    cls = methods.get(name)
+    return cls(cls.Config(), backbone.spec(size), size, seed)
+
+
+def fitted(
+    name: str,
+    backbone: FakeBackbone,
+    size: tuple[int, int] = SIZE,
+    *,
+    order: list[int] | None = None,
+    count: int = TRAIN,
+    seed: int = 0,
+) -> Method:
+    from blemish.training import train
+
+    method = make(name, backbone, size, seed)
+    images = [good_image(i, size) for i in (order or range(count))]
+    train(method, [batch_of(backbone, images[i : i + 4]) for i in range(0, len(images), 4)])
+    return method
+
+
+@pytest.fixture(scope="module")
+def models(backbone: FakeBackbone) -> dict[str, Method]:
+    return {name: fitted(name, backbone) for name in methods.names()}
+
+
+def probe(backbone: FakeBackbone) -> Batch:
+    return batch_of(backbone, [good_image(100), defective_image(101)[0], good_image(102)])
+
+
+def same(a: Prediction, b: Prediction) -> bool:
+    return torch.equal(a.score, b.score) and torch.equal(a.anomaly_map, b.anomaly_map)
+
+
+def close(a: Prediction, b: Prediction, rtol: float = 1e-4) -> None:
+    torch.testing.assert_close(a.score, b.score, rtol=rtol, atol=rtol * float(b.score.abs().max()))
+    torch.testing.assert_close(a.anomaly_map, b.anomaly_map, rtol=rtol, atol=rtol * float(b.anomaly_map.abs().max()))
+
+
+@every_method
+def test_file_says_what_it_is(name: str) -> None:
+    about = methods.describe(name)
+    assert about["title"]
+    assert about["paper"]
+    cls = methods.get(name)
+    assert inspect.getmodule(cls).__name__ == f"blemish.methods.{name}"
+    assert cls.needs.graph or cls.needs.reason
+
+
+@every_method
+def test_config_is_frozen_commented_and_round_trips(name: str) -> None:
+    cls = methods.get(name).Config
+    default = cls()
+    assert is_dataclass(default)
+    assert config.build(cls, json.loads(json.dumps(config.to_json(default)))) == default
+    with pytest.raises(FrozenInstanceError):
+        setattr(default, fields(cls)[0].name, None)
+    source = inspect.getsource(cls)
+    for entry in fields(cls):
+        line = next(x for x in source.splitlines() if x.strip().startswith(f"{entry.name}:"))
+        assert "#" in line, f"option {entry.name} is not explained"
+
+
+@every_method
+def test_unknown_option_names_the_nearest(name: str) -> None:
+    cls = methods.get(name).Config
+    known = fields(cls)[0].name
+    with pytest.raises(ConfigError, match="unknown option") as caught:
+        config.build(cls, {known + "x": 1})
+    assert known in (caught.value.hint or "")
+
+
+@every_method
+def test_unfitted_refuses(name: str, backbone: FakeBackbone) -> None:
+    with pytest.raises(NotFittedError):
+        make(name, backbone)(probe(backbone))
+
+
+@every_method
+def test_fit_leaves_config_and_backbone_untouched(name: str, backbone: FakeBackbone) -> None:
+    before = copy.deepcopy(backbone.state_dict())
+    method = fitted(name, backbone)
+    assert method.config == methods.get(name).Config()
+    assert all(torch.equal(before[k], v) for k, v in backbone.state_dict().items())
+
+
+@every_method
+def test_shapes_types_and_finite_values(name: str, models: dict[str, Method], backbone: FakeBackbone) -> None:
+    out = models[name](probe(backbone))
+    assert out.score.shape == (3,)
+    assert out.anomaly_map.shape == (3, *SIZE)
+    assert out.score.dtype == out.anomaly_map.dtype == torch.float32
+    assert torch.isfinite(out.score).all()
+    assert torch.isfinite(out.anomaly_map).all()
+
+
+@every_method
+def test_a_planted_defect_scores_higher_and_lights_up(
+    name: str, models: dict[str, Method], backbone: FakeBackbone
+) -> None:
+    good = models[name](batch_of(backbone, [good_image(200 + i) for i in range(8)]))
+    images, masks = zip(*(defective_image(300 + i) for i in range(4)), strict=True)
+    bad = models[name](batch_of(backbone, list(images)))
+    assert bad.score.min() > good.score.max()
+    for anomaly_map, mask in zip(bad.anomaly_map.numpy(), masks, strict=True):
+        assert anomaly_map[mask].mean() > 1.5 * anomaly_map[~mask].mean()
+        row, column = np.unravel_index(anomaly_map.argmax(), mask.shape)
+        near = mask[max(row - 8, 0) : row + 9, max(column - 8, 0) : column + 9]
+        assert near.any(), "the peak of the map is not at the defect"
+
+
+@every_method
+def test_alone_equals_in_a_batch(name: str, models: dict[str, Method], backbone: FakeBackbone) -> None:
+    images = [good_image(100), defective_image(101)[0], good_image(102)]
+    together = models[name](batch_of(backbone, images))
+    for i, image in enumerate(images):
+        alone = models[name](batch_of(backbone, [image]))
+        close(alone, Prediction(together.score[i : i + 1], together.anomaly_map[i : i + 1]))
+
+
+@every_method
+def test_order_of_training_images_does_not_matter_much(name: str, backbone: FakeBackbone) -> None:
+    """Equal up to what a greedy or stochastic choice may turn on; ranking of good and bad must hold."""
+    a, b = fitted(name, backbone), fitted(name, backbone, order=list(range(TRAIN))[::-1])
+    x, y = a(probe(backbone)), b(probe(backbone))
+    assert x.score.argmax() == y.score.argmax() == 1
+    torch.testing.assert_close(x.score, y.score, rtol=0.25, atol=0)
+
+
+@every_method
+def test_same_seed_same_scores(name: str, models: dict[str, Method], backbone: FakeBackbone) -> None:
+    assert same(fitted(name, backbone)(probe(backbone)), models[name](probe(backbone)))
+
+
+@every_method
+def test_global_random_state_is_neither_used_nor_changed(name: str, backbone: FakeBackbone) -> None:
+    torch.manual_seed(1)
+    np.random.seed(1)
+    before, before_numpy = torch.get_rng_state(), np.random.get_state()[1].copy()
+    first = fitted(name, backbone)(probe(backbone))
+    assert torch.equal(before, torch.get_rng_state())
+    assert (before_numpy == np.random.get_state()[1]).all()
+    torch.manual_seed(2)
+    assert same(first, fitted(name, backbone)(probe(backbone)))
+
+
+@every_method
+def test_predict_changes_no_state(name: str, models: dict[str, Method], backbone: FakeBackbone) -> None:
+    method = models[name]
+    before = {k: v.clone() for k, v in method.fitted_state().items()}
+    first = method(probe(backbone))
+    method(batch_of(backbone, [defective_image(9)[0]]))
+    assert same(first, method(probe(backbone)))
+    assert all(torch.equal(before[k], v) for k, v in method.fitted_state().items())
+
+
+@every_method
+def test_fitted_state_is_the_whole_model(name: str, models: dict[str, Method], backbone: FakeBackbone) -> None:
+    from safetensors.torch import load, save
+
+    other = make(name, backbone)
+    other.load_fitted(load(save({k: v.contiguous() for k, v in models[name].fitted_state().items()})))
+    assert same(other(probe(backbone)), models[name](probe(backbone)))
+
+
+@every_method
+@pytest.mark.parametrize("case", ["one image", "constant images", "square", "tall"])
+def test_awkward_training_sets(name: str, case: str, backbone: FakeBackbone) -> None:
+    from blemish.training import train
+
+    size = {"square": (64, 64), "tall": (96, 32)}.get(case, SIZE)
+    images = [good_image(i, size) for i in range(1 if case == "one image" else 6)]
+    if case == "constant images":
+        images = [np.full((*size, 3), 90, np.uint8)] * 6
+    method = make(name, backbone, size)
+    train(method, [batch_of(backbone, images)])
+    out = method(batch_of(backbone, [images[0], defective_image(5, size)[0]]))
+    assert torch.isfinite(out.score).all()
+    assert torch.isfinite(out.anomaly_map).all()
+    assert out.score[1] > out.score[0]
+
+
+@every_method
+def test_graph_agrees_with_pytorch(name: str, models: dict[str, Method], backbone: FakeBackbone) -> None:
+    method = models[name]
+    if not method.needs.graph:
+        pytest.skip(f"declared impossible: {method.needs.reason}")
+    graph = export.merge(export.export_backbone(backbone, SIZE), export.export_head(method))
+    golden = np.stack([good_image(100), defective_image(101)[0]])
+    certificate = export.certify(graph, export.torch_engine(backbone, method), golden)
+    assert certificate["engines"]["openvino-f32"]["score"] < export.SCORE_LIMIT
+    reference = export.torch_engine(backbone, method)(golden)
+    for engine in (open_engine(graph, "onnxruntime"), open_engine(graph, batch=2)):
+        for got, expected in zip(engine(golden), reference, strict=True):
+            np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+    if best_precision() == "bf16":
+        short = open_engine(graph, precision="bf16", batch=2)(golden)
+        np.testing.assert_allclose(short[0], reference[0], rtol=0.2)
+
+
+@every_method
+def test_a_changed_head_is_refused(name: str, models: dict[str, Method], backbone: FakeBackbone) -> None:
+    """The certificate can fail: the graph of one model does not pass for another."""
+    from blemish.errors import ExportError
+
+    other = fitted(name, backbone, count=3)
+    graph = export.merge(export.export_backbone(backbone, SIZE), export.export_head(other))
+    golden = np.stack([good_image(100), defective_image(101)[0]])
+    with pytest.raises(ExportError, match="disagree"):
+        export.certify(graph, export.torch_engine(backbone, models[name]), golden)

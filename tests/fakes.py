@@ -1,0 +1,99 @@
+"""A tiny backbone and tiny data, so that the contract tests take seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from blemish.backbones.base import Backbone
+from blemish.types import Batch, Pyramid, Record
+
+SIZE = (48, 64)  # not square on purpose
+
+
+class FakeBackbone(Backbone):
+    """Three levels (strides 4, 8, 16) of a random convolutional network with fixed weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = (0, 1, 2)
+        self.stride = 16
+        self.identity = "fake@0/0,1,2"
+        generator = torch.Generator().manual_seed(0)
+        channels = [3, 6, 8, 10]
+        self.stages = nn.ModuleList()
+        for i, (a, b) in enumerate(zip(channels, channels[1:], strict=False)):
+            conv = nn.Conv2d(a, b, 5, stride=4 if i == 0 else 2, padding=2)
+            with torch.no_grad():
+                conv.weight.normal_(0, (2 / (25 * a)) ** 0.5, generator=generator)
+                conv.bias.zero_()
+            self.stages.append(conv)
+        self.requires_grad_(False)
+        self.eval()
+
+    @property
+    def normalisation(self) -> tuple[Tensor, Tensor]:
+        return torch.full((3,), 127.0), torch.full((3,), 64.0)
+
+    def features(self, x: Tensor) -> tuple[Tensor, ...]:
+        maps = []
+        for stage in self.stages:
+            x = stage(x).relu()
+            maps.append(x)
+        return tuple(maps)
+
+
+def good_image(seed: int, size: tuple[int, int] = SIZE) -> NDArray[np.uint8]:
+    """(H, W, 3): stripes with noise; every seed another one."""
+    generator = np.random.default_rng(seed)
+    rows = 120 + 40 * np.sin(np.arange(size[0]) / 3)[:, None, None]
+    return (rows + generator.normal(0, 6, (*size, 3))).clip(0, 255).astype(np.uint8)
+
+
+def defective_image(seed: int, size: tuple[int, int] = SIZE) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """The same with a bright spot, and its mask."""
+    image = good_image(seed, size)
+    mask = np.zeros(size, bool)
+    h, w = size
+    mask[h // 4 : h // 4 + max(h // 5, 1), w // 2 : w // 2 + max(w // 6, 1)] = True
+    image[mask] = 255
+    return image, mask
+
+
+def batch_of(backbone: Backbone, images: list[NDArray[np.uint8]]) -> Batch:
+    """Images of one size as a method sees them."""
+    size = images[0].shape[:2]
+    pyramid: Pyramid = backbone.pyramid(torch.from_numpy(np.stack(images)))
+    return Batch(size=size, pyramid=pyramid, ids=tuple(map(str, range(len(images)))))
+
+
+def write_images(folder: Path, count: int, size: tuple[int, int] = SIZE, first: int = 0) -> list[Record]:
+    """`count` good PNGs in a folder, as training records."""
+    from PIL import Image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    records = []
+    for i in range(first, first + count):
+        path = folder / f"{i:03d}.png"
+        Image.fromarray(good_image(i, size)).save(path)
+        records.append(Record(id=path.name, path=path))
+    return records
+
+
+def write_mvtec(root: Path, train: int = 24, test: int = 4) -> Path:
+    """A tiny category in MVTec AD's layout, with one defect type and its masks."""
+    from PIL import Image
+
+    write_images(root / "train" / "good", train)
+    write_images(root / "test" / "good", test, first=1000)
+    for folder in (root / "test" / "spot", root / "ground_truth" / "spot"):
+        folder.mkdir(parents=True)
+    for i in range(test):
+        image, mask = defective_image(2000 + i)
+        Image.fromarray(image).save(root / "test" / "spot" / f"{i:03d}.png")
+        Image.fromarray((mask * 255).astype(np.uint8)).save(root / "ground_truth" / "spot" / f"{i:03d}_mask.png")
+    return root

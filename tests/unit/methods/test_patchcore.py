@@ -1,0 +1,96 @@
+"""PatchCore's mathematics on the fake backbone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from blemish.errors import ConfigError
+from blemish.methods.patchcore import Config, PatchCore
+from blemish.ops.patches import patch_descriptors
+from blemish.training import train
+from blemish.types import Batch
+from tests.fakes import SIZE, FakeBackbone, batch_of, defective_image, good_image
+
+
+def fit(backbone: FakeBackbone, count: int = 12, **options: object) -> tuple[PatchCore, torch.Tensor]:
+    method = PatchCore(Config(**options), backbone.spec(SIZE), SIZE)
+    batches = [batch_of(backbone, [good_image(i) for i in range(s, s + 4)]) for s in range(0, count, 4)]
+    train(method, batches)
+    patches = torch.cat([patch_descriptors(b.pyramid, method.grid).flatten(0, 1) for b in batches])
+    return method, patches
+
+
+def probe(backbone: FakeBackbone) -> tuple[Batch, torch.Tensor]:
+    batch = batch_of(backbone, [good_image(77), defective_image(78)[0]])
+    return batch, patch_descriptors(batch.pyramid, (3, 4))
+
+
+def test_bank_is_a_share_of_the_patches_and_covers_them(backbone: FakeBackbone) -> None:
+    method, patches = fit(backbone, coreset_ratio=0.25)
+    bank = method.memory + method.centre
+    assert len(bank) == round(0.25 * len(patches))
+    gaps = torch.cdist(patches, bank).amin(1)
+    assert gaps.max() == pytest.approx(float(method.radius), rel=1e-2, abs=1e-3)
+    assert torch.cdist(bank, patches).amin(1).max() < 1e-3, "the bank holds real patches only"
+
+
+def test_the_whole_bank_gives_zero_on_training_images(backbone: FakeBackbone) -> None:
+    method, _ = fit(backbone, coreset_ratio=1.0)
+    assert method(batch_of(backbone, [good_image(3)])).score.item() == pytest.approx(0, abs=1e-3)
+
+
+def test_score_is_the_largest_nearest_distance(backbone: FakeBackbone) -> None:
+    method, _ = fit(backbone, coreset_ratio=0.5)
+    batch, x = probe(backbone)
+    distance = torch.cdist(x, (method.memory + method.centre)[None].expand(2, -1, -1)).amin(2)
+    torch.testing.assert_close(method(batch).score, distance.amax(1), rtol=1e-3, atol=1e-3)
+
+
+def test_mean_of_the_top_three(backbone: FakeBackbone) -> None:
+    method, _ = fit(backbone, top=3)
+    batch, x = probe(backbone)
+    distance = torch.cdist(x, (method.memory + method.centre)[None].expand(2, -1, -1)).amin(2)
+    torch.testing.assert_close(method(batch).score, distance.topk(3).values.mean(1), rtol=1e-3, atol=1e-3)
+
+
+def test_reweighting_is_equation_7(backbone: FakeBackbone) -> None:
+    method, _ = fit(backbone, neighbours=5, coreset_ratio=0.5)
+    plain, _ = fit(backbone, neighbours=1, coreset_ratio=0.5)
+    batch, x = probe(backbone)
+    bank = (method.memory + method.centre).double()
+    for i in range(2):
+        distance = torch.cdist(x[i].double(), bank)
+        worst = int(distance.amin(1).argmax())
+        star = int(distance[worst].argmin())
+        around = torch.cdist(bank[star : star + 1], bank)[0].argsort()[:5]
+        weight = 1 - distance[worst, star].exp() / distance[worst, around].exp().sum()
+        expected = float(weight * distance[worst, star])
+        assert method(batch).score[i].item() == pytest.approx(expected, rel=1e-2)
+        assert method(batch).score[i] < plain(batch).score[i]
+    torch.testing.assert_close(method(batch).anomaly_map, plain(batch).anomaly_map)
+
+
+def test_a_small_pool_is_condensed_and_still_covers(backbone: FakeBackbone) -> None:
+    small, patches = fit(backbone, count=40, coreset_ratio=0.05, bank=16, pool=96)
+    whole, _ = fit(backbone, count=40, coreset_ratio=0.05, bank=16)
+    assert len(small.memory) == len(whole.memory) == 16
+    gaps = torch.cdist(patches, small.memory + small.centre).amin(1)
+    assert gaps.max() <= float(small.radius) * 1.001
+    assert float(small.radius) > float(whole.radius)
+
+
+def test_pool_bounds_what_fit_holds(backbone: FakeBackbone) -> None:
+    method = PatchCore(Config(bank=16, pool=96), backbone.spec(SIZE), SIZE)
+    for i in range(40):
+        method.observe(batch_of(backbone, [good_image(i)]))
+        assert sum(map(len, method._pool)) <= 96
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"coreset_ratio": 0}, {"coreset_ratio": 1.1}, {"bank": 0}, {"pool": 10, "bank": 5}, {"neighbours": 0}, {"top": 0}],
+)
+def test_options_out_of_range(bad: dict[str, float]) -> None:
+    with pytest.raises(ConfigError):
+        Config(**bad)
