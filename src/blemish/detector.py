@@ -32,10 +32,12 @@ class Detector:
         backbone: a name from `blemish backbones`, any timm network, or a `Backbone` of your own.
         image_size: 256 = 256² pixels with the aspect kept, "320x128" = width x height, "256sq" = square.
         seed: the same seed gives the same scores.
+        roi: image file whose pixels > 0 are looked at.
         held_out: share of the good images kept for the threshold, where it is a split.
         calibration: "split" (an exact promise), "folds" (all images are learned from; no exact promise), "none", or
             "auto": split, else folds, else none with a warning.
         false_alarm_rate: share of good parts that may be rejected.
+        precision: number format of the network, "bf16" or "f32"; "auto" = bf16 where this processor computes in it.
         layers, weights, allow_download: see `blemish.fitting.FitOptions`.
         cache: where frozen features are kept; False computes them each time, True takes the default folder.
         options: the method's own, by name; its page lists them.
@@ -50,8 +52,10 @@ class Detector:
         backbone: str | Backbone = "efficientnet_lite0",
         image_size: int | str = 256,
         seed: int = 0,
+        roi: str | Path | None = None,
         held_out: float = 0.2,
         calibration: str = "auto",
+        precision: str = "auto",
         false_alarm_rate: float = 0.05,
         layers: Sequence[int] | None = None,
         weights: str | Path | None = None,
@@ -74,8 +78,10 @@ class Detector:
                 "backbone": backbone if isinstance(backbone, str) else backbone.identity,
                 "image_size": str(image_size),
                 "seed": seed,
+                "roi": None if roi is None else str(roi),
                 "held_out": held_out,
                 "calibration": calibration,
+                "precision": precision,
                 "false_alarm_rate": false_alarm_rate,
                 "layers": None if layers is None else tuple(layers),
                 "weights": None if weights is None else str(weights),

@@ -18,7 +18,7 @@ from blemish import export
 from blemish.backbones.cache import FeatureCache, default_root, feature_key
 from blemish.data.decode import decode_image, read_file
 from blemish.data.geometry import Preprocess
-from blemish.runtime.engines import best_precision, cores, open_engine
+from blemish.runtime.engines import Precision, best_precision, cores, open_engine
 from blemish.types import Batch, Pyramid, Record
 
 if TYPE_CHECKING:
@@ -37,17 +37,24 @@ class FeatureSource:
         preprocess: how an image becomes the network's input.
         cache: where features are kept; None computes them each time.
         threads: images worked on at the same time.
+        precision: number format of the network; None = the shortest that this processor computes in.
     """
 
     def __init__(
-        self, backbone: Backbone, preprocess: Preprocess, cache: FeatureCache | None, threads: int | None = None
+        self,
+        backbone: Backbone,
+        preprocess: Preprocess,
+        cache: FeatureCache | None,
+        *,
+        threads: int | None = None,
+        precision: Precision | None = None,
     ) -> None:
         self.backbone = backbone
         self.preprocess = preprocess
         self.cache = cache
         self.threads = threads or cores()
         self.spec = backbone.spec(preprocess.size)
-        self.precision = best_precision()
+        self.precision = precision or best_precision()
         self.graph = backbone_graph(backbone, preprocess.size)
         self.computed = 0  # images that went through the backbone; the others came from the cache
         self._engine = open_engine(self.graph, precision=self.precision, threads=self.threads)

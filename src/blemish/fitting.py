@@ -9,7 +9,7 @@ import platform
 import random
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,7 +20,15 @@ from blemish import backbones, config, export, methods
 from blemish.backbones.cache import FeatureCache
 from blemish.calibration import Calibrator, Kind, check_rate, images_needed
 from blemish.data.decode import read_image
-from blemish.data.geometry import Preprocess, image_size_of, median_aspect, parse_image_size, resolve, white_levels
+from blemish.data.geometry import (
+    Preprocess,
+    image_size_of,
+    median_aspect,
+    pack_roi,
+    parse_image_size,
+    resolve,
+    white_levels,
+)
 from blemish.errors import CalibrationError, ConfigError, DataError
 from blemish.features import BATCH, FeatureSource
 from blemish.modelfile import Model
@@ -45,8 +53,10 @@ class FitOptions:
     weights: str | None = None  # a local file, for backbones that no package brings
     allow_download: bool = False
     image_size: str = "256"  # 256 = 256² pixels with the aspect kept, 320x128 = width x height, 256sq = square
+    roi: str | None = None  # image file whose pixels > 0 are looked at; brought to the size of the network's input
     held_out: float = 0.2  # share of the good images kept for the threshold, where it is a split
     calibration: Literal["auto", "split", "folds", "none"] = "auto"  # auto: split, else folds, else none and a warning
+    precision: Literal["auto", "bf16", "f32"] = "auto"  # of the network: auto = bf16 where this processor has it
     false_alarm_rate: float = 0.05  # share of good parts that may be rejected
     seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)  # the method's own
@@ -121,7 +131,11 @@ class _Run:
         self.method_class = methods.get(options.method)
         self.config = config.build(self.method_class.Config, options.options)
         backbone = backbone or load_backbone(options)
-        self.features = FeatureSource(backbone, plan_geometry(self.good, options.image_size, backbone.stride), cache)
+        preprocess = plan_geometry(self.good, options.image_size, backbone.stride)
+        if options.roi is not None:
+            preprocess = replace(preprocess, roi=read_roi(options.roi, preprocess.size))
+        precision = None if options.precision == "auto" else options.precision
+        self.features = FeatureSource(backbone, preprocess, cache, precision=precision)
 
     def learn(self, good: Sequence[Record]) -> tuple[bytes, Method[Any]]:
         """Fit on these records and freeze: (graph, method)."""
@@ -177,6 +191,12 @@ def load_backbone(options: FitOptions) -> Backbone:
         weights=options.weights,
         allow_download=options.allow_download,
     )
+
+
+def read_roi(path: str, size: tuple[int, int]) -> str:
+    """The region of interest of an image file, for a network input of `size`."""
+    image = read_image(path)
+    return pack_roi((image > 0).any(-1) if image.ndim == 3 else image > 0, size)
 
 
 def plan_geometry(good: Sequence[Record], image_size: str, stride: int) -> Preprocess:

@@ -37,6 +37,14 @@ class Calibration(StrEnum):
     NONE = "none"
 
 
+class NumberFormat(StrEnum):
+    """See `FitOptions.precision`."""
+
+    AUTO = "auto"
+    BF16 = "bf16"
+    F32 = "f32"
+
+
 Categories = Annotated[Optional[list[str]], typer.Option(help="A category of the data set; repeatable, none = all.")]  # noqa: UP045
 Layout = Annotated[Optional[str], typer.Option(help="How the data set lies on disk; found out if not given.")]  # noqa: UP045
 Split = Annotated[Optional[str], typer.Option(help="Another split of the data set than its usual one.")]  # noqa: UP045
@@ -68,12 +76,16 @@ def fit(
     weights: Annotated[Optional[Path], typer.Option(help="Local weights file for the backbone.")] = None,  # noqa: UP045
     allow_download: Annotated[bool, typer.Option("--allow-download", help="Let timm's hub bring weights.")] = False,
     image_size: Annotated[str, typer.Option(help="256 = 256² pixels, aspect kept; 320x128 = WxH; 256sq.")] = "256",
+    roi: Annotated[Optional[Path], typer.Option(help="Image whose pixels > 0 are looked at.")] = None,  # noqa: UP045
     layout: Layout = None,
     split: Split = None,
     category: Categories = None,
     multi_class: Annotated[bool, typer.Option("--multi-class", help="One model for all categories.")] = False,
     held_out: Annotated[float, typer.Option(help="Share of the good images kept for the threshold.")] = 0.2,
     calibration: Annotated[Calibration, typer.Option(help="How the threshold is made.")] = Calibration.AUTO,
+    precision: Annotated[NumberFormat, typer.Option(help="Of the network; auto = bf16 where it is computed.")] = (
+        NumberFormat.AUTO
+    ),
     false_alarm_rate: Rate = 0.05,
     seed: Annotated[int, typer.Option(help="The same seed gives the same scores.")] = 0,
     device: Annotated[str, typer.Option(help="Where to learn; only cpu today.")] = "cpu",

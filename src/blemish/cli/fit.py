@@ -19,8 +19,10 @@ _FIELDS = (
     "weights",
     "allow_download",
     "image_size",
+    "roi",
     "held_out",
     "calibration",
+    "precision",
     "false_alarm_rate",
     "seed",
 )
@@ -77,8 +79,7 @@ def _options(params: dict[str, Any]) -> dict[str, Any]:
     own.update(parse_assignments(params["set_"] or []))
     if clash := set(own) & _line_options():
         raise ConfigError(f"'{sorted(clash)[0]}' is an option of the line, not of the method", hint="do not --set it")
-    calibration = options["calibration"]
-    return {**options, **own, "calibration": getattr(calibration, "value", calibration)}
+    return {**{k: getattr(v, "value", v) for k, v in options.items()}, **own}
 
 
 def _line_options() -> set[str]:

@@ -33,9 +33,11 @@ def run(
 ) -> int:
     """Returns the exit code."""
     from blemish.detector import Detector
+    from blemish.runtime.engines import cores
 
     files = list(_files(paths))
     detector = Detector.load(model)
+    threads = threads or min(cores(), len(files))  # a stream that would stay idle takes its time to compile all the same
     line = detector.inspector(engine, threads=threads, batch=batch_size)
     write = _Writer(form)
     places = _Places(maps, raw_maps, detector)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from blemish.data._header import open_header
 from blemish.errors import ConfigError, DataError
 
+_OUTSIDE = np.uint8(127)  # the grey that backbones are centred on
 AREA_TOLERANCE = 0.15  # share of the pixel budget that a rounding may miss or exceed for the sake of the aspect
 
 
@@ -114,6 +116,7 @@ class Preprocess:
     size: tuple[int, int]  # H, W
     white_uint16: float = 65535.0  # this value and all above become 255
     white_float: float = 1.0
+    roi: str | None = None  # `pack_roi` of the area that is looked at; all else becomes mid-grey in every image
 
     def __post_init__(self) -> None:
         if len(self.size) != 2 or any(int(side) != side or side < 1 for side in self.size):
@@ -128,6 +131,8 @@ class Preprocess:
             raise DataError(f"an image of shape {image.shape} is neither grey nor RGB", hint=hint)
         flat = image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image
         out = _resized(self._to_8_bit(flat), self.size)
+        if self.roi is not None:
+            out = np.where(_unpacked(self.roi, self.size)[(...,) + (None,) * (out.ndim - 2)], out, _OUTSIDE)
         return out if out.ndim == 3 else cast(NDArray[np.uint8], cv2.cvtColor(out, cv2.COLOR_GRAY2RGB))
 
     def _to_8_bit(self, image: NDArray[Any]) -> NDArray[np.uint8]:
@@ -143,18 +148,37 @@ class Preprocess:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values by field name."""
-        return {"size": list(self.size), "white_uint16": self.white_uint16, "white_float": self.white_float}
+        size = {"size": list(self.size)}
+        return {**size, "white_uint16": self.white_uint16, "white_float": self.white_float, "roi": self.roi}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Preprocess:
         """The inverse of `to_json`; ConfigError on a missing, unknown or ill-typed value."""
         try:
             size, *white = values["size"], float(values["white_uint16"]), float(values["white_float"])
-            if len(values) != 3 or any(type(side) is not int for side in size):
+            roi = values["roi"]
+            if len(values) != 4 or any(type(side) is not int for side in size) or not isinstance(roi, str | None):
                 raise ValueError("unknown names or sizes that are not whole numbers")
-            return cls(tuple(size), *white)
+            return cls(tuple(size), *white, roi)
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"preprocess {dict(values)} is not understood ({error})") from None
+
+
+def pack_roi(mask: NDArray[np.bool_], size: tuple[int, int]) -> str:
+    """A mask (H, W) of any size, True where to look, as text for a network input of `size`.
+
+    DataError where nothing is left to look at.
+    """
+    small = cv2.resize(mask.astype(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST) > 0
+    if not small.any():
+        raise DataError("the region of interest is empty", hint="mask > 0 is looked at")
+    return base64.b64encode(np.packbits(small).tobytes()).decode("ascii")
+
+
+@lru_cache(maxsize=4)
+def _unpacked(roi: str, size: tuple[int, int]) -> NDArray[np.bool_]:
+    bits = np.frombuffer(base64.b64decode(roi, validate=True), np.uint8)
+    return np.unpackbits(bits, count=size[0] * size[1]).astype(bool).reshape(size)
 
 
 @lru_cache(maxsize=4)
