@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 
 from blemish.data.decode import read_mask
+from blemish.data.layouts.loco import has_saturation, saturated_masks
 from blemish.errors import DataError
 from blemish.metrics.intervals import bootstrap, delong, wilson
 from blemish.metrics.pixels import PixelCounts
 from blemish.metrics.ranking import average_precision, f1_max
+from blemish.metrics.regions import SaturatedRegion
 from blemish.runtime.inspector import Inspector
 from blemish.runtime.scores import Track, no_track
 from blemish.types import AnomalyResult, Record
@@ -82,24 +84,29 @@ def evaluate(
     scale = _scale(inspector)
     groups = sorted({r.group for r in test if r.group})
     counts: dict[str | None, PixelCounts] = {}
+    saturates = any(map(has_saturation, test))
+    saturated: dict[str | None, PixelCounts] = {}
     samples = []
     for record, result in zip(test, inspector.inspect_many(r.path for r in follow), strict=True):
         scale = scale or max(float(np.abs(result.anomaly_map).mean()), 1e-12)
         if record.label == 0 or record.mask is not None:
             mask = read_mask(record.mask, result.anomaly_map.shape) if record.mask is not None else None
-            part = counts.setdefault(record.group, PixelCounts(scale))
-            part.update(result.anomaly_map, mask)
+            counts.setdefault(record.group, PixelCounts(scale)).update(result.anomaly_map, mask)
+            if saturates:
+                regions = [SaturatedRegion(m, s) for m, s in saturated_masks(record, result.anomaly_map.shape)]
+                saturated.setdefault(record.group, PixelCounts(scale)).update(result.anomaly_map, saturated=regions)
         samples.append(_sample(record, result))
         if keep is not None:
             keep(record, result)
-    total = PixelCounts(scale or 1.0)
-    for part in counts.values():
-        total.merge(part)
+    total, total_saturated = _merged(counts, scale), _merged(saturated, scale)
     return Evaluation(
         model=model,
         setting=_setting(inspector, source, test),
-        overall=_metrics(samples, total, inspector, seed),
-        by_category={g: _metrics([s for s in samples if s.group == g], counts.get(g), inspector, seed) for g in groups}
+        overall=_metrics(samples, total, total_saturated, inspector, seed),
+        by_category={
+            g: _metrics([s for s in samples if s.group == g], counts.get(g), saturated.get(g), inspector, seed)
+            for g in groups
+        }
         if len(groups) > 1
         else {},
         by_defect=_by_defect(samples, seed),
@@ -155,7 +162,45 @@ def _ratio(part: int, whole: int) -> Metric:
     return {"value": part / whole, "low": low, "high": high, "count": part, "of": whole}
 
 
-def _metrics(samples: Sequence[Sample], counts: PixelCounts | None, inspector: Inspector, seed: int) -> Metric:
+def _merged(parts: dict[str | None, PixelCounts], scale: float | None) -> PixelCounts:
+    total = PixelCounts(scale or 1.0)
+    for part in parts.values():
+        total.merge(part)
+    return total
+
+
+def _pixel_metrics(counts: PixelCounts, saturated: PixelCounts | None, seed: int) -> Metric:
+    generator = np.random.default_rng(seed)
+    found = {
+        "auroc": (counts.auroc(), counts.bootstrap_auroc(generator=generator)),
+        "aupro_0.3": (counts.aupro(0.3), counts.bootstrap_aupro(0.3, generator=generator)),
+        "aupro_0.05": (counts.aupro(0.05), counts.bootstrap_aupro(0.05, generator=generator)),
+    }
+    if saturated is not None and saturated.regions:
+        found["spro_0.05"] = (saturated.aupro(0.05), saturated.bootstrap_aupro(0.05, generator=generator))
+    out: Metric = {
+        name: {
+            "value": bounded.value,
+            "low": interval.low,
+            "high": interval.high,
+            "rounding": [bounded.low, bounded.high],
+            "interval": "bootstrap over images 95 %",
+        }
+        for name, (bounded, interval) in found.items()
+    }
+    best = counts.f1_max()
+    out["ap"] = {"value": counts.average_precision().value}
+    out["f1max"] = {"value": best.value, "threshold": best.threshold}
+    return {**out, "images": counts.images, "regions": counts.regions, "clipped": counts.clipped}
+
+
+def _metrics(
+    samples: Sequence[Sample],
+    counts: PixelCounts | None,
+    saturated: PixelCounts | None,
+    inspector: Inspector,
+    seed: int,
+) -> Metric:
     labels = np.array([s.label for s in samples])
     scores = np.array([s.score for s in samples])
     out: Metric = {"good": int((labels == 0).sum()), "anomalous": int((labels == 1).sum())}
@@ -170,23 +215,7 @@ def _metrics(samples: Sequence[Sample], counts: PixelCounts | None, inspector: I
             "f1max": {"value": best.value, "threshold": best.threshold},
         }
     if counts is not None and counts.regions:
-        generator = np.random.default_rng(seed)
-        boxed: Metric = {}
-        for name, bounded, interval in (
-            ("auroc", counts.auroc(), counts.bootstrap_auroc(generator=generator)),
-            ("aupro_0.3", counts.aupro(0.3), counts.bootstrap_aupro(0.3, generator=generator)),
-            ("aupro_0.05", counts.aupro(0.05), counts.bootstrap_aupro(0.05, generator=generator)),
-        ):
-            boxed[name] = {
-                "value": bounded.value,
-                "low": interval.low,
-                "high": interval.high,
-                "rounding": [bounded.low, bounded.high],
-                "interval": "bootstrap over images 95 %",
-            }
-        boxed["ap"] = {"value": counts.average_precision().value}
-        boxed["f1max"] = {"value": counts.f1_max().value, "threshold": counts.f1_max().threshold}
-        out["pixel"] = {**boxed, "images": counts.images, "regions": counts.regions, "clipped": counts.clipped}
+        out["pixel"] = _pixel_metrics(counts, saturated, seed)
     if inspector.calibrator is not None:
         good = [s.verdict == "anomalous" for s in samples if s.label == 0]
         bad = [s.verdict == "good" for s in samples if s.label == 1]

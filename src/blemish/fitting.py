@@ -196,7 +196,8 @@ def load_backbone(options: FitOptions) -> Backbone:
 def read_roi(path: str, size: tuple[int, int]) -> str:
     """The region of interest of an image file, for a network input of `size`."""
     image = read_image(path)
-    return pack_roi((image > 0).any(-1) if image.ndim == 3 else image > 0, size)
+    mask = np.any(image.reshape(*image.shape[:2], -1) > 0, axis=-1)
+    return pack_roi(np.asarray(mask, np.bool_), size)
 
 
 def plan_geometry(good: Sequence[Record], image_size: str, stride: int) -> Preprocess:

@@ -1,20 +1,21 @@
-"""The tables of a report: which figure stands in which column, with its interval."""
+"""The tables of a report: which figure stands in which column, with its interval, and the settings."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from typing import Any
 
-from blemish.evaluation import Metric
+from blemish.evaluation import Evaluation, Metric
 
 Row = tuple[str, Metric]
 Column = tuple[str, Callable[[Metric], str]]
 
 
 def table(rows: Sequence[Row], columns: Iterable[Column], caption: str = "") -> str:
-    """An HTML table: a line for each named metric, a dash where it lacks a figure."""
-    columns = list(columns)
+    """An HTML table: a line for each named metric, a dash where it lacks a figure; no column without any."""
+    columns = [(name, cell) for name, cell in columns if any(cell(metric) for _, metric in rows)]
     head = "".join(f'<th scope="col">{name}</th>' for name, _ in columns)
     body = []
     for name, metric in rows:
@@ -97,9 +98,47 @@ PIXEL: tuple[Column, ...] = (
     ("P-F1max", _figure_cell("pixel", "f1max")),
     ("AUPRO@0.3", _figure_cell("pixel", "aupro_0.3")),
     ("AUPRO@0.05", _figure_cell("pixel", "aupro_0.05")),
+    ("sPRO@0.05", _figure_cell("pixel", "spro_0.05")),
 )
 DEFECT: tuple[Column, ...] = (
     ("Images", _count_cell("anomalous")),
     ("I-AUROC", _figure_cell("auroc")),
     ("Defects found", _share_cell(found_of)),
 )
+
+
+def settings(evaluation: Evaluation) -> str:
+    """All that one needs to know to get the same figures again."""
+    model, setting, timing = evaluation.model, evaluation.setting, evaluation.timing
+    data, backbone = model.get("data", {}), model.get("backbone", {})
+    config = ", ".join(f"{k}={v}" for k, v in model.get("config", {}).items())
+    rows: list[tuple[str, Any]] = [
+        ("Test data", setting["source"]),
+        ("Test images", f"{setting['good']:,} good, {setting['anomalous']:,} defective"),
+        ("Categories", f"{setting['categories']} in one model" if setting["categories"] > 1 else "1"),
+        ("Learned from", f"{data['learned_from']:,} good images" if data else None),
+        ("Labels used in learning", setting["labels_used_in_learning"]),
+        ("Digest of their ids", data.get("ids_sha256")),
+        ("Method", model.get("method")),
+        ("Its options", config or None),
+        ("Backbone", backbone.get("identity")),
+        ("Network input", f"{setting['network_input']} pixels (width x height)"),
+        ("Engine", f"{setting['engine']}, {setting['precision']}"),
+        ("Seed", model.get("seed")),
+        ("Promise", setting["promise"]),
+        ("Threshold", None if setting["threshold"] is None else f"{setting['threshold']:.6g}"),
+        ("Time to learn", f"{model['fit_seconds']:,} s" if "fit_seconds" in model else None),
+        *((key.replace("_", " ").capitalize(), value) for key, value in timing.items()),
+        ("Software", ", ".join(f"{k} {v}" for k, v in model.get("software", {}).items()) or None),
+    ]
+    code = {"Digest of their ids", "Its options", "Backbone"}
+    cells = [
+        f"<dt>{escape(k)}</dt><dd>{f'<code>{escape(_plain(v))}</code>' if k in code else escape(_plain(v))}</dd>"
+        for k, v in rows
+        if v is not None
+    ]
+    return f"<section><h2>Settings</h2><dl>{''.join(cells)}</dl></section>"
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -167,7 +167,7 @@ def demo(
     from blemish.cli.progress import track
     from blemish.demo import run_demo, show
 
-    show(run_demo(data, out, method, track=track))
+    show(run_demo(data, out, method, track=track), about.console())
 
 
 for command in (about.methods, about.backbones, about.cache, about.doctor):

@@ -37,7 +37,7 @@ def run(
 
     files = list(_files(paths))
     detector = Detector.load(model)
-    threads = threads or min(cores(), len(files))  # a stream that would stay idle takes its time to compile all the same
+    threads = threads or min(cores(), len(files))  # a stream that would stay idle takes its time to compile too
     line = detector.inspector(engine, threads=threads, batch=batch_size)
     write = _Writer(form)
     places = _Places(maps, raw_maps, detector)

@@ -159,7 +159,7 @@ class Preprocess:
             roi = values["roi"]
             if len(values) != 4 or any(type(side) is not int for side in size) or not isinstance(roi, str | None):
                 raise ValueError("unknown names or sizes that are not whole numbers")
-            return cls(tuple(size), *white, roi)
+            return cls(tuple(size), white[0], white[1], roi)
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"preprocess {dict(values)} is not understood ({error})") from None
 

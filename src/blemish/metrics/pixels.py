@@ -7,7 +7,7 @@ slightly coarser scores, and the pixels that share a value say how far it can be
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +16,15 @@ from numpy.typing import ArrayLike, NDArray
 from blemish.errors import ConfigError, DataError
 from blemish.metrics.intervals import Estimate, check_level, percentile_interval
 from blemish.metrics.ranking import f1_of_counts, precision_under_counts
-from blemish.metrics.regions import check_limit, check_map, label_regions, ramp_areas
+from blemish.metrics.regions import (
+    SaturatedRegion,
+    check_limit,
+    check_map,
+    label_regions,
+    ramp_areas,
+    region_mask,
+    saturated_gains,
+)
 
 Floats = NDArray[np.float64]
 
@@ -57,6 +65,21 @@ class _Row(NamedTuple):
     weight: tuple[NDArray[np.uint16], NDArray[np.int64]]
 
 
+class _Shares(NamedTuple):
+    """Defect pixels of one image: patterns (D,) of all, patterns and weights (S,) of those that regions count."""
+
+    defect: NDArray[np.intp]
+    hit: NDArray[np.intp]
+    gain: NDArray[np.int64]
+    regions: int
+    slack: int
+
+
+def values_of(patterns: NDArray[np.intp]) -> NDArray[np.float16]:
+    """The float16 values behind 16-bit patterns."""
+    return patterns.astype(np.uint16).view(np.float16)
+
+
 class PixelCounts:
     """Accumulates anomaly maps; gives P-AUROC, P-AP, P-F1max and AUPRO at any limit, for the pixels of all images.
 
@@ -90,28 +113,34 @@ class PixelCounts:
         defect = int(self._defect.sum())
         return int(self._all.sum()) - defect, defect
 
-    def update(self, anomaly_map: ArrayLike, mask: ArrayLike | None = None) -> None:
+    def update(
+        self,
+        anomaly_map: ArrayLike,
+        mask: ArrayLike | None = None,
+        *,
+        saturated: Sequence[SaturatedRegion] | None = None,
+    ) -> None:
         """Add one image: a raw map, (H, W) in source pixels (one or three axes do too), and its mask.
 
         Defect is mask > 0, regions are 8-connected; None = a good image. Sizes may differ between images.
-        Raises DataError for NaN, a mask of another shape, an empty map; nothing is added then.
+        With `saturated` in place of a mask these are the regions, and what `aupro` gives is sPRO (see
+        `regions.spro`). Raises DataError for NaN, a mask of another shape, an empty map; nothing is added then.
         """
         values, truth = check_map(anomaly_map, mask)
         patterns, clipped = self._patterns(values)
         counts = np.bincount(patterns, minlength=_BINS)
         row_defect = row_weight = np.zeros(0, np.int64)
-        if truth is not None and (found := label_regions(truth)).areas.size:
-            if self.regions + found.areas.size > _MOST_REGIONS:
+        share = self._shares(patterns, values.shape, truth, saturated or ())
+        if share.regions:
+            if self.regions + share.regions > _MOST_REGIONS:
                 raise DataError(f"more than {_MOST_REGIONS:,} defect regions cannot be counted exactly")
-            weights = (_UNIT + found.areas // 2) // found.areas
-            hit, gain = patterns[found.positions], weights[found.regions]
-            np.add.at(self._defect, hit, 1)
-            np.add.at(self._weight, hit, gain)
             row_defect, row_weight = np.zeros((2, _BINS // _FINE), np.int64)
-            np.add.at(row_defect, hit // _FINE, 1)
-            np.add.at(row_weight, hit // _FINE, gain)
-            self.regions += found.areas.size
-            self._slack += int(np.abs(_UNIT - weights * found.areas).sum())
+            np.add.at(self._defect, share.defect, 1)
+            np.add.at(row_defect, share.defect // _FINE, 1)
+            np.add.at(self._weight, share.hit, share.gain)
+            np.add.at(row_weight, share.hit // _FINE, share.gain)
+            self.regions += share.regions
+            self._slack += share.slack
         self._all += counts
         self.clipped += clipped
         row_normal = counts.reshape(-1, _FINE).sum(axis=1)
@@ -119,6 +148,34 @@ class PixelCounts:
         self._rows.append(
             _Row(_sparse(row_normal, np.uint32), _sparse(row_defect, np.uint32), _sparse(row_weight, np.int64))
         )
+
+    def _shares(
+        self,
+        patterns: NDArray[np.intp],
+        shape: tuple[int, ...],
+        truth: NDArray[Any] | None,
+        saturated: Sequence[SaturatedRegion],
+    ) -> _Shares:
+        """What each defect pixel of one image adds to the overlap curve, in units of a region."""
+        if saturated:
+            defect = np.zeros(patterns.size, bool)
+            hits, gains = [], []
+            for region in saturated:
+                inside = region_mask(region, shape)
+                gain = np.rint(saturated_gains(region, int(inside.sum())) * _UNIT).astype(np.int64)
+                rank = np.argsort(-values_of(patterns[inside]), kind="stable")
+                hits.append(patterns[inside][rank])
+                gains.append(gain)
+                defect |= inside
+            slack = sum(abs(_UNIT - int(gain.sum())) for gain in gains)
+            return _Shares(patterns[defect], np.concatenate(hits), np.concatenate(gains), len(hits), slack)
+        if truth is None or not (found := label_regions(truth)).areas.size:
+            none = np.zeros(0, np.int64)
+            return _Shares(none, none, none, 0, 0)
+        weights = (_UNIT + found.areas // 2) // found.areas
+        hit = patterns[found.positions]
+        slack = int(np.abs(_UNIT - weights * found.areas).sum())
+        return _Shares(hit, hit, weights[found.regions], found.areas.size, slack)
 
     def merge(self, other: PixelCounts) -> None:
         """Add all images of another accumulator of the same scale: exactly what one pass over both had given."""

@@ -164,18 +164,22 @@ def spro(maps: Sequence[ArrayLike], regions: Sequence[Sequence[SaturatedRegion]]
         flats.append(_finite_order(values))
         defect = np.zeros(values.size, bool)
         for region in marked:
-            inside = _region_mask(region, values.shape)
-            area = int(np.count_nonzero(inside))
-            # The k-th highest pixel of the region adds what saturation still leaves to gain.
-            gains = np.clip(_saturation_pixels(region, area) - np.arange(area), 0.0, 1.0)
+            inside = region_mask(region, values.shape)
             scores.append(np.sort(flats[-1][inside])[::-1])
-            weights.append(gains / gains.sum())
+            weights.append(saturated_gains(region, int(np.count_nonzero(inside))))
             defect |= inside
         defects.append(np.flatnonzero(defect))
     return _curve_area(flats, defects, scores, weights, limit) / max(len(scores), 1)
 
 
-def _region_mask(region: SaturatedRegion, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+def saturated_gains(region: SaturatedRegion, area: int) -> Floats:
+    """(area,) shares of a region's overlap by rank, highest score first: the k-th pixel adds what saturation leaves."""
+    gains = np.clip(_saturation_pixels(region, area) - np.arange(area), 0.0, 1.0)
+    return np.asarray(gains / gains.sum())
+
+
+def region_mask(region: SaturatedRegion, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """The region's pixels, flattened; DataError where there are none or the shape is another."""
     mask = np.asarray(region.mask)
     if mask.shape != shape or not (mask > 0).any():
         raise DataError(f"a ground-truth region is empty or has another shape than its map: {mask.shape}, {shape}")

@@ -30,6 +30,10 @@ COARSE = "coarse"
 
 Outputs = tuple[NDArray[np.float32], ...]
 
+# OpenVINO fills its table of number types when it is first used; two threads that do so at once wait for each other for
+# ever (2026.4: one holds the table and wants the interpreter's lock, one the other way round). So one does it alone.
+_FIRST_USE = threading.Lock()
+
 
 class Engine(Protocol):
     """A compiled graph; may be called from several threads."""
@@ -98,6 +102,8 @@ class OpenVino:
                 hint="run it in f32, for which every calibration is made too",
             )
         tune_process()
+        with _FIRST_USE:
+            openvino.Type.u8.to_dtype()
         self.precision: Precision = precision
         self.batch = batch
         core = openvino.Core()

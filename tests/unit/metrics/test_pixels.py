@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from blemish.errors import ConfigError, DataError
-from blemish.metrics import PixelCounts, aupro, auroc, average_precision, f1_max
+from blemish.metrics import PixelCounts, SaturatedRegion, aupro, auroc, average_precision, f1_max, spro
 
 SIZES = [(17, 23), (30, 11), (8, 8), (25, 25), (12, 40), (19, 19)]
 
@@ -219,3 +219,25 @@ def test_refuses() -> None:
             metric()
     with pytest.raises(ConfigError, match="limit"):
         counts.aupro(0.0)
+
+
+def test_saturated_regions_give_spro_in_one_pass() -> None:
+    generator = np.random.default_rng(5)
+    maps = [generator.gamma(2.0, 1.0, (40, 50)).astype(np.float32) for _ in range(6)]
+    marked: list[list[SaturatedRegion]] = []
+    for i, anomaly_map in enumerate(maps):
+        first, second = np.zeros((2, 40, 50), bool)
+        first[5:15, 5:20], second[10:30, 15:25] = True, True  # they overlap
+        anomaly_map[first] += 1.5
+        marked.append([SaturatedRegion(first, 40), SaturatedRegion(second, 0.5, relative=True)] if i % 2 else [])
+    counts, left, right = PixelCounts(1.0), PixelCounts(1.0), PixelCounts(1.0)
+    for i, (anomaly_map, regions) in enumerate(zip(maps, marked, strict=True)):
+        counts.update(anomaly_map, saturated=regions)
+        (left if i < 3 else right).update(anomaly_map, saturated=regions)
+    left.merge(right)
+    for limit in (0.05, 0.3):
+        exact, ours = spro(maps, marked, limit), counts.aupro(limit)
+        assert ours.low <= exact <= ours.high
+        assert ours.value == pytest.approx(exact, abs=2e-3)
+        assert left.aupro(limit) == ours
+    assert counts.regions == 6

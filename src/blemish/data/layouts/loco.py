@@ -9,8 +9,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
+from blemish.data.decode import read_image, read_mask
 from blemish.data.layouts._common import categories, default_split_only, folders_in, images_in, records_of
 from blemish.errors import DataError
 from blemish.types import Record
@@ -44,6 +49,36 @@ def saturations(category: str | Path) -> dict[int, Saturation]:
         }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"is no list of defects ({error!r})", path=path, hint="copy the data set again") from None
+
+
+def has_saturation(record: Record) -> bool:
+    """Whether the category that a record lies in says how much of each defect has to be found."""
+    return len(record.path.parents) > 2 and (record.path.parents[2] / "defects_config.json").is_file()
+
+
+def saturated_masks(record: Record, shape: tuple[int, int]) -> list[tuple[NDArray[np.bool_], int]]:
+    """(mask, saturation in pixels) of each defect of one record; empty where its category has no defects_config.json.
+
+    DataError where a mask cannot be read or its grey value is not in the list.
+    """
+    if not has_saturation(record) or not isinstance(record.mask, tuple):
+        return []
+    known, out = _cached_saturations(record.path.parents[2]), []
+    for path in record.mask:
+        values = read_image(path)
+        mask = read_mask(path, shape)
+        grey = int(values.max())
+        if grey not in known:
+            raise DataError(
+                f"grey value {grey} is not in defects_config.json", path=path, hint="copy the data set again"
+            )
+        out.append((mask, max(known[grey].pixels(int(mask.sum())), 1)))
+    return out
+
+
+@lru_cache(maxsize=16)
+def _cached_saturations(category: Path) -> dict[int, Saturation]:
+    return saturations(category)
 
 
 def is_category(folder: Path) -> bool:
