@@ -79,7 +79,11 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.job:
         kind, *rest = arguments.job.split(",")
-        row = coreset(arguments.data, *map(int, rest)) if kind == "coreset" else fit(arguments.data, rest[0], int(rest[1]))
+        row = (
+            coreset(arguments.data, *map(int, rest))
+            if kind == "coreset"
+            else fit(arguments.data, rest[0], int(rest[1]))
+        )
         row["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(json.dumps(row))
         return

@@ -87,7 +87,7 @@ def contenders(records: list[Record]) -> dict[str, Contender]:
 def interleaved(found: dict[str, Contender], paths: list[Path], rounds: int) -> dict[str, list[float]]:
     """Milliseconds of processor time, image by image."""
     times: dict[str, list[float]] = {name: [] for name in found}
-    for name, run in found.items():
+    for run in found.values():
         run(paths[0])
     for _ in range(rounds):
         for path in paths:

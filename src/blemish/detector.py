@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 from blemish import modelfile
 from blemish.backbones.cache import FeatureCache
-from blemish.calibration import Calibrator
 from blemish.data.geometry import Preprocess
 from blemish.errors import ConfigError, NotFittedError
 from blemish.modelfile import Model
@@ -37,6 +36,7 @@ class Detector:
         calibration: "split" (an exact promise), "folds" (all images are learned from; no exact promise), "none", or
             "auto": split, else folds, else none with a warning.
         false_alarm_rate: share of good parts that may be rejected.
+        promise_per: "image", or "unit" where several images show one thing: exact then, and stricter.
         precision: number format of the network, "bf16" or "f32"; "auto" = bf16 where this processor computes in it.
         layers, weights, allow_download: see `blemish.fitting.FitOptions`.
         cache: where frozen features are kept; False computes them each time, True takes the default folder.
@@ -57,6 +57,7 @@ class Detector:
         calibration: str = "auto",
         precision: str = "auto",
         false_alarm_rate: float = 0.05,
+        promise_per: str = "image",
         layers: Sequence[int] | None = None,
         weights: str | Path | None = None,
         allow_download: bool = False,
@@ -83,6 +84,7 @@ class Detector:
                 "calibration": calibration,
                 "precision": precision,
                 "false_alarm_rate": false_alarm_rate,
+                "promise_per": promise_per,
                 "layers": None if layers is None else tuple(layers),
                 "weights": None if weights is None else str(weights),
                 "allow_download": allow_download,
@@ -157,10 +159,7 @@ class Detector:
         if good is None:
             if not self.model.calibrators:
                 raise ConfigError("nothing was held out in fit", hint="give good images to calibrate from")
-            made = {
-                k: Calibrator.fit(list(c.scores), list(c.peaks), false_alarm_rate, c.kind)
-                for k, c in self.model.calibrators.items()
-            }
+            made = {k: c.again(false_alarm_rate) for k, c in self.model.calibrators.items()}
         else:
             records = [r for r in as_records(good) if r.label == 0 and r.split != "test"]
             preprocess = Preprocess.from_json(self.model.meta["preprocess"])
@@ -205,7 +204,8 @@ class Detector:
         from blemish.evaluation import evaluate
 
         records = as_records(source, layout=layout, split=split, categories=categories)
-        return evaluate(self._line(), records, model=self.model.describe(), source=str(source), track=track)
+        name = str(source) if isinstance(source, str | Path) else f"{len(records)} records"
+        return evaluate(self._line(), records, model=self.model.describe(), source=name, track=track)
 
 
 def as_records(

@@ -58,6 +58,7 @@ class FitOptions:
     calibration: Literal["auto", "split", "folds", "none"] = "auto"  # auto: split, else folds, else none and a warning
     precision: Literal["auto", "bf16", "f32"] = "auto"  # of the network: auto = bf16 where this processor has it
     false_alarm_rate: float = 0.05  # share of good parts that may be rejected
+    promise_per: Literal["image", "unit"] = "image"  # unit: exact for several images of one thing, and stricter
     seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)  # the method's own
 
@@ -93,15 +94,16 @@ def fit(
     run = _Run(records, options, backbone, cache, track)
     kind, parts = _plan_calibration(run.good, options)
     made: dict[str, Calibrator] = {}
+    per_unit = options.promise_per == "unit"
     if kind == "split":
         learn, held = parts[0]
         graph, method = run.learn(learn)
-        made = calibrators([run.scores(graph, held)], options.false_alarm_rate, kind)
+        made = calibrators([run.scores(graph, held)], options.false_alarm_rate, kind, per_unit=per_unit)
     else:
         learn = run.good
         if kind == "cross":
             scores = [run.scores(run.learn(rest)[0], fold) for rest, fold in parts]
-            made = calibrators(scores, options.false_alarm_rate, kind)
+            made = calibrators(scores, options.false_alarm_rate, kind, per_unit=per_unit)
         graph, method = run.learn(run.good)
     parity = export.certify(graph, export.torch_engine(run.features.backbone, method), run.golden())
     return Model(
@@ -228,20 +230,23 @@ def _plan_calibration(
     random.Random(options.seed).shuffle(order)
     if asked in ("auto", "split"):
         held: list[Record] = []
-        for name in order[:-1]:  # at least one unit is left to learn from
-            if len(held) >= round(options.held_out * len(good)):
-                break
-            held += units[name]
-        if len(held) >= needed:
+        taken = 0
+        while taken < len(order) - 1 and len(held) < round(options.held_out * len(good)):
+            held += units[order[taken]]  # at least one unit is left to learn from
+            taken += 1
+        # a few units say little of the next one, however many images they have: auto prefers all of them, in folds
+        if taken >= needed or (asked == "split" and options.promise_per == "image" and len(held) >= needed):
             return "split", [(_without(good, held), held)]
-    if asked in ("auto", "folds") and len(good) >= needed and len(order) > 1:
+    counted = len(order) if options.promise_per == "unit" else len(good)
+    if asked in ("auto", "folds") and counted >= needed and len(order) > 1:
         folds = [[r for name in order[k::FOLDS] for r in units[name]] for k in range(min(FOLDS, len(order)))]
         return "cross", [(_without(good, fold), fold) for fold in folds]
+    what = "good images" if options.promise_per == "image" else "units of good images"
     advice = (
-        f"it takes {needed} good images in folds or about {math.ceil(needed / options.held_out)} with "
+        f"it takes {needed} {what} in folds or about {math.ceil(needed / options.held_out)} with "
         f"{options.held_out:.0%} held out"
     )
-    message = f"{len(good)} good images cannot promise a false-alarm rate of {options.false_alarm_rate:g}"
+    message = f"{counted} {what} cannot promise a false-alarm rate of {options.false_alarm_rate:g}"
     if asked != "auto":
         raise CalibrationError(f"{message} by {asked}", hint=advice)
     warnings.warn(f"{message}: the model is saved without a threshold; {advice}", stacklevel=3)

@@ -37,6 +37,13 @@ class Calibration(StrEnum):
     NONE = "none"
 
 
+class PromisePer(StrEnum):
+    """See `FitOptions.promise_per`."""
+
+    IMAGE = "image"
+    UNIT = "unit"
+
+
 class NumberFormat(StrEnum):
     """See `FitOptions.precision`."""
 
@@ -54,15 +61,21 @@ EngineName = Annotated[str, typer.Option(help="local (= openvino), onnxruntime o
 ModelPath = Annotated[Path, typer.Argument(help="A model folder.")]
 
 
-@app.callback()
-def blemish(
-    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Show the version and exit.")] = False,
-) -> None:
-    if version:
+def _show_version(wanted: bool) -> None:
+    if wanted:
         from blemish import __version__
 
         typer.echo(__version__)
         raise typer.Exit
+
+
+@app.callback()
+def blemish(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -87,6 +100,9 @@ def fit(
         NumberFormat.AUTO
     ),
     false_alarm_rate: Rate = 0.05,
+    promise_per: Annotated[PromisePer, typer.Option(help="unit: exact where one thing has several images.")] = (
+        PromisePer.IMAGE
+    ),
     seed: Annotated[int, typer.Option(help="The same seed gives the same scores.")] = 0,
     device: Annotated[str, typer.Option(help="Where to learn; only cpu today.")] = "cpu",
     set_: Annotated[Optional[list[str]], typer.Option("--set", help="An option of the method, key=value.")] = None,  # noqa: UP045

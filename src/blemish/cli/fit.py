@@ -24,6 +24,7 @@ _FIELDS = (
     "calibration",
     "precision",
     "false_alarm_rate",
+    "promise_per",
     "seed",
 )
 _RECIPE = "a recipe is the run.json of a model folder"

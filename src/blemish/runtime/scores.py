@@ -14,8 +14,8 @@ from blemish.types import Record
 Track = Callable[[Iterable[Any], str, int | None], Iterable[Any]]
 """Shows progress over an iterable: (items, what is being done, how many there are) -> the same items."""
 
-Scores = dict[str, list[tuple[float, float]]]
-"""(score, largest value of the map) of each image, by number format."""
+Scores = dict[str, list[tuple[float, float, str]]]
+"""(score, largest value of the map, unit) of each image, by number format."""
 
 
 def no_track(items: Iterable[Any], _: str, __: int | None = None) -> Iterable[Any]:
@@ -31,14 +31,18 @@ def good_scores(graph: bytes, preprocess: Preprocess, records: Sequence[Record],
         image = preprocess(read_image(record.path))[None]
         for precision, engine in engines.items():
             score, anomaly_map = engine(image)
-            out[precision].append((float(score[0]), float(anomaly_map.max())))
+            unit = record.unit if record.unit is not None else record.id
+            out[precision].append((float(score[0]), float(anomaly_map.max()), unit))
     return out
 
 
-def calibrators(parts: Sequence[Scores], alpha: float, kind: Kind = "split") -> dict[str, Calibrator]:
+def calibrators(
+    parts: Sequence[Scores], alpha: float, kind: Kind = "split", *, per_unit: bool = False
+) -> dict[str, Calibrator]:
     """One calibrator per number format from the pooled parts; CalibrationError where there are too few images."""
     out = {}
     for precision in parts[0]:
-        pairs = [pair for part in parts for pair in part[precision]]
-        out[precision] = Calibrator.fit([s for s, _ in pairs], [p for _, p in pairs], alpha, kind)
+        scores, peaks, names = zip(*(row for part in parts for row in part[precision]), strict=True)
+        numbers = {name: i for i, name in enumerate(dict.fromkeys(names))}
+        out[precision] = Calibrator.fit(scores, peaks, alpha, kind, [numbers[name] for name in names], per_unit)
     return out
