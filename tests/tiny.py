@@ -1,0 +1,43 @@
+"""A model fitted in a second or two, for the tests of what happens to a model afterwards."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blemish.config import build
+from blemish.fitting import FitOptions, fit
+from blemish.modelfile import Model
+from blemish.types import Record
+from tests.fakes import FakeBackbone, write_images
+
+ROOT = Path(__file__).resolve().parents[1]
+RATE = 0.2  # small enough a promise that four held-out images support it
+
+
+def fit_tiny(folder: Path, records: Sequence[Record] | None = None, *, cache: Any = None, **options: Any) -> Model:
+    """A model of 20 tiny images (or of `records`); whatever is cached lands in `folder`."""
+    chosen = {"method": "padim", "backbone": "fake", "image_size": "64x48", "false_alarm_rate": RATE, **options}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BLEMISH_CACHE", str(folder / "cache"))
+        records = records if records is not None else write_images(folder / "good", 20)
+        return fit(records, build(FitOptions, chosen), backbone=FakeBackbone(), cache=cache)
+
+
+def python(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run this interpreter from the repository's root, its `src` first on the path."""
+    paths = [p for p in (os.environ.get("PYTHONPATH"), str(ROOT)) if p]
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **(env or {})},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )

@@ -1,0 +1,344 @@
+"""Every command on tiny images with real weights: what it prints, writes and exits with."""
+
+from __future__ import annotations
+
+import csv
+import json
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from blemish import backbones, methods
+from blemish.cli import main
+from tests.fakes import defective_image, good_image, write_images, write_mvtec
+from tests.tiny import python
+
+_INSTALLED = {row["name"]: row["installed"] for row in backbones.describe()}
+real = [
+    pytest.mark.real,
+    pytest.mark.skipif(not _INSTALLED[backbones.DEFAULT], reason=f"no weights of {backbones.DEFAULT} are installed"),
+]
+KEYS = {
+    "image_path", "pred_score", "p_value", "threshold", "pred_label", "category", "regions", "map", "seconds", "error"
+}  # fmt: skip
+
+
+class Done(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Run a command line in this process: (exit code, stdout, stderr). Warnings are shown as a user sees them."""
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # put back afterwards: `main` replaces it
+
+    def command(*arguments: object) -> Done:
+        capfd.readouterr()
+        with warnings.catch_warnings():
+            warnings.simplefilter("default", UserWarning)
+            with pytest.raises(SystemExit) as end:
+                main([str(a) for a in arguments])
+        return Done(int(end.value.code or 0), *capfd.readouterr())
+
+    return command
+
+
+def lines(done: Done) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in done.out.splitlines()]
+
+
+def failed(done: Done, code: int, error: str, hint: str = "") -> None:
+    """An error as promised: one `error:` line, at most one `hint:` line, nothing on stdout."""
+    assert done.code == code, done.err
+    assert done.out == ""
+    first, *rest = done.err.splitlines()
+    assert first.startswith("error: ")
+    assert error in first
+    assert len(rest) <= 1
+    assert all(line.startswith("hint: ") for line in rest)
+    assert hint in "".join(rest)
+
+
+FIT = ("--method", "padim", "--image-size", "64")
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `good/`, a data set `set/` and a model `model` of it."""
+    folder = tmp_path_factory.mktemp("cli")
+    write_images(folder / "good", 12)
+    write_mvtec(folder / "set", train=20, test=3)
+    arguments = ["fit", folder / "set", "--out", folder / "model", *FIT, "--false-alarm-rate", "0.2", "--no-cache"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BLEMISH_CACHE", str(folder / "cache"))
+        patch.setattr(warnings, "showwarning", warnings.showwarning)
+        with pytest.raises(SystemExit) as end:
+            main([str(a) for a in arguments])
+    assert end.value.code == 0
+    return folder
+
+
+class TestReal:
+    pytestmark = real
+
+    def test_fit_says_what_it_made(self, run: Any, tmp_path: Path) -> None:
+        write_images(tmp_path / "good", 8)
+        done = run("fit", tmp_path / "good", "--out", tmp_path / "m", *FIT, "--false-alarm-rate", 0.2)
+        assert (done.code, done.err) == (0, "")
+        [said] = lines(done)
+        assert set(said) == {"model", "method", "data", "promise", "parity", "fit_seconds"}
+        assert said["model"] == str(tmp_path / "m")
+        assert said["data"]["good_images"] == 8
+        assert (tmp_path / "m" / "model.json").is_file()
+
+    def test_a_warning_goes_to_stderr(self, run: Any, tmp_path: Path) -> None:
+        write_images(tmp_path / "good", 3)
+        done = run("fit", tmp_path / "good", "--out", tmp_path / "m", *FIT)
+        assert done.code == 0
+        assert len(lines(done)) == 1
+        [warning] = done.err.splitlines()
+        assert warning.startswith("warning: 3 good images cannot promise")
+
+    def test_one_model_per_category_or_one_for_all(self, run: Any, tmp_path: Path) -> None:
+        for name in ("cap", "nut"):
+            write_images(tmp_path / "set" / name / "train" / "good", 3)
+        options = (*FIT, "--calibration", "none")
+        said = lines(run("fit", tmp_path / "set", "--out", tmp_path / "each", *options))
+        assert [s["model"] for s in said] == [str(tmp_path / "each" / name) for name in ("cap", "nut")]
+        [said] = lines(run("fit", tmp_path / "set", "--out", tmp_path / "all", "--multi-class", *options))
+        assert said["data"]["categories"] == ["cap", "nut"]
+
+    def test_recipe_and_what_wins_over_it(self, run: Any, tmp_path: Path) -> None:
+        write_images(tmp_path / "good", 3)
+        recipe = tmp_path / "recipe.json"
+        recipe.write_text(json.dumps({
+            "method": "padim", "image_size": "64", "seed": 7, "calibration": "none",
+            "options": {"channels": 9, "top": 2},
+        }))  # fmt: skip
+        arguments = ("fit", tmp_path / "good", "--out", tmp_path / "m", "--recipe", recipe)
+        assert run(*arguments).code == 0
+        made = json.loads((tmp_path / "m" / "run.json").read_text())
+        assert (made["seed"], made["image_size"], made["options"]) == (7, "64", {"channels": 9, "top": 2})
+        assert run(*arguments, "--seed", 8, "--set", "top=3").code == 0
+        made = json.loads((tmp_path / "m" / "run.json").read_text())
+        config = json.loads((tmp_path / "m" / "model.json").read_text())["config"]
+        assert (made["seed"], made["image_size"]) == (8, "64")
+        assert (config["channels"], config["top"]) == (9, 3)
+        others = [name for name in methods.names() if name != "padim"]
+        assert run(*arguments, "--method", others[0]).code == 0  # the recipe's own options mean nothing to it
+        assert json.loads((tmp_path / "m" / "run.json").read_text())["options"] == {}
+
+    def test_a_models_run_json_is_a_recipe(self, run: Any, work: Path, tmp_path: Path) -> None:
+        done = run("fit", work / "set", "--out", tmp_path / "m", "--recipe", work / "model" / "run.json")
+        assert done.code == 0
+        names = ("run.json", "tensors.safetensors")
+        assert all((tmp_path / "m" / n).read_bytes() == (work / "model" / n).read_bytes() for n in names)
+
+    @pytest.mark.parametrize(("recipe", "error"), [
+        ("no json", "no JSON"), ("[]", "no recipe"), ('{"method": "padim", "options": 5}', "options"),
+        ('{"metod": "padim"}', "metod"), ('{"cache": true}', "cache"),
+    ])  # fmt: skip
+    def test_recipes_that_are_none(self, run: Any, work: Path, tmp_path: Path, recipe: str, error: str) -> None:
+        (tmp_path / "r.json").write_text(recipe)
+        arguments = ("fit", work / "good", "--out", tmp_path / "m", "--recipe", tmp_path / "r.json")
+        failed(run(*arguments), 2, error, "run.json")
+
+    @pytest.mark.parametrize(("assignment", "error"), [
+        ("ridgee=1", "ridgee"), ("ridge=much", "ridge"), ("ridge", "key=value"), ("ridge=nan", "ridge"),
+        ("seed=1", "option of the line"), ("cache=0", "option of the line"), ("layers=1", "option of the line"),
+        ("self=1", "option of the line"), ("options=1", "option of the line"),
+    ])  # fmt: skip
+    def test_set_options_that_are_none(self, run: Any, work: Path, tmp_path: Path, assignment: str, error: str) -> None:
+        failed(run("fit", work / "good", "--out", tmp_path / "m", *FIT, "--set", assignment), 2, error)
+        assert not (tmp_path / "m").exists()
+
+    def test_inspect_prints_one_line_each(self, run: Any, work: Path) -> None:
+        done = run("inspect", work / "model", work / "set" / "test")
+        said = lines(done)
+        assert (done.code, done.err, len(said)) == (0, "", 6)
+        for line in said:
+            assert set(line) == KEYS
+            assert line["error"] is line["map"] is line["category"] is None
+            assert line["pred_label"] == ("anomalous" if line["pred_score"] > line["threshold"] else "good")
+            assert line["seconds"] > 0
+            for region in line["regions"]:
+                assert set(region) == {"bbox", "area_px", "peak", "score"}
+        assert {Path(line["image_path"]).parent.name for line in said if line["pred_label"] == "anomalous"} >= {"spot"}
+
+    def test_a_bad_file_in_the_middle(self, run: Any, work: Path, tmp_path: Path) -> None:
+        (tmp_path / "bad.png").write_text("no image")
+        first, last = work / "good" / "000.png", work / "good" / "001.png"
+        arguments = ("inspect", work / "model", first, tmp_path / "bad.png", tmp_path / "absent.png", last)
+        done = run(*arguments)
+        said = lines(done)
+        assert (done.code, done.err) == (1, "")
+        assert all(set(line) == KEYS for line in said)
+        assert [line["error"] is None for line in said] == [True, False, False, True]
+        assert str(tmp_path / "bad.png") in said[1]["error"]
+        assert (said[1]["pred_score"], said[1]["regions"]) == (None, [])
+        for form in ("csv", "table"):
+            done = run(*arguments, "--format", form)
+            assert done.code == 1
+            assert done.out.count("bad.png") >= 1
+
+    def test_csv(self, run: Any, work: Path) -> None:
+        done = run("inspect", work / "model", work / "good" / "000.png", "--format", "csv")
+        header, row = csv.reader(done.out.splitlines())
+        assert set(header) == KEYS - {"category", "regions"}
+        assert row[header.index("pred_label")] in ("good", "anomalous")
+        assert float(row[header.index("pred_score")]) > 0
+
+    def test_table(self, run: Any, work: Path) -> None:
+        done = run("inspect", work / "model", work / "good", "--format", "table")
+        assert len(done.out.splitlines()) == 13
+        assert "verdict" in done.out.splitlines()[0]
+
+    def test_fail_on_anomaly(self, run: Any, work: Path, tmp_path: Path) -> None:
+        Image.fromarray(defective_image(5)[0]).save(tmp_path / "bad.png")
+        assert run("inspect", work / "model", tmp_path / "bad.png").code == 0
+        assert run("inspect", work / "model", tmp_path / "bad.png", "--fail-on-anomaly").code == 3
+        (tmp_path / "none.png").write_text("")
+        assert run("inspect", work / "model", tmp_path, "--fail-on-anomaly").code == 1
+
+    def test_maps_of_equal_stems_do_not_overwrite(self, run: Any, work: Path, tmp_path: Path) -> None:
+        for i, name in enumerate(("x/a.png", "y/a.png", "z/a_2.png", "z/a.tif")):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            Image.fromarray(good_image(i, (40 + i, 50))).save(tmp_path / name)
+        files = [tmp_path / n for n in ("x/a.png", "y/a.png", "z/a_2.png", "z/a.tif")]
+        done = run("inspect", work / "model", *files, "--maps", tmp_path / "m", "--raw-maps", tmp_path / "r")
+        assert done.code == 0, done.err
+        said = lines(done)
+        assert len({line["map"] for line in said}) == 4
+        for i, line in enumerate(said):
+            with Image.open(line["map"]) as overlay:
+                assert overlay.size == (50, 40 + i)
+            raw = np.load(tmp_path / "r" / Path(line["map"]).with_suffix(".npy").name)
+            assert raw.shape == (40 + i, 50)
+            assert raw.dtype == np.float32
+
+    def test_maps_keep_the_folders_below(self, run: Any, work: Path, tmp_path: Path) -> None:
+        done = run("inspect", work / "model", work / "set" / "test", "--raw-maps", tmp_path / "raw")
+        assert done.code == 0
+        names = {path.relative_to(tmp_path / "raw").as_posix() for path in (tmp_path / "raw").rglob("*.npy")}
+        assert names == {f"{kind}/{n}.npy" for kind, first in (("good", 1000), ("spot", 0))
+                         for n in (f"{first + i:03d}" for i in range(3))}
+
+    def test_engines(self, run: Any, work: Path) -> None:
+        part = work / "set" / "test" / "spot" / "000.png"
+        scores = {}
+        for engine in ("local", "openvino", "onnxruntime", "torch"):
+            done = run("inspect", work / "model", part, "--engine", engine, "--batch-size", 2)
+            assert done.err == ""
+            scores[engine] = lines(done)[0]["pred_score"]
+        assert scores["local"] == scores["openvino"]
+        assert scores["onnxruntime"] == pytest.approx(scores["torch"], rel=1e-4)  # both in float32
+
+    def test_evaluate(self, run: Any, work: Path, tmp_path: Path) -> None:
+        figures, report = tmp_path / "m.json", tmp_path / "r.html"
+        done = run("evaluate", work / "model", work / "set", "--json", figures, "--report", report)
+        assert (done.code, done.err) == (0, "")
+        assert "I-AUROC" in done.out
+        written = json.loads(figures.read_text())
+        assert written["overall"]["image"]["auroc"]["value"] == 1
+        assert written["setting"]["good"] == written["setting"]["anomalous"] == 3
+        assert report.read_text(encoding="utf-8").lower().startswith("<!doctype html>")
+
+    def test_calibrate(self, run: Any, work: Path, tmp_path: Path) -> None:
+        arguments = ("calibrate", work / "model", work / "good", "--out", tmp_path / "m", "--false-alarm-rate")
+        [said] = lines(run(*arguments, 0.1))
+        assert said == {
+            "model": str(tmp_path / "m"), "promise": "at most 0.1 of good parts rejected, from 12 held-out good images"
+        }  # fmt: skip
+        failed(run(*arguments, 0.01), 1, "12 good images cannot promise", "at least 99")
+        failed(run(*arguments, 1.5), 2, "between 0 and 1")
+
+    def test_calibrate_takes_no_test_images(self, run: Any, work: Path, tmp_path: Path) -> None:
+        out = ("--out", tmp_path / "m", "--false-alarm-rate", 0.2)
+        [said] = lines(run("calibrate", work / "model", work / "set", *out))
+        assert "from 20 held-out" in said["promise"]
+
+    @pytest.mark.parametrize(("arguments", "code", "error", "hint"), [
+        (("inspect", "absent", "good"), 1, "no such model folder", "blemish fit"),
+        (("inspect", "good", "good"), 1, "holds no model.json", "model folder"),
+        (("inspect", "model", "cache"), 1, "no images in this folder", "png"),
+        (("inspect", "model", "good", "--engine", "openvin"), 1, "no engine 'openvin'", "openvino"),
+        (("inspect", "model", "good", "--format", "xml"), 2, "xml", "--help"),
+        (("inspect", "model", "good", "--batch-size", "0"), 2, "--batch-size", "--help"),
+        (("inspect", "model"), 2, "paths", "inspect --help"),
+        (("evaluate", "model", "good"), 1, "no test image", "test split"),
+        (("evaluate", "model", "set", "--category", "st"), 2, "no category 'st'", "did you mean 'set'?"),
+        (("fit", "absent", "--out", "m"), 1, "absent", "check the path"),
+        (("fit", "good", "--out", "m", "--method", "padimm"), 2, "no method 'padimm'", "did you mean 'padim'?"),
+        (("fit", "good", "--out", "m", "--image-size", "big"), 2, "image size 'big'", "256"),
+        (("fit", "good", "--out", "m", "--layout", "mvtek"), 2, "mvtek", "did you mean 'mvtec'?"),
+        (("fit", "good", "--out", "m", "--backbone", "resnet18"), 1, "no weights for 'resnet18'", "--weights"),
+        (("fit", "good", "--out", "m", "--device", "cuda"), 2, "cuda", "--device"),
+        (("fit", "good", "--out", "m", "--held-out", "2", *FIT), 2, "held_out", ""),
+        (("fit", "good", "--out", "m", "--calibration", "split", *FIT), 1, "by split", "19 good images"),
+        (("fit", "good", "--out", "m", "--seed", "-1", *FIT), 2, "seed", ""),
+        (("fit", "good", "--out", "good", "--calibration", "none", *FIT), 1, "no model folder", "--out"),
+        (("fit", "good"), 2, "--out", "fit --help"),
+        (("calibrat", "model", "good"), 2, "calibrat", "--help"),
+    ])  # fmt: skip
+    def test_errors(
+        self, run: Any, work: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], code: int, error: str,
+        hint: str,
+    ) -> None:  # fmt: skip
+        monkeypatch.chdir(work)
+        failed(run(*arguments), code, error, hint)
+        assert not (work / "m").exists()
+
+
+@pytest.mark.parametrize("command", ["methods", "backbones", "cache", "doctor"])
+def test_what_there_is(run: Any, command: str) -> None:
+    plain, as_json = run(command), run(command, "--json")
+    assert plain.code == as_json.code == 0
+    assert plain.out
+    [value] = lines(as_json)
+    if command == "methods":
+        assert [row["name"] for row in value] == methods.names()
+        assert all(row["title"] and row["paper"] for row in value)
+
+
+def test_cache_is_cleared(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BLEMISH_CACHE", str(tmp_path))
+    (tmp_path / "features" / "ab").mkdir(parents=True)
+    (tmp_path / "features" / "ab" / "left.tmp").write_text("x")
+    [state] = lines(run("cache", "--clear", "--json"))
+    assert state["removed"] == 1
+    assert (state["entries"], state["bytes"]) == (0, 0)
+
+
+def test_version_and_help(run: Any) -> None:
+    from blemish import __version__
+
+    assert run("--version").out == f"{__version__}\n"
+    said = run("--help").out
+    assert run("--help").code == 0
+    for command in ("fit", "inspect", "evaluate", "calibrate", "methods", "backbones", "doctor", "cache", "demo"):
+        assert f"  {command} " in said
+
+
+def test_a_reader_that_goes_away_is_no_crash() -> None:
+    code = "import sys; from blemish.cli import main; sys.stdout.close = lambda: None; main(['methods', '--json'])"
+    done = python("-c", f"import os; r, w = os.pipe(); os.close(r); os.dup2(w, 1); {code}")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("raised", [KeyboardInterrupt(), OSError(28, "No space left on device", "x.npy")])
+def test_what_comes_from_outside(run: Any, monkeypatch: pytest.MonkeyPatch, raised: BaseException) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise raised
+
+    monkeypatch.setattr("blemish.methods.names", broken)
+    done = run("methods")
+    if isinstance(raised, OSError):
+        assert (done.code, done.err) == (1, "error: x.npy: No space left on device\n")
+    else:
+        assert (done.code, done.err) in ((130, ""), (130, "error: interrupted\n"))  # some releases of Typer keep quiet
