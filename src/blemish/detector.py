@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from blemish import modelfile
 from blemish.backbones.cache import FeatureCache
+from blemish.data.decode import content_id, read_file
 from blemish.data.geometry import Preprocess
 from blemish.errors import ConfigError, NotFittedError
 from blemish.modelfile import Model
@@ -155,19 +157,32 @@ class Detector:
         track: Track | None = None,
     ) -> Self:
         """A new threshold: from good images that the model has not learned from, or, without any, from the ones that
-        `fit` held out. CalibrationError where they are too few for the rate; scores never change."""
+        `fit` held out. CalibrationError where they are too few for the rate; scores never change.
+
+        Images that the model has learned from, told by their bytes, are left out with a warning: a promise made from
+        them would be broken by the first new part.
+        """
         if good is None:
             if not self.model.calibrators:
                 raise ConfigError("nothing was held out in fit", hint="give good images to calibrate from")
             made = {k: c.again(false_alarm_rate) for k, c in self.model.calibrators.items()}
         else:
-            records = [r for r in as_records(good) if r.label == 0 and r.split != "test"]
+            records = self._not_learned([r for r in as_records(good) if r.label == 0 and r.split != "test"])
             preprocess = Preprocess.from_json(self.model.meta["preprocess"])
             scores = good_scores(self.model.graph, preprocess, records, track or no_track)
             made = calibrators([scores], false_alarm_rate)
         self._model = self.model.with_calibrators(made)
         self._inspector = None
         return self
+
+    def _not_learned(self, records: list[Record]) -> list[Record]:
+        known = set(self.model.meta["data"]["content_ids"])
+        fresh = [r for r in records if content_id(read_file(r.path)) not in known]
+        if len(fresh) < len(records):
+            warnings.warn(
+                f"{len(records) - len(fresh)} of {len(records)} images were learned from and are left out", stacklevel=3
+            )
+        return fresh
 
     def inspector(self, engine: str = "openvino", *, threads: int | None = None, batch: int = 1) -> Inspector:
         """The line from file to result on one engine; "torch" is the reference and needs the learning side."""

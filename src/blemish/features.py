@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from blemish import export
 from blemish.backbones.cache import FeatureCache, default_root, feature_key
-from blemish.data.decode import decode_image, read_file
+from blemish.data.decode import content_id, decode_image, read_file
 from blemish.data.geometry import Preprocess
 from blemish.runtime.engines import Precision, best_precision, cores, open_engine
 from blemish.types import Batch, Pyramid, Record
@@ -56,6 +56,7 @@ class FeatureSource:
         self.spec = backbone.spec(preprocess.size)
         self.precision = precision or best_precision()
         self.graph = backbone_graph(backbone, preprocess.size)
+        self.seen: set[str] = set()  # content_id of every image asked for
         self.computed = 0  # images that went through the backbone; the others came from the cache
         self._engine = open_engine(self.graph, precision=self.precision, threads=self.threads)
         self._dtype = f"{self._engine.name}-{self.precision}"
@@ -63,6 +64,7 @@ class FeatureSource:
     def maps(self, record: Record) -> Maps:
         """Feature maps (C_l, *grid_l) of one image. DataError where it cannot be read."""
         data = read_file(record.path)
+        self.seen.add(content_id(data))
         key = ""
         if self.cache is not None:
             key = feature_key(data, self.preprocess.to_json(), self.backbone.identity, self._dtype)

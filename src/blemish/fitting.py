@@ -143,8 +143,10 @@ class _Run:
         """Fit on these records and freeze: (graph, method)."""
         from blemish.training import train
 
+        self.features.seen.clear()
         method = self.method_class(self.config, self.features.spec, self.features.preprocess.size, self.options.seed)
         train(method, self.track(self.features.batches(good), "learn", math.ceil(len(good) / BATCH)))
+        self.learned = set(self.features.seen)
         return export.merge(self.features.graph, export.export_head(method)), method
 
     def scores(self, graph: bytes, good: Sequence[Record]) -> Scores:
@@ -175,6 +177,7 @@ class _Run:
                 "good_images": len(self.good),
                 "learned_from": len(learned),
                 "ids_sha256": hashlib.sha256(ids.encode()).hexdigest(),
+                "content_ids": sorted(self.learned),
                 "categories": sorted({r.group for r in self.good if r.group}),
             },
             "software": {name: version(name) for name in ("blemish", "torch", "timm", "openvino", "onnx", "numpy")}

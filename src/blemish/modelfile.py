@@ -11,11 +11,13 @@ Nothing here is executed on reading: JSON, safetensors and ONNX only.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from blemish.calibration import Calibrator
 from blemish.errors import CalibrationError, ConfigError, ModelFileError
 
 SCHEMA = 1
+_LEFT_OVER = 3600  # seconds; a save takes a few
 _FILES = ("tensors.safetensors", "graph.onnx", "parity.json", "run.json")
 
 
@@ -48,7 +51,8 @@ class Model:
 
     def describe(self) -> dict[str, Any]:
         """What a person wants to know of a model, in one JSON object."""
-        return {**self.meta, "promise": {k: c.promise for k, c in self.calibrators.items()}}
+        data = {k: v for k, v in self.meta.get("data", {}).items() if k != "content_ids"}
+        return {**self.meta, "data": data, "promise": {k: c.promise for k, c in self.calibrators.items()}}
 
 
 def _canonical(value: Any) -> bytes:
@@ -85,6 +89,7 @@ def save(model: Model, folder: str | Path) -> None:
     }
     contents["model.json"] = _pretty({**head, "digest": _sha256(_canonical(head))})
     folder.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(folder)
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
     try:
         for name, data in contents.items():
@@ -100,9 +105,15 @@ def save(model: Model, folder: str | Path) -> None:
 
 
 def _put_in_place(scratch: Path, folder: Path) -> None:
-    """Rename, after moving an older model aside: a folder that is not empty cannot be renamed over."""
+    """Rename; an older model changes places with the new one in one step, where the system can do that.
+
+    Elsewhere it is moved aside first: a folder that is not empty cannot be renamed over.
+    """
     if not folder.exists():
         os.rename(scratch, folder)
+        return
+    if _exchange(scratch, folder):
+        shutil.rmtree(scratch)
         return
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".old", dir=folder.parent))
     try:
@@ -116,6 +127,21 @@ def _put_in_place(scratch: Path, folder: Path) -> None:
         os.rename(aside, folder)
         raise
     shutil.rmtree(aside)
+
+
+def _exchange(a: Path, b: Path) -> bool:
+    """Swap two folders atomically (renameat2 with RENAME_EXCHANGE); False where the system does not offer it."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    at_cwd, exchange = -100, 2
+    return rename is not None and rename(at_cwd, os.fsencode(a), at_cwd, os.fsencode(b), exchange) == 0
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed saves of this model have left beside it, an hour after they wrote last."""
+    for suffix in ("partial", "old"):
+        for left in folder.parent.glob(f".{folder.name}.*.{suffix}"):
+            if time.time() - left.stat().st_mtime > _LEFT_OVER:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def load(folder: str | Path) -> Model:

@@ -66,8 +66,11 @@ def test_nothing_read_is_ever_run(name: str) -> None:
 
 def swallows(handler: ast.ExceptHandler) -> bool:
     wide = handler.type is None or ast.unparse(handler.type) in ("Exception", "BaseException")
-    idle = all(isinstance(node, ast.Pass | ast.Continue) or
-               (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)) for node in handler.body)
+    idle = all(
+        isinstance(node, ast.Pass | ast.Continue)
+        or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
+        for node in handler.body
+    )
     return wide and idle
 
 
@@ -113,18 +116,34 @@ def tracked() -> list[Path]:
 
 
 # In pieces, so that this file does not name what it looks for.
-_MACHINE = re.compile(r"(?<![\w./])/(?:" + "|".join(["wo" + "rk", "ho" + "me", "ro" + "ot", "Us" + "ers", "m" + "nt"])
-                      + r")/[\w.-]+", re.ASCII)
-_HOSTS = re.compile("|".join([r"artif" + "actory", r"jf" + "rog", r"nex" + r"us\.", r"files\.python" + "hosted",
-                              r"index" + r"-url", r"pypi\.[a-z]+\.(?:local|internal|corp)"]), re.IGNORECASE)
+_MACHINE = re.compile(
+    r"(?<![\w./])/(?:" + "|".join(["wo" + "rk", "ho" + "me", "ro" + "ot", "Us" + "ers", "m" + "nt"]) + r")/[\w.-]+",
+    re.ASCII,
+)
+_HOSTS = re.compile(
+    "|".join(
+        [
+            r"artif" + "actory",
+            r"jf" + "rog",
+            r"nex" + r"us\.",
+            r"files\.python" + "hosted",
+            r"index" + r"-url",
+            r"pypi\.[a-z]+\.(?:local|internal|corp)",
+        ]
+    ),
+    re.IGNORECASE,
+)
 
 
-@pytest.mark.parametrize(("pattern", "text", "hit"), [
-    (_MACHINE, "see /" + "home/me/data", True),
-    (_MACHINE, "a/" + "home/me", False),
-    (_HOSTS, "https://jf" + "rog.example/x", True),
-    (_HOSTS, "pip install blemish", False),
-])
+@pytest.mark.parametrize(
+    ("pattern", "text", "hit"),
+    [
+        (_MACHINE, "see /" + "home/me/data", True),
+        (_MACHINE, "a/" + "home/me", False),
+        (_HOSTS, "https://jf" + "rog.example/x", True),
+        (_HOSTS, "pip install blemish", False),
+    ],
+)
 def test_the_patterns_find_what_they_are_for(pattern: re.Pattern[str], text: str, hit: bool) -> None:
     assert bool(pattern.search(text)) is hit
 

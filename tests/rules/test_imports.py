@@ -36,11 +36,14 @@ def test_type_checkers_see_the_same_names() -> None:
         assert f"import {name} as {name}\n" in text
 
 
-@pytest.mark.parametrize("code", [
-    "import blemish; blemish.BlemishError",
-    "from blemish.cli import main\ntry: main(['--help'])\nexcept SystemExit as e: assert e.code == 0",
-    "from blemish.cli import main\ntry: main(['fit', '--help'])\nexcept SystemExit as e: assert e.code == 0",
-])
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import blemish; blemish.BlemishError",
+        "from blemish.cli import main\ntry: main(['--help'])\nexcept SystemExit as e: assert e.code == 0",
+        "from blemish.cli import main\ntry: main(['fit', '--help'])\nexcept SystemExit as e: assert e.code == 0",
+    ],
+)
 def test_nothing_heavy_is_loaded(code: str) -> None:
     done = python("-c", f"{code}\nimport sys\nprint('\\n' + ' '.join(m for m in {HEAVY!r} if m in sys.modules))")
     assert done.returncode == 0, done.stderr
@@ -126,18 +129,19 @@ def test_inspects_without_the_learning_side(without: dict[str, object]) -> None:
     assert without["auroc"] == 1
 
 
-@pytest.mark.parametrize("command", [
-    "inspect", "evaluate", "calibrate", "help", "methods", "backbones", "cache", "doctor"
-])
+@pytest.mark.parametrize(
+    "command", ["inspect", "evaluate", "calibrate", "help", "methods", "backbones", "cache", "doctor"]
+)
 def test_command_runs_without_the_learning_side(without: dict[str, dict[str, list[object]]], command: str) -> None:
     code, said, told = without["cli"][command]
     assert (code, told if command != "doctor" else "") == (0, "")
     assert said
 
 
-@pytest.mark.parametrize(("what", "error"), [
-    ("fit", "is not installed"), ("reference", "is not installed"), ("second", "onnxruntime is not installed")
-])
+@pytest.mark.parametrize(
+    ("what", "error"),
+    [("fit", "is not installed"), ("reference", "is not installed"), ("second", "onnxruntime is not installed")],
+)
 def test_what_needs_the_learning_side_says_so(without: dict[str, list[str]], what: str, error: str) -> None:
     code, said, told = without[what]
     assert (code, said) == (1, "")

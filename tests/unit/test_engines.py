@@ -58,8 +58,9 @@ def test_shapes(model: Model) -> None:
 
 @pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
 def test_alone_or_in_a_batch(model: Model, name: str) -> None:
-    alone = [np.concatenate(parts) for parts in zip(*(open_engine(model.graph, name)(i[None]) for i in IMAGES),
-                                                    strict=True)]
+    alone = [
+        np.concatenate(parts) for parts in zip(*(open_engine(model.graph, name)(i[None]) for i in IMAGES), strict=True)
+    ]
     close(open_engine(model.graph, name, batch=3)(IMAGES), tuple(alone), 1e-5)
 
 

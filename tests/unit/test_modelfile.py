@@ -202,6 +202,7 @@ def fail_at(patch: pytest.MonkeyPatch, function: str, call: int) -> None:
 def test_a_failure_while_saving_leaves_the_old_model(
     folder: Path, monkeypatch: pytest.MonkeyPatch, function: str, call: int
 ) -> None:
+    monkeypatch.setattr(modelfile, "_exchange", lambda *_: False)  # a system that cannot swap in one step
     fail_at(monkeypatch, function, call)
     with pytest.raises(OSError, match="No space left"):
         modelfile.save(made(1), folder)
@@ -229,3 +230,24 @@ def test_a_half_written_folder_never_loads(folder: Path, written: int) -> None:
         shutil.copy(folder / name, partial / name)
     with pytest.raises(ModelFileError):
         modelfile.load(partial)
+
+
+def test_an_older_model_is_swapped_in_one_step(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    if not modelfile._exchange(tmp_path / "a", tmp_path / "b"):
+        pytest.skip("this system cannot exchange two folders")
+    fail_at(monkeypatch, "rename", 1)  # not needed then: the place is never empty
+    modelfile.save(made(1), folder)
+    assert modelfile.load(folder) == made(1)
+    assert [p.name for p in folder.parent.iterdir() if p.name.startswith(".")] == []
+
+
+def test_what_killed_saves_left_is_swept_after_an_hour(folder: Path) -> None:
+    old, fresh = (folder.parent / f".{folder.name}.{name}.partial" for name in ("old", "fresh"))
+    for left in (old, fresh):
+        left.mkdir()
+    os.utime(old, (0, 0))
+    modelfile.save(made(1), folder)
+    assert not old.exists()
+    assert fresh.exists()

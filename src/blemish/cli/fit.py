@@ -54,7 +54,7 @@ def run(data: str, out: Path, params: dict[str, Any]) -> None:
             {
                 "model": str(folder),
                 "method": model.meta["method"],
-                "data": model.meta["data"],
+                "data": model.describe()["data"],
                 "promise": detector.promise,
                 "parity": model.parity["engines"],
                 "fit_seconds": model.meta["fit_seconds"],

@@ -9,6 +9,7 @@ Pillow decodes. OpenCV does where Pillow would drop bits (16-bit colour, 64-bit 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -56,6 +57,11 @@ def read_file(path: str | Path, *, max_bytes: int = 16 * MAX_PIXELS) -> bytes:
     if not data:
         raise DataError("file is empty", path=path, hint="copy it again; it may still have been written to")
     return data
+
+
+def content_id(data: bytes) -> str:
+    """16 hex digits that tell a file by its bytes, wherever it lies."""
+    return hashlib.sha256(data).hexdigest()[:16]
 
 
 def decode_image(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> Array:

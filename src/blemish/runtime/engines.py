@@ -85,6 +85,10 @@ def open_engine(
         return OpenVino(graph, precision=precision, threads=threads, batch=batch)
     if name == "onnxruntime":
         return OnnxRuntime(graph)
+    if name == "torch":
+        raise EngineError(
+            "the PyTorch reference needs the fitted method, not a graph", hint="Detector.inspector('torch')"
+        )
     raise EngineError(f"no engine '{name}'", hint=nearest(name, list(ENGINES)))
 
 

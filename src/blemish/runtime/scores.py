@@ -42,7 +42,8 @@ def calibrators(
     """One calibrator per number format from the pooled parts; CalibrationError where there are too few images."""
     out = {}
     for precision in parts[0]:
-        scores, peaks, names = zip(*(row for part in parts for row in part[precision]), strict=True)
+        rows = [row for part in parts for row in part[precision]]
+        scores, peaks, names = zip(*rows, strict=True) if rows else ((), (), ())
         numbers = {name: i for i, name in enumerate(dict.fromkeys(names))}
         out[precision] = Calibrator.fit(scores, peaks, alpha, kind, [numbers[name] for name in names], per_unit)
     return out

@@ -226,8 +226,11 @@ class TestReal:
         done = run("inspect", work / "model", work / "set" / "test", "--raw-maps", tmp_path / "raw")
         assert done.code == 0
         names = {path.relative_to(tmp_path / "raw").as_posix() for path in (tmp_path / "raw").rglob("*.npy")}
-        assert names == {f"{kind}/{n}.npy" for kind, first in (("good", 1000), ("spot", 0))
-                         for n in (f"{first + i:03d}" for i in range(3))}
+        assert names == {
+            f"{kind}/{n}.npy"
+            for kind, first in (("good", 1000), ("spot", 0))
+            for n in (f"{first + i:03d}" for i in range(3))
+        }
 
     def test_engines(self, run: Any, work: Path) -> None:
         part = work / "set" / "test" / "spot" / "000.png"
@@ -250,7 +253,8 @@ class TestReal:
         assert report.read_text(encoding="utf-8").lower().startswith("<!doctype html>")
 
     def test_calibrate(self, run: Any, work: Path, tmp_path: Path) -> None:
-        arguments = ("calibrate", work / "model", work / "good", "--out", tmp_path / "m", "--false-alarm-rate")
+        write_images(tmp_path / "fresh", 12, first=300)
+        arguments = ("calibrate", work / "model", tmp_path / "fresh", "--out", tmp_path / "m", "--false-alarm-rate")
         [said] = lines(run(*arguments, 0.1))
         assert said == {
             "model": str(tmp_path / "m"), "promise": "at most 0.1 of good parts rejected, from 12 held-out good images"
@@ -260,7 +264,9 @@ class TestReal:
 
     def test_calibrate_takes_no_test_images(self, run: Any, work: Path, tmp_path: Path) -> None:
         out = ("--out", tmp_path / "m", "--false-alarm-rate", 0.2)
-        [said] = lines(run("calibrate", work / "model", work / "set", *out))
+        write_images(tmp_path / "set" / "train" / "good", 20, first=400)
+        write_images(tmp_path / "set" / "test" / "good", 3, first=900)
+        [said] = lines(run("calibrate", work / "model", tmp_path / "set", *out))
         assert "from 20 held-out" in said["promise"]
 
     @pytest.mark.parametrize(("arguments", "code", "error", "hint"), [
