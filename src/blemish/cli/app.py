@@ -111,14 +111,11 @@ def fit(
     context: typer.Context = None,  # type: ignore[assignment]
 ) -> None:
     """Learn from good images."""
+    values = {name: value for name, value in locals().items() if name != "context"}  # as annotated: paths are paths
     from blemish.cli.fit import run
 
-    given = {
-        name: value
-        for name, value in context.params.items()
-        if (source := context.get_parameter_source(name)) is not None and source.name == "COMMANDLINE"
-    }
-    run(data, out, {**context.params, "given": given})
+    typed = [name for name in values if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"]
+    run(data, out, {**values, "given": {name: values[name] for name in typed}})
 
 
 @app.command()

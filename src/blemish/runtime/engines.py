@@ -10,7 +10,9 @@ has marked as coarse (`nn.precision.CoarseProduct`); distances and maps stay flo
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
+import sys
 import threading
 from collections.abc import Callable
 from functools import cache
@@ -65,11 +67,26 @@ def cores() -> int:
 
 
 @cache
+def _openvino() -> Any:
+    """OpenVINO without its model converter, which nothing here uses.
+
+    The converter brings a telemetry client and an HTTP stack: a tenth of a second at every start, and no business of
+    an inspection station. Who imports it afterwards gets it.
+    """
+    unused = "openvino.tools.ovc"
+    if "openvino" in sys.modules or unused in sys.modules:
+        return importlib.import_module("openvino")
+    sys.modules[unused] = None  # type: ignore[assignment]  # makes its import fail, which openvino allows for
+    try:
+        return importlib.import_module("openvino")
+    finally:
+        del sys.modules[unused]
+
+
+@cache
 def best_precision() -> Precision:
     """bf16 where the processor computes in it, f32 else."""
-    import openvino
-
-    capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    capabilities = _openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return "bf16" if "BF16" in capabilities else "f32"
 
 
@@ -98,8 +115,7 @@ class OpenVino:
     name = "openvino"
 
     def __init__(self, graph: bytes, *, precision: Precision, threads: int, batch: int) -> None:
-        import openvino
-
+        openvino = _openvino()
         if precision == "bf16" and best_precision() != "bf16":
             raise EngineError(
                 "this processor does not compute in bf16",
@@ -153,8 +169,8 @@ class OpenVino:
 
 def _cut_at_features(model: Any) -> list[Any]:
     """The model as [image -> features, features -> outputs], cut at the tensors named features_<level>."""
-    import openvino
-    from openvino import opset15
+    openvino = _openvino()
+    opset15 = openvino.opset15
 
     found: dict[str, Any] = {}
     for node in model.get_ordered_ops():
@@ -179,7 +195,7 @@ def _cut_at_features(model: Any) -> list[Any]:
 
 def _mark_coarse(model: Any) -> None:
     """Run the products that a method marked as coarse in bf16, their results back in float32."""
-    from openvino import opset15
+    opset15 = _openvino().opset15
 
     for node in model.get_ordered_ops():
         if node.get_type_name() == "MatMul" and COARSE in node.get_friendly_name():
