@@ -195,8 +195,8 @@ def _others(others: Mapping[str, Evaluation]) -> str:
     if not others:
         return ""
     return (
-        "<section><h2>One model for each product</h2><p>The same method, learned apart for each, with a "
-        f"threshold of its own.</p>{table([(name, e.overall) for name, e in others.items()], IMAGE)}</section>"
+        "<section><h2>One model for each product</h2><p>The same method, learned apart for "
+        f"each.</p>{table([(name, e.overall) for name, e in others.items()], IMAGE)}</section>"
     )
 
 
