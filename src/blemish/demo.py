@@ -84,8 +84,9 @@ def run_demo(
 
     `data` None takes the solar cells of the package elpv-dataset, split by blocks; else any data set with a test
     split. Where it has several categories, one model learns them all and is calibrated, and each gets one of its own
-    for its ranking alone. The rate is 0.05 where none is given, and 0.1 for the solar cells: they come from a few modules
-    that differ among each other, and a stricter promise to cells of a new module would let half of the defects pass.
+    for its ranking alone. The rate is 0.05 where none is given, and 0.1 for the solar cells: they come from a few
+    modules that differ among each other, and a stricter promise to cells of a new one would let half of the defects
+    pass.
     Raises DataError (with a hint) where the data are missing or have no test images, and what `Detector.fit` raises.
     """
     from blemish.data import layouts
