@@ -39,7 +39,14 @@ def sets(data: Path, seed: int) -> Iterator[tuple[str, list[Record]]]:
         yield "mtd, published random split (leaks)", layouts.index(data / "mtd", split="random80")
 
 
-VARIANTS = {"patchcore, finest grid (`level=0`)": ("patchcore", {"level": 0})}
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "patchcore, finest grid (`level=0`)": ("patchcore", {"level": 0}),
+    "patchcore, mean of three (`top=3`)": ("patchcore", {"top": 3}),
+    "patchcore, re-weighted (`neighbours=9`)": ("patchcore", {"neighbours": 9}),
+    "patchcore, `--image-size 256sq`": ("patchcore", {"image_size": "256sq"}),
+    "padim, `--image-size 256sq`": ("padim", {"image_size": "256sq"}),
+    "padim, `channels=100`": ("padim", {"channels": 100}),
+}
 """Methods with other options than their defaults, run with seed 0 on the sets that have masks."""
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from blemish.backbones.cache import FeatureCache, default_root, feature_key
+from blemish.errors import ConfigError
 from blemish.types import FeatureSpec
 
 SPEC = FeatureSpec((0, 1), (3, 5), ((6, 8), (3, 4)))
@@ -221,3 +222,13 @@ def test_where_it_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("BLEMISH_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert default_root() == tmp_path / "blemish"
+
+
+def test_the_limit_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert FeatureCache(tmp_path).limit == 20 * 2**30
+    monkeypatch.setenv("BLEMISH_CACHE_GIB", "0.5")
+    assert FeatureCache(tmp_path).limit == 2**29
+    for bad in ("much", "0", "-1", "inf", "nan"):
+        monkeypatch.setenv("BLEMISH_CACHE_GIB", bad)
+        with pytest.raises(ConfigError, match="BLEMISH_CACHE_GIB"):
+            FeatureCache(tmp_path)

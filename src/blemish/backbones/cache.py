@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import struct
 import tempfile
@@ -21,13 +22,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from blemish.errors import ConfigError
 from blemish.types import FeatureSpec
 
 _MAGIC = b"BLEMFEA1"
 _HEADER = struct.Struct("<8sII")
 _TRIM_EVERY = 512  # entries written between two looks at the total size
-
-DEFAULT_LIMIT = 20 * 2**30  # bytes
 
 
 def default_root() -> Path:
@@ -36,6 +36,18 @@ def default_root() -> Path:
         return Path(value)
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "blemish"
+
+
+def default_limit() -> int:
+    """Bytes: `$BLEMISH_CACHE_GIB` GiB, else 20 GiB. ConfigError where the variable is no positive number."""
+    text = os.environ.get("BLEMISH_CACHE_GIB", "20")
+    try:
+        limit = float(text)
+    except ValueError:
+        limit = 0.0
+    if not 0 < limit < math.inf:
+        raise ConfigError(f"BLEMISH_CACHE_GIB is '{text}'", hint="give the cache's size limit in GiB, such as 20")
+    return int(limit * 2**30)
 
 
 def feature_key(data: bytes, preprocess: dict[str, Any], identity: str, dtype: str) -> str:
@@ -50,12 +62,12 @@ class FeatureCache:
 
     Args:
         root: the folder; made when the first entry is written.
-        limit: bytes; the entries that were used longest ago go first.
+        limit: bytes, by default `default_limit()`; the entries that were used longest ago go first.
     """
 
-    def __init__(self, root: Path | None = None, limit: int = DEFAULT_LIMIT) -> None:
+    def __init__(self, root: Path | None = None, limit: int | None = None) -> None:
         self.root = (root or default_root()) / "features"
-        self.limit = limit
+        self.limit = default_limit() if limit is None else limit
         self._written = 0
 
     def _path(self, key: str) -> Path:
