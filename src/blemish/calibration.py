@@ -69,9 +69,10 @@ class _Line:
     def threshold(self, alpha: float) -> float:
         least = images_needed(alpha)
         if self.units < least:
+            instead = f", or ask for {1 / (self.units + 1):.3g} or more" if self.units else ""
             raise CalibrationError(
                 f"{self.units} {self.what} cannot promise a false-alarm rate of {alpha:g}",
-                hint=f"give at least {least} held-out {self.what}, or ask for {1 / (self.units + 1):.3g} or more",
+                hint=f"give at least {least} held-out {self.what}{instead}",
             )
         # the small constant keeps (19 + 1) * 0.95 = 19.000000000000004 from being rounded up to 20
         rank = bisect.bisect_left(self.below, (self.units + 1) * (1 - alpha) - 1e-9)
@@ -87,7 +88,8 @@ class Calibrator:
     """What the held-out good samples of one station say.
 
     `scores` are sorted, `peaks` (largest value of each anomaly map) and `units` (its unit's number; empty = each image
-    is one) go with them; `alpha` is the promised false-alarm rate, `per_unit` what it is counted by.
+    is one) go with them; `alpha` is the promised false-alarm rate, `per_unit` what it is counted by. `ids` tell the
+    images by their bytes: an evaluation on them would prove nothing.
     """
 
     scores: tuple[float, ...]
@@ -96,6 +98,7 @@ class Calibrator:
     kind: Kind = "split"
     units: tuple[int, ...] = ()
     per_unit: bool = False
+    ids: tuple[str, ...] = ()
 
     @classmethod
     def fit(
@@ -106,6 +109,7 @@ class Calibrator:
         kind: Kind = "split",
         units: Sequence[int] = (),
         per_unit: bool = False,
+        ids: Sequence[str] = (),
     ) -> Calibrator:
         """CalibrationError where there are too few samples, or a score that is not finite."""
         if not all(map(math.isfinite, [*scores, *peaks])):
@@ -121,11 +125,12 @@ class Calibrator:
             kind,
             tuple(u for _, _, u in rows) if units else (),
             per_unit,
+            tuple(sorted(set(ids))),
         )
 
     def again(self, alpha: float) -> Calibrator:
         """The same held-out samples under another rate; CalibrationError where they are too few for it."""
-        return Calibrator.fit(self.scores, self.peaks, alpha, self.kind, self.units, self.per_unit)
+        return Calibrator.fit(self.scores, self.peaks, alpha, self.kind, self.units, self.per_unit, self.ids)
 
     @cached_property
     def _scores(self) -> _Line:
@@ -181,10 +186,11 @@ class Calibrator:
             "peaks": list(self.peaks),
             "units": list(self.units),
             "per_unit": self.per_unit,
+            "ids": list(self.ids),
         }
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Calibrator:
         """The inverse of `to_json`."""
-        scores, peaks, units = (tuple(values[key]) for key in ("scores", "peaks", "units"))
-        return cls(scores, peaks, values["alpha"], values["kind"], units, values["per_unit"])
+        scores, peaks, units, ids = (tuple(values[key]) for key in ("scores", "peaks", "units", "ids"))
+        return cls(scores, peaks, values["alpha"], values["kind"], units, values["per_unit"], ids)

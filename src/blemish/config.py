@@ -38,8 +38,11 @@ def build(cls: type[T], options: Mapping[str, Any]) -> T:
         config = TypeAdapter(cls).validate_python(dict(options))
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(p) for p in first["loc"]) or cls.__name__
-        raise ConfigError(f"option '{where}': {first['msg']} (got {first['input']!r})") from None
+        message = first["msg"].removeprefix("Value error, ")
+        if not first["loc"]:  # a check over several options, which says what it has got
+            raise ConfigError(message) from None
+        where = ".".join(str(p) for p in first["loc"])
+        raise ConfigError(f"option '{where}': {message} (got {first['input']!r})") from None
     for name in names:
         value = getattr(config, name)
         if isinstance(value, float) and not math.isfinite(value):  # NaN passes every comparison of __post_init__

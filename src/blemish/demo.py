@@ -23,9 +23,10 @@ from rich.table import Table
 from blemish.cases import Cases
 from blemish.data.decode import read_image, read_mask
 from blemish.data.geometry import to_source
-from blemish.drawing import Picture, colours, scale_of, thumbnail, write_atomic, write_png
+from blemish.drawing import Picture, colours, scale_of, thumbnail, write_png
 from blemish.errors import DataError
 from blemish.evaluation import Evaluation, evaluate
+from blemish.files import write_whole
 from blemish.report import judge, write_report
 from blemish.runtime.scores import Track, no_track
 from blemish.types import AnomalyResult, Record
@@ -125,9 +126,11 @@ def run_demo(
         "report": out / "report.html",
         "heatmap": out / "heatmap.png",
     }
-    demo = Demo(source, method, main, others, judge(main.overall, inspector.calibrator)[1], files)
+    demo = Demo(
+        source, method, main, others, judge(main.overall, inspector.calibrator, main.setting["seen_before"])[1], files
+    )
     detector.save(files["model"])
-    write_atomic(files["metrics"], (json.dumps(demo.to_json(), indent=1, allow_nan=False) + "\n").encode())
+    write_whole(files["metrics"], (json.dumps(demo.to_json(), indent=1, allow_nan=False) + "\n").encode())
     title = "Solar cells (ELPV): inspection report" if source == DATA else None
     write_report(files["report"], main, cases=cases, title=title, others=others)
     write_png(files["heatmap"], contact_sheet(inspector, choose(records, main)))

@@ -16,7 +16,7 @@ from blemish.errors import ConfigError, NotFittedError
 from blemish.modelfile import Model
 from blemish.runtime.engines import Engine
 from blemish.runtime.inspector import Inspector
-from blemish.runtime.scores import Track, calibrators, good_scores, no_track
+from blemish.runtime.scores import Track, calibrators, good_scores, no_track, unit_id
 from blemish.types import AnomalyResult, Record
 
 if TYPE_CHECKING:
@@ -154,13 +154,15 @@ class Detector:
         good: str | Path | Sequence[str | Path] | Sequence[Record] | None = None,
         *,
         false_alarm_rate: float = 0.05,
+        promise_per: str | None = None,
         track: Track | None = None,
     ) -> Self:
         """A new threshold: from good images that the model has not learned from, or, without any, from the ones that
         `fit` held out. CalibrationError where they are too few for the rate; scores never change.
 
-        Images that the model has learned from, told by their bytes, are left out with a warning: a promise made from
-        them would be broken by the first new part.
+        Images that the model has learned from, told by their bytes, and images of units that it knows are left out
+        with a warning: a promise made from them would be broken by the first new part. `promise_per` is what `fit`
+        was asked for where it is not given.
         """
         if good is None:
             if not self.model.calibrators:
@@ -168,16 +170,18 @@ class Detector:
             made = {k: c.again(false_alarm_rate) for k, c in self.model.calibrators.items()}
         else:
             records = self._not_learned([r for r in as_records(good) if r.label == 0 and r.split != "test"])
+            per_unit = (promise_per or self.model.run["promise_per"]) == "unit"
             preprocess = Preprocess.from_json(self.model.meta["preprocess"])
             scores = good_scores(self.model.graph, preprocess, records, track or no_track)
-            made = calibrators([scores], false_alarm_rate)
+            made = calibrators([scores], false_alarm_rate, per_unit=per_unit)
         self._model = self.model.with_calibrators(made)
         self._inspector = None
         return self
 
     def _not_learned(self, records: list[Record]) -> list[Record]:
-        known = set(self.model.meta["data"]["content_ids"])
-        fresh = [r for r in records if content_id(read_file(r.path)) not in known]
+        data = self.model.meta["data"]
+        images, units = set(data["content_ids"]), set(data["units"])
+        fresh = [r for r in records if unit_id(r) not in units and content_id(read_file(r.path)) not in images]
         if len(fresh) < len(records):
             warnings.warn(
                 f"{len(records) - len(fresh)} of {len(records)} images were learned from and are left out", stacklevel=3

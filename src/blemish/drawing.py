@@ -7,8 +7,6 @@ The colour map is perceptually uniform and grows more opaque with the value, so 
 from __future__ import annotations
 
 import math
-import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
@@ -20,6 +18,7 @@ from numpy.typing import NDArray
 
 from blemish.calibration import Calibrator
 from blemish.errors import ConfigError, DataError
+from blemish.files import write_whole
 from blemish.types import Region
 
 Picture = NDArray[np.uint8]
@@ -180,22 +179,4 @@ def encode(picture: NDArray[Any], suffix: str = ".png", quality: int = 85) -> by
 
 def write_png(path: str | Path, array: NDArray[Any]) -> None:
     """Write RGB (H, W, 3) or grey (H, W), 8 or 16 bits; whole or not at all. DataError where it cannot be."""
-    write_atomic(path, encode(array))
-
-
-def write_atomic(path: str | Path, data: bytes) -> None:
-    """Write a file at once or not at all, with its folder; DataError where it cannot be written."""
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".", suffix=".partial", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            os.chmod(name, 0o644)
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise DataError(f"cannot be written ({error.strerror})", path=path, hint="check folder and space") from None
+    write_whole(path, encode(array))

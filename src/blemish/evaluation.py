@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from blemish.data.decode import read_mask
+from blemish.data.decode import content_id, read_file, read_mask
 from blemish.data.layouts.loco import has_saturation, saturated_masks
 from blemish.errors import DataError
+from blemish.files import write_whole
 from blemish.metrics.intervals import bootstrap, delong, wilson
 from blemish.metrics.pixels import PixelCounts
 from blemish.metrics.ranking import average_precision, f1_max
@@ -51,14 +53,15 @@ class Evaluation:
     by_defect: dict[str, Metric]
     timing: dict[str, Any]
     samples: tuple[Sample, ...]
+    unread: tuple[dict[str, str], ...] = ()  # test images that could not be read: id and error
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         return {"schema": 1, **asdict(self)}
 
     def save_json(self, path: str | Path) -> None:
-        """Write `to_json` to a file."""
-        Path(path).write_text(json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        """Write `to_json` to a file, whole or not at all."""
+        write_whole(path, (json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n").encode())
 
 
 def evaluate(
@@ -75,7 +78,8 @@ def evaluate(
 
     Image metrics need good and anomalous test images; pixel metrics take the images whose mask is known (good ones
     have none by nature) in source pixels, and are left out where no defect has a mask. `keep` sees every result, for
-    reports. DataError where there is no test record.
+    reports. An image that cannot be read is listed in `unread` and left out. DataError where there is no test record,
+    or none that can be read.
     """
     test = [r for r in records if r.split == "test"]
     if not test:
@@ -86,8 +90,14 @@ def evaluate(
     counts: dict[str | None, PixelCounts] = {}
     saturates = any(map(has_saturation, test))
     saturated: dict[str | None, PixelCounts] = {}
-    samples = []
-    for record, result in zip(test, inspector.inspect_many(r.path for r in follow), strict=True):
+    samples: list[Sample] = []
+    unread: list[dict[str, str]] = []
+    seen = 0
+    for record, result in zip(test, inspector.inspect_many((r.path for r in follow), errors=True), strict=True):
+        if isinstance(result, DataError):
+            unread.append({"id": record.id, "error": str(result)})
+            continue
+        seen += content_id(read_file(record.path)) in inspector.known
         scale = scale or max(float(np.abs(result.anomaly_map).mean()), 1e-12)
         if record.label == 0 or record.mask is not None:
             mask = read_mask(record.mask, result.anomaly_map.shape) if record.mask is not None else None
@@ -98,10 +108,14 @@ def evaluate(
         samples.append(_sample(record, result))
         if keep is not None:
             keep(record, result)
+    if not samples:
+        raise DataError(f"none of the {len(test)} test images can be read: {unread[0]['error']}")
+    if seen:
+        warnings.warn(f"{seen} of {len(test)} test images were learned or calibrated from", stacklevel=2)
     total, total_saturated = _merged(counts, scale), _merged(saturated, scale)
     return Evaluation(
         model=model,
-        setting=_setting(inspector, source, test),
+        setting={**_setting(inspector, source, test), "seen_before": seen},
         overall=_metrics(samples, total, total_saturated, inspector, seed),
         by_category={
             g: _metrics([s for s in samples if s.group == g], counts.get(g), saturated.get(g), inspector, seed)
@@ -116,6 +130,7 @@ def evaluate(
             "batch": inspector.batch,
         },
         samples=tuple(samples),
+        unread=tuple(unread),
     )
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from blemish.methods.base import Method
 
 OPSET = 18
-SCORE_LIMIT = 1e-3  # largest |graph - PyTorch| allowed, as a share of the spread of the golden scores
+SCORE_LIMIT = 1e-3  # largest |graph - PyTorch| allowed, as a share of the spread of the golden maps
 MAP_LIMIT = 1e-3
 
 
@@ -115,7 +115,7 @@ def torch_engine(backbone: Backbone, method: Method[Any]) -> TorchEngine:
 def certify(graph: bytes, reference: TorchEngine, golden: NDArray[np.uint8]) -> dict[str, Any]:
     """The parity certificate: the graph against PyTorch on golden inputs (N, H, W, 3) uint8.
 
-    Differences are shares of the spread (largest - smallest) of the reference's scores and maps. In float32 they have
+    Differences are shares of the spread (largest - smallest) of the reference's maps. In float32 they have
     to stay under the limits, else ExportError; what the short format of this processor changes is stated beside.
     """
     expected = [reference(g[None]) for g in golden]

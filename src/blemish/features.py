@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from blemish import export
-from blemish.backbones.cache import FeatureCache, default_root, feature_key
+from blemish.backbones.cache import FeatureCache, feature_key
 from blemish.data.decode import content_id, decode_image, read_file
 from blemish.data.geometry import Preprocess
 from blemish.runtime.engines import Precision, best_precision, cores, open_engine
@@ -55,7 +51,7 @@ class FeatureSource:
         self.threads = threads or cores()
         self.spec = backbone.spec(preprocess.size)
         self.precision = precision or best_precision()
-        self.graph = backbone_graph(backbone, preprocess.size)
+        self.graph = backbone_graph(backbone, preprocess.size, cache)
         self.seen: set[str] = set()  # content_id of every image asked for
         self.computed = 0  # images that went through the backbone; the others came from the cache
         self._engine = open_engine(self.graph, precision=self.precision, threads=self.threads)
@@ -115,30 +111,14 @@ class FeatureSource:
         return Batch(size=self.preprocess.size, pyramid=Pyramid(levels), ids=tuple(ids))
 
 
-def backbone_graph(backbone: Backbone, size: tuple[int, int]) -> bytes:
-    """The backbone's ONNX for one input size, from the cache folder or exported into it."""
+def backbone_graph(backbone: Backbone, size: tuple[int, int], cache: FeatureCache | None) -> bytes:
+    """The backbone's ONNX for one input size, from the cache or exported into it."""
     import torch
 
-    key = f"{backbone.identity}|{size}|{export.OPSET}|{torch.__version__}"
-    path = default_root() / "graphs" / f"{hashlib.sha256(key.encode()).hexdigest()}.onnx"
-    seal = 32  # the file ends with the digest of what stands before
-    if path.is_file():
-        data = path.read_bytes()
-        if hashlib.sha256(data[:-seal]).digest() == data[-seal:]:
-            return data[:-seal]
+    name = f"{backbone.identity}|{size}|{export.OPSET}|{torch.__version__}"
+    if cache is not None and (graph := cache.get_graph(name)) is not None:
+        return graph
     graph = export.export_backbone(backbone, size)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, graph + hashlib.sha256(graph).digest())
+    if cache is not None:
+        cache.put_graph(name, graph)
     return graph
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file that is there whole or not at all."""
-    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -8,6 +8,7 @@ import math
 import platform
 import random
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -19,7 +20,7 @@ import numpy as np
 from blemish import backbones, config, export, methods
 from blemish.backbones.cache import FeatureCache
 from blemish.calibration import Calibrator, Kind, check_rate, images_needed
-from blemish.data.decode import read_image
+from blemish.data.decode import content_id, read_file, read_image
 from blemish.data.geometry import (
     Preprocess,
     image_size_of,
@@ -29,10 +30,10 @@ from blemish.data.geometry import (
     resolve,
     white_levels,
 )
-from blemish.errors import CalibrationError, ConfigError, DataError
+from blemish.errors import CalibrationError, ConfigError, DataError, ExportError
 from blemish.features import BATCH, FeatureSource
 from blemish.modelfile import Model
-from blemish.runtime.scores import Scores, Track, calibrators, good_scores, no_track
+from blemish.runtime.scores import Scores, Track, calibrators, good_scores, no_track, unit_id
 from blemish.types import Record
 
 if TYPE_CHECKING:
@@ -78,6 +79,16 @@ def good_training_records(records: Iterable[Record]) -> list[Record]:
     return good
 
 
+def copies_as_units(records: Sequence[Record]) -> list[Record]:
+    """The records; where one file is there several times and belongs to no unit, its copies become one."""
+    contents = [content_id(read_file(r.path)) for r in records]
+    times = Counter(contents)
+    return [
+        replace(r, unit=f"copies of {c}") if r.unit is None and times[c] > 1 else r
+        for r, c in zip(records, contents, strict=True)
+    ]
+
+
 def fit(
     records: Sequence[Record],
     options: FitOptions,
@@ -91,49 +102,54 @@ def fit(
     Raises DataError, ConfigError, BackboneError or ExportError. Warns where the asked rate cannot be promised.
     """
     start = perf_counter()
-    run = _Run(records, options, backbone, cache, track)
-    kind, parts = _plan_calibration(run.good, options)
+    method_class = methods.get(options.method)
+    if not method_class.needs.graph:
+        raise ExportError(f"{options.method} cannot be one graph: {method_class.needs.reason}")
+    settings = config.build(method_class.Config, options.options)
+    parse_image_size(options.image_size)  # what is asked for is checked before any work
+    backbone = backbone or load_backbone(options)
+    good = copies_as_units(good_training_records(records))
+    kind, parts = _plan_calibration(good, options)
+    learn = parts[0][0] if kind == "split" else good
+    run = _Run(good, learn, method_class, settings, options, backbone, cache, track)
     made: dict[str, Calibrator] = {}
     per_unit = options.promise_per == "unit"
+    if kind == "cross":
+        scores = [run.scores(run.learn(rest)[0], fold) for rest, fold in parts]
+        made = calibrators(scores, options.false_alarm_rate, kind, per_unit=per_unit)
+    graph, method = run.learn(learn)
     if kind == "split":
-        learn, held = parts[0]
-        graph, method = run.learn(learn)
-        made = calibrators([run.scores(graph, held)], options.false_alarm_rate, kind, per_unit=per_unit)
-    else:
-        learn = run.good
-        if kind == "cross":
-            scores = [run.scores(run.learn(rest)[0], fold) for rest, fold in parts]
-            made = calibrators(scores, options.false_alarm_rate, kind, per_unit=per_unit)
-        graph, method = run.learn(run.good)
+        made = calibrators([run.scores(graph, parts[0][1])], options.false_alarm_rate, kind, per_unit=per_unit)
     parity = export.certify(graph, export.torch_engine(run.features.backbone, method), run.golden())
     return Model(
-        meta=run.meta(method, learn, perf_counter() - start),
+        meta=run.meta(method, perf_counter() - start),
         calibrators=made,
         tensors=_tensors(method),
         graph=graph,
         parity=parity,
-        run=config.to_json(options),
+        run={**config.to_json(options), "options": config.to_json(run.config)},
     )
 
 
 class _Run:
-    """What stays the same through one fit."""
+    """What stays the same through one fit; `learn` are the records that shape the model, without the held-out ones."""
 
     def __init__(
         self,
-        records: Sequence[Record],
+        good: Sequence[Record],
+        learn: Sequence[Record],
+        method_class: type[Method[Any]],
+        settings: Any,
         options: FitOptions,
-        backbone: Backbone | None,
+        backbone: Backbone,
         cache: FeatureCache | None,
         track: Track,
     ) -> None:
         self.options = options
         self.track = track
-        self.good = good_training_records(records)
-        self.method_class = methods.get(options.method)
-        self.config = config.build(self.method_class.Config, options.options)
-        backbone = backbone or load_backbone(options)
-        preprocess = plan_geometry(self.good, options.image_size, backbone.stride)
+        self.good, self.learned_from = good, learn
+        self.method_class, self.config = method_class, settings
+        preprocess = plan_geometry(learn, options.image_size, backbone.stride)
         if options.roi is not None:
             preprocess = replace(preprocess, roi=read_roi(options.roi, preprocess.size))
         precision = None if options.precision == "auto" else options.precision
@@ -157,14 +173,15 @@ class _Run:
         """A few training images spread over the set, and one of noise."""
         size = self.features.preprocess.size
         noise = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
-        step = max(1, len(self.good) // GOLDEN)
-        images = [self.features.preprocess(read_image(r.path)) for r in self.good[::step][:GOLDEN]]
+        step = max(1, len(self.learned_from) // GOLDEN)
+        images = [self.features.preprocess(read_image(r.path)) for r in self.learned_from[::step][:GOLDEN]]
         return np.stack([*images, noise])
 
-    def meta(self, method: Method[Any], learned: Sequence[Record], seconds: float) -> dict[str, Any]:
+    def meta(self, method: Method[Any], seconds: float) -> dict[str, Any]:
         """The model's own description."""
         backbone = self.features.backbone
-        ids = "\n".join(sorted(r.id for r in learned))
+        learned = self.learned_from
+        ids = "\n".join(sorted(r.id for r in learned)).encode("utf-8", "surrogateescape")
         return {
             "method": self.options.method,
             "config": config.to_json(method.config),
@@ -176,8 +193,9 @@ class _Run:
             "data": {
                 "good_images": len(self.good),
                 "learned_from": len(learned),
-                "ids_sha256": hashlib.sha256(ids.encode()).hexdigest(),
+                "ids_sha256": hashlib.sha256(ids).hexdigest(),
                 "content_ids": sorted(self.learned),
+                "units": sorted({unit_id(r) for r in learned if r.unit is not None}),
                 "categories": sorted({r.group for r in self.good if r.group}),
             },
             "software": {name: version(name) for name in ("blemish", "torch", "timm", "openvino", "onnx", "numpy")}
@@ -228,7 +246,7 @@ def _plan_calibration(
         return None, []
     units: dict[str, list[Record]] = {}
     for record in good:
-        units.setdefault(record.unit if record.unit is not None else f"\0{record.id}", []).append(record)
+        units.setdefault(record.whole, []).append(record)
     order = sorted(units)
     random.Random(options.seed).shuffle(order)
     if asked in ("auto", "split"):

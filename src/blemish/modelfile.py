@@ -72,7 +72,7 @@ def save(model: Model, folder: str | Path) -> None:
 
     ModelFileError where something that is no model folder is in the way.
     """
-    folder = Path(folder)
+    folder = Path(folder).resolve()  # a link to a model stays a link, and "." has a name
     if folder.exists() and not (folder / "model.json").is_file():
         raise ModelFileError(f"{folder}: is there and is no model folder; not overwritten", hint="choose another --out")
     contents = {

@@ -16,8 +16,9 @@ import numpy as np
 from blemish import plots
 from blemish.calibration import Calibrator
 from blemish.cases import Case, Cases
-from blemish.drawing import colours, write_atomic
+from blemish.drawing import colours
 from blemish.evaluation import Evaluation, Metric
+from blemish.files import write_whole
 from blemish.report_tables import DEFECT, IMAGE, PIXEL, Row, found_of, interval, percent, settings, share, table
 
 
@@ -44,7 +45,7 @@ def write_report(
     )
     body = [
         _tiles(evaluation, cases.calibrator),
-        _headline(overall, cases.calibrator),
+        _headline(overall, cases.calibrator, evaluation.setting["seen_before"]),
         _plots(evaluation, _promised(cases.calibrator)),
         _results(evaluation),
         _others(others or {}),
@@ -59,7 +60,7 @@ def write_report(
         body="\n".join(body),
         footer=f"Written by Blemish {escape(str(model.get('software', {}).get('blemish', '')))} on {written}.",
     )
-    write_atomic(path, page.encode())
+    write_whole(path, page.encode())
 
 
 def chances(calibrator: Calibrator, rejected: int, good: int) -> tuple[float, float]:
@@ -81,13 +82,20 @@ def chances(calibrator: Calibrator, rejected: int, good: int) -> tuple[float, fl
     return max(0.0, 1 - most + chance(rejected)), min(1.0, most)
 
 
-def judge(overall: Metric, calibrator: Calibrator | None) -> tuple[str, str]:
-    """How the promise fared: ("ok" | "warn" | "fail", the sentence for people)."""
+def judge(overall: Metric, calibrator: Calibrator | None, seen: int = 0) -> tuple[str, str]:
+    """How the promise fared: ("ok" | "warn" | "fail", the sentence for people); `seen` test images were known."""
     alarms = overall.get("false_alarms")
     if calibrator is None or not alarms:
         what = "The model has no threshold" if calibrator is None else "The test set holds no good part"
         return "warn", f"{what}, so no promise about false alarms could be checked."
-    at_least, at_most = chances(calibrator, alarms["count"], alarms["of"])
+    if seen:
+        return "warn", (
+            f"{seen:,} of the test images were learned or calibrated from: what follows says nothing about new parts."
+        )
+    if not calibrator.exact:  # the scatter of folds and of units is not that of images, so chance is not reckoned with
+        kept = alarms["value"] <= calibrator.alpha
+        return ("ok", "The rate aimed at was kept.") if kept else ("warn", "The rate aimed at was exceeded.")
+    at_least, at_most = chances(calibrator, alarms["count"], alarms["of"]) if not calibrator.units else (1.0, 1.0)
     if at_least < 0.025:
         return "fail", (
             "More good parts were rejected than asked, and chance does not explain it: these good parts "
@@ -100,12 +108,12 @@ def judge(overall: Metric, calibrator: Calibrator | None) -> tuple[str, str]:
             "again with good parts of this station."
         )
     if alarms["value"] <= calibrator.alpha:
-        return "ok", "The promise was kept." if calibrator.kind == "split" else "The rate aimed at was kept."
+        return "ok", "The promise was kept."
     return "ok", "The rate is a little above what was asked, within what chance allows for so many images."
 
 
-def _headline(overall: Metric, calibrator: Calibrator | None) -> str:
-    status, sentence = judge(overall, calibrator)
+def _headline(overall: Metric, calibrator: Calibrator | None, seen: int) -> str:
+    status, sentence = judge(overall, calibrator, seen)
     parts = [f"<p><strong>{sentence}</strong></p>"]
     alarms, found = overall.get("false_alarms"), found_of(overall)
     if alarms:
@@ -114,7 +122,8 @@ def _headline(overall: Metric, calibrator: Calibrator | None) -> str:
             kind = "held-out good images" if calibrator.kind == "split" else "good images in folds"
             origin = f" {_promised(calibrator).capitalize()}, from {calibrator.n:,} {kind}."
         parts.append(
-            f"<p>Of {alarms['of']:,} good parts that the model had never seen, {alarms['count']:,} were rejected: "
+            f"<p>Of {alarms['of']:,} good parts{'' if seen else ' that the model had never seen'}, "
+            f"{alarms['count']:,} were rejected: "
             f"{share(alarms)}.{origin}</p>"
         )
     if found:
@@ -128,10 +137,10 @@ def _headline(overall: Metric, calibrator: Calibrator | None) -> str:
 
 
 def _promised(calibrator: Calibrator | None) -> str:
-    """Folds come without a theorem for the one model that is used, so they promise nothing."""
+    """What comes without a theorem promises nothing."""
     if calibrator is None:
         return ""
-    words = "promised: at most" if calibrator.kind == "split" else "aimed at: about"
+    words = "promised: at most" if calibrator.exact else "aimed at: about"
     return f"{words} {100 * calibrator.alpha:.3g}%"
 
 

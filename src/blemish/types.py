@@ -34,6 +34,11 @@ class Record:
     unit: str | None = None
     view: str | None = None
 
+    @property
+    def whole(self) -> str:
+        """Names what is never split: the unit within its group, or this sample alone."""
+        return f"\0{self.id}" if self.unit is None else f"{self.group}\0{self.unit}"
+
 
 @dataclass(frozen=True, slots=True)
 class FeatureSpec:

@@ -14,7 +14,7 @@ import blemish
 # All imports count: those inside functions and those for type checking too.
 LAYERS = (
     ("errors",),
-    ("config", "types"),
+    ("config", "types", "files"),
     ("ops", "nn", "metrics", "synthesis", "calibration", "regions", "runtime.engines"),
     ("data", "backbones", "methods", "modelfile", "drawing", "plots"),
     ("export", "training", "runtime.scores", "runtime.inspector", "cases"),
@@ -27,7 +27,7 @@ LAYERS = (
 )
 # Tighter than their line: pure arithmetic knows nothing of models and engines, and nothing but `methods` is trained.
 ONLY = {
-    "ops": {"types"},
+    "ops": {"errors", "types"},
     "nn": {"types"},
     "metrics": {"errors"},
     "runtime.engines": {"errors", "config"},

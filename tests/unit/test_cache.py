@@ -146,7 +146,7 @@ def test_a_failed_write_leaves_nothing(cache: FeatureCache, monkeypatch: pytest.
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.warns(UserWarning, match="No space"):  # slower from now on, but no reason to lose the run
         cache.put(key_of(0), maps_of(0))
     assert [p for p in cache.root.rglob("*") if p.is_file()] == []
 

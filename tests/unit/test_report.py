@@ -62,6 +62,7 @@ class Line:
 
     def __init__(self, records: list[Record], calibrator: Calibrator | None, shape: tuple[int, int] = (24, 32)) -> None:
         self.calibrator = calibrator
+        self.known: set[str] = set()
         self.preprocess = SimpleNamespace(size=(256, 256))
         self.engine = SimpleNamespace(name="openvino", precision="f32")
         self.threads, self.batch, self.shape = 2, 1, shape
@@ -82,7 +83,7 @@ class Line:
             seconds=0.01,
         )
 
-    def inspect_many(self, paths: Any) -> Any:
+    def inspect_many(self, paths: Any, errors: bool = False) -> Any:
         return (self.inspect(p) for p in paths)
 
 

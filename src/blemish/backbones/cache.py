@@ -13,7 +13,7 @@ import json
 import math
 import os
 import struct
-import tempfile
+import warnings
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blemish.errors import ConfigError
+from blemish.errors import ConfigError, DataError
+from blemish.files import write_whole
 from blemish.types import FeatureSpec
 
 _MAGIC = b"BLEMFEA1"
@@ -101,21 +102,40 @@ class FeatureCache:
     def put(self, key: str, maps: Sequence[NDArray[np.float32]]) -> None:
         """Write one sample's maps; atomic."""
         payload = b"".join(np.ascontiguousarray(m, dtype=np.float32).tobytes() for m in maps)
-        path = self._path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+        if self._write(self._path(key), _HEADER.pack(_MAGIC, zlib.crc32(payload), 0) + payload):
+            self._count()
+
+    def _write(self, path: Path, data: bytes) -> bool:
+        """Whether it could be written: a cache that cannot is slow, and that is said, but no reason to stop."""
         try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(_HEADER.pack(_MAGIC, zlib.crc32(payload), 0) + payload)
-            os.replace(name, path)
-        except FileNotFoundError:  # another process cleared the cache meanwhile: this entry will be made again
-            return
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+            write_whole(path, data)
+        except DataError as error:
+            if isinstance(error.__context__, FileNotFoundError):  # another process clears: it will be made again
+                return False
+            warnings.warn(f"the feature cache could not be written: {error}", stacklevel=4)
+            return False
+        return True
+
+    def _count(self) -> None:
         self._written += 1
         if self._written % _TRIM_EVERY == 0:
             self.trim()
+
+    def get_graph(self, name: str) -> bytes | None:
+        """The ONNX graph kept under a name; None where there is no sound one."""
+        try:
+            data = self._graph_path(name).read_bytes()
+        except FileNotFoundError:
+            return None
+        return data[:-32] if hashlib.sha256(data[:-32]).digest() == data[-32:] else None
+
+    def put_graph(self, name: str, graph: bytes) -> None:
+        """Keep an ONNX graph; the file ends with the digest of what stands before."""
+        self._write(self._graph_path(name), graph + hashlib.sha256(graph).digest())
+
+    def _graph_path(self, name: str) -> Path:
+        digest = hashlib.sha256(name.encode()).hexdigest()
+        return self.root / digest[:2] / f"{digest}.onnx"
 
     def _entries(self) -> list[tuple[float, int, Path]]:
         """(last use, bytes, path) of every file, whatever another process removes meanwhile."""

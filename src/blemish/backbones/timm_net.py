@@ -65,6 +65,7 @@ def load(
         mean, std = torch.full((3,), entry.mean), torch.full((3,), entry.std)
         return TimmBackbone(network, name=name, digest=digest, layers=chosen, mean=mean, std=std)
     timm_name = PACKAGED[name].timm_name if name in PACKAGED else name
+    _check_known(timm_name)
     if weights is not None:
         network, chosen = _create(timm_name, layers)
         path = Path(weights)
@@ -84,11 +85,15 @@ def load(
     return TimmBackbone(network, name=timm_name, digest=digest, layers=chosen, mean=mean, std=std)
 
 
-def _create(name: str, layers: tuple[int, ...] | None, *, pretrained: bool = False) -> tuple[Any, tuple[int, ...]]:
+def _check_known(name: str) -> None:
     import timm
 
     if not timm.is_model(name):
-        raise BackboneError(f"timm has no network '{name}'", hint=nearest(name, timm.list_models()[:2000]))
+        raise BackboneError(f"timm has no network '{name}'", hint=nearest(name, [*PACKAGED, *timm.list_models()]))
+
+
+def _create(name: str, layers: tuple[int, ...] | None, *, pretrained: bool = False) -> tuple[Any, tuple[int, ...]]:
+    import timm
 
     def create(**options: Any) -> Any:
         with warnings.catch_warnings():

@@ -13,8 +13,7 @@ from typing import Any, NoReturn
 
 def _fail(message: str, hint: str | None, code: int) -> NoReturn:
     print(f"error: {_one_line(message)}", file=sys.stderr)
-    if hint:
-        print(f"hint: {_one_line(hint)}", file=sys.stderr)
+    print(f"hint: {_one_line(hint or 'see `blemish --help`')}", file=sys.stderr)
     raise SystemExit(code)
 
 
@@ -51,7 +50,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         command = error.ctx.command_path if error.ctx else "blemish"
         _fail(error.format_message(), f"see `{command} --help`", 2)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted", None, 130)
+        _fail("interrupted", "what is finished stays; start again to go on", 130)
     except BrokenPipeError:  # the reader of our output has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
@@ -60,7 +59,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
             raise
         _fail(f"{error.name} is not installed", "pip install 'blemish[train]' brings the learning side", 1)
     except OSError as error:
-        _fail(f"{error.filename or 'system'}: {error.strerror or error}", None, 1)
+        _fail(f"{error.filename or 'system'}: {error.strerror or error}", "check path, permission and free space", 1)
     raise SystemExit(code if isinstance(code, int) else 0)
 
 

@@ -147,11 +147,11 @@ def evaluate(
     category: Categories = None,
     threads: Threads = None,
     engine: EngineName = "local",
-) -> None:
+) -> int:
     """Metrics on the test split, with intervals."""
     from blemish.cli.evaluate import run
 
-    run(model, data, json_, report, layout, split, category or [], threads, engine)
+    return run(model, data, json_, report, layout, split, category or [], threads, engine)
 
 
 @app.command()
@@ -159,13 +159,15 @@ def calibrate(
     model: ModelPath,
     good: Annotated[str, typer.Argument(help="Good images that the model has not learned from.")],
     false_alarm_rate: Rate = 0.05,
+    promise_per: Annotated[Optional[PromisePer], typer.Option(help="As fit was asked, if not given.")] = None,  # noqa: UP045
     out: Annotated[Optional[Path], typer.Option(help="Where to write; the same folder if not given.")] = None,  # noqa: UP045
 ) -> None:
     """A new threshold from good images, without refitting."""
     from blemish.cli.progress import track
     from blemish.detector import Detector
 
-    detector = Detector.load(model).calibrate(good, false_alarm_rate=false_alarm_rate, track=track)
+    per = promise_per.value if promise_per is not None else None
+    detector = Detector.load(model).calibrate(good, false_alarm_rate=false_alarm_rate, promise_per=per, track=track)
     detector.save(out or model)
     about.emit({"model": str(out or model), "promise": detector.promise})
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from pathlib import Path
 from typing import Any
 
 from blemish.cli.about import console
 from blemish.cli.progress import track
+from blemish.errors import DataError
 
 
 def run(
@@ -19,12 +22,15 @@ def run(
     categories: list[str],
     threads: int | None,
     engine: str,
-) -> None:
-    """Prints a table to stdout and writes the files that were asked for."""
+) -> int:
+    """Prints a table to stdout and writes the files that were asked for; returns the exit code."""
     from blemish.data import layouts
     from blemish.detector import Detector
     from blemish.evaluation import evaluate
 
+    for file in (json_file, report):
+        if file is not None and not (file.parent.is_dir() and os.access(file.parent, os.W_OK)):
+            raise DataError("its folder is not there or cannot be written to", path=file, hint="make the folder first")
     detector = Detector.load(model)
     records = layouts.select(layouts.index(data, layout, split), categories)
     line = detector.inspector(engine, threads=threads)
@@ -48,6 +54,9 @@ def run(
         from blemish.report import write_report
 
         write_report(report, evaluation, cases=cases)
+    for image in evaluation.unread:
+        warnings.warn(f"not measured: {image['error']}", stacklevel=2)
+    return 1 if evaluation.unread else 0
 
 
 def _figure(metric: dict[str, Any] | None) -> str:
@@ -60,6 +69,7 @@ def _figure(metric: dict[str, Any] | None) -> str:
 
 def show(evaluation: Any) -> None:
     """The metrics table on stdout: whole set, categories, defect types."""
+    from rich.markup import escape
     from rich.table import Table
 
     out = console()
@@ -73,7 +83,7 @@ def show(evaluation: Any) -> None:
     for name, part in {"all": evaluation.overall, **evaluation.by_category}.items():
         image, pixel = part.get("image", {}), part.get("pixel", {})
         table.add_row(
-            name,
+            escape(name),
             _figure(image.get("auroc")),
             _figure(image.get("ap")),
             _figure(pixel.get("auroc")),
@@ -84,5 +94,7 @@ def show(evaluation: Any) -> None:
     for name, part in evaluation.by_defect.items():
         escaped = part.get("detected")
         missed = None if escaped is None else {"value": 1 - escaped["value"]}
-        table.add_row(f"  {name} ({part['anomalous']})", _figure(part.get("auroc")), "", "", "", "", _figure(missed))
+        table.add_row(
+            f"  {escape(name)} ({part['anomalous']})", _figure(part.get("auroc")), "", "", "", "", _figure(missed)
+        )
     out.print(table)

@@ -55,6 +55,7 @@ def run(data: str, out: Path, params: dict[str, Any]) -> None:
                 "model": str(folder),
                 "method": model.meta["method"],
                 "data": model.describe()["data"],
+                "network_input": "x".join(str(side) for side in reversed(model.meta["preprocess"]["size"])),
                 "promise": detector.promise,
                 "parity": model.parity["engines"],
                 "fit_seconds": model.meta["fit_seconds"],

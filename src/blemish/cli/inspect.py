@@ -6,13 +6,18 @@ import csv
 import io
 import json
 import sys
+import warnings
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from blemish.cli.progress import track
-from blemish.errors import DataError
+from blemish.errors import ConfigError, DataError
+from blemish.files import write_whole
+
+if TYPE_CHECKING:
+    from blemish.calibration import Calibrator
 
 _KEYS = (
     "image_path", "pred_score", "p_value", "threshold", "pred_label", "category", "regions", "map", "seconds", "error"
@@ -39,8 +44,15 @@ def run(
     detector = Detector.load(model)
     threads = threads or min(cores(), len(files))  # a stream that would stay idle takes its time to compile too
     line = detector.inspector(engine, threads=threads, batch=batch_size)
+    if line.calibrator is None:
+        if fail_on_anomaly:
+            raise ConfigError(
+                "--fail-on-anomaly needs a threshold, and this model has none",
+                hint="`blemish calibrate MODEL GOOD` makes one",
+            )
+        warnings.warn("this model has no threshold: scores, but no verdicts", stacklevel=2)
     write = _Writer(form)
-    places = _Places(maps, raw_maps, detector)
+    places = _Places(maps, raw_maps, line.calibrator)
     failed = found = False
     results = line.inspect_many((path for path, _ in files), errors=True)
     for (path, stem), result in zip(files, track(results, "inspect", len(files)), strict=True):
@@ -49,7 +61,11 @@ def run(
             write({**dict.fromkeys(_KEYS), "image_path": str(path), "regions": [], "error": str(result)})
             continue
         found = found or result.verdict == "anomalous"
-        write(result.to_json(places.store(path, stem, result)))
+        try:
+            write(result.to_json(places.store(path, stem, result)))
+        except DataError as error:  # the verdict stands, its picture could not be made
+            failed = True
+            write({**result.to_json(), "error": str(error)})
     write.close()
     return 1 if failed else 3 if found and fail_on_anomaly else 0
 
@@ -74,26 +90,24 @@ def _files(paths: list[Path]) -> Iterator[tuple[Path, str]]:
 class _Places:
     """Where overlays and raw maps go."""
 
-    def __init__(self, maps: Path | None, raw_maps: Path | None, detector: Any) -> None:
-        self.maps, self.raw_maps = maps, raw_maps
-        self.calibrators = list(detector.model.calibrators.values())
+    def __init__(self, maps: Path | None, raw_maps: Path | None, calibrator: Calibrator | None) -> None:
+        self.maps, self.raw_maps, self.calibrator = maps, raw_maps, calibrator
 
     def store(self, path: Path, stem: str, result: Any) -> str | None:
         """Write what was asked for; the overlay's path, or None."""
         if self.raw_maps is not None:
             import numpy as np
 
-            target = self.raw_maps / f"{stem}.npy"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            np.save(target, result.anomaly_map)
+            data = io.BytesIO()
+            np.save(data, result.anomaly_map)
+            write_whole(self.raw_maps / f"{stem}.npy", data.getvalue())
         if self.maps is None:
             return None
         from blemish import drawing
         from blemish.data.decode import read_image
 
         target = self.maps / f"{stem}.png"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        low, high = drawing.scale_of(self.calibrators[0] if self.calibrators else None, result.anomaly_map)
+        low, high = drawing.scale_of(self.calibrator, result.anomaly_map)
         drawing.write_png(
             target, drawing.overlay(read_image(path), result.anomaly_map, low=low, high=high, regions=result.regions)
         )
@@ -128,16 +142,18 @@ class _Writer:
         """Print the table, where it is one."""
         if self.form != "table":
             return
+        from rich.markup import escape
         from rich.table import Table
 
         from blemish.cli.about import console
 
         table = Table("image", "score", "p", "verdict", "regions", box=None, pad_edge=False)
         for row in self.rows:
+            name = escape(row["image_path"])
             if row["error"]:
-                table.add_row(row["image_path"], "", "", "error", row["error"])
+                table.add_row(name, "", "", "error", escape(row["error"]))
                 continue
             p = "" if row["p_value"] is None else f"{row['p_value']:.3g}"
             verdict = row["pred_label"] or "not calibrated"
-            table.add_row(row["image_path"], f"{row['pred_score']:.4g}", p, verdict, str(len(row["regions"])))
+            table.add_row(name, f"{row['pred_score']:.4g}", p, verdict, str(len(row["regions"])))
         console().print(table)

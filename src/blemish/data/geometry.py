@@ -19,6 +19,7 @@ from blemish.data._header import open_header
 from blemish.errors import ConfigError, DataError
 
 _OUTSIDE = np.uint8(127)  # the grey that backbones are centred on
+MOST_SIDE = 8192  # pixels of a network input's side; features of more would not fit into memory
 AREA_TOLERANCE = 0.15  # share of the pixel budget that a rounding may miss or exceed for the sake of the aspect
 
 
@@ -54,6 +55,8 @@ def resolve(image_size: ImageSize, median_aspect: float, stride: int) -> tuple[i
     """
     if stride < 1 or not (0 < median_aspect < math.inf):
         raise ConfigError(f"stride {stride} and aspect {median_aspect} have to be positive")
+    if max(image_size.width, image_size.height) > MOST_SIDE:
+        raise ConfigError(f"image size {image_size} is larger than {MOST_SIDE}", hint="256 is a good start")
     if not image_size.keep_aspect:
         sides = (image_size.height, image_size.width)
         height, width = (max(stride, math.floor(side / stride + 0.5) * stride) for side in sides)
@@ -135,6 +138,12 @@ class Preprocess:
             out = np.where(_unpacked(self.roi, self.size)[(...,) + (None,) * (out.ndim - 2)], out, _OUTSIDE)
         return out if out.ndim == 3 else cast(NDArray[np.uint8], cv2.cvtColor(out, cv2.COLOR_GRAY2RGB))
 
+    def inside(self, anomaly_map: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The map of a network input with everything outside the region of interest at the map's lowest value."""
+        if self.roi is None:
+            return anomaly_map
+        return np.where(_unpacked(self.roi, self.size), anomaly_map, anomaly_map.min())
+
     def _to_8_bit(self, image: NDArray[Any]) -> NDArray[np.uint8]:
         if image.dtype == np.uint8:
             return cast(NDArray[np.uint8], image)
@@ -143,6 +152,9 @@ class Preprocess:
         if image.dtype.kind != "f":
             raise DataError(f"pixels of type {image.dtype}", hint="use uint8, uint16 or float32")
         white = np.float32(self.white_float)
+        if image.max() > 2 * white:
+            hint = "scale it as the images that the model has learned from"
+            raise DataError(f"real values up to {image.max():g} where {white:g} is white", hint=hint)
         scaled = np.clip(image, 0, white) * (np.float32(255) / white)
         return cast(NDArray[np.uint8], np.rint(scaled).astype(np.uint8))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from torch import Tensor, cat
+from torch import Tensor, arange, cat
 
 _CHUNK = 2048  # bank rows per product: the block of dot products stays in the second-level cache
 _REFINED = 4  # chunk winners whose distance is computed again, exactly
@@ -37,6 +37,8 @@ def nearest(x: Tensor, bank: Tensor, product: Callable[[Tensor, Tensor], Tensor]
 
 def nearest_within(bank: Tensor, k: int) -> Tensor:
     """(M, C) -> (M, k) indices of each row's k nearest rows, itself first; computed in blocks."""
+    if k == 1:
+        return arange(len(bank))[:, None]
     norms = bank.square().sum(1)
     out = []
     for start in range(0, int(bank.shape[0]), 1024):

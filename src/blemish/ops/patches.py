@@ -5,11 +5,14 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, cat
 
+from blemish.errors import ConfigError
 from blemish.types import FeatureSpec, Pyramid
 
 
 def grid_of(spec: FeatureSpec, level: int) -> tuple[int, int]:
-    """The (h, w) grid of one level of the pyramid."""
+    """The (h, w) grid of one level of the pyramid; ConfigError where there is no such level."""
+    if not -len(spec.grids) <= level < len(spec.grids):
+        raise ConfigError(f"level {level} of a pyramid of {len(spec.grids)}", hint="0 is the finest, -1 the coarsest")
     h, w = spec.grids[level]
     return h, w
 

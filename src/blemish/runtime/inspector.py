@@ -66,6 +66,7 @@ class Inspector:
             engine = open_engine(model.graph, engine, precision=precision, threads=self.threads, batch=batch)  # type: ignore[arg-type]
         self.engine = engine
         self.calibrator: Calibrator | None = model.calibrators.get(engine.precision)
+        self.known = set(model.meta["data"]["content_ids"]) | set(self.calibrator.ids if self.calibrator else ())
         self._threshold = self.calibrator.threshold if self.calibrator else None
         self._map_threshold = self.calibrator.map_threshold if self.calibrator else None
 
@@ -114,7 +115,7 @@ class Inspector:
         return [replace(next(results), seconds=seconds) if isinstance(entry, tuple) else entry for entry in out]
 
     def _decide(self, source: Any, shape: tuple[int, int], score: float, small: NDArray[np.float32]) -> AnomalyResult:
-        anomaly_map = to_source(small, shape)
+        anomaly_map = to_source(self.preprocess.inside(small), shape)
         regions = find_regions(anomaly_map, self._map_threshold) if self._map_threshold is not None else ()
         return AnomalyResult(
             image_path=str(source) if isinstance(source, str | Path) else None,

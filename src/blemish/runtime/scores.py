@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from blemish.calibration import Calibrator, Kind
-from blemish.data.decode import read_image
+from blemish.data.decode import content_id, decode_image, read_file
 from blemish.data.geometry import Preprocess
 from blemish.runtime.engines import best_precision, open_engine
 from blemish.types import Record
@@ -14,8 +14,8 @@ from blemish.types import Record
 Track = Callable[[Iterable[Any], str, int | None], Iterable[Any]]
 """Shows progress over an iterable: (items, what is being done, how many there are) -> the same items."""
 
-Scores = dict[str, list[tuple[float, float, str]]]
-"""(score, largest value of the map, unit) of each image, by number format."""
+Scores = dict[str, list[tuple[float, float, str, str]]]
+"""(score, largest value of the map, unit, content id) of each image, by number format."""
 
 
 def no_track(items: Iterable[Any], _: str, __: int | None = None) -> Iterable[Any]:
@@ -23,16 +23,28 @@ def no_track(items: Iterable[Any], _: str, __: int | None = None) -> Iterable[An
     return items
 
 
+def unit_id(record: Record) -> str:
+    """16 hex digits for a record's unit, so that a model knows units again without carrying their names."""
+    return content_id(record.whole.encode("utf-8", "surrogateescape"))
+
+
 def good_scores(graph: bytes, preprocess: Preprocess, records: Sequence[Record], track: Track = no_track) -> Scores:
-    """Run each image through the graph in every number format of this machine, float32 always among them."""
+    """Run each image through the graph in every number format of this machine, float32 always among them.
+
+    Copies of one file count once: the same image twice says nothing new.
+    """
     engines = {p: open_engine(graph, precision=p) for p in dict.fromkeys(("f32", best_precision()))}
     out: Scores = {p: [] for p in engines}
+    seen: set[str] = set()
     for record in track(records, "calibrate", len(records)):
-        image = preprocess(read_image(record.path))[None]
+        data = read_file(record.path)
+        if (content := content_id(data)) in seen:
+            continue
+        seen.add(content)
+        image = preprocess(decode_image(data, str(record.path)))[None]
         for precision, engine in engines.items():
             score, anomaly_map = engine(image)
-            unit = record.unit if record.unit is not None else record.id
-            out[precision].append((float(score[0]), float(anomaly_map.max()), unit))
+            out[precision].append((float(score[0]), float(anomaly_map.max()), record.whole, content))
     return out
 
 
@@ -43,7 +55,7 @@ def calibrators(
     out = {}
     for precision in parts[0]:
         rows = [row for part in parts for row in part[precision]]
-        scores, peaks, names = zip(*rows, strict=True) if rows else ((), (), ())
+        scores, peaks, names, ids = zip(*rows, strict=True) if rows else ((), (), (), ())
         numbers = {name: i for i, name in enumerate(dict.fromkeys(names))}
-        out[precision] = Calibrator.fit(scores, peaks, alpha, kind, [numbers[name] for name in names], per_unit)
+        out[precision] = Calibrator.fit(scores, peaks, alpha, kind, [numbers[name] for name in names], per_unit, ids)
     return out
