@@ -8,7 +8,6 @@ import math
 import platform
 import random
 import warnings
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -79,14 +78,15 @@ def good_training_records(records: Iterable[Record]) -> list[Record]:
     return good
 
 
-def copies_as_units(records: Sequence[Record]) -> list[Record]:
-    """The records; where one file is there several times and belongs to no unit, its copies become one."""
-    contents = [content_id(read_file(r.path)) for r in records]
-    times = Counter(contents)
-    return [
-        replace(r, unit=f"copies of {c}") if r.unit is None and times[c] > 1 else r
-        for r, c in zip(records, contents, strict=True)
-    ]
+def without_copies(records: Sequence[Record]) -> list[Record]:
+    """The first of each file content, with a warning where others are left out: copies say nothing new, and one on
+    either side of a split would make the promise worthless."""
+    first: dict[tuple[str | None, str], Record] = {}
+    for record in records:
+        first.setdefault((record.group, content_id(read_file(record.path))), record)
+    if len(first) < len(records):
+        warnings.warn(f"{len(records) - len(first)} of {len(records)} images are copies and are left out", stacklevel=3)
+    return list(first.values())
 
 
 def fit(
@@ -108,7 +108,7 @@ def fit(
     settings = config.build(method_class.Config, options.options)
     parse_image_size(options.image_size)  # what is asked for is checked before any work
     backbone = backbone or load_backbone(options)
-    good = copies_as_units(good_training_records(records))
+    good = without_copies(good_training_records(records))
     kind, parts = _plan_calibration(good, options)
     learn = parts[0][0] if kind == "split" else good
     run = _Run(good, learn, method_class, settings, options, backbone, cache, track)

@@ -132,7 +132,8 @@ def test_odd_images_are_learned_from(tmp_path: Path, kind: str) -> None:
     (tmp_path / "good").mkdir()
     for i in range(3):
         Image.fromarray(ODD[kind]).save(tmp_path / "good" / f"{i}.png")
-    model = fit_tiny(tmp_path, layouts.index(tmp_path / "good"), image_size="32", calibration="none")
+    with pytest.warns(UserWarning, match="2 of 3 images are copies"):
+        model = fit_tiny(tmp_path, layouts.index(tmp_path / "good"), image_size="32", calibration="none")
     result = Inspector(model, threads=1).inspect(good_image(0))
     assert np.isfinite(result.score)
     assert np.isfinite(result.anomaly_map).all()

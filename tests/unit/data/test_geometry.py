@@ -126,9 +126,11 @@ def test_16_bit_and_float_become_8_bit_by_their_white_level() -> None:
     every = np.arange(65536, dtype=np.uint16).reshape(256, 256)
     expected = np.rint(every.astype(float) * 255 / 65535)
     np.testing.assert_array_equal(Preprocess((256, 256))(every)[..., 1], expected)
-    real = np.array([[-1, 0, 0.5, 1, 1e38]], np.float32)
+    real = np.array([[-1, 0, 0.5, 1, 1.9]], np.float32)
     np.testing.assert_array_equal(Preprocess((1, 5))(real)[0, :, 0], [0, 0, 128, 255, 255])
-    np.testing.assert_array_equal(Preprocess((1, 5), white_float=2)(real)[0, :, 2], [0, 0, 64, 128, 255])
+    np.testing.assert_array_equal(Preprocess((1, 5), white_float=2)(real)[0, :, 2], [0, 0, 64, 128, 242])
+    with pytest.raises(DataError, match="255 where 1 is white"):  # another scale, not an over-exposed image
+        Preprocess((1, 5))(real * 255 / 1.9)
 
 
 def test_the_size_that_is_there_is_kept_bit_for_bit() -> None:
