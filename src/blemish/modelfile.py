@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 import time
 from dataclasses import dataclass, replace
@@ -131,6 +132,8 @@ def _put_in_place(scratch: Path, folder: Path) -> None:
 
 def _exchange(a: Path, b: Path) -> bool:
     """Swap two folders atomically (renameat2 with RENAME_EXCHANGE); False where the system does not offer it."""
+    if sys.platform != "linux":
+        return False
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     at_cwd, exchange = -100, 2
     return rename is not None and rename(at_cwd, os.fsencode(a), at_cwd, os.fsencode(b), exchange) == 0
@@ -139,7 +142,7 @@ def _exchange(a: Path, b: Path) -> bool:
 def _sweep(folder: Path) -> None:
     """Remove what killed saves of this model have left beside it, an hour after they wrote last."""
     for suffix in ("partial", "old"):
-        for left in folder.parent.glob(f".{folder.name}.*.{suffix}"):
+        for left in folder.parent.glob(f".{folder.name}.????????.{suffix}"):
             if time.time() - left.stat().st_mtime > _LEFT_OVER:
                 shutil.rmtree(left, ignore_errors=True)
 

@@ -244,7 +244,7 @@ def test_an_older_model_is_swapped_in_one_step(folder: Path, tmp_path: Path, mon
 
 
 def test_what_killed_saves_left_is_swept_after_an_hour(folder: Path) -> None:
-    old, fresh = (folder.parent / f".{folder.name}.{name}.partial" for name in ("old", "fresh"))
+    old, fresh = (folder.parent / f".{folder.name}.{name}.partial" for name in ("old_old_", "fresh_ab"))
     for left in (old, fresh):
         left.mkdir()
     os.utime(old, (0, 0))

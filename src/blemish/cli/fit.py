@@ -76,6 +76,9 @@ def _options(params: dict[str, Any]) -> dict[str, Any]:
             raise ConfigError(f"{params['recipe']}: unknown option '{unknown[0]}'", hint=_RECIPE)
         options.update(recipe)
         options.update({k: v for k, v in params["given"].items() if k in _FIELDS})
+        if options["backbone"] != recipe.get("backbone", options["backbone"]):
+            options["layers"] = None  # stages and weights of another network
+            options["weights"] = params["given"].get("weights")
         if options["method"] != recipe.get("method", options["method"]):
             own = {}  # another method's options mean nothing to this one
     own.update(parse_assignments(params["set_"] or []))

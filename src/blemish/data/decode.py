@@ -10,6 +10,7 @@ Pillow decodes. OpenCV does where Pillow would drop bits (16-bit colour, 64-bit 
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -24,6 +25,7 @@ from blemish.data._header import Header, open_header, orientation_of, quiet, too
 from blemish.errors import DataError
 
 MAX_PIXELS = 100_000_000
+_LOG_LEVEL = threading.Lock()
 
 Array = NDArray[Any]
 
@@ -203,14 +205,15 @@ def _pixels_of_png(data: bytes, name: str) -> bytes:
 def _imdecode(data: bytes, name: str) -> Array:
     """OpenCV's decoder as it is (BGR order), without its messages on stderr."""
     log = cv2.utils.logging
-    level = log.getLogLevel()
-    log.setLogLevel(log.LOG_LEVEL_SILENT)
-    try:
-        array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error as error:
-        raise _damaged(name, str(error)) from None
-    finally:
-        log.setLogLevel(level)
+    with _LOG_LEVEL:  # it is the process's: two threads must not put back each other's silence
+        level = log.getLogLevel()
+        log.setLogLevel(log.LOG_LEVEL_SILENT)
+        try:
+            array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        except cv2.error as error:
+            raise _damaged(name, str(error)) from None
+        finally:
+            log.setLogLevel(level)
     if array is None:
         raise _damaged(name, "the decoder gave up")
     return cast(Array, array)

@@ -52,8 +52,10 @@ class Engine(Protocol):
 def tune_process() -> None:
     """Keep freed memory in the process (glibc): page faults cost as much as the arithmetic on virtual machines.
 
-    On other C libraries there is nothing to set.
+    On other systems and C libraries there is nothing to set.
     """
+    if sys.platform != "linux":
+        return
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         libc.mallopt(-4, 0)  # M_MMAP_MAX
