@@ -28,11 +28,12 @@ def coreset(data: Path, level: int, count: int) -> dict[str, Any]:
     from blemish.backbones.cache import FeatureCache
     from blemish.detector import as_records
     from blemish.features import FeatureSource
-    from blemish.fitting import FitOptions
+    from blemish.holdout import good_training_records
     from blemish.ops.coreset import greedy_k_centre
     from blemish.ops.patches import grid_of, patch_descriptors
+    from blemish.options import FitOptions
 
-    good = fitting.good_training_records(as_records(data))
+    good = good_training_records(as_records(data))
     backbone = fitting.load_backbone(FitOptions())
     source = FeatureSource(backbone, fitting.plan_geometry(good, "256", backbone.stride), FeatureCache())
     grid = grid_of(source.spec, level)
@@ -57,7 +58,7 @@ def fit(data: Path, method: str, images: int) -> dict[str, Any]:
     """Fit on some of the good training images."""
     from blemish import Detector
     from blemish.detector import as_records
-    from blemish.fitting import good_training_records
+    from blemish.holdout import good_training_records
 
     good = good_training_records(as_records(data))[:images]
     start, cpu = time.perf_counter(), time.process_time()

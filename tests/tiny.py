@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from blemish.config import build
-from blemish.fitting import FitOptions, fit
+from blemish.fitting import fit
 from blemish.modelfile import Model
+from blemish.options import FitOptions
 from blemish.types import Record
 from tests.fakes import FakeBackbone, write_images
 

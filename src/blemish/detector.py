@@ -22,7 +22,7 @@ from blemish.types import AnomalyResult, Record
 if TYPE_CHECKING:
     from blemish.backbones.base import Backbone
     from blemish.evaluation import Evaluation
-    from blemish.fitting import FitOptions
+    from blemish.options import FitOptions
 
 
 class Detector:
@@ -40,7 +40,7 @@ class Detector:
         false_alarm_rate: share of good parts that may be rejected.
         promise_per: "image", or "unit" where several images show one thing: exact then, and stricter.
         precision: number format of the network, "bf16" or "f32"; "auto" = bf16 where this processor computes in it.
-        layers, weights, allow_download: see `blemish.fitting.FitOptions`.
+        layers, weights, allow_download: see `blemish.options.FitOptions`.
         cache: where frozen features are kept; False computes them each time, True takes the default folder.
         options: the method's own, by name; its page lists them.
 
@@ -69,7 +69,7 @@ class Detector:
         # Waiting threads must not spin beside the other engine; torch reads this once, when it is first imported.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         from blemish import config, methods
-        from blemish.fitting import FitOptions
+        from blemish.options import FitOptions
 
         config.build(methods.get(method).Config, options)
         self._backbone = None if isinstance(backbone, str) else backbone

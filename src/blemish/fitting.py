@@ -6,20 +6,18 @@ import hashlib
 import json
 import math
 import platform
-import random
-import warnings
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from blemish import backbones, config, export, methods
+from blemish import config, export, methods
 from blemish.backbones.cache import FeatureCache
-from blemish.calibration import Calibrator, Kind, check_rate, images_needed
-from blemish.data.decode import content_id, read_file, read_image
+from blemish.calibration import Calibrator
+from blemish.data.decode import read_image
 from blemish.data.geometry import (
     Preprocess,
     image_size_of,
@@ -29,9 +27,11 @@ from blemish.data.geometry import (
     resolve,
     white_levels,
 )
-from blemish.errors import CalibrationError, ConfigError, DataError, ExportError
+from blemish.errors import ConfigError, ExportError
 from blemish.features import BATCH, FeatureSource
+from blemish.holdout import good_training_records, plan_calibration, without_copies
 from blemish.modelfile import Model
+from blemish.options import FitOptions
 from blemish.runtime.scores import Scores, Track, calibrators, good_scores, no_track, unit_id
 from blemish.types import Record
 
@@ -39,54 +39,7 @@ if TYPE_CHECKING:
     from blemish.backbones.base import Backbone
     from blemish.methods.base import Method
 
-FOLDS = 5
 GOLDEN = 4  # training images on which graph and PyTorch are compared, beside one of noise
-
-
-@dataclass(frozen=True)
-class FitOptions:
-    """All options of a run but the data; written to run.json, which is a recipe for the next one."""
-
-    method: str = "patchcore"
-    backbone: str = backbones.DEFAULT
-    layers: tuple[int, ...] | None = None  # backbone stages, finest first; None = those of stride 8 and 16
-    weights: str | None = None  # a local file, for backbones that no package brings
-    allow_download: bool = False
-    image_size: str = "256"  # 256 = 256² pixels with the aspect kept, 320x128 = width x height, 256sq = square
-    roi: str | None = None  # image file whose pixels > 0 are looked at; brought to the size of the network's input
-    held_out: float = 0.2  # share of the good images kept for the threshold, where it is a split
-    calibration: Literal["auto", "split", "folds", "none"] = "auto"  # auto: split, else folds, else none and a warning
-    precision: Literal["auto", "bf16", "f32"] = "auto"  # of the network: auto = bf16 where this processor has it
-    false_alarm_rate: float = 0.05  # share of good parts that may be rejected
-    promise_per: Literal["image", "unit"] = "image"  # unit: exact for several images of one thing, and stricter
-    seed: int = 0
-    options: dict[str, Any] = field(default_factory=dict)  # the method's own
-
-    def __post_init__(self) -> None:
-        check_rate(self.false_alarm_rate)
-        if not 0 < self.held_out < 1:
-            raise ConfigError(f"held_out has to lie between 0 and 1, not {self.held_out}")
-        if not 0 <= self.seed < 2**63:
-            raise ConfigError(f"seed has to lie between 0 and 2**63 - 1, not {self.seed}")
-
-
-def good_training_records(records: Iterable[Record]) -> list[Record]:
-    """The only records that fit may see; DataError where there are none."""
-    good = [r for r in records if r.split == "train" and r.label == 0]
-    if not good:
-        raise DataError("there is no good image to learn from", hint="give a folder with at least one")
-    return good
-
-
-def without_copies(records: Sequence[Record]) -> list[Record]:
-    """The first of each file content, with a warning where others are left out: copies say nothing new, and one on
-    either side of a split would make the promise worthless."""
-    first: dict[tuple[str | None, str], Record] = {}
-    for record in records:
-        first.setdefault((record.group, content_id(read_file(record.path))), record)
-    if len(first) < len(records):
-        warnings.warn(f"{len(records) - len(first)} of {len(records)} images are copies and are left out", stacklevel=3)
-    return list(first.values())
 
 
 def fit(
@@ -109,7 +62,7 @@ def fit(
     parse_image_size(options.image_size)  # what is asked for is checked before any work
     backbone = backbone or load_backbone(options)
     good = without_copies(good_training_records(records))
-    kind, parts = _plan_calibration(good, options)
+    kind, parts = plan_calibration(good, options)
     learn = parts[0][0] if kind == "split" else good
     run = _Run(good, learn, method_class, settings, options, backbone, cache, track)
     made: dict[str, Calibrator] = {}
@@ -231,52 +184,6 @@ def plan_geometry(good: Sequence[Record], image_size: str, stride: int) -> Prepr
         return Preprocess(size)
     white_uint16, white_float = white_levels(read_image(r.path).max() for r in good)
     return Preprocess(size, white_uint16, white_float)
-
-
-def _plan_calibration(
-    good: Sequence[Record], options: FitOptions
-) -> tuple[Kind | None, list[tuple[list[Record], list[Record]]]]:
-    """How to calibrate, and the (learn, held out) parts that it takes.
-
-    A split where enough images can be held out, folds where all together are enough, else nothing and a warning; or
-    what the options ask for, or CalibrationError. Units stay whole: pictures of one thing never stand on both sides.
-    """
-    asked, needed = options.calibration, images_needed(options.false_alarm_rate)
-    if asked == "none":
-        return None, []
-    units: dict[str, list[Record]] = {}
-    for record in good:
-        units.setdefault(record.whole, []).append(record)
-    order = sorted(units)
-    random.Random(options.seed).shuffle(order)
-    if asked in ("auto", "split"):
-        held: list[Record] = []
-        taken = 0
-        while taken < len(order) - 1 and len(held) < round(options.held_out * len(good)):
-            held += units[order[taken]]  # at least one unit is left to learn from
-            taken += 1
-        # a few units say little of the next one, however many images they have: auto prefers all of them, in folds
-        if taken >= needed or (asked == "split" and options.promise_per == "image" and len(held) >= needed):
-            return "split", [(_without(good, held), held)]
-    counted = len(order) if options.promise_per == "unit" else len(good)
-    if asked in ("auto", "folds") and counted >= needed and len(order) > 1:
-        folds = [[r for name in order[k::FOLDS] for r in units[name]] for k in range(min(FOLDS, len(order)))]
-        return "cross", [(_without(good, fold), fold) for fold in folds]
-    what = "good images" if options.promise_per == "image" else "units of good images"
-    advice = (
-        f"it takes {needed} {what} in folds or about {math.ceil(needed / options.held_out)} with "
-        f"{options.held_out:.0%} held out"
-    )
-    message = f"{counted} {what} cannot promise a false-alarm rate of {options.false_alarm_rate:g}"
-    if asked != "auto":
-        raise CalibrationError(f"{message} by {asked}", hint=advice)
-    warnings.warn(f"{message}: the model is saved without a threshold; {advice}", stacklevel=3)
-    return None, []
-
-
-def _without(records: Sequence[Record], some: Sequence[Record]) -> list[Record]:
-    ids = {r.id for r in some}
-    return [r for r in records if r.id not in ids]
 
 
 def _tensors(method: Method[Any]) -> bytes:

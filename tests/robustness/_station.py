@@ -14,7 +14,8 @@ from blemish import export, methods, modelfile, training
 from blemish.backbones.cache import FeatureCache
 from blemish.config import build
 from blemish.data import layouts
-from blemish.fitting import FitOptions, fit
+from blemish.fitting import fit
+from blemish.options import FitOptions
 from tests.fakes import FakeBackbone
 
 LOADED = (export, training, methods.get("padim"))  # what `fit` would import in every station anew

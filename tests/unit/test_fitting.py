@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from blemish import fitting, methods
+from blemish import fitting, holdout, methods
 from blemish.backbones.cache import FeatureCache
 from blemish.calibration import images_needed
 from blemish.config import build
 from blemish.data.geometry import Preprocess
 from blemish.errors import CalibrationError, ConfigError, DataError
-from blemish.fitting import FitOptions, fit
+from blemish.fitting import fit
 from blemish.modelfile import Model
+from blemish.options import FitOptions
 from blemish.runtime.inspector import Inspector
 from blemish.types import Record
 from tests.fakes import FakeBackbone, defective_image, good_image, write_images
@@ -36,7 +37,7 @@ Parts = list[tuple[set[str], set[str]]]
 
 
 def plan(records: Sequence[Record], rate: float, **options: object) -> tuple[str | None, Parts]:
-    kind, parts = fitting._plan_calibration(records, build(FitOptions, {"false_alarm_rate": rate, **options}))
+    kind, parts = holdout.plan_calibration(records, build(FitOptions, {"false_alarm_rate": rate, **options}))
     return kind, [({r.id for r in learn}, {r.id for r in held}) for learn, held in parts]
 
 
@@ -170,7 +171,7 @@ def test_what_is_held_out_is_not_learned(tmp_path: Path) -> None:
     """The method of a split is the method of the part that it learns from, alone."""
     records = write_images(tmp_path / "good", 10)
     options = build(FitOptions, {"false_alarm_rate": 0.4, "calibration": "split"})
-    _, [(learn, held)] = fitting._plan_calibration(records, options)
+    _, [(learn, held)] = holdout.plan_calibration(records, options)
     split = fit_tiny(tmp_path, records, false_alarm_rate=0.4, calibration="split")
     alone = fit_tiny(tmp_path, learn, calibration="none")
     assert split.tensors == alone.tensors

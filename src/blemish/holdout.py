@@ -1,0 +1,81 @@
+"""Which records a model learns from, and which ones its threshold."""
+
+from __future__ import annotations
+
+import math
+import random
+import warnings
+from collections.abc import Iterable, Sequence
+
+from blemish.calibration import Kind, images_needed
+from blemish.data.decode import content_id, read_file
+from blemish.errors import CalibrationError, DataError
+from blemish.options import FitOptions
+from blemish.types import Record
+
+FOLDS = 5
+
+
+def good_training_records(records: Iterable[Record]) -> list[Record]:
+    """The only records that fit may see; DataError where there are none."""
+    good = [r for r in records if r.split == "train" and r.label == 0]
+    if not good:
+        raise DataError("there is no good image to learn from", hint="give a folder with at least one")
+    return good
+
+
+def without_copies(records: Sequence[Record]) -> list[Record]:
+    """The first of each file content, with a warning where others are left out: copies say nothing new, and one on
+    either side of a split would make the promise worthless."""
+    first: dict[tuple[str | None, str], Record] = {}
+    for record in records:
+        first.setdefault((record.group, content_id(read_file(record.path))), record)
+    if len(first) < len(records):
+        warnings.warn(f"{len(records) - len(first)} of {len(records)} images are copies and are left out", stacklevel=3)
+    return list(first.values())
+
+
+def plan_calibration(
+    good: Sequence[Record], options: FitOptions
+) -> tuple[Kind | None, list[tuple[list[Record], list[Record]]]]:
+    """How to calibrate, and the (learn, held out) parts that it takes.
+
+    A split where enough images can be held out, folds where all together are enough, else nothing and a warning; or
+    what the options ask for, or CalibrationError. Units stay whole: pictures of one thing never stand on both sides.
+    """
+    asked, needed = options.calibration, images_needed(options.false_alarm_rate)
+    if asked == "none":
+        return None, []
+    units: dict[str, list[Record]] = {}
+    for record in good:
+        units.setdefault(record.whole, []).append(record)
+    order = sorted(units)
+    random.Random(options.seed).shuffle(order)
+    if asked in ("auto", "split"):
+        held: list[Record] = []
+        taken = 0
+        while taken < len(order) - 1 and len(held) < round(options.held_out * len(good)):
+            held += units[order[taken]]  # at least one unit is left to learn from
+            taken += 1
+        # a few units say little of the next one, however many images they have: auto prefers all of them, in folds
+        if taken >= needed or (asked == "split" and options.promise_per == "image" and len(held) >= needed):
+            return "split", [(_without(good, held), held)]
+    counted = len(order) if options.promise_per == "unit" else len(good)
+    if asked in ("auto", "folds") and counted >= needed and len(order) > 1:
+        folds = [[r for name in order[k::FOLDS] for r in units[name]] for k in range(min(FOLDS, len(order)))]
+        return "cross", [(_without(good, fold), fold) for fold in folds]
+    what = "good images" if options.promise_per == "image" else "units of good images"
+    advice = (
+        f"it takes {needed} {what} in folds or about {math.ceil(needed / options.held_out)} with "
+        f"{options.held_out:.0%} held out"
+    )
+    message = f"{counted} {what} cannot promise a false-alarm rate of {options.false_alarm_rate:g}"
+    if asked != "auto":
+        raise CalibrationError(f"{message} by {asked}", hint=advice)
+    warnings.warn(f"{message}: the model is saved without a threshold; {advice}", stacklevel=3)
+    return None, []
+
+
+def _without(records: Sequence[Record], some: Sequence[Record]) -> list[Record]:
+    ids = {r.id for r in some}
+    return [r for r in records if r.id not in ids]

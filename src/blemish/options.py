@@ -1,0 +1,37 @@
+"""The options of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from blemish import backbones
+from blemish.calibration import check_rate
+from blemish.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """All options of a run but the data; written to run.json, which is a recipe for the next one."""
+
+    method: str = "patchcore"
+    backbone: str = backbones.DEFAULT
+    layers: tuple[int, ...] | None = None  # backbone stages, finest first; None = those of stride 8 and 16
+    weights: str | None = None  # a local file, for backbones that no package brings
+    allow_download: bool = False
+    image_size: str = "256"  # 256 = 256² pixels with the aspect kept, 320x128 = width x height, 256sq = square
+    roi: str | None = None  # image file whose pixels > 0 are looked at; brought to the size of the network's input
+    held_out: float = 0.2  # share of the good images kept for the threshold, where it is a split
+    calibration: Literal["auto", "split", "folds", "none"] = "auto"  # auto: split, else folds, else none and a warning
+    precision: Literal["auto", "bf16", "f32"] = "auto"  # of the network: auto = bf16 where this processor has it
+    false_alarm_rate: float = 0.05  # share of good parts that may be rejected
+    promise_per: Literal["image", "unit"] = "image"  # unit: exact for several images of one thing, and stricter
+    seed: int = 0
+    options: dict[str, Any] = field(default_factory=dict)  # the method's own
+
+    def __post_init__(self) -> None:
+        check_rate(self.false_alarm_rate)
+        if not 0 < self.held_out < 1:
+            raise ConfigError(f"held_out has to lie between 0 and 1, not {self.held_out}")
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(f"seed has to lie between 0 and 2**63 - 1, not {self.seed}")
