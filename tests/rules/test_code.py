@@ -20,7 +20,7 @@ DEFAULTS = {
     "cli/app.py": {"patchcore", "padim"},
     "demo.py": {"padim"},
     "detector.py": {"patchcore"},
-    "fitting.py": {"patchcore"},
+    "options.py": {"patchcore"},
 }
 READS_PICKLES = {"backbones/weights.py"}  # and there with weights_only=True
 
