@@ -184,7 +184,9 @@ class Detector:
         fresh = [r for r in records if unit_id(r) not in units and content_id(read_file(r.path)) not in images]
         if len(fresh) < len(records):
             warnings.warn(
-                f"{len(records) - len(fresh)} of {len(records)} images were learned from and are left out", stacklevel=3
+                f"{len(records) - len(fresh)} of {len(records)} images, or their units, were learned from "
+                "and are left out",
+                stacklevel=3,
             )
         return fresh
 

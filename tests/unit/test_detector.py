@@ -77,7 +77,7 @@ def test_another_rate_from_the_held_out_images(folder: Path) -> None:
 def test_calibrating_leaves_out_what_was_learned_from(detector: Detector, folder: Path) -> None:
     mixed = [*sorted((folder / "good").iterdir()), *sorted((folder / "more").iterdir())]
     other = Detector.from_model(detector.model)
-    with pytest.warns(UserWarning, match="80 of 130 images were learned from"):
+    with pytest.warns(UserWarning, match="80 of 130 images, or their units, were learned from"):
         other.calibrate(mixed, false_alarm_rate=0.1)
     assert other.model.calibrators["f32"].n == 50
     with warnings.catch_warnings():
