@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from blemish.metrics.intervals import Difference, Estimate, bootstrap, delong, delong_paired, wilson
-from blemish.metrics.pixels import Bounded, BoundedF1, PixelCounts
+from blemish.metrics.pixels import Bounded, BoundedF1, PixelCounts, aupro_paired
 from blemish.metrics.ranking import F1Max, RocCurve, auroc, average_precision, f1_max, roc_curve
 from blemish.metrics.regions import SaturatedRegion, aupro, spro
 
@@ -17,6 +17,7 @@ __all__ = [
     "RocCurve",
     "SaturatedRegion",
     "aupro",
+    "aupro_paired",
     "auroc",
     "average_precision",
     "bootstrap",

@@ -7,14 +7,14 @@ slightly coarser scores, and the pixels that share a value say how far it can be
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from blemish.errors import ConfigError, DataError
-from blemish.metrics.intervals import Estimate, check_level, percentile_interval
+from blemish.metrics.intervals import Difference, Estimate, check_level, percentile_interval
 from blemish.metrics.ranking import f1_of_counts, precision_under_counts
 from blemish.metrics.regions import (
     SaturatedRegion,
@@ -244,6 +244,35 @@ class PixelCounts:
         """
         return self._bootstrap(self.aupro(limit), limit, lambda row: row.weight, generator, replicas, level)
 
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """All of it as arrays, for a file; `from_arrays` reads them."""
+        out: dict[str, NDArray[Any]] = {
+            "scale": np.array(self.scale),
+            "sums": np.stack([self._all, self._defect, self._weight]),
+            "counts": np.array([self.regions, self.clipped, self._slack]),
+        }
+        for name in _Row._fields:
+            bins, values = zip(*(getattr(row, name) for row in self._rows), strict=True) if self._rows else ((), ())
+            out[f"{name}_sizes"] = np.array([len(b) for b in bins], np.int64)
+            out[f"{name}_bins"] = np.concatenate([*bins, np.zeros(0, np.uint16)])
+            out[f"{name}_values"] = np.concatenate([*values, np.zeros(0, np.int64 if name == "weight" else np.uint32)])
+        return out
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """What `to_arrays` gave."""
+        counts = cls(float(arrays["scale"]))
+        counts._all, counts._defect, counts._weight = (row.copy() for row in arrays["sums"])
+        counts.regions, counts.clipped, counts._slack = (int(n) for n in arrays["counts"])
+        parts = []
+        for name in _Row._fields:
+            ends = np.cumsum(arrays[f"{name}_sizes"])[:-1]
+            split = [np.split(arrays[f"{name}_{what}"], ends) for what in ("bins", "values")]
+            parts.append(list(zip(*split, strict=True)))
+        if len(arrays["normal_sizes"]):
+            counts._rows = [_Row(*row) for row in zip(*parts, strict=True)]
+        return counts
+
     def _patterns(self, values: NDArray[Any]) -> tuple[NDArray[np.intp], int]:
         """float16 patterns (P,) of the scaled scores and how many had to be clipped."""
         with np.errstate(over="ignore"):  # infinity is clipped below, and counted
@@ -280,22 +309,63 @@ class PixelCounts:
         defective = np.array([bool(row.defect[0].size) for row in self._rows])
         if np.count_nonzero(defective) < 2:
             return Estimate(exact.value, 0.0, 1.0)
+        areas = self._areas_of_draws(defects, limit)
+        values = np.concatenate([areas(times) for times in _draws(defective, generator, replicas)])
+        values += exact.value - areas(np.ones((1, len(defective))))
+        spread = percentile_interval(exact.value, values, level)
+        return Estimate(exact.value, max(min(spread.low, exact.low), 0.0), min(max(spread.high, exact.high), 1.0))
+
+    def _areas_of_draws(
+        self, defects: Callable[[_Row], tuple[NDArray[Any], NDArray[Any]]], limit: float
+    ) -> Callable[[Floats], Floats]:
+        """(replicas, images) how often each image was drawn -> (replicas,) areas of the coarse histograms."""
         normals, weights = [row.normal for row in self._rows], [defects(row) for row in self._rows]
         seen = np.unique(np.concatenate([bins for bins, _ in normals + weights]))
         used = _COARSE[np.isin(_COARSE, seen)]
         normal, weight = _matrix(normals, used), _matrix(weights, used)
-        values = np.empty(replicas)
-        for first in range(0, replicas, _BLOCK):
-            times = np.zeros((min(_BLOCK, replicas - first), len(defective)))
-            for kind in (np.flatnonzero(defective), np.flatnonzero(~defective)):
-                if kind.size:
-                    shares = np.full(kind.size, 1 / kind.size)
-                    times[:, kind] = generator.multinomial(kind.size, shares, size=len(times))
-            values[first : first + len(times)] = _areas(times @ normal, times @ weight, limit)[0]
-        once = np.ones((1, len(defective)))
-        values += exact.value - _areas(once @ normal, once @ weight, limit)[0]
-        spread = percentile_interval(exact.value, values, level)
-        return Estimate(exact.value, max(min(spread.low, exact.low), 0.0), min(max(spread.high, exact.high), 1.0))
+        return lambda times: _areas(times @ normal, times @ weight, limit)[0]
+
+
+def aupro_paired(
+    a: PixelCounts,
+    b: PixelCounts,
+    limit: float = 0.3,
+    *,
+    generator: np.random.Generator,
+    replicas: int = 1000,
+    level: float = 0.95,
+) -> Difference:
+    """AUPRO of a minus AUPRO of b on the same images in the same order: bootstrap over images, drawn for both at once.
+
+    The interval is the percentile one, as in `PixelCounts.bootstrap_aupro`; the p-value is twice the smaller share of
+    replicas on either side of 0, never 0 (Davison & Hinkley 1997, section 4.4). With fewer than two defective images
+    there is nothing to resample: the interval is [-1, 1] and p is 1. DataError where the images are not the same.
+    """
+    check_level(level)
+    defective = np.array([bool(row.defect[0].size) for row in a._rows])
+    if a.images != b.images or not np.array_equal(defective, [bool(row.defect[0].size) for row in b._rows]):
+        raise DataError("a paired test needs the same images in the same order on both sides")
+    value = a.aupro(limit).value - b.aupro(limit).value
+    if np.count_nonzero(defective) < 2:
+        return Difference(value, -1.0, 1.0, 1.0)
+    first, second = (counts._areas_of_draws(lambda row: row.weight, limit) for counts in (a, b))
+    values = np.concatenate([first(times) - second(times) for times in _draws(defective, generator, replicas)])
+    once = np.ones((1, len(defective)))
+    values += value - (first(once) - second(once))
+    spread = percentile_interval(value, values, level)
+    tail = min(np.count_nonzero(values <= 0), np.count_nonzero(values >= 0))
+    return Difference(value, spread.low, spread.high, min(1.0, 2 * (tail + 1) / (replicas + 1)))
+
+
+def _draws(defective: NDArray[np.bool_], generator: np.random.Generator, replicas: int) -> Iterator[Floats]:
+    """Blocks of (replicas, images) counts: how often each image is drawn; good and defective ones are drawn apart."""
+    for first in range(0, replicas, _BLOCK):
+        times = np.zeros((min(_BLOCK, replicas - first), len(defective)))
+        for kind in (np.flatnonzero(defective), np.flatnonzero(~defective)):
+            if kind.size:
+                shares = np.full(kind.size, 1 / kind.size)
+                times[:, kind] = generator.multinomial(kind.size, shares, size=len(times))
+        yield times
 
 
 def _sparse(counts: NDArray[np.int64], dtype: type[Any]) -> tuple[NDArray[np.uint16], NDArray[Any]]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from blemish.errors import ConfigError, DataError
-from blemish.metrics import PixelCounts, SaturatedRegion, aupro, auroc, average_precision, f1_max, spro
+from blemish.metrics import PixelCounts, SaturatedRegion, aupro, aupro_paired, auroc, average_precision, f1_max, spro
 
 SIZES = [(17, 23), (30, 11), (8, 8), (25, 25), (12, 40), (19, 19)]
 
@@ -241,3 +241,40 @@ def test_saturated_regions_give_spro_in_one_pass() -> None:
         assert ours.value == pytest.approx(exact, abs=2e-3)
         assert left.aupro(limit) == ours
     assert counts.regions == 6
+
+
+def test_counts_survive_their_way_through_arrays():
+    counts = count(*make(3))
+    again = PixelCounts.from_arrays(counts.to_arrays())
+    assert results(again) == results(counts)
+    assert again.aupro(0.05) == counts.aupro(0.05)
+    for at in (0.3, 0.05):
+        a, b = (c.bootstrap_aupro(at, generator=np.random.default_rng(1), replicas=50) for c in (again, counts))
+        assert a == b
+    again.merge(counts)
+    assert again.images == 2 * counts.images
+    assert PixelCounts.from_arrays(PixelCounts(2.0).to_arrays()).images == 0
+
+
+def test_paired_aupro_is_the_bootstrap_of_the_difference():
+    maps, masks = make(4)
+    worse = [v + np.random.default_rng(9).gamma(2.0, 2.0, v.shape).astype(np.float32) for v in maps]
+    a, b = count(maps, masks), count(worse, masks)
+    found = aupro_paired(a, b, generator=np.random.default_rng(0), replicas=400)
+    assert found.value == pytest.approx(a.aupro().value - b.aupro().value)
+    # the same draws, each side measured exactly on the drawn images
+    rng = np.random.default_rng(5)
+    kinds = [[i for i, m in enumerate(masks) if bool(m is not None and m.any()) is bad] for bad in (True, False)]
+    plain = []
+    for _ in range(200):
+        drawn = np.concatenate([rng.choice(kind, len(kind)) for kind in kinds if kind])
+        sides = [count([side[i] for i in drawn], [masks[i] for i in drawn]).aupro().value for side in (maps, worse)]
+        plain.append(sides[0] - sides[1])
+    low, high = np.quantile(plain, [0.025, 0.975])
+    assert found.low == pytest.approx(low, abs=0.05)
+    assert found.high == pytest.approx(high, abs=0.05)
+    same = aupro_paired(a, a, generator=np.random.default_rng(0), replicas=50)
+    assert (same.value, same.p_value) == (0, 1)
+    assert aupro_paired(b, a, generator=np.random.default_rng(0), replicas=400).value == -found.value
+    with pytest.raises(DataError, match="same images"):
+        aupro_paired(a, count(maps[1:], masks[1:]), generator=np.random.default_rng(0))
