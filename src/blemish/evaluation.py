@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -54,10 +54,13 @@ class Evaluation:
     timing: dict[str, Any]
     samples: tuple[Sample, ...]
     unread: tuple[dict[str, str], ...] = ()  # test images that could not be read: id and error
+    pixels: PixelCounts | None = field(default=None, repr=False, compare=False)  # what the pixel metrics come from
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return {"schema": 1, **asdict(self)}
+        """Plain values: all but `pixels`."""
+        values = asdict(replace(self, pixels=None))
+        del values["pixels"]
+        return {"schema": 1, **values}
 
     def save_json(self, path: str | Path) -> None:
         """Write `to_json` to a file, whole or not at all."""
@@ -131,6 +134,7 @@ def evaluate(
         },
         samples=tuple(samples),
         unread=tuple(unread),
+        pixels=total if total.regions else None,
     )
 
 

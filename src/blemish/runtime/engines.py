@@ -14,7 +14,7 @@ import importlib
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, Literal, Protocol
 
@@ -167,6 +167,43 @@ class OpenVino:
             request.infer()
         last = requests[-1]
         return tuple(last.get_output_tensor(i).data[:n].copy() for i in range(len(last.model_outputs)))
+
+
+class Head:
+    """What stands behind the features of a model's graph: cached features in, score and map out, as in the whole.
+
+    In bf16 the whole graph runs as two halves anyway, of which this is the second; in float32 the same bits came out
+    of both ways wherever we looked. Who relies on it compares some images (`blemish.bench` does, in every cell).
+
+    `levels` are the indices of the features it takes. ModelFileError where the graph has none inside.
+    """
+
+    def __init__(self, graph: bytes, *, precision: Precision, threads: int = 1) -> None:
+        openvino = _openvino()
+        core = openvino.Core()
+        model = core.read_model(graph)
+        shape = model.input(0).get_partial_shape()
+        shape[0] = 1
+        model.reshape(shape)
+        parts = _cut_at_features(model)
+        if len(parts) != 2:
+            raise ModelFileError("the graph has no features inside")
+        if precision == "bf16":
+            _mark_coarse(parts[1])
+        names = [next(n for n in o.get_names() if n.startswith(FEATURES)) for o in parts[0].outputs]
+        self.levels = tuple(int(name.removeprefix(FEATURES)) for name in names)
+        options = {"NUM_STREAMS": threads, "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "THROUGHPUT"}
+        self._compiled = core.compile_model(parts[1], "CPU", {**options, "INFERENCE_PRECISION_HINT": "f32"})
+        self._local = threading.local()
+
+    def __call__(self, maps: Sequence[NDArray[np.float32]]) -> tuple[float, NDArray[np.float32]]:
+        """All levels of one image (C_l, *grid_l) -> score, map (H, W)."""
+        if not hasattr(self._local, "request"):
+            self._local.request = self._compiled.create_infer_request()
+        request = self._local.request
+        request.infer([np.ascontiguousarray(maps[level])[None] for level in self.levels])
+        score, anomaly_map = (request.get_output_tensor(i).data for i in range(2))
+        return float(score[0]), anomaly_map[0].copy()
 
 
 def _cut_at_features(model: Any) -> list[Any]:
