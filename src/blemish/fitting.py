@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from time import perf_counter
@@ -17,6 +17,7 @@ import numpy as np
 from blemish import config, export, methods
 from blemish.backbones.cache import FeatureCache
 from blemish.calibration import Calibrator
+from blemish.chunks import Chunk, Observed, Spread
 from blemish.data.decode import read_image
 from blemish.data.geometry import (
     Preprocess,
@@ -49,8 +50,11 @@ def fit(
     backbone: Backbone | None = None,
     cache: FeatureCache | None = None,
     track: Track = no_track,
+    spread: Spread | None = None,
 ) -> Model:
     """Learn from the good training records and return the finished model, calibrated where the numbers allow it.
+
+    `spread` observes chunks of a large set elsewhere; the model is the same, bit for bit.
 
     Raises DataError, ConfigError, BackboneError or ExportError. Warns where the asked rate cannot be promised.
     """
@@ -64,7 +68,7 @@ def fit(
     good = without_copies(good_training_records(records))
     kind, parts = plan_calibration(good, options)
     learn = parts[0][0] if kind == "split" else good
-    run = _Run(good, learn, method_class, settings, options, backbone, cache, track)
+    run = _Run(good, learn, method_class, settings, options, backbone, cache, track, spread)
     made: dict[str, Calibrator] = {}
     per_unit = options.promise_per == "unit"
     if kind == "cross":
@@ -97,26 +101,47 @@ class _Run:
         backbone: Backbone,
         cache: FeatureCache | None,
         track: Track,
+        spread: Spread | None,
     ) -> None:
         self.options = options
         self.track = track
         self.good, self.learned_from = good, learn
         self.method_class, self.config = method_class, settings
-        preprocess = plan_geometry(learn, options.image_size, backbone.stride)
-        if options.roi is not None:
-            preprocess = replace(preprocess, roi=read_roi(options.roi, preprocess.size))
+        preprocess = plan_preprocess(learn, options, backbone.stride)
         precision = None if options.precision == "auto" else options.precision
         self.features = FeatureSource(backbone, preprocess, cache, precision=precision)
+        self.chunk = Chunk(method_class, settings, options.seed, backbone, preprocess, self.features.precision, cache)
+        self.spread = spread
 
     def learn(self, good: Sequence[Record]) -> tuple[bytes, Method[Any]]:
         """Fit on these records and freeze: (graph, method)."""
-        from blemish.training import train
+        from blemish import training
 
         self.features.seen.clear()
-        method = self.method_class(self.config, self.features.spec, self.features.preprocess.size, self.options.seed)
-        train(method, self.track(self.features.batches(good), "learn", math.ceil(len(good) / BATCH)))
-        self.learned = set(self.features.seen)
+        self.learned: set[str] = set()
+        method = self.chunk.method(self.features)
+        size = training.CHUNK if method.mergeable() else max(len(good), 1)
+        chunks = [good[i : i + size] for i in range(0, len(good), size)]
+        if len(chunks) == 1:
+            if self.spread is not None:
+                self.spread.warm(self.chunk, good)
+            batches = self.track(self.features.batches(good), "learn", math.ceil(len(good) / BATCH))
+            training.observe(method, batches)
+            self.learned = set(self.features.seen)
+        else:
+            done = self.spread.observe(self.chunk, chunks) if self.spread else self._one_by_one(chunks)
+            training.merge(method, self.track(self._noted(done), "learn", len(chunks)))
+        training.conclude(method)
         return export.merge(self.features.graph, export.export_head(method)), method
+
+    def _one_by_one(self, chunks: Sequence[Sequence[Record]]) -> Iterator[Observed]:
+        return (self.chunk.observe(self.features, records) for records in chunks)
+
+    def _noted(self, done: Iterable[Observed]) -> Iterator[Method[Any]]:
+        """The methods of the chunks; the images that they have seen are remembered."""
+        for method, seen in done:
+            self.learned |= seen
+            yield method
 
     def scores(self, graph: bytes, good: Sequence[Record]) -> Scores:
         """Scores of these records through the graph."""
@@ -174,6 +199,14 @@ def read_roi(path: str, size: tuple[int, int]) -> str:
     image = read_image(path)
     mask = np.any(image.reshape(*image.shape[:2], -1) > 0, axis=-1)
     return pack_roi(np.asarray(mask, np.bool_), size)
+
+
+def plan_preprocess(good: Sequence[Record], options: FitOptions, stride: int) -> Preprocess:
+    """How an image becomes the network's input: planned from these images, with the region of interest."""
+    preprocess = plan_geometry(good, options.image_size, stride)
+    if options.roi is None:
+        return preprocess
+    return replace(preprocess, roi=read_roi(options.roi, preprocess.size))
 
 
 def plan_geometry(good: Sequence[Record], image_size: str, stride: int) -> Preprocess:

@@ -11,14 +11,36 @@ from blemish.errors import DataError
 from blemish.methods.base import Method
 from blemish.types import Batch
 
+CHUNK = 4096
+"""Images that are observed in one go; more are observed chunk by chunk and merged in order, on however many machines,
+so that the number of machines changes no bit of the result."""
+
 
 @torch.no_grad()
-def train(method: Method[Any], batches: Iterable[Batch]) -> None:
-    """Show a method every batch once, in order, and let it conclude. DataError where there is no sample at all."""
+def observe(method: Method[Any], batches: Iterable[Batch]) -> None:
+    """Show a method every batch once, in order. DataError where there is no sample at all."""
     seen = 0
     for batch in batches:
         method.observe(batch)
         seen += len(batch.ids)
     if not seen:
         raise DataError("there is no good image to learn from", hint="give a folder with at least one")
+
+
+@torch.no_grad()
+def merge(method: Method[Any], chunks: Iterable[Method[Any]]) -> None:
+    """Take over what the chunks have observed, in order."""
+    for chunk in chunks:
+        method.merge(chunk)
+
+
+@torch.no_grad()
+def conclude(method: Method[Any]) -> None:
+    """Turn what was observed into what is kept."""
     method.conclude()
+
+
+def train(method: Method[Any], batches: Iterable[Batch]) -> None:
+    """Observe everything and conclude."""
+    observe(method, batches)
+    conclude(method)

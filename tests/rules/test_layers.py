@@ -19,10 +19,12 @@ LAYERS = (
     ("data", "backbones", "methods", "modelfile", "drawing", "plots"),
     ("export", "training", "runtime.scores", "runtime.inspector", "cases", "options"),
     ("features", "evaluation", "holdout"),
+    ("chunks",),
     ("fitting", "report_tables"),
     ("detector", "report"),
-    ("demo",),
-    ("bench", "server"),
+    ("demo", "power"),
+    ("bench",),
+    ("cluster", "server"),
     ("cli",),
 )
 # Tighter than their line: pure arithmetic knows nothing of models and engines, and nothing but `methods` is trained.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Generic, TypeVar, cast, get_args
+from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,17 @@ from blemish.errors import NotFittedError
 from blemish.types import Batch, FeatureSpec, Needs, Prediction
 
 C = TypeVar("C")
+
+
+class Published(NamedTuple):
+    """A figure of somebody's paper, to stand beside ours and never in place of it."""
+
+    data: str
+    metric: str  # as in the ledger: I-AUROC, P-AUROC, AUPRO@0.3
+    value: float  # a share, as in the ledger
+    backbone: str
+    source: str
+    where: str = ""  # the set of ours that is split in the same way; empty where we do not have the data
 
 
 class Method(nn.Module, ABC, Generic[C]):
@@ -30,6 +41,7 @@ class Method(nn.Module, ABC, Generic[C]):
     Config: ClassVar[type[Any]]  # the C of Method[C]
     needs: ClassVar[Needs] = Needs()
     fitted_buffers: ClassVar[tuple[str, ...]] = ()
+    published: ClassVar[tuple[Published, ...]] = ()
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -46,6 +58,22 @@ class Method(nn.Module, ABC, Generic[C]):
 
     def observe(self, batch: Batch) -> None:  # noqa: B027  (a method may have nothing to do here)
         """See one batch of good samples; called once per batch, in order."""
+
+    def merge(self, other: Self) -> None:
+        """Take over what another instance of the same config has observed; the order of merging is the caller's.
+
+        A method that has this is learned in chunks when there are many images, on one machine or several; one that
+        has not sees every batch itself.
+        """
+        raise NotImplementedError
+
+    def condense(self) -> None:  # noqa: B027
+        """Shrink what was observed, where that can be done with a stated loss; called at the end of each chunk."""
+
+    @classmethod
+    def mergeable(cls) -> bool:
+        """Whether the method says how to merge."""
+        return cls.merge is not Method.merge
 
     @abstractmethod
     def conclude(self) -> None:

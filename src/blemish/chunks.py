@@ -1,0 +1,63 @@
+"""Large sets are observed in chunks and merged in order: here or on other machines, with the same bits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from blemish.backbones.cache import FeatureCache
+from blemish.data.geometry import Preprocess
+from blemish.features import FeatureSource
+from blemish.runtime.engines import Precision
+from blemish.types import Record
+
+if TYPE_CHECKING:
+    from blemish.backbones.base import Backbone
+    from blemish.methods.base import Method
+
+Observed = tuple["Method[Any]", set[str]]
+"""A method that has seen one chunk, and the content ids of its images."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """All that it takes to observe a chunk of a large set, on any machine."""
+
+    method_class: type[Method[Any]]
+    config: Any
+    seed: int
+    backbone: Backbone
+    preprocess: Preprocess
+    precision: Precision
+    cache: FeatureCache | None
+
+    def source(self, threads: int | None = None) -> FeatureSource:
+        """Where a worker gets its features from; one serves many chunks."""
+        return FeatureSource(self.backbone, self.preprocess, self.cache, threads=threads, precision=self.precision)
+
+    def method(self, source: FeatureSource) -> Method[Any]:
+        """The method, before it has seen anything."""
+        return self.method_class(self.config, source.spec, self.preprocess.size, self.seed)
+
+    def observe(self, source: FeatureSource, records: Sequence[Record]) -> Observed:
+        """Show one chunk to a method of its own."""
+        from blemish.training import observe
+
+        source.seen.clear()
+        method = self.method(source)
+        observe(method, source.batches(records))
+        method.condense()
+        return method, set(source.seen)
+
+
+class Spread(Protocol):
+    """Learning on several machines; `cluster.fit` is one."""
+
+    def warm(self, chunk: Chunk, records: Sequence[Record]) -> None:
+        """Bring features into the shared cache, for a set that one machine observes."""
+        ...
+
+    def observe(self, chunk: Chunk, chunks: Sequence[Sequence[Record]]) -> Iterator[Observed]:
+        """What `Chunk.observe` gives for each chunk, in order."""
+        ...
