@@ -17,7 +17,7 @@ $(VENV)/.demo: $(BIN)/python pyproject.toml
 	touch $@
 
 $(VENV)/.dev: $(BIN)/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train,demo,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench,ray,demo,docs,dev]'
 	touch $@ $(VENV)/.demo
 
 demo: $(VENV)/.demo

@@ -155,6 +155,27 @@ def evaluate(
 
 
 @app.command()
+def bench(
+    data: Annotated[list[str], typer.Argument(help="A suite file (.toml), or data sets.")],
+    out: Annotated[Path, typer.Option(help="Folder of cells and tables; a run that was stopped goes on there.")],
+    methods: Annotated[Optional[list[str]], typer.Option(help="Names, or all; instead of the suite's.")] = None,  # noqa: UP045
+    seeds: Annotated[Optional[list[int]], typer.Option(help="Repeatable; instead of the suite's.")] = None,  # noqa: UP045
+    multi_class: Annotated[bool, typer.Option("--multi-class", help="Data sets: one model for all categories too.")] = (
+        False
+    ),
+    page: Annotated[Optional[Path], typer.Option(help="The ledger's page; OUT/ledger.md if not given.")] = None,  # noqa: UP045
+    verify: Annotated[bool, typer.Option("--verify", help="Run finished cells again and compare.")] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="Cells at once; each one uses all cores.")] = 1,
+    engine: Annotated[str, typer.Option(help="local or ray.")] = "local",
+    address: Annotated[Optional[str], typer.Option(help="Of a Ray cluster; one is started here if not given.")] = None,  # noqa: UP045
+) -> int:
+    """Methods x data sets x seeds: every cell once, with tables, tests and plots."""
+    from blemish.cli.bench import run
+
+    return run(data, out, methods or [], seeds or [], page, multi_class, verify, jobs, engine, address)
+
+
+@app.command()
 def calibrate(
     model: ModelPath,
     good: Annotated[str, typer.Argument(help="Good images that the model has not learned from.")],

@@ -1,12 +1,14 @@
 """Data sets as they lie on disk become lists of records. One module of this folder is one layout.
 
 Each has `PRIORITY` (smaller = more specific, asked first), `detect(root) -> bool` and
-`index(root, *, split=None) -> list[Record]`; one whose data come as a package has `locate() -> Path` too.
+`index(root, *, split=None) -> list[Record]`; one whose data come as a package has `locate() -> Path` too, and one
+that draws its split takes a `seed`.
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,11 +37,13 @@ def names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
 
-def index(source: str | Path, layout: str | None = None, split: str | None = None) -> list[Record]:
+def index(
+    source: str | Path, layout: str | None = None, split: str | None = None, *, seed: int | None = None
+) -> list[Record]:
     """The records of a data set, sorted by id; `layout` is found out where it is None.
 
     `source` is a folder, a manifest file, or the name of a layout whose data come as a package. `split` names one of
-    the layout's other splits. Raises ConfigError on an unknown layout or split, DataError where there is nothing to
+    the layout's other splits, `seed` draws the split anew where the layout draws it. Raises ConfigError on an unknown layout or split, DataError where there is nothing to
     index or a check of `check_disjoint` fails.
     """
     if layout is not None and layout not in names():
@@ -51,7 +55,8 @@ def index(source: str | Path, layout: str | None = None, split: str | None = Non
             raise DataError("no such file or folder", path=root, hint="check the path")
         root, layout = packaged(), layout or str(source)
     module = _load(layout) if layout is not None else _detected(root)
-    records = sorted(module.index(root, split=split), key=lambda record: record.id)
+    drawn = {"seed": seed} if seed is not None and "seed" in inspect.signature(module.index).parameters else {}
+    records = sorted(module.index(root, split=split, **drawn), key=lambda record: record.id)
     if not records:
         hint = "give a folder of images, a data set or a manifest (.csv, .jsonl), or name its layout"
         raise DataError("no images found", path=root, hint=hint)

@@ -1,0 +1,231 @@
+"""One cell: learn, prove that the cached line is the deployed one, measure, and leave a record of all of it."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import io
+import json
+import os
+import platform
+import resource
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from time import perf_counter, process_time
+from typing import Any
+
+import numpy as np
+
+from blemish import backbones, config, fitting, methods
+from blemish.backbones.weights import PACKAGED
+from blemish.bench.line import CachedLine, CountedCache, differing
+from blemish.bench.suite import Cell
+from blemish.data.decode import content_id, read_file, read_image
+from blemish.data.geometry import Preprocess
+from blemish.errors import BlemishError
+from blemish.evaluation import Evaluation, evaluate
+from blemish.features import FeatureSource
+from blemish.modelfile import Model
+from blemish.options import FitOptions
+from blemish.runtime.engines import cores, open_engine
+from blemish.runtime.inspector import Inspector
+from blemish.types import Record
+
+SCHEMA = 1
+PROBED = 24  # test images on which the cached line is compared with the deployed one, and both are timed
+ROUNDS = 3  # over them, interleaved
+
+
+def digest(cell: Cell, records: Sequence[Record]) -> str:
+    """16 hex digits over all that the figures depend on: options, data, weights, the method's own file, the schema.
+
+    Not over the rest of the package, or every new comment would run everything again; a change there that moves
+    figures raises `SCHEMA`.
+    """
+    source = inspect.getsource(sys.modules[methods.get(cell.method.name).__module__])
+    value = {
+        "schema": SCHEMA,
+        "options": config.to_json(config.build(FitOptions, cell.options)),
+        "setting": [cell.setting, cell.category],
+        "data": data_digest(records),
+        "weights": weights_digest(config.build(FitOptions, cell.options)),
+        "method": hashlib.sha256(source.encode()).hexdigest(),
+    }
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def data_digest(records: Sequence[Record]) -> str:
+    """sha256 over every record's id, side, label, category, unit, and the bytes of its image and masks."""
+    whole = hashlib.sha256()
+    for r in sorted(records, key=lambda record: record.id):
+        masks = r.mask if isinstance(r.mask, tuple) else (r.mask,) if r.mask else ()
+        files = [_file_digest(p, p.stat().st_mtime_ns) for p in (r.path, *masks)]
+        whole.update(json.dumps([r.id, r.split, r.label, r.defect, r.group, r.unit, files]).encode())
+    return whole.hexdigest()
+
+
+@lru_cache(maxsize=200_000)
+def _file_digest(path: Path, _: int) -> str:
+    return content_id(read_file(path))
+
+
+def weights_digest(options: FitOptions) -> str:
+    """What the backbone's weights are: the digest of the file, or the name of the network where no file is known."""
+    if options.weights is not None:
+        return hashlib.sha256(read_file(options.weights)).hexdigest()
+    name = options.backbone or backbones.DEFAULT
+    return PACKAGED[name].sha256 if name in PACKAGED else f"timm {version('timm')} {name}"
+
+
+def work(cell: Cell, mark: str) -> dict[str, bytes]:
+    """Run one cell; the files of its folder by name. `mark` is its digest."""
+    started, begun = datetime.now(UTC), perf_counter()
+    options = config.build(FitOptions, cell.options)
+    records = cell.records()
+    backbone = fitting.load_backbone(options)
+    cache = CountedCache()
+    source, seconds = _warm(records, options, backbone, cache)
+    print(f"{cell.title}: features in {seconds:.1f} s", flush=True)
+    model = fitting.fit(records, options, backbone=backbone, cache=cache)
+    print(f"learned from {model.meta['data']['learned_from']} images in {model.meta['fit_seconds']} s", flush=True)
+    fit_peak = peak_mb()
+    preprocess = Preprocess.from_json(model.meta["preprocess"])
+    if preprocess != source.preprocess:  # held-out images changed the shape that was planned from all of them
+        source = FeatureSource(backbone, preprocess, cache, precision=model.meta["precision"])
+    test = [r for r in records if r.split == "test"]
+    line, checked = _line(model, source, test)
+    print(f"the cached line is the deployed one on {len(checked)} images", flush=True)
+    before = perf_counter()
+    evaluation = evaluate(line, records, model=model.describe(), source=cell.where)
+    record = {
+        **_head(cell, mark, records, model),
+        "features": {
+            "images": sum(r.split != "held" for r in records),
+            "computed": cache.asked - cache.found,
+            "seconds": round(seconds, 2),
+        },
+        "fit": {"seconds": model.meta["fit_seconds"], "peak_mb": fit_peak},
+        "inspect": _timed(model, source, [r.path for r in checked]),
+        "checked": {"images": len(checked), "differing": 0, "cached": isinstance(line, CachedLine)},
+        "evaluate_seconds": round(perf_counter() - before, 2),
+        "overall": evaluation.overall,
+        "by_category": evaluation.by_category,
+        "by_defect": evaluation.by_defect,
+        "setting_of_figures": evaluation.setting,
+        "unread": list(evaluation.unread),
+        "peak_mb": peak_mb(),
+        "started": started.isoformat(timespec="seconds"),
+        "wall_seconds": round(perf_counter() - begun, 2),
+    }
+    return {"images.parquet": _images(evaluation), "pixels.npz": _pixels(evaluation), "cell.json": to_bytes(record)}
+
+
+def _warm(records: Sequence[Record], options: FitOptions, backbone: Any, cache: CountedCache) -> tuple[Any, float]:
+    """Bring the features of every image into the cache: what was computed, and for how long, is told apart from fit."""
+    start = perf_counter()
+    good = [r for r in records if r.split == "train"]
+    preprocess = fitting.plan_preprocess(good, options, backbone.stride)
+    precision = None if options.precision == "auto" else options.precision
+    source = FeatureSource(backbone, preprocess, cache, precision=precision)
+    for _ in source.stream([*good, *(r for r in records if r.split == "test")]):
+        pass
+    return source, perf_counter() - start
+
+
+def _line(model: Model, source: FeatureSource, test: Sequence[Record]) -> tuple[Inspector, list[Record]]:
+    """The line to measure with, proven on some test images to be the deployed one; those images."""
+    chosen = list(test[:: max(1, len(test) // PROBED)][:PROBED])
+    deployed = Inspector(model, threads=source.threads)
+    line = CachedLine(model, source)
+    if count := differing(deployed, line, [r.path for r in chosen]):
+        raise BlemishError(f"cached features give other results than the deployed graph on {count} of {len(chosen)}")
+    return line, chosen
+
+
+def _timed(model: Model, source: FeatureSource, paths: Sequence[Path]) -> dict[str, Any]:
+    """Processor milliseconds an image, one thread: the deployed line, and decoding + bare backbone, interleaved."""
+    deployed = Inspector(model, threads=1)
+    trunk = open_engine(source.graph, precision=source.precision)
+
+    def bare(path: Path) -> None:
+        trunk(source.preprocess(read_image(path))[None])
+
+    spent: dict[str, list[float]] = {"line": [], "bare": []}
+    for turn in range(ROUNDS + 1):
+        for path in paths:
+            for name, call in (("line", deployed.inspect), ("bare", bare)):
+                start = process_time()
+                call(path)
+                if turn:  # the first round warms up
+                    spent[name].append(1000 * (process_time() - start))
+    line, backbone = median(spent["line"]), median(spent["bare"])
+    return {"cpu_ms": round(line, 3), "backbone_cpu_ms": round(backbone, 3), "ratio": round(line / backbone, 3)}
+
+
+def _head(cell: Cell, mark: str, records: Sequence[Record], model: Model) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "digest": mark,
+        "title": cell.title,
+        "set": cell.data.name,
+        "where": cell.where,
+        "category": cell.category,
+        "setting": cell.setting,
+        "seed": cell.seed,
+        "method": cell.method.name,
+        "label": cell.method.label,
+        "image_metrics": cell.data.image_metrics,
+        "note": cell.data.note,
+        "run": model.run,
+        "backbone": model.meta["backbone"],
+        "weights": weights_digest(config.build(FitOptions, cell.options)),
+        "data": {"digest": data_digest(records), "learned_from": model.meta["data"]["learned_from"]},
+        "network_input": "x".join(str(side) for side in reversed(model.meta["preprocess"]["size"])),
+        "precision": model.meta["precision"],
+        "parity": model.parity["engines"],
+        "software": model.meta["software"],
+        "machine": {"processor": platform.processor() or platform.machine(), "cores": cores()},
+    }
+
+
+def _images(evaluation: Evaluation) -> bytes:
+    """One row per test image, in the order of the records."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    names = ("id", "label", "defect", "group", "score", "p_value", "verdict")
+    columns = {name: [getattr(s, name) for s in evaluation.samples] for name in names}
+    types = {"label": pa.int8(), "score": pa.float64(), "p_value": pa.float64()}
+    table = pa.table({k: pa.array(v, types.get(k, pa.string())) for k, v in columns.items()})
+    buffer = io.BytesIO()
+    parquet.write_table(table, buffer)
+    return buffer.getvalue()
+
+
+def _pixels(evaluation: Evaluation) -> bytes:
+    """The counts behind the pixel metrics, for paired tests; empty where there are no masks."""
+    buffer = io.BytesIO()
+    arrays: dict[str, Any] = evaluation.pixels.to_arrays() if evaluation.pixels else {}
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def to_bytes(record: dict[str, Any]) -> bytes:
+    """JSON, as it is kept."""
+    return (json.dumps(record, indent=1, allow_nan=False) + "\n").encode()
+
+
+def peak_mb() -> float:
+    """Largest resident memory of this process so far; 0 where the system does not tell."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
+
+
+def quiet_threads() -> None:
+    """Waiting threads must not spin beside the engine; torch reads this once, when it is first imported."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

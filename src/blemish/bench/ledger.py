@@ -1,0 +1,230 @@
+"""The ledger's page and plots, made from the tables alone: nothing in them is typed by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+from blemish import methods
+from blemish.bench import figures
+from blemish.bench.results import Row, Tables
+from blemish.files import write_whole
+
+IMAGE = ("I-AUROC", "I-AP", "I-F1max")
+PIXEL = ("P-AUROC", "P-AP", "AUPRO@0.3", "AUPRO@0.05", "sPRO@0.05")
+LEVEL = 0.05  # of the tests
+
+
+def write(tables: Tables, page: Path, *, command: str) -> None:
+    """The page, and its plots in the folder beside it that has its name."""
+    folder = page.with_suffix("")
+    plots = figures.draw(tables, folder)
+    links = {name: f"{folder.name}/{file.name}" for name, file in plots.items()}
+    write_whole(page, text(tables, links, command).encode("utf-8"))
+
+
+def text(tables: Tables, plots: dict[str, str], command: str) -> str:
+    """The page; `plots` are links by name."""
+    parts = [_head(tables, command), _plots(plots)]
+    parts += [_set(tables, where) for where in _unique(row["where"] for row in tables.cells)]
+    parts += [_categories(tables), _pairs(tables), _published(tables), _defects(tables), _cost(tables)]
+    return "\n".join(part for part in parts if part).rstrip() + "\n"
+
+
+def _unique(values: Iterable[Any]) -> list[Any]:
+    return list(dict.fromkeys(values))
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def _head(tables: Tables, command: str) -> str:
+    cells = tables.cells
+    first, last = min(c["started"] for c in cells)[:10], max(c["started"] for c in cells)[:10]
+    one: Callable[[str], str] = lambda key: ", ".join(str(v) for v in _unique(c[key] for c in cells))  # noqa: E731
+    seeds = len({c["seed"] for c in cells})
+    return (
+        "# Ledger\n\n"
+        f"Made by `{command}`: {len(cells)} cells, each in a process of its own, {first} to {last}. Started again, "
+        "it runs what is missing and nothing else; `--verify` runs cells again and compares every figure and every "
+        "score.\n\n"
+        f"- Backbone {one('backbone').replace('|', '/')}, number format {one('precision')}, blemish {one('blemish')}, "
+        f"{one('processor')} with {one('cores')} cores.\n"
+        "- Methods learn from all good training images, last state; no option was chosen on these test images. Raw "
+        "scores; pixel metrics in source pixels, pooled over the set.\n"
+        f"- A figure is the mean over {seeds} seeds ± half their range; brackets hold the 95 % interval of the first "
+        "seed (DeLong for I-AUROC, bootstrap over images else). [How figures are made](protocol.md).\n"
+        "- ms: processor milliseconds from file to result on one thread; ×: the same over decoding and the bare "
+        "backbone, measured in turns. Fit: seconds with the features in the cache. MB: largest memory of the process.\n"
+        f"- The measured line reads features from the cache; on {sum(c['checked'] for c in cells)} images of all cells "
+        "it gave what the deployed graph gives, bit for bit.\n"
+    )
+
+
+def _plots(plots: dict[str, str]) -> str:
+    return "\n".join(f"![{name}]({link})\n" for name, link in plots.items())
+
+
+def _figure(rows: list[Row], compact: bool = False) -> str:
+    """Mean over seeds, half their range, and the first seed's interval."""
+    if not rows:
+        return ""
+    values = [row["value"] for row in sorted(rows, key=lambda r: r["seed"])]
+    out = f"{mean(values):.3f}"
+    if len(values) > 1:
+        out += f" ± {(max(values) - min(values)) / 2:.3f}"
+    first = min(rows, key=lambda r: r["seed"])
+    return out if compact or first["low"] is None else f"{out} [{first['low']:.3f}, {first['high']:.3f}]"
+
+
+def _of(tables: Tables, **wanted: Any) -> list[Row]:
+    return [row for row in tables.results if all(row[k] == v for k, v in wanted.items())]
+
+
+def _set(tables: Tables, where: str) -> str:
+    """One data set: every method, every metric."""
+    cells = [c for c in tables.cells if c["where"] == where]
+    overall = _of(tables, where=where, scope="overall")
+    metrics = [m for m in IMAGE + PIXEL if any(row["metric"] == m for row in overall)]
+    rows = []
+    for label in _unique(c["label"] for c in cells):
+        own = [c for c in cells if c["label"] == label]
+        found = {m: [r for r in overall if r["label"] == label and r["metric"] == m] for m in metrics}
+        rows.append(
+            [
+                label,
+                *(_figure(found[m], compact=m not in ("I-AUROC", "AUPRO@0.3", "P-AUROC")) for m in metrics),
+                f"{median(c['cpu_ms'] for c in own):.1f}",
+                f"{median(c['ratio'] for c in own):.2f}",
+                f"{median(c['fit_seconds'] for c in own):.1f}",
+                f"{max(c['peak_mb'] for c in own):.0f}",
+            ]
+        )
+    counts = ", ".join(
+        f"{' / '.join(str(v) for v in _unique(c[key] for c in cells))} {name}"
+        for key, name in (("learned_from", "learned from"), ("good", "good tested"), ("anomalous", "defective tested"))
+    )
+    setting = "one model for all categories" if cells[0]["setting"] == "multi" else "one category"
+    sizes = ", ".join(_unique(c["network_input"] for c in cells))
+    note = f"{cells[0]['note'][:1].upper()}{cells[0]['note'][1:]}. " if cells[0]["note"] else ""
+    intro = f"{note}{counts}; {setting}; network input {sizes}."
+    return f"## {where}\n{intro}\n\n{_table(['method', *metrics, 'ms', '×', 'fit s', 'MB'], rows)}"
+
+
+def _categories(tables: Tables) -> str:
+    """The categories of models that learned several."""
+    found = _of(tables, scope="category", metric="I-AUROC")
+    if not found:
+        return ""
+    parts = _unique((row["where"], row["part"]) for row in found)
+    labels = _unique(row["label"] for row in found)
+    rows = [
+        [
+            where,
+            part,
+            *(_figure([r for r in found if (r["where"], r["part"], r["label"]) == (where, part, n)]) for n in labels),
+        ]
+        for where, part in parts
+    ]
+    return f"## One model for several categories: I-AUROC of each\n{_table(['set', 'category', *labels], rows)}"
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values after Holm's correction for that many tests."""
+    from statsmodels.stats.multitest import multipletests
+
+    return [float(p) for p in multipletests(p_values, method="holm")[1]] if p_values else []
+
+
+def _pairs(tables: Tables) -> str:
+    """Differences on the same images, and what is left of them after correction."""
+    if not tables.pairs:
+        return ""
+    corrected: dict[int, float] = {}
+    for family in _unique((r["where"], r["metric"]) for r in tables.pairs):
+        members = [r for r in tables.pairs if (r["where"], r["metric"]) == family]
+        corrected |= dict(zip(map(id, members), holm([r["p_value"] for r in members]), strict=True))
+    rows = []
+    for key in _unique((r["where"], r["metric"], r["a"], r["b"]) for r in tables.pairs):
+        own = sorted(
+            (r for r in tables.pairs if (r["where"], r["metric"], r["a"], r["b"]) == key), key=lambda r: r["seed"]
+        )
+        first = own[0]
+        signs = {(r["value"] > 0) - (r["value"] < 0) for r in own if corrected[id(r)] < LEVEL}
+        clear = all(corrected[id(r)] < LEVEL for r in own) and len(signs) == 1
+        better = first["a"] if first["value"] > 0 else first["b"]
+        rows.append(
+            [
+                *key,
+                ", ".join(f"{r['value']:+.3f}" for r in own),
+                f"[{first['low']:+.3f}, {first['high']:+.3f}]",
+                ", ".join(f"{corrected[id(r)]:.2g}" for r in own),
+                better if clear else "none",
+            ]
+        )
+    intro = (
+        "Each row compares two methods on the same test images: DeLong's test for I-AUROC, a bootstrap over images "
+        "drawn for both at once for AUPRO. p-values are corrected over all tests of one metric on one set (Holm); a "
+        f"difference that does not hold at {LEVEL:g} in every seed is called none. The interval is the first seed's, "
+        "without correction."
+    )
+    head = ["set", "metric", "a", "b", "a − b by seed", "95 %", "p by seed", "better"]
+    return f"## Paired tests\n{intro}\n\n{_table(head, rows)}"
+
+
+def _published(tables: Tables) -> str:
+    """Figures of the papers beside ours, never in place of them."""
+    rows = []
+    backbone = ", ".join(_unique(c["backbone"].partition("@")[0] for c in tables.cells))
+    for name in _unique(c["method"] for c in tables.cells):
+        for paper in methods.get(name).published:
+            ours = _of(tables, where=paper.where, label=name, scope="overall", metric=paper.metric)
+            figure = f"{_figure(ours)}, {backbone}" if ours else "that data is not among ours"
+            rows.append(
+                [name, paper.data, paper.metric, f"{paper.value:.3f}, {paper.backbone} ({paper.source})", figure]
+            )
+    if not rows:
+        return ""
+    intro = "They differ in backbone, resolution and often data: no figure of one is a figure of the other."
+    return f"## Published figures beside ours\n{intro}\n\n{_table(['method', 'data', 'metric', 'paper', 'ours'], rows)}"
+
+
+def _defects(tables: Tables) -> str:
+    """I-AUROC of each defect type against all good images."""
+    found = _of(tables, scope="defect")
+    wheres = [w for w in _unique(r["where"] for r in found) if len({r["part"] for r in found if r["where"] == w}) > 1]
+    if not wheres:
+        return ""
+    labels = _unique(row["label"] for row in found)
+    rows = [
+        [
+            where,
+            part,
+            *(_figure([r for r in found if (r["where"], r["part"], r["label"]) == (where, part, n)]) for n in labels),
+        ]
+        for where in wheres
+        for part in _unique(r["part"] for r in found if r["where"] == where)
+    ]
+    return f"## Defect types: I-AUROC of each against all good images\n{_table(['set', 'defect', *labels], rows)}"
+
+
+def _cost(tables: Tables) -> str:
+    """What the cells cost, and what the feature cache saved."""
+    cells = tables.cells
+    asked, computed = sum(c["images"] for c in cells), sum(c["computed"] for c in cells)
+    saved = sum((c["images"] - c["computed"]) * c["backbone_cpu_ms"] for c in cells) / 1000
+    wall = sum(c["wall_seconds"] for c in cells)
+    return (
+        "## What it cost\n"
+        f"{len(cells)} cells took {wall / 60:.0f} minutes together, {median(c['wall_seconds'] for c in cells):.0f} s "
+        f"the usual one and {max(c['wall_seconds'] for c in cells):.0f} s the longest; the largest took "
+        f"{max(c['peak_mb'] for c in cells):.0f} MB. They looked at {asked:,} images and put {computed:,} of them "
+        f"through the backbone; the other {asked - computed:,} came from the feature cache, which saved about "
+        f"{saved / 60:.0f} minutes of processor time. Every cell's settings, digests, figures and log stay in its "
+        "folder; the tables are `results.parquet` (one row a figure), `cells.parquet` (one row a cell) and "
+        "`pairs.parquet` (one row a test), beside the plots.\n"
+    )

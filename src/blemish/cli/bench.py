@@ -1,0 +1,79 @@
+"""`blemish bench`: a suite in, cells, tables and the ledger out."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from blemish.cli.about import emit
+from blemish.cli.progress import track
+from blemish.errors import ConfigError
+
+
+def run(
+    data: list[str],
+    out: Path,
+    only: list[str],
+    seeds: list[int],
+    page: Path | None,
+    multi_class: bool,
+    verify: bool,
+    jobs: int,
+    engine: str,
+    address: str | None,
+) -> int:
+    """Prints one JSON line and returns the exit code: 1 where a cell failed or gave other figures than before."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read once, when torch is first imported
+    from blemish.bench import ledger, results, suite
+    from blemish.bench import run as bench
+
+    methods = [name.strip() for text in only for name in text.split(",") if name.strip()]
+    if len(data) == 1 and data[0].endswith(".toml"):
+        chosen = suite.read(Path(data[0]), methods, seeds)
+    else:
+        chosen = suite.of_sources(data, methods, seeds, multi_class)
+    outcome = bench.run(chosen, out, engine=_engine(engine, jobs, address), verify=verify, track=track)
+    folders = bench.finished_folders(outcome.jobs)
+    place = page or out / "ledger.md"
+    if not verify:
+        tables = results.collect(folders, known=results.read(out).pairs)
+        results.write(tables, out)
+        if page is not None:
+            results.write(tables, page.with_suffix(""))
+        ledger.write(tables, place, command=_command(data, out, page))
+    for title, error in outcome.failed.items():
+        warnings.warn(f"{title}: {error}", stacklevel=2)
+    for title, difference in outcome.changed.items():
+        warnings.warn(f"{title}: a second run gave other figures: {difference}", stacklevel=2)
+    emit(
+        {
+            "cells": len(outcome.jobs),
+            "finished": len(folders),
+            "ran": outcome.ran,
+            "failed": len(outcome.failed),
+            "changed": len(outcome.changed),
+            "ledger": None if verify else str(place),
+        }
+    )
+    return 1 if outcome.failed or outcome.changed else 0
+
+
+def _engine(name: str, jobs: int, address: str | None) -> Any:
+    if name == "ray":
+        from blemish.cluster.bench import engine
+
+        return engine(address)
+    if name != "local":
+        raise ConfigError(f"no engine '{name}' for bench", hint="local or ray")
+    from blemish.bench.run import local
+
+    return partial(local, at_once=jobs)
+
+
+def _command(data: list[str], out: Path, page: Path | None) -> str:
+    """The command that makes the page, as it is printed on it."""
+    words = ["blemish bench", *data, f"--out {out}", *([f"--page {page}"] if page else [])]
+    return " ".join(words)
