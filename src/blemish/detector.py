@@ -21,6 +21,7 @@ from blemish.types import AnomalyResult, Record
 
 if TYPE_CHECKING:
     from blemish.backbones.base import Backbone
+    from blemish.chunks import Spread
     from blemish.evaluation import Evaluation
     from blemish.options import FitOptions
 
@@ -133,8 +134,12 @@ class Detector:
         split: str | None = None,
         categories: Sequence[str] = (),
         track: Track | None = None,
+        spread: Spread | None = None,
     ) -> Self:
-        """Learn from the good training images of a folder, a data set, a manifest, a list of files or of records."""
+        """Learn from the good training images of a folder, a data set, a manifest, a list of files or of records.
+
+        `spread` lets other machines do a part of it, with the same result: `cluster.fit.RaySpread`.
+        """
         from blemish import fitting
 
         if self._options is None:
@@ -145,6 +150,7 @@ class Detector:
             backbone=self._backbone,
             cache=self._cache,
             track=track or no_track,
+            spread=spread,
         )
         self._inspector = None
         return self

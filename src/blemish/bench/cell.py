@@ -180,6 +180,7 @@ def _head(cell: Cell, mark: str, records: Sequence[Record], model: Model) -> dic
         "method": cell.method.name,
         "label": cell.method.label,
         "image_metrics": cell.data.image_metrics,
+        "ranked": cell.data.ranked and cell.setting == "single",
         "note": cell.data.note,
         "run": model.run,
         "backbone": model.meta["backbone"],

@@ -98,13 +98,15 @@ def _accuracy(tables: Tables) -> Any:
             axis.annotate(label, (ms, value), xytext=(7, 4), textcoords="offset points", color=INK)
         axis.set_xlabel("processor ms an image, file to result")
         axis.set_ylabel(f"{metric}, mean of {len(table)} sets")
-        axis.margins(0.3)
+        axis.set_xlim(left=0)
+        axis.margins(x=0.3, y=0.3)
     return figure
 
 
 def _ranks(tables: Tables) -> Any:
     """Critical-difference diagram (Demsar 2006): mean ranks over sets; a bar joins what Nemenyi's test cannot tell."""
-    table = _by_set(tables, MAIN)
+    counted = {c["where"] for c in tables.cells if c["ranked"]}
+    table = {where: values for where, values in _by_set(tables, MAIN).items() if where in counted}
     labels = _labels(tables)
     if len(labels) < 2 or len(table) < 2:
         return None
@@ -147,5 +149,6 @@ def _defects(tables: Tables) -> Any:
         axis.set_ylim(0.4, 1.0)
         axis.set_ylabel(MAIN)
         axis.set_title(where, fontsize=10)
-        axis.legend(frameon=False, ncols=2, loc="lower left", fontsize=8)
+        axis.grid(False, axis="x")
+    figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, ncols=len(labels), loc="outside upper center")
     return figure

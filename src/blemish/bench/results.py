@@ -91,7 +91,19 @@ def _interval(found: Row) -> Row:
 
 def _cell(record: Row) -> Row:
     overall = record["overall"]
-    names = ("digest", "set", "where", "category", "setting", "seed", "method", "label", "image_metrics", "note")
+    names = (
+        "digest",
+        "set",
+        "where",
+        "category",
+        "setting",
+        "seed",
+        "method",
+        "label",
+        "image_metrics",
+        "ranked",
+        "note",
+    )
     return {
         **{name: record[name] for name in (*names, "weights", "network_input", "precision", "started", "peak_mb")},
         "backbone": record["backbone"]["identity"],

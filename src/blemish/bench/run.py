@@ -96,12 +96,13 @@ def local(jobs: list[Job], at_once: int = 1) -> Iterator[tuple[Job, str | None]]
     """Each job in a process of its own on this machine, `at_once` side by side."""
     with ThreadPoolExecutor(at_once) as pool:
         try:
-            yield from zip(jobs, pool.map(_in_process, jobs), strict=True)
+            yield from zip(jobs, pool.map(in_process, jobs), strict=True)
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _in_process(job: Job) -> str | None:
+def in_process(job: Job) -> str | None:
+    """Run one job in a process of its own; None, or what went wrong."""
     job.folder.mkdir(parents=True, exist_ok=True)
     write_whole(job.folder / JOB, json.dumps({"cell": asdict(job.cell), "digest": job.mark}, indent=1).encode())
     with (job.folder / store.LOG).open("wb") as log:

@@ -43,12 +43,13 @@ class Entry:
     name: str
     label: str = ""  # empty: the name
     options: dict[str, Any] = field(default_factory=dict)
-    image_size: str | None = None  # another size than the suite's
+    fit: dict[str, Any] = field(default_factory=dict)  # options of the line, before the suite's
     masks_only: bool = False  # run on the sets that have masks alone
     first_seed_only: bool = False
 
     def __post_init__(self) -> None:
         config.build(methods.get(self.name).Config, self.options)
+        config.build(FitOptions, self.fit)
         object.__setattr__(self, "label", self.label or self.name)
 
 
@@ -65,6 +66,7 @@ class DataSet:
     settings: tuple[Setting, ...] = ()  # none = the suite's
     seeded: bool = False  # a seed draws the split too
     image_metrics: bool = True  # False: image labels say something else than defects here; `note` tells what
+    ranked: bool = True  # False: another set of the suite shows the same images, so it does not count in ranks
     note: str = ""
 
     def __post_init__(self) -> None:
@@ -87,10 +89,8 @@ class Cell:
     @property
     def options(self) -> dict[str, Any]:
         """Values for FitOptions."""
-        own = {} if self.method.image_size is None else {"image_size": self.method.image_size}
-        return {"calibration": "none", **self.fit, **own, "method": self.method.name, "seed": self.seed} | {
-            "options": self.method.options
-        }
+        line = {"calibration": "none", **self.fit, **self.method.fit}
+        return {**line, "method": self.method.name, "seed": self.seed, "options": self.method.options}
 
     @property
     def where(self) -> str:

@@ -57,10 +57,14 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in _EXTRAS:
             raise
-        _fail(f"{error.name} is not installed", "pip install 'blemish[train]' brings the learning side", 1)
+        package = (error.name or "").partition(".")[0]
+        _fail(f"{package} is not installed", f"pip install 'blemish[{_EXTRAS[package]}]' brings it", 1)
     except OSError as error:
         _fail(f"{error.filename or 'system'}: {error.strerror or error}", "check path, permission and free space", 1)
     raise SystemExit(code if isinstance(code, int) else 0)
 
 
-_EXTRAS = ("torch", "torchvision", "timm", "onnx", "pydantic", "safetensors")
+# packages that are imported where they are needed, and the extra that brings them
+_EXTRAS = {name: "train" for name in ("torch", "torchvision", "timm", "onnx", "pydantic", "safetensors")}
+_EXTRAS |= {name: "bench" for name in ("pyarrow", "matplotlib", "scikit_posthocs", "statsmodels", "pandas")}
+_EXTRAS |= {name: "ray" for name in ("ray", "fsspec", "s3fs")}

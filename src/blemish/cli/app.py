@@ -58,6 +58,7 @@ Split = Annotated[Optional[str], typer.Option(help="Another split of the data se
 Rate = Annotated[float, typer.Option(help="Share of good parts that may be rejected.")]
 Threads = Annotated[Optional[int], typer.Option(min=1, help="Images worked on at once; all cores if not given.")]  # noqa: UP045
 EngineName = Annotated[str, typer.Option(help="local (= openvino), onnxruntime or torch (the reference).")]
+Address = Annotated[Optional[str], typer.Option(help="Of a Ray cluster; one is started here if not given.")]  # noqa: UP045
 ModelPath = Annotated[Path, typer.Argument(help="A model folder.")]
 
 
@@ -108,6 +109,10 @@ def fit(
     set_: Annotated[Optional[list[str]], typer.Option("--set", help="An option of the method, key=value.")] = None,  # noqa: UP045
     recipe: Annotated[Optional[Path], typer.Option(help="run.json of an earlier run; given options win.")] = None,  # noqa: UP045
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Keep frozen features on disk.")] = True,
+    engine: Annotated[str, typer.Option(help="local, or ray: features and chunks of a large set on a cluster.")] = (
+        "local"
+    ),
+    address: Address = None,
     context: typer.Context = None,  # type: ignore[assignment]
 ) -> None:
     """Learn from good images."""
@@ -121,19 +126,30 @@ def fit(
 @app.command()
 def inspect(
     model: ModelPath,
-    paths: Annotated[list[Path], typer.Argument(help="Images, or folders of them.")],
+    paths: Annotated[list[str], typer.Argument(help="Images or folders; with ray also manifests and URLs.")],
     maps: Annotated[Optional[Path], typer.Option(help="Folder for overlay PNGs.")] = None,  # noqa: UP045
     raw_maps: Annotated[Optional[Path], typer.Option(help="Folder for float32 .npy maps in source pixels.")] = None,  # noqa: UP045
     format_: Annotated[Format, typer.Option("--format", help="How to print results.")] = Format.jsonl,
     fail_on_anomaly: Annotated[bool, typer.Option("--fail-on-anomaly", help="Exit 3 if one is found.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per call; 1 is fastest on a CPU.")] = 1,
     threads: Threads = None,
-    engine: EngineName = "local",
+    engine: Annotated[str, typer.Option(help="local (= openvino), onnxruntime, torch (the reference), or ray.")] = (
+        "local"
+    ),
+    out: Annotated[Optional[str], typer.Option(help="ray: folder or URL of Parquet files; goes on there.")] = None,  # noqa: UP045
+    address: Address = None,
+    workers: Annotated[Optional[int], typer.Option(min=1, help="ray: processes; all cores if not given.")] = None,  # noqa: UP045
 ) -> int:
     """Judge images: one line each on stdout."""
-    from blemish.cli.inspect import run
+    from blemish.cli import inspect as command
 
-    return run(model, paths, maps, raw_maps, format_.value, fail_on_anomaly, batch_size, threads, engine)
+    if engine == "ray":
+        local = {"--maps": maps, "--raw-maps": raw_maps, "--threads": threads, "--batch-size": batch_size - 1 or None}
+        return command.run_ray(model, paths, out, address, workers, fail_on_anomaly, local)
+    spread = {"--out": out, "--address": address, "--workers": workers}
+    command.refuse(spread, "without --engine ray")
+    files = [Path(path) for path in paths]
+    return command.run(model, files, maps, raw_maps, format_.value, fail_on_anomaly, batch_size, threads, engine)
 
 
 @app.command()
@@ -167,7 +183,7 @@ def bench(
     verify: Annotated[bool, typer.Option("--verify", help="Run finished cells again and compare.")] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Cells at once; each one uses all cores.")] = 1,
     engine: Annotated[str, typer.Option(help="local or ray.")] = "local",
-    address: Annotated[Optional[str], typer.Option(help="Of a Ray cluster; one is started here if not given.")] = None,  # noqa: UP045
+    address: Address = None,
 ) -> int:
     """Methods x data sets x seeds: every cell once, with tables, tests and plots."""
     from blemish.cli.bench import run

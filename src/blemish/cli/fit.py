@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,21 +48,41 @@ def run(data: str, out: Path, params: dict[str, Any]) -> None:
     if len(groups) > 1 and not params["multi_class"]:
         jobs = {out / group: [r for r in records if r.group == group] for group in groups}
     cache = FeatureCache() if params["cache"] else False
-    for folder, chosen in jobs.items():
-        detector = Detector(**options, cache=cache).fit(chosen, track=track)
-        detector.save(folder)
-        model = detector.model
-        emit(
-            {
-                "model": str(folder),
-                "method": model.meta["method"],
-                "data": model.describe()["data"],
-                "network_input": "x".join(str(side) for side in reversed(model.meta["preprocess"]["size"])),
-                "promise": detector.promise,
-                "parity": model.parity["engines"],
-                "fit_seconds": model.meta["fit_seconds"],
-            }
-        )
+    with _spread(params["engine"], params["address"]) as spread:
+        for folder, chosen in jobs.items():
+            _one(Detector(**options, cache=cache).fit(chosen, track=track, spread=spread), folder)
+
+
+@contextmanager
+def _spread(engine: str, address: str | None) -> Iterator[Any]:
+    """Who else takes part in learning: nobody, or a Ray cluster."""
+    if engine == "local":
+        yield None
+        return
+    if engine != "ray":
+        raise ConfigError(f"no engine '{engine}' for fit", hint="local or ray")
+    from blemish.cluster.fit import RaySpread
+    from blemish.cluster.session import session
+
+    with session(address) as ray:
+        yield RaySpread(ray)
+
+
+def _one(detector: Any, folder: Path) -> None:
+    """Save a fitted model and print its line."""
+    detector.save(folder)
+    model = detector.model
+    emit(
+        {
+            "model": str(folder),
+            "method": model.meta["method"],
+            "data": model.describe()["data"],
+            "network_input": "x".join(str(side) for side in reversed(model.meta["preprocess"]["size"])),
+            "promise": detector.promise,
+            "parity": model.parity["engines"],
+            "fit_seconds": model.meta["fit_seconds"],
+        }
+    )
 
 
 def _options(params: dict[str, Any]) -> dict[str, Any]:

@@ -70,6 +70,35 @@ def run(
     return 1 if failed else 3 if found and fail_on_anomaly else 0
 
 
+def run_ray(
+    model: Path,
+    sources: list[str],
+    out: str | None,
+    address: str | None,
+    workers: int | None,
+    fail_on_anomaly: bool,
+    local: dict[str, Any],
+) -> int:
+    """Inspect on a cluster into Parquet; prints one JSON line and returns the exit code, as `run` does."""
+    from blemish import modelfile
+    from blemish.cli.about import emit
+    from blemish.cluster.inspect import inspect
+
+    refuse(local, "with --engine ray")
+    if out is None:
+        raise ConfigError("--engine ray writes Parquet files", hint="say where with --out")
+    summary = inspect(modelfile.load(model), sources, out, address=address, workers=workers, track=track)
+    emit(summary)
+    return 1 if summary["errors"] else 3 if summary["anomalous"] and fail_on_anomaly else 0
+
+
+def refuse(options: dict[str, Any], where: str) -> None:
+    """ConfigError where one of these options was given."""
+    for name, value in options.items():
+        if value is not None:
+            raise ConfigError(f"{name} means nothing {where}", hint=f"leave {name} out")
+
+
 def _files(paths: list[Path]) -> Iterator[tuple[Path, str]]:
     """(file, stem for its maps): the stem keeps the folders below a named folder, and is used once."""
     from blemish.data.layouts._common import images_in

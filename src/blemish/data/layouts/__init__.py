@@ -43,8 +43,8 @@ def index(
     """The records of a data set, sorted by id; `layout` is found out where it is None.
 
     `source` is a folder, a manifest file, or the name of a layout whose data come as a package. `split` names one of
-    the layout's other splits, `seed` draws the split anew where the layout draws it. Raises ConfigError on an unknown layout or split, DataError where there is nothing to
-    index or a check of `check_disjoint` fails.
+    the layout's other splits, `seed` draws the split anew where the layout draws it. Raises ConfigError on an unknown
+    layout or split, DataError where there is nothing to index or a check of `check_disjoint` fails.
     """
     if layout is not None and layout not in names():
         raise ConfigError(f"no layout '{layout}'", hint=nearest(layout, names()))

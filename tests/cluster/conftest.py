@@ -1,0 +1,17 @@
+"""One local cluster of two workers for all tests of this folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def ray() -> Iterator[Any]:
+    pytest.importorskip("ray", reason="ray is not installed: pip install 'blemish[ray]'")
+    from blemish.cluster.session import session
+
+    with session(workers=2) as module:
+        yield module
