@@ -146,9 +146,10 @@ def _stream(ray: Any, model: Model, paths: list[str], missing: list[int], count:
         pa.table({"number": some, "path": [paths[n] for n in some]})
         for some in (numbers[i : i + size] for i in range(0, len(numbers), size))
     ]
+    shared = ray.put(model)  # held until the end: a worker that is started again fetches it anew
     rows = data.from_arrow(blocks).map_batches(
         _Fetching,
-        fn_constructor_args=([ray.put(model)], Inspector(model, threads=1).engine.precision),
+        fn_constructor_args=([shared], Inspector(model, threads=1).engine.precision),
         batch_size=BATCH,
         batch_format="numpy",
         concurrency=min(count, len(blocks)),
