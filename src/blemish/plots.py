@@ -78,6 +78,27 @@ def roc(
     return _svg("ROC curve: share of defects found over share of good parts rejected", parts)
 
 
+def rates(table: Sequence[Sequence[float]], xs: Sequence[str], ys: Sequence[str], x_name: str, y_name: str) -> str:
+    """Shares as a grid of cells, the more the darker, each with its percentage; rows from below, as `ys` names them."""
+    wide, high = (W - LEFT - RIGHT) / len(xs), (H - TOP - BOTTOM) / len(ys)
+    parts = [_axes(x_name, y_name)]
+    for j, (row, name) in enumerate(zip(table, ys, strict=True)):
+        top = H - BOTTOM - (j + 1) * high
+        parts.append(f'<text class="tick" x="{LEFT - 7}" y="{top + high / 2 + 4:.1f}" text-anchor="end">{name}</text>')
+        for i, rate in enumerate(row):
+            x = LEFT + i * wide
+            parts.append(
+                f'<rect class="cell" x="{x + 1:.1f}" y="{top + 1:.1f}" width="{wide - 2:.1f}" height="{high - 2:.1f}" '
+                f'rx="3" fill-opacity="{0.06 + 0.94 * rate:.3f}"/>'
+                f'<text class="{"on" if rate > 0.5 else "label"}" x="{x + wide / 2:.1f}" y="{top + high / 2 + 4:.1f}" '
+                f'text-anchor="middle">{rate:.0%}</text>'
+            )
+    for i, name in enumerate(xs):
+        x = LEFT + (i + 0.5) * wide
+        parts.append(f'<text class="tick" x="{x:.1f}" y="{H - BOTTOM + 16}" text-anchor="middle">{name}</text>')
+    return _svg(f"Share of probes found, by {x_name} and {y_name}", parts)
+
+
 def _svg(what: str, parts: Sequence[str]) -> str:
     return f'<svg class="plot" viewBox="0 0 {W} {H}" role="img" aria-label="{what}">{"".join(parts)}</svg>'
 

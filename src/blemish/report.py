@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from html import escape
 from importlib.resources import files
@@ -53,12 +53,17 @@ def write_report(
         _galleries(cases),
         settings(evaluation),
     ]
+    write_page(path, shown, subtitle, body, str(model.get("software", {}).get("blemish", "")))
+
+
+def write_page(path: str | Path, title: str, subtitle: str, body: Sequence[str], version: str) -> None:
+    """A self-contained page in the dress of the reports; `body` are sections of HTML. DataError as `write_report`."""
     written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     page = Template(files("blemish").joinpath("report_template.html").read_text(encoding="utf-8")).substitute(
-        title=escape(shown),
+        title=escape(title),
         subtitle=escape(subtitle),
         body="\n".join(body),
-        footer=f"Written by Blemish {escape(str(model.get('software', {}).get('blemish', '')))} on {written}.",
+        footer=f"Written by Blemish {escape(version)} on {written}.",
     )
     write_whole(path, page.encode())
 

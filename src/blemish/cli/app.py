@@ -144,7 +144,13 @@ def inspect(
     from blemish.cli import inspect as command
 
     if engine == "ray":
-        local = {"--maps": maps, "--raw-maps": raw_maps, "--threads": threads, "--batch-size": batch_size - 1 or None}
+        local = {
+            "--maps": maps,
+            "--raw-maps": raw_maps,
+            "--threads": threads,
+            "--batch-size": None if batch_size == 1 else batch_size,
+            "--format": None if format_ is Format.jsonl else str(format_),
+        }
         return command.run_ray(model, paths, out, address, workers, fail_on_anomaly, local)
     spread = {"--out": out, "--address": address, "--workers": workers}
     command.refuse(spread, "without --engine ray")
@@ -207,6 +213,28 @@ def calibrate(
     detector = Detector.load(model).calibrate(good, false_alarm_rate=false_alarm_rate, promise_per=per, track=track)
     detector.save(out or model)
     about.emit({"model": str(out or model), "promise": detector.promise})
+
+
+@app.command()
+def power(
+    model: ModelPath,
+    good: Annotated[str, typer.Argument(help="Good images that the model has not seen.")],
+    html: Annotated[Optional[Path], typer.Option(help="Write a self-contained page with plots and examples.")] = None,  # noqa: UP045
+    json_: Annotated[Optional[Path], typer.Option("--json", help="Write all figures to this file.")] = None,  # noqa: UP045
+    kind: Annotated[Optional[list[str]], typer.Option(help="scratch, spot or stain; repeatable, none = all.")] = None,  # noqa: UP045
+    size: Annotated[Optional[list[float]], typer.Option(help="In pixels; repeatable.")] = None,  # noqa: UP045
+    contrast: Annotated[Optional[list[float]], typer.Option(help="Share of white; repeatable.")] = None,  # noqa: UP045
+    images: Annotated[int, typer.Option(help="Good images used, at most.")] = 50,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same probes.")] = 0,
+    layout: Layout = None,
+    category: Categories = None,
+    threads: Threads = None,
+) -> None:
+    """The smallest defects that a model would find, measured with made ones."""
+    from blemish.cli.power import run
+
+    lists = (kind or [], size or [], contrast or [])
+    run(model, good, html, json_, *lists, images, seed, layout, category or [], threads)
 
 
 @app.command()

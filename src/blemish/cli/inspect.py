@@ -44,13 +44,7 @@ def run(
     detector = Detector.load(model)
     threads = threads or min(cores(), len(files))  # a stream that would stay idle takes its time to compile too
     line = detector.inspector(engine, threads=threads, batch=batch_size)
-    if line.calibrator is None:
-        if fail_on_anomaly:
-            raise ConfigError(
-                "--fail-on-anomaly needs a threshold, and this model has none",
-                hint="`blemish calibrate MODEL GOOD` makes one",
-            )
-        warnings.warn("this model has no threshold: scores, but no verdicts", stacklevel=2)
+    _check_threshold(line.calibrator is not None, fail_on_anomaly)
     write = _Writer(form)
     places = _Places(maps, raw_maps, line.calibrator)
     failed = found = False
@@ -80,6 +74,8 @@ def run_ray(
     local: dict[str, Any],
 ) -> int:
     """Inspect on a cluster into Parquet; prints one JSON line and returns the exit code, as `run` does."""
+    from contextlib import redirect_stdout
+
     from blemish import modelfile
     from blemish.cli.about import emit
     from blemish.cluster.inspect import inspect
@@ -87,9 +83,24 @@ def run_ray(
     refuse(local, "with --engine ray")
     if out is None:
         raise ConfigError("--engine ray writes Parquet files", hint="say where with --out")
-    summary = inspect(modelfile.load(model), sources, out, address=address, workers=workers, track=track)
+    loaded = modelfile.load(model)
+    _check_threshold(bool(loaded.calibrators), fail_on_anomaly)
+    with redirect_stdout(sys.stderr):  # Ray prints there what goes wrong inside it, and takes no for no answer
+        summary = inspect(loaded, sources, out, address=address, workers=workers, track=track)
     emit(summary)
     return 1 if summary["errors"] else 3 if summary["anomalous"] and fail_on_anomaly else 0
+
+
+def _check_threshold(there: bool, needed: bool) -> None:
+    """Warn that there will be no verdicts; ConfigError where the exit code was to depend on them."""
+    if there:
+        return
+    if needed:
+        raise ConfigError(
+            "--fail-on-anomaly needs a threshold, and this model has none",
+            hint="`blemish calibrate MODEL GOOD` makes one",
+        )
+    warnings.warn("this model has no threshold: scores, but no verdicts", stacklevel=3)
 
 
 def refuse(options: dict[str, Any], where: str) -> None:

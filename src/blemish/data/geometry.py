@@ -144,6 +144,13 @@ class Preprocess:
             return anomaly_map
         return np.where(_unpacked(self.roi, self.size), anomaly_map, anomaly_map.min())
 
+    def looked_at(self, shape: tuple[int, int]) -> NDArray[np.bool_]:
+        """Which pixels of a source image (H, W) lie in the region of interest; all where there is none."""
+        if self.roi is None:
+            return np.ones(shape, np.bool_)
+        inside = _unpacked(self.roi, self.size).astype(np.uint8)
+        return cv2.resize(inside, shape[::-1], interpolation=cv2.INTER_NEAREST) > 0
+
     def _to_8_bit(self, image: NDArray[Any]) -> NDArray[np.uint8]:
         if image.dtype == np.uint8:
             return cast(NDArray[np.uint8], image)
