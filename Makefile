@@ -1,12 +1,13 @@
 # make demo   the main job on real images, ending with demo/report.html
 # make test   all tests; makes .venv where there is none
 # make lint   ruff and mypy
+# make docs   the documentation into site/
 # make bench  the figures in docs/results, made again
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint docs bench clean
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -24,19 +25,26 @@ demo: $(VENV)/.demo
 	$(BIN)/blemish demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest tests/unit tests/contract tests/reference tests/rules tests/robustness tests/real
+	$(BIN)/python -m pytest tests/unit tests/contract tests/reference tests/rules tests/robustness tests/cluster tests/real
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/ruff format --check src tests benchmarks
 	cd src && ../$(BIN)/mypy -p blemish
 
+docs: $(VENV)/.dev
+	$(BIN)/python -m blemish.cli.reference > docs/cli.md
+	$(BIN)/python -m mkdocs build --strict
+
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/aupro.py
 	$(BIN)/python benchmarks/promise.py
-	$(BIN)/python benchmarks/quality.py
+	$(BIN)/python benchmarks/exactly_once.py
+	$(BIN)/python benchmarks/scale.py
+	$(BIN)/blemish bench benchmarks/ledger.toml --out .bench/ledger --page docs/ledger.md
+	$(BIN)/blemish bench benchmarks/variants.toml --out .bench/variants --page docs/variants.md
 
 clean:
-	rm -rf $(VENV) .bench demo
+	rm -rf $(VENV) .bench demo site

