@@ -44,6 +44,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/exactly_once.py
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/blemish bench benchmarks/ledger.toml --out .bench/ledger --page docs/ledger.md
+	$(BIN)/python benchmarks/same_cells.py
 	$(BIN)/blemish bench benchmarks/variants.toml --out .bench/variants --page docs/variants.md
 
 clean:

@@ -1,18 +1,22 @@
-"""20,000 images on a local cluster of two workers, one of them killed on the way: writes docs/results/exactly_once.md.
+"""Every image exactly once, though a worker dies: writes docs/results/exactly_once.md and prints its figures as JSON.
 
-    python benchmarks/exactly_once.py [--images 20000] [--work .bench/once]
+    python benchmarks/exactly_once.py [--images 20000] [--work .bench/exactly_once]
 
-The images are ELPV's 2,624 real cells under 20,000 names. Afterwards every name has to be in the result exactly once,
-with the score and p-value that the local engine gives for the same cell, to the last bit.
+ELPV's 2,624 cells under as many names as there are to be images, a local Ray cluster of two workers, one of which gets
+SIGKILL in the middle. Every row is compared with what the local engine says of the same file, all but `seconds`.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
+import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -21,106 +25,209 @@ from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+METHOD = "padim"
+WORKERS = 2
+KILL_AT = 0.4  # share of the images that are written when the worker dies
+COMPARED = ("pred_score", "p_value", "threshold", "pred_label", "category", "regions", "map", "error")
 
-def names(work: Path, cells: list[Path], count: int) -> Path:
-    """A folder of `count` links to the cells."""
-    folder = work / "images"
-    shutil.rmtree(work, ignore_errors=True)
+
+def links(folder: Path, count: int) -> dict[str, Path]:
+    """`count` names in a folder -> the cells behind them, over and over in their order."""
+    from blemish.data.layouts import elpv
+
+    cells = [record.path for record in elpv.index(elpv.locate())]
+    if folder.is_dir():
+        shutil.rmtree(folder)
     folder.mkdir(parents=True)
-    for i in range(count):
-        (folder / f"{i:05d}.png").symlink_to(cells[i % len(cells)])
+    out = {str(folder / f"{i:06d}.png"): cells[i % len(cells)] for i in range(count)}
+    for name, cell in out.items():
+        Path(name).symlink_to(cell)
+    return out
+
+
+def learned(folder: Path) -> Path:
+    """The model, learned in a process of its own: what it takes is not the inspection's memory."""
+    if not folder.is_dir():
+        code = "from blemish.cli import main; main()"
+        words = ["fit", "elpv", "--multi-class", "--method", METHOD, "--out", str(folder)]
+        subprocess.run([sys.executable, "-c", code, *words], check=True, stdout=subprocess.DEVNULL)
     return folder
 
 
-def processes(pattern: str) -> list[int]:
-    """Process ids by their name."""
-    found = subprocess.run(["pgrep", "-f", pattern], capture_output=True, text=True, check=False)
-    return [int(pid) for pid in found.stdout.split()]
+class Watch(threading.Thread):
+    """Looks at the workers below this process four times a second: which there are, and how large they get."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.workers: dict[int, int] = {}  # pid -> peak of its resident memory, KB
+        self.done = threading.Event()
+        self.shared_before, self.shared = shared_memory(), 0
+
+    def run(self) -> None:
+        while not self.done.wait(0.25):
+            self.look()
+
+    def look(self) -> list[int]:
+        """The workers that are alive."""
+        alive = []
+        for pid in below(os.getpid()):
+            if command(pid).startswith("ray::MapWorker"):
+                alive.append(pid)
+                self.workers[pid] = max(self.workers.get(pid, 0), peak_kb(pid))
+        self.shared = max(self.shared, shared_memory() - self.shared_before)
+        return alive
 
 
-def memory(pid: int) -> float:
-    """Largest resident MB of a process so far."""
-    text = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    return int(text.split("VmHWM:")[1].split()[0]) / 1024
+def below(root: int) -> list[int]:
+    """Processes started by this one, and by those."""
+    parents: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                stat = (entry / "stat").read_text()
+            except OSError:  # it has ended meanwhile
+                continue
+            parents.setdefault(int(stat.rpartition(")")[2].split()[1]), []).append(int(entry.name))
+    out, open_ = [], [root]
+    while open_:
+        children = parents.get(open_.pop(), [])
+        out += children
+        open_ += children
+    return out
 
 
-class Watch:
-    """Follows the parts, kills a worker on the way, and remembers the largest memory of each kind of process."""
-
-    def __init__(self, kill_at: int) -> None:
-        self.kill_at = kill_at
-        self.killed = 0
-        self.workers: set[int] = set()
-        self.peaks: dict[str, float] = {}
-
-    def __call__(self, parts: Any, *_: Any) -> Iterator[Any]:
-        for i, part in enumerate(parts):
-            alive = processes("^ray::.*_Fetching")
-            self.workers |= set(alive)
-            for kind, pids in (("driver", [os.getpid()]), ("worker", alive)):
-                for pid in pids:
-                    if Path(f"/proc/{pid}").exists():
-                        self.peaks[kind] = max(self.peaks.get(kind, 0.0), memory(pid))
-            if i == self.kill_at:
-                self.killed = alive[0]
-                os.kill(self.killed, signal.SIGKILL)
-            yield part
+def command(pid: int) -> str:
+    """What a process calls itself; empty where it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
+    except OSError:
+        return ""
 
 
-def main() -> None:
-    """Run, check and write the page; an assertion fails where an image is missing, double or has another score."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--images", type=int, default=20_000)
-    parser.add_argument("--work", type=Path, default=Path(".bench/once"))
-    parser.add_argument("--out", type=Path, default=Path("docs/results/exactly_once.md"))
-    arguments = parser.parse_args()
+def peak_kb(pid: int) -> int:
+    """Peak of a process's resident memory; 0 where it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), 0)
 
+
+def shared_memory() -> int:
+    """Bytes in use where Ray's object store lies, by whomever."""
+    state = os.statvfs("/dev/shm")
+    return (state.f_blocks - state.f_bfree) * state.f_frsize
+
+
+def inspect(model: Path, images: Path, out: Path) -> dict[str, Any]:
+    """The run, with its accident: figures of it."""
+    from blemish import modelfile
+    from blemish.cluster import inspect as cluster
+
+    watch = Watch()
+    killed: dict[str, Any] = {}
+
+    def track(items: Any, _: str, total: int) -> Iterator[Any]:
+        for done, item in enumerate(items):
+            if not killed and done >= KILL_AT * total:
+                pid = watch.look()[0]
+                os.kill(pid, signal.SIGKILL)
+                killed.update(rows=done * cluster.PART, seconds=round(time.perf_counter() - start, 1))
+            yield item
+
+    start = time.perf_counter()
+    watch.start()
+    summary = cluster.inspect(modelfile.load(model), [str(images)], str(out), workers=WORKERS, track=track)
+    wall = time.perf_counter() - start
+    watch.done.set()
+    watch.join()
+    return {
+        "killed_after_rows": killed["rows"],
+        "killed_after_seconds": killed["seconds"],
+        "workers_seen": len(watch.workers),
+        "restarts": len(watch.workers) - WORKERS,
+        "summary": {key: summary[key] for key in ("rows", "errors", "anomalous", "parts")},
+        "wall_seconds": round(wall, 1),
+        "peak_mb_driver": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "peak_mb_worker": max(watch.workers.values()) // 1024,
+        "peak_mb_object_store": watch.shared >> 20,
+    }
+
+
+def compare(model: Path, named: dict[str, Path], out: Path) -> dict[str, Any]:
+    """The rows against the listing and against the local engine."""
     from blemish import Detector
     from blemish.cluster import inspect as cluster
-    from blemish.data import layouts
-    from blemish.data.layouts import elpv
 
-    cells = sorted((elpv.locate() / "images").glob("*.png"))
-    folder = names(arguments.work, cells, arguments.images)
-    detector = Detector("padim").fit(layouts.index("elpv"))
-    start = time.perf_counter()
-    expected = {c.name: (r.score, r.p_value) for c, r in zip(cells, detector.inspect_many(cells), strict=True)}
-    local = (time.perf_counter() - start) / len(cells)
+    rows = cluster.read(str(out)).to_pylist()
+    seen = Counter(row["image_path"] for row in rows)
+    cells = sorted(set(named.values()))
+    line = Detector.load(model).inspector()
+    local = {str(r.image_path): r.to_json() for r in line.inspect_many(map(str, cells))}
+    differing = Counter(
+        key for row in rows for key in COMPARED if row[key] != local[str(named[row["image_path"]])][key]
+    )
+    return {
+        "rows": len(rows),
+        "in_order": [row["image_path"] for row in rows] == list(named),
+        "duplicates": sum(n - 1 for n in seen.values()),
+        "missing": len(named.keys() - seen.keys()),
+        "foreign": len(seen.keys() - named.keys()),
+        "distinct_files": len(cells),
+        "differing": {key: differing[key] for key in COMPARED},
+    }
 
-    watch = Watch(kill_at=arguments.images // cluster.PART // 3)
-    out = str(arguments.work / "result")
-    start = time.perf_counter()
-    summary = cluster.inspect(detector.model, [str(folder)], out, workers=2, track=watch)
-    wall = time.perf_counter() - start
 
-    rows = cluster.read(out).to_pylist()
-    count = Counter(Path(row["image_path"]).name for row in rows)
-    double = sum(n - 1 for n in count.values())
-    missing = arguments.images - len(count)
-    found = {Path(row["image_path"]).name: (row["pred_score"], row["p_value"]) for row in rows}
-    other = sum(expected[cells[int(Path(name).stem) % len(cells)].name] != pair for name, pair in found.items())
+def page(found: dict[str, Any]) -> str:
+    """The page."""
+    scores = found["differing"]["pred_score"]
+    others = sum(found["differing"].values()) - scores
+    cells = [
+        ("images", f"{found['images']:,} names of {found['distinct_files']:,} files"),
+        ("workers", f"{WORKERS}, one core each"),
+        ("one killed by SIGKILL after", f"{found['killed_after_rows']:,} rows, {found['killed_after_seconds']} s"),
+        ("worker processes seen, restarts", f"{found['workers_seen']}, {found['restarts']}"),
+        ("rows", f"{found['rows']:,} in {found['summary']['parts']} parts"),
+        ("duplicates", found["duplicates"]),
+        ("missing", found["missing"]),
+        ("rows in the listing's order", "yes" if found["in_order"] else "no"),
+        ("scores that differ from the local engine's", scores),
+        ("other values that differ (p, threshold, verdict, regions, error)", others),
+        ("wall seconds, start of the cluster included", found["wall_seconds"]),
+        ("peak MB of the driver", found["peak_mb_driver"]),
+        ("peak MB of a worker", found["peak_mb_worker"]),
+        ("peak MB that shared memory, the object store's place, grew by", found["peak_mb_object_store"]),
+    ]
     lines = [
         "# Every image exactly once",
         "",
-        f"Made by `python benchmarks/exactly_once.py`: ELPV's {len(cells):,} cells under {arguments.images:,} names, `padim`,",
-        "`cluster.inspect` on a local Ray cluster of two workers; one worker gets SIGKILL after a third of the parts.",
+        "Made by `python benchmarks/exactly_once.py`: solar cells (ELPV), a model of `padim` learned from half of the good",
+        "ones, a Ray cluster of two workers on one machine, and an accident. Values are compared bit for bit.",
         "",
         "| | |",
         "|---|---|",
-        f"| images asked for | {arguments.images:,} |",
-        f"| rows | {summary['rows']:,} in {summary['parts']} parts |",
-        f"| missing | {missing} |",
-        f"| double | {double} |",
-        f"| with another score or p-value than the local engine's | {other} |",
-        f"| worker processes seen | {len(watch.workers)} (two, and one for the killed one) |",
-        f"| wall seconds, cluster and all | {wall:.0f} |",
-        f"| the local engine would take, from {len(cells):,} images | {local * arguments.images:.0f} |",
-        f"| peak memory: driver, largest worker | {watch.peaks['driver']:.0f} MB, {watch.peaks['worker']:.0f} MB |",
+        *(f"| {name} | {value} |" for name, value in cells),
     ]
-    arguments.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines))
-    assert watch.killed
-    assert (missing, double, other, summary["errors"]) == (0, 0, 0, 0)
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Run, compare, write the page; exit 1 where anything is not as promised."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--images", type=int, default=20_000)
+    parser.add_argument("--work", type=Path, default=Path(".bench/exactly_once"))
+    parser.add_argument("--out", type=Path, default=Path("docs/results/exactly_once.md"))
+    arguments = parser.parse_args()
+    work = arguments.work.resolve()
+    named = links(work / "images", arguments.images)
+    model, out = learned(work / "model"), work / "rows"
+    shutil.rmtree(out, ignore_errors=True)
+    found = {"images": len(named), **inspect(model, work / "images", out), **compare(model, named, out)}
+    print(json.dumps(found))
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(page(found), encoding="utf-8")
+    wrong = found["duplicates"] + found["missing"] + found["foreign"] + sum(found["differing"].values())
+    raise SystemExit(int(bool(wrong) or found["rows"] != len(named) or not found["in_order"] or found["restarts"] < 1))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,61 @@
+"""The ledger's cells on a local Ray cluster of two workers, against the same cells run one by one.
+
+    python benchmarks/same_cells.py [--suite benchmarks/ledger.toml] [--local .bench/ledger] [--seed 0]
+
+Writes docs/results/same_cells.md. Every figure and every image's score is compared, to the last bit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from blemish.bench import run, store, suite
+from blemish.cluster.bench import engine
+
+
+def main() -> None:
+    """Run what is missing on either side, compare, write the page; exit 1 where anything differs."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--suite", type=Path, default=Path("benchmarks/ledger.toml"))
+    parser.add_argument("--local", type=Path, default=Path(".bench/ledger"))
+    parser.add_argument("--ray", type=Path, default=Path(".bench/same_cells"))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("docs/results/same_cells.md"))
+    arguments = parser.parse_args()
+    chosen = suite.read(arguments.suite, seeds=[arguments.seed])
+    here = run.run(chosen, arguments.local)
+    start = time.perf_counter()
+    there = run.run(chosen, arguments.ray, engine=engine(None, workers=2))
+    wall = time.perf_counter() - start
+    pairs = list(zip(here.jobs, there.jobs, strict=True))
+    differing = [a.cell.title for a, b in pairs if run.compare(a.folder, b.folder) is not None]
+    scores = sum(len(store.images(a.folder)["score"]) for a, _ in pairs)
+    one_by_one = sum(store.record(a.folder)["wall_seconds"] for a, _ in pairs)
+    lines = [
+        "# The same cells on a cluster",
+        "",
+        f"Made by `python benchmarks/same_cells.py`: all cells of seed {arguments.seed} of `{arguments.suite}`, once one by one and",
+        "once as tasks on a local Ray cluster of two workers. Compared are all figures and every image's score, bit for bit.",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| cells | {len(pairs)} |",
+        f"| scores compared | {scores:,} |",
+        f"| cells in which anything differs | {len(differing)} |",
+        f"| cells that failed | {len(here.failed) + len(there.failed)} |",
+    ]
+    if there.ran == len(pairs):
+        lines.append(
+            f"| wall seconds one by one; on two workers of the same two cores | {one_by_one:.0f}; {wall:.0f} |"
+        )
+    arguments.out.write_text(
+        "\n".join([*lines, *(f"\n- differs: {title}" for title in differing)]) + "\n", encoding="utf-8"
+    )
+    print("\n".join(lines))
+    raise SystemExit(int(bool(differing or here.failed or there.failed)))
+
+
+if __name__ == "__main__":
+    main()
