@@ -26,6 +26,7 @@ from blemish.cluster import places
 from blemish.errors import ConfigError, DataError
 from blemish.metrics import PixelCounts
 from blemish.modelfile import Model
+from tests.cluster.processes import workers
 from tests.fakes import defective_image, write_images
 from tests.tiny import fit_tiny
 
@@ -98,11 +99,6 @@ def test_a_result_of_something_else_is_not_mixed_with(here: Path, model: Model, 
     (tmp_path / "out" / cluster.PLAN).write_text('{"images": 1}', encoding="utf-8")
     with pytest.raises(ConfigError, match="other images or another model"):
         cluster.inspect(model, [str(here / "new")], str(tmp_path / "out"))
-
-
-def workers() -> list[int]:
-    found = subprocess.run(["pgrep", "-f", "^ray::.*_Fetching"], capture_output=True, text=True, check=False)
-    return [int(pid) for pid in found.stdout.split()]
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +207,7 @@ def test_object_storage_in_and_out(s3: str, here: Path, tmp_path: Path) -> None:
     rows = cluster.read(f"{s3}/out/run").to_pylist()
     scores = {Path(r["image_path"]).relative_to(here / "new").as_posix(): r.get("pred_score") for r in local(here)}
     assert {r["image_path"].removeprefix(f"{s3}/new/"): r["pred_score"] for r in rows} == scores
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="no such file"):
         places.read(f"{s3}/none.png")
     assert places.names_in(f"{s3}/nowhere") == []
 

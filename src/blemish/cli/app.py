@@ -154,6 +154,7 @@ def inspect(
         return command.run_ray(model, paths, out, address, workers, fail_on_anomaly, local)
     spread = {"--out": out, "--address": address, "--workers": workers}
     command.refuse(spread, "without --engine ray")
+    command.refuse({path: path for path in paths if "://" in path}, "without --engine ray, which reads URLs")
     files = [Path(path) for path in paths]
     return command.run(model, files, maps, raw_maps, format_.value, fail_on_anomaly, batch_size, threads, engine)
 

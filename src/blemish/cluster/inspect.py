@@ -7,6 +7,9 @@ driver that dies leaves finished parts, and its successor asks for the numbers o
 
 No image passes through the object store: a worker reads the bytes itself. What the driver holds are paths, and the rows
 of parts that are not full yet.
+
+The driver says which number format is computed in. A worker whose processor lacks it refuses, and the run ends: rows of
+two formats would have scores of two kinds.
 """
 
 from __future__ import annotations
@@ -14,7 +17,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,48 +31,62 @@ from blemish.cluster.session import session
 from blemish.data.decode import decode_image
 from blemish.errors import ConfigError, DataError, EngineError
 from blemish.modelfile import Model
-from blemish.runtime.inspector import Inspector
+from blemish.runtime.engines import open_engine
+from blemish.runtime.inspector import Inspector, precision_of
 from blemish.runtime.scores import Track, no_track
 
 PART = 1000  # rows in one file
 BATCH = 16  # images in one call of a worker
+READERS = 4  # files that a worker reads ahead at a time: object storage answers late
 BLOCK = 64  # images that a worker is given at a time, and does again after one has died
 PLAN = "_plan.json"
 SUMMARY = "_summary.json"
 
 
-class _Worker:
-    """One process, one core, one compiled model."""
+class _Inspecting:
+    """One process, one core, one compiled model.
 
-    def __init__(self, model: Model, precision: str) -> None:
-        self.line = Inspector(model, threads=1)
-        if self.line.engine.precision != precision:
-            raise EngineError(
-                f"this worker computes in {self.line.engine.precision}, not in {precision}: figures would differ",
-                hint="use machines of one kind",
-            )
+    `shared` holds the reference to the model. Relative paths start at `base`: a worker's own folder is another one.
+    """
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """{number, path} -> {number, row}: each row is the JSON line of one image."""
-        rows = [json.dumps(self._row(str(path)), allow_nan=False) for path in batch["path"]]
-        return {"number": batch["number"], "row": np.array(rows, object)}
-
-    def _row(self, path: str) -> dict[str, Any]:
-        try:
-            if not places.is_url(path):
-                return self.line.inspect(path).to_json()
-            return self.line.inspect(decode_image(places.read(path), path)).to_json() | {"image_path": path}
-        except DataError as error:
-            return {"image_path": path, "regions": [], "error": str(error)}
-
-
-class _Fetching(_Worker):
-    """A worker that takes the model from the object store."""
-
-    def __init__(self, shared: list[Any], precision: str) -> None:
+    def __init__(self, shared: list[Any], precision: Any, base: str) -> None:
         import ray
 
-        super().__init__(ray.get(shared[0]), precision)
+        model: Model = ray.get(shared[0])
+        self.base, self.readers = base, ThreadPoolExecutor(READERS)
+        self.refusal = ""
+        try:
+            self.line = Inspector(model, open_engine(model.graph, precision=precision), threads=1)
+        except EngineError as error:  # told by the next call: Ray would try to start a worker again that fails to start
+            self.refusal = str(error)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """{number, path} -> {number, row}: each row is the JSON line of one image; a number of -1 is a refusal."""
+        if self.refusal:
+            return {"number": np.array([-1]), "row": np.array([self.refusal], object)}
+        paths = [str(path) for path in batch["path"]]
+        files = self.readers.map(self._bytes, paths)
+        rows = [json.dumps(self._row(path, file), allow_nan=False) for path, file in zip(paths, files, strict=True)]
+        return {"number": batch["number"], "row": np.array(rows, object)}
+
+    def _bytes(self, path: str) -> bytes | str:
+        """A file's bytes, or what is wrong with it, under the name that it was listed by."""
+        place = path if places.is_url(path) else os.path.join(self.base, path)
+        try:
+            return places.read(place)
+        except DataError as error:
+            return f"{path}: {str(error).removeprefix(f'{place}: ')}"
+
+    def _row(self, path: str, file: bytes | str) -> dict[str, Any]:
+        wrong: str | DataError
+        if isinstance(file, str):
+            wrong = file
+        else:
+            try:
+                return self.line.inspect(decode_image(file, path)).to_json() | {"image_path": path}
+            except DataError as error:
+                wrong = error
+        return {"image_path": path, "regions": [], "error": str(wrong)}
 
 
 def inspect(
@@ -83,11 +104,13 @@ def inspect(
     stopped goes on. ConfigError where `out` belongs to other images or another model.
     """
     paths = places.images(sources)
+    precision = precision_of(model, "openvino")
     plan = {
         "images": len(paths),
         "part": PART,
-        "paths": hashlib.sha256("\n".join(paths).encode("utf-8", "surrogateescape")).hexdigest(),
-        "model": hashlib.sha256(model.graph).hexdigest(),
+        "paths": _digest(json.dumps([[p, p if places.is_url(p) else os.path.abspath(p)] for p in paths]).encode()),
+        "model": _model_digest(model),
+        "precision": precision,
     }
     parts = range(-(-len(paths) // PART))
     there = _finished(out, plan)
@@ -95,10 +118,10 @@ def inspect(
     if missing:
         with session(address, workers) as ray:
             count = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-            rows = _stream(ray, model, paths, missing, count)
+            rows = _stream(ray, model, precision, paths, missing, count)
             for k, part in track(_parts(rows, missing, len(paths)), "inspect", len(missing)):
                 places.write(places.join(out, _name(k)), _parquet(part))
-    summary = {**plan, **_summed(out, parts), "out": out}
+    summary = {**plan, **_summed(out, parts, len(paths)), "out": out}
     places.write(places.join(out, SUMMARY), (json.dumps(summary, indent=1) + "\n").encode())
     return summary
 
@@ -107,8 +130,18 @@ def read(out: str) -> Any:
     """All rows of a finished run as one Arrow table, in the order of the listing."""
     import pyarrow as pa
 
-    names = [n for n in places.names_in(out) if n.endswith(".parquet")]
+    names = [n for n in places.names_in(out) if n.startswith("part-")]
     return pa.concat_tables([_table(places.join(out, name)) for name in names])
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _model_digest(model: Model) -> str:
+    """Of all that a row depends on: the graph, and what is made of its scores."""
+    rest = {"meta": model.meta, "calibration": {k: c.to_json() for k, c in model.calibrators.items()}}
+    return _digest(_digest(model.graph).encode() + json.dumps(rest, sort_keys=True).encode())
 
 
 def _name(part: int) -> str:
@@ -129,27 +162,27 @@ def _finished(out: str, plan: dict[str, Any]) -> set[str]:
     return set()
 
 
-def _stream(ray: Any, model: Model, paths: list[str], missing: list[int], count: int) -> Iterator[tuple[int, str]]:
+def _stream(
+    ray: Any, model: Model, precision: str, paths: list[str], missing: list[int], count: int
+) -> Iterator[tuple[int, str]]:
     """(number, row) of every image of the missing parts, in any order."""
-    import logging
-
     import pyarrow as pa
     import ray.data as data
     from ray.exceptions import RayError
 
     context = data.DataContext.get_current()
     context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it would tell is raised below
     numbers = [n for k in missing for n in range(k * PART, min((k + 1) * PART, len(paths)))]
     size = min(BLOCK, -(-len(numbers) // count))
     blocks = [  # made here: a step that splits them would wait for a core that the workers hold
         pa.table({"number": some, "path": [paths[n] for n in some]})
         for some in (numbers[i : i + size] for i in range(0, len(numbers), size))
     ]
-    shared = ray.put(model)  # held until the end: a worker that is started again fetches it anew
+    shared = ray.put(replace(model, tensors=b""))  # held until the end: a worker that is started again fetches it anew
     rows = data.from_arrow(blocks).map_batches(
-        _Fetching,
-        fn_constructor_args=([shared], Inspector(model, threads=1).engine.precision),
+        _Inspecting,
+        fn_constructor_args=([shared], precision, os.getcwd()),
         batch_size=BATCH,
         batch_format="numpy",
         concurrency=min(count, len(blocks)),
@@ -157,7 +190,10 @@ def _stream(ray: Any, model: Model, paths: list[str], missing: list[int], count:
     )
     try:
         for batch in rows.iter_batches(batch_size=BATCH, batch_format="numpy", prefetch_batches=1):
-            yield from zip(batch["number"].tolist(), batch["row"].tolist(), strict=True)
+            for number, row in zip(batch["number"].tolist(), batch["row"].tolist(), strict=True):
+                if number < 0:
+                    raise EngineError(f"a worker cannot do as the driver does: {row}", hint="use machines of one kind")
+                yield number, row
     except RayError as error:
         last = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         raise EngineError(f"the cluster stopped: {last}", hint="start again: it goes on") from error
@@ -211,16 +247,24 @@ def _parquet(rows: list[dict[str, Any]]) -> bytes:
 
 
 def _table(place: str) -> Any:
+    import pyarrow
     from pyarrow import parquet
 
-    return parquet.read_table(io.BytesIO(places.read(place)))
+    try:
+        return parquet.read_table(io.BytesIO(places.read(place)))
+    except pyarrow.ArrowException as error:
+        raise DataError(f"is damaged ({error})", path=place, hint="remove it and start again") from None
 
 
-def _summed(out: str, parts: range) -> dict[str, int]:
+def _summed(out: str, parts: range, images: int) -> dict[str, int]:
     """Counts over all parts, read one by one."""
     rows = errors = anomalous = 0
     for k in parts:
         table = _table(places.join(out, _name(k)))
+        if table.num_rows != min(PART, images - k * PART):
+            raise DataError(
+                f"has {table.num_rows} rows", path=places.join(out, _name(k)), hint="remove it, start again"
+            )
         rows += table.num_rows
         errors += table.num_rows - table["error"].null_count
         anomalous += table["pred_label"].to_pylist().count("anomalous")

@@ -28,6 +28,8 @@ def _filesystem(place: str) -> tuple[Any, str]:
     """
     import fsspec
 
+    if place.startswith("memory://"):
+        raise ConfigError(f"{place}: workers do not see this process's memory", hint="name a folder or a bucket")
     options: dict[str, Any] = {}
     if place.startswith("s3://") and (endpoint := os.environ.get("AWS_ENDPOINT_URL")):
         options["client_kwargs"] = {"endpoint_url": endpoint}
@@ -44,11 +46,19 @@ def read(place: str) -> bytes:
         return read_file(Path(place))
     system, path = _filesystem(place)
     try:
-        return bytes(system.cat_file(path))
-    except OSError as error:
-        raise DataError(
-            f"cannot be read ({error.strerror or error})", path=place, hint="check name and rights"
-        ) from None
+        data = bytes(system.cat_file(path))
+    except FileNotFoundError:
+        raise DataError("no such file", path=place, hint="check the path") from None
+    except Exception as error:  # what object stores raise has no common base
+        raise _failed("read", place, error) from None
+    if not data:
+        raise DataError("file is empty", path=place, hint="copy it again; it may still have been written to")
+    return data
+
+
+def _failed(what: str, place: str, error: Exception) -> DataError:
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return DataError(f"cannot be {what} ({reason})", path=place, hint="check name, rights and network")
 
 
 def write(place: str, data: bytes) -> None:
@@ -57,11 +67,14 @@ def write(place: str, data: bytes) -> None:
         write_whole(place, data)
         return
     system, path = _filesystem(place)
+    if "file" in system.protocol:  # fsspec would write it in place
+        write_whole(path, data)
+        return
     try:
         system.makedirs(posixpath.dirname(path), exist_ok=True)
         system.pipe_file(path, data)
-    except OSError as error:
-        raise DataError(f"cannot be written ({error.strerror or error})", path=place, hint="check rights") from None
+    except Exception as error:  # what object stores raise has no common base
+        raise _failed("written", place, error) from None
 
 
 def names_in(place: str) -> list[str]:
@@ -70,9 +83,11 @@ def names_in(place: str) -> list[str]:
         return sorted(p.name for p in Path(place).iterdir()) if Path(place).is_dir() else []
     system, path = _filesystem(place)
     try:
-        return sorted(posixpath.basename(p) for p in system.ls(path, detail=False))
+        return sorted(posixpath.basename(p) for p in system.ls(path, detail=False, refresh=True))
     except FileNotFoundError:
         return []
+    except Exception as error:  # what object stores raise has no common base
+        raise _failed("listed", place, error) from None
 
 
 def join(place: str, name: str) -> str:
@@ -98,11 +113,19 @@ def _images(place: str) -> list[str]:
         found = [str(p) for p in images_in(Path(place), deep=True)] if Path(place).is_dir() else [place]
     else:
         system, path = _filesystem(place)
-        files = [path] if is_image(Path(path)) else sorted(system.find(path))
+        files = [path] if is_image(Path(path)) else _find(system, path, place)
         found = [system.unstrip_protocol(p) for p in files if is_image(Path(p))]
     if not found:
         raise DataError("no images in this folder", path=place, hint="png, jpg, tif, bmp and webp are read")
     return found
+
+
+def _find(system: Any, path: str, place: str) -> list[str]:
+    """Everything below a prefix, sorted."""
+    try:
+        return sorted(system.find(path, refresh=True))
+    except Exception as error:  # what object stores raise has no common base
+        raise _failed("listed", place, error) from None
 
 
 def _manifest(place: str) -> Iterator[str]:
@@ -117,10 +140,15 @@ def _manifest(place: str) -> Iterator[str]:
         except (pyarrow.ArrowException, KeyError, OSError, ValueError) as error:
             raise DataError(f"is no Parquet file with a column 'path' ({error})", path=place) from None
     else:
-        rows = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""))
-        if "path" not in (rows.fieldnames or ()):
-            raise DataError("no column 'path' in the header", path=place, hint="a manifest has a column path")
-        paths = [row["path"] for row in rows]
+        try:
+            rows = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
+            if "path" not in (rows.fieldnames or ()):
+                raise DataError("no column 'path' in the header", path=place, hint="a manifest has a column path")
+            paths = [row["path"] for row in rows]
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise DataError(f"is no CSV ({error})", path=place, hint="save it as UTF-8") from None
+    if not paths or not all(isinstance(path, str) and path for path in paths):
+        raise DataError("names no image, or has an empty path", path=place, hint="one path in each row")
     base = place.rpartition("/")[0] if is_url(place) else str(Path(place).parent)
     for path in paths:
         yield path if is_url(path) or os.path.isabs(path) else join(base, path)

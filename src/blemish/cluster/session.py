@@ -14,6 +14,7 @@ ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",  # waiting threads must not spin beside the other workers
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to anyone
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # its core writes to this process's stderr; what matters comes as an exception
 }
 
 
@@ -39,7 +40,8 @@ def session(address: str | None = None, workers: int | None = None) -> Iterator[
         if address:
             ray.init(address, runtime_env={"env_vars": ENVIRONMENT}, **quiet)
         else:
-            ray.init(num_cpus=workers or cores(), include_dashboard=False, **quiet)
+            # "local": without a word it would join whatever `ray start` has left on this machine
+            ray.init("local", num_cpus=workers or cores(), include_dashboard=False, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise EngineError(f"no Ray cluster at {address or 'this machine'}: {error}", hint="check --address") from error
     try:
