@@ -209,6 +209,8 @@ def _built(raw: dict[str, Any], base: Path) -> Suite:
     if unknown := sorted(set(raw) - known):
         raise ConfigError(f"unknown key '{unknown[0]}'", hint=config.nearest(unknown[0], sorted(known)))
     listed = [n for name in raw.pop("methods", ["all"]) for n in (methods.names() if name == "all" else [name])]
+    for name in listed:
+        methods.get(name)  # says which name is meant; inside a table the hint would be lost
     tables = [{"name": name} for name in listed] + _tables(raw.pop("method", []), "method")
     entries = tuple(config.build(Entry, table) for table in tables)
     data = tuple(config.build(DataSet, _placed(table, base)) for table in _tables(raw.pop("data", []), "data"))
