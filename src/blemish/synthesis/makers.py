@@ -1,0 +1,29 @@
+"""The makers of damaged twins that a method may ask for by name (`Needs.twin`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blemish.synthesis.cutpaste import CutPaste
+from blemish.synthesis.texture import FromImages, PasteTexture, Procedural
+
+Image = NDArray[np.uint8]
+Maker = Callable[[Image, np.random.Generator], tuple[Image, NDArray[np.bool_]]]
+
+VERSION = 1  # of what the makers draw: features of twins are kept under it
+
+
+def _texture(textures: Sequence[Image]) -> Maker:
+    return PasteTexture(FromImages(textures) if textures else Procedural())
+
+
+def _cutpaste(_: Sequence[Image]) -> Maker:
+    return CutPaste()
+
+
+MAKERS: dict[str, Callable[[Sequence[Image]], Any]] = {"texture": _texture, "cutpaste": _cutpaste}
+"""By name: images to take textures from (none: drawn ones) -> a synthesizer."""
