@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from blemish import training
 from blemish.backbones.base import Backbone
-from blemish.types import Batch, Pyramid, Record
+from blemish.methods.base import Method
+from blemish.synthesis.makers import MAKERS
+from blemish.training import Plan
+from blemish.types import Batch, Needs, Pyramid, Record
 
 SIZE = (48, 64)  # not square on purpose
 
@@ -64,11 +70,43 @@ def defective_image(seed: int, size: tuple[int, int] = SIZE) -> tuple[NDArray[np
     return image, mask
 
 
-def batch_of(backbone: Backbone, images: list[NDArray[np.uint8]]) -> Batch:
+def batch_of(backbone: Backbone, images: list[NDArray[np.uint8]], image: bool = True) -> Batch:
     """Images of one size as a method sees them."""
     size = images[0].shape[:2]
-    pyramid: Pyramid = backbone.pyramid(torch.from_numpy(np.stack(images)))
-    return Batch(size=size, pyramid=pyramid, ids=tuple(map(str, range(len(images)))))
+    stack = torch.from_numpy(np.stack(images))
+    pyramid: Pyramid = backbone.pyramid(stack)
+    x = backbone.normalise(stack) if image else None
+    return Batch(size=size, pyramid=pyramid, x=x, ids=tuple(map(str, range(len(images)))))
+
+
+class FakeSamples:
+    """Images in memory as training samples (`blemish.training.Samples`)."""
+
+    def __init__(self, backbone: Backbone, images: list[NDArray[np.uint8]], needs: Needs) -> None:
+        self.backbone, self.images, self.needs = backbone, images, needs
+        self.maker = MAKERS[needs.twin](()) if needs.twin else None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batch(self, indices: Sequence[int], generator: torch.Generator | None = None) -> Batch:
+        chosen = [self.images[i] for i in indices]
+        batch = batch_of(self.backbone, chosen, self.needs.image)
+        if generator is None or self.maker is None:
+            return batch
+        seeds = torch.randint(4, (len(chosen),), generator=generator).tolist()
+        twins = [self.maker(x, np.random.default_rng([i, s])) for x, i, s in zip(chosen, indices, seeds, strict=True)]
+        pyramid = batch_of(self.backbone, [x for x, _ in twins]).pyramid
+        return replace(batch, twin=pyramid, mask=torch.from_numpy(np.stack([mask for _, mask in twins])))
+
+
+def learn(method: Method, backbone: Backbone, images: list[NDArray[np.uint8]], plan: Plan | None = None) -> Plan:
+    """Everything from the first look to the last step, without files."""
+    needs = method.wants(method.config)
+    scenes = [good_image(1000 + i, method.size) for i in range(8)]
+    plan = plan or Plan()
+    plan.scenes = plan.scenes or FakeSamples(backbone, scenes, needs)
+    return training.learn(method, FakeSamples(backbone, images, needs), plan=plan)
 
 
 def write_images(folder: Path, count: int, size: tuple[int, int] = SIZE, first: int = 0) -> list[Record]:

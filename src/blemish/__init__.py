@@ -25,6 +25,7 @@ _WHERE = {
     "DataError": "blemish.errors",
     "NotFittedError": "blemish.errors",
     "BackboneError": "blemish.errors",
+    "TrainingDiverged": "blemish.errors",
     "CalibrationError": "blemish.errors",
     "ModelFileError": "blemish.errors",
     "ExportError": "blemish.errors",
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from blemish.errors import ExportError as ExportError
     from blemish.errors import ModelFileError as ModelFileError
     from blemish.errors import NotFittedError as NotFittedError
+    from blemish.errors import TrainingDiverged as TrainingDiverged
     from blemish.evaluation import Evaluation as Evaluation
     from blemish.types import AnomalyResult as AnomalyResult
     from blemish.types import Record as Record

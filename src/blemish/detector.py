@@ -41,7 +41,9 @@ class Detector:
         false_alarm_rate: share of good parts that may be rejected.
         promise_per: "image", or "unit" where several images show one thing: exact then, and stricter.
         precision: number format of the network, "bf16" or "f32"; "auto" = bf16 where this processor computes in it.
-        layers, weights, allow_download: see `blemish.options.FitOptions`.
+        budget: most time for training by gradient, such as "10m"; what is cut is said in the model.
+        views: "flip_h", "flip_v", "turn_180": views of a good part that are good parts too.
+        layers, weights, allow_download, textures, second_backbone, second_weights: see `blemish.options.FitOptions`.
         cache: where frozen features are kept; False computes them each time, True takes the default folder.
         options: the method's own, by name; its page lists them.
 
@@ -64,6 +66,11 @@ class Detector:
         layers: Sequence[int] | None = None,
         weights: str | Path | None = None,
         allow_download: bool = False,
+        budget: str | None = None,
+        views: Sequence[str] = (),
+        textures: str | Path | None = None,
+        second_backbone: str | None = None,
+        second_weights: str | Path | None = None,
         cache: bool | FeatureCache = True,
         **options: Any,
     ) -> None:
@@ -91,6 +98,11 @@ class Detector:
                 "layers": None if layers is None else tuple(layers),
                 "weights": None if weights is None else str(weights),
                 "allow_download": allow_download,
+                "budget": budget,
+                "views": tuple(views),
+                "textures": None if textures is None else str(textures),
+                "second_backbone": second_backbone,
+                "second_weights": None if second_weights is None else str(second_weights),
                 "options": options,
             },
         )

@@ -5,6 +5,7 @@ BlemishError
 ├── DataError            a file or a data set cannot be used; names the path
 ├── NotFittedError       asked to predict before fit
 ├── BackboneError        a backbone or its weights are missing or not what they claim to be
+├── TrainingDiverged     a loss became infinite or no number; names the step and the terms
 ├── CalibrationError     too few good images for the promise that was asked
 ├── ModelFileError       a model folder is damaged, incomplete or of another version
 ├── ExportError          the graph cannot be made, or disagrees with PyTorch
@@ -42,6 +43,10 @@ class NotFittedError(BlemishError, RuntimeError):
 
 class BackboneError(BlemishError):
     """A backbone or its weights are missing or not what they claim to be."""
+
+
+class TrainingDiverged(BlemishError):
+    """A loss became infinite or no number."""
 
 
 class CalibrationError(BlemishError):

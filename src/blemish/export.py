@@ -25,21 +25,44 @@ SCORE_LIMIT = 1e-3  # largest |graph - PyTorch| allowed, as a share of the sprea
 MAP_LIMIT = 1e-3
 
 
-def export_backbone(backbone: Backbone, size: tuple[int, int]) -> bytes:
-    """ONNX of image -> features_0, features_1, …; batch is free, H and W are fixed."""
+def export_backbone(backbone: Backbone, size: tuple[int, int], *, image: bool = False) -> bytes:
+    """ONNX of image -> features_0, features_1, …; batch is free, H and W are fixed.
+
+    With `image`, the normalised image (B, 3, H, W) comes behind the levels, as one more.
+    """
     import torch
 
-    names = [f"{FEATURES}{i}" for i in range(len(backbone.layers))]
-    image = torch.zeros(2, *size, 3, dtype=torch.uint8)
-    return _to_onnx(backbone, (image,), ["image"], names)
+    names = [f"{FEATURES}{i}" for i in range(len(backbone.layers) + image)]
+    example = torch.zeros(2, *size, 3, dtype=torch.uint8)
+    return _to_onnx(_trunk(backbone, image), (example,), ["image"], names)
+
+
+def _trunk(backbone: Backbone, image: bool) -> torch.nn.Module:
+    """A backbone as a function of uint8 images."""
+    import torch
+
+    class Trunk(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone = backbone
+
+        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            x = self.backbone.normalise(images)
+            return (*self.backbone.features(x), x)
+
+    return Trunk() if image else backbone
 
 
 def export_head(method: Method[Any]) -> bytes:
     """ONNX of features_0, … -> score, anomaly_map."""
     import torch
 
-    names = [f"{FEATURES}{i}" for i in range(len(method.spec.channels))]
-    maps = tuple(torch.rand(2, c, *g) for c, g in zip(method.spec.channels, method.spec.grids, strict=True))
+    shapes = [(c, *g) for c, g in zip(method.spec.channels, method.spec.grids, strict=True)]
+    if method.wants(method.config).image:
+        shapes.append((3, *method.size))
+    names = [f"{FEATURES}{i}" for i in range(len(shapes))]
+    generator = torch.Generator().manual_seed(0)
+    maps = tuple(torch.rand(2, *shape, generator=generator) for shape in shapes)
     return _to_onnx(_head(method), maps, names, ["score", "anomaly_map"])
 
 
@@ -48,15 +71,18 @@ def _head(method: Method[Any]) -> torch.nn.Module:
 
     from blemish.types import Batch, Pyramid
 
+    image = method.wants(method.config).image
+
     class Head(torch.nn.Module):
-        """A method as a function of feature maps."""
+        """A method as a function of feature maps, and of the normalised image where it asks for it."""
 
         def __init__(self) -> None:
             super().__init__()
             self.method = method
 
         def forward(self, *maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            prediction = self.method(Batch(size=self.method.size, pyramid=Pyramid(maps)))
+            levels, x = (maps[:-1], maps[-1]) if image else (maps, None)
+            prediction = self.method(Batch(size=self.method.size, pyramid=Pyramid(levels), x=x))
             return prediction.score, prediction.anomaly_map
 
     return Head().eval()
@@ -94,6 +120,7 @@ def merge(backbone: bytes, head: bytes) -> bytes:
     outputs = [o.name for o in second.graph.output]
     second = compose.add_prefix(second, HEAD, rename_inputs=False, rename_outputs=False)
     merged = compose.merge_models(first, second, io_map=[(n, n) for n in used], outputs=outputs)
+    del merged.graph.value_info[:]  # the exporter gives unlike dimensions one name, and ONNX Runtime believes it
     merged.producer_name = "blemish"
     return bytes(merged.SerializeToString())
 
@@ -102,11 +129,11 @@ def torch_engine(backbone: Backbone, method: Method[Any]) -> TorchEngine:
     """The reference: the same chain in PyTorch, float32."""
     import torch
 
-    head = _head(method)
+    head, trunk = _head(method), _trunk(backbone, method.wants(method.config).image)
 
     def run(images: NDArray[np.uint8]) -> Outputs:
         with torch.no_grad():
-            score, anomaly_map = head(*backbone(torch.from_numpy(images)))
+            score, anomaly_map = head(*trunk(torch.from_numpy(images)))
         return score.numpy(), anomaly_map.numpy()
 
     return TorchEngine(run)

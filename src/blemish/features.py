@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,6 +35,7 @@ class FeatureSource:
         cache: where features are kept; None computes them each time.
         threads: images worked on at the same time.
         precision: number format of the network; None = the shortest that this processor computes in.
+        image: whether a head takes the normalised image too, as one level more.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class FeatureSource:
         *,
         threads: int | None = None,
         precision: Precision | None = None,
+        image: bool = False,
     ) -> None:
         self.backbone = backbone
         self.preprocess = preprocess
@@ -51,28 +54,42 @@ class FeatureSource:
         self.threads = threads or cores()
         self.spec = backbone.spec(preprocess.size)
         self.precision = precision or best_precision()
+        self.image = image
         self.graph = backbone_graph(backbone, preprocess.size, cache)
+        self.trunk = backbone_graph(backbone, preprocess.size, cache, image=True) if image else self.graph
         self.seen: set[str] = set()  # content_id of every image asked for
         self.computed = 0  # images that went through the backbone; the others came from the cache
         self._engine = open_engine(self.graph, precision=self.precision, threads=self.threads)
         self._dtype = f"{self._engine.name}-{self.precision}"
 
     def maps(self, record: Record) -> Maps:
-        """Feature maps (C_l, *grid_l) of one image. DataError where it cannot be read."""
+        """What a head takes of one image: feature maps (C_l, *grid_l), and the normalised image (3, H, W) where
+        `image` is set. DataError where it cannot be read.
+        """
         data = read_file(record.path)
         self.seen.add(content_id(data))
+        image = lru_cache(1)(lambda: self.preprocess(decode_image(data, str(record.path))))
+        maps = self.cached(data, "", image)
+        return (*maps, self.normalised(image())) if self.image else maps
+
+    def cached(self, data: bytes, variant: str, image: Callable[[], NDArray[np.uint8]]) -> Maps:
+        """Feature maps of what `image` makes of a file's bytes; `variant` names how, "" is the file as it is."""
         key = ""
         if self.cache is not None:
-            key = feature_key(data, self.preprocess.to_json(), self.backbone.identity, self._dtype)
+            key = feature_key(data, self.preprocess.to_json(), self.backbone.identity, self._dtype + variant)
             cached = self.cache.get(key, self.spec)
             if cached is not None:
                 return cached
-        image = self.preprocess(decode_image(data, str(record.path)))
-        maps = tuple(m[0] for m in self._engine(image[None]))
+        maps = tuple(m[0] for m in self._engine(image()[None]))
         self.computed += 1
         if self.cache is not None:
             self.cache.put(key, maps)
         return maps
+
+    def normalised(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(H, W, 3) uint8 -> (3, H, W) float32, as the graph does it."""
+        mean, std = (v.numpy() for v in self.backbone.normalisation)
+        return np.ascontiguousarray(((image.astype(np.float32) - mean) / std).transpose(2, 0, 1))
 
     def stream(self, records: Iterable[Record]) -> Iterator[tuple[Record, Maps]]:
         """Records with their maps, in order; a few images are held at a time."""
@@ -108,17 +125,21 @@ class FeatureSource:
         import torch
 
         levels = tuple(torch.from_numpy(np.stack(level)) for level in zip(*maps, strict=True))
-        return Batch(size=self.preprocess.size, pyramid=Pyramid(levels), ids=tuple(ids))
+        x = levels[-1] if self.image else None
+        pyramid = Pyramid(levels[:-1] if self.image else levels)
+        return Batch(size=self.preprocess.size, pyramid=pyramid, x=x, ids=tuple(ids))
 
 
-def backbone_graph(backbone: Backbone, size: tuple[int, int], cache: FeatureCache | None) -> bytes:
-    """The backbone's ONNX for one input size, from the cache or exported into it."""
+def backbone_graph(
+    backbone: Backbone, size: tuple[int, int], cache: FeatureCache | None, *, image: bool = False
+) -> bytes:
+    """The backbone's ONNX for one input size, from the cache or exported into it; `image` as in `FeatureSource`."""
     import torch
 
-    name = f"{backbone.identity}|{size}|{export.OPSET}|{torch.__version__}"
+    name = f"{backbone.identity}|{size}|{export.OPSET}|{torch.__version__}" + ("|image" if image else "")
     if cache is not None and (graph := cache.get_graph(name)) is not None:
         return graph
-    graph = export.export_backbone(backbone, size)
+    graph = export.export_backbone(backbone, size, image=image)
     if cache is not None:
         cache.put_graph(name, graph)
     return graph

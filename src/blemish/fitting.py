@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import math
 import platform
+import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from contextlib import ExitStack
+from dataclasses import asdict, replace
 from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from blemish import config, export, methods
-from blemish.backbones.cache import FeatureCache
-from blemish.calibration import Calibrator
+from blemish.backbones.cache import Blobs, FeatureCache
+from blemish.calibration import Calibrator, Kind
 from blemish.chunks import Chunk, Observed, Spread
 from blemish.data.decode import read_image
 from blemish.data.geometry import (
@@ -30,15 +35,18 @@ from blemish.data.geometry import (
 )
 from blemish.errors import ConfigError, ExportError
 from blemish.features import BATCH, FeatureSource
-from blemish.holdout import good_training_records, plan_calibration, without_copies
+from blemish.holdout import apart, good_training_records, plan_calibration, without_copies
 from blemish.modelfile import Model
-from blemish.options import FitOptions
+from blemish.options import FitOptions, seconds
+from blemish.runtime.engines import best_precision
 from blemish.runtime.scores import Scores, Track, calibrators, good_scores, no_track, unit_id
+from blemish.samples import ImageSamples, check_views, files, read_textures, scenes
 from blemish.types import Record
 
 if TYPE_CHECKING:
     from blemish.backbones.base import Backbone
-    from blemish.methods.base import Method
+    from blemish.methods.base import Method, Phase
+    from blemish.training import Plan
 
 GOLDEN = 4  # training images on which graph and PyTorch are compared, beside one of noise
 
@@ -63,14 +71,28 @@ def fit(
     if not method_class.needs.graph:
         raise ExportError(f"{options.method} cannot be one graph: {method_class.needs.reason}")
     settings = config.build(method_class.Config, options.options)
+    check_views(options.views)
     parse_image_size(options.image_size)  # what is asked for is checked before any work
     backbone = backbone or load_backbone(options)
     good = without_copies(good_training_records(records))
     kind, parts = plan_calibration(good, options)
     learn = parts[0][0] if kind == "split" else good
-    run = _Run(good, learn, method_class, settings, options, backbone, cache, track, spread)
+    with ExitStack() as stack:
+        if cache is None and method_class.fitted_modules:  # steps ask for the same features again and again
+            folder = stack.enter_context(TemporaryDirectory(prefix="blemish-features-"))
+            cache = FeatureCache(Path(folder))
+        run = _Run(good, learn, method_class, settings, options, backbone, cache, track, spread)
+        return _fitted(run, kind, parts, learn, start)
+
+
+def _fitted(
+    run: _Run, kind: Kind | None, parts: list[tuple[list[Record], list[Record]]], learn: list[Record], start: float
+) -> Model:
+    """Learn, freeze, certify, calibrate."""
+    options = run.options
     made: dict[str, Calibrator] = {}
     per_unit = options.promise_per == "unit"
+    run.share = 1 / (len(parts) + 1) if kind == "cross" else 1.0
     if kind == "cross":
         scores = [run.scores(run.learn(rest)[0], fold) for rest, fold in parts]
         made = calibrators(scores, options.false_alarm_rate, kind, per_unit=per_unit)
@@ -109,16 +131,22 @@ class _Run:
         self.method_class, self.config = method_class, settings
         preprocess = plan_preprocess(learn, options, backbone.stride)
         precision = None if options.precision == "auto" else options.precision
-        self.features = FeatureSource(backbone, preprocess, cache, precision=precision)
+        self.needs = method_class.wants(settings)
+        self.features = FeatureSource(backbone, preprocess, cache, precision=precision, image=self.needs.image)
+        self.cache = cache
+        self.share = 1.0  # of the budget that one learning may take
+        self.report: list[dict[str, Any]] = []  # of the phases of the last learning
+        self.textures = read_textures(options.textures) if self.needs.twin else []
         self.chunk = Chunk(method_class, settings, options.seed, backbone, preprocess, self.features.precision, cache)
         self.spread = spread
 
-    def learn(self, good: Sequence[Record]) -> tuple[bytes, Method[Any]]:
+    def learn(self, records: Sequence[Record]) -> tuple[bytes, Method[Any]]:
         """Fit on these records and freeze: (graph, method)."""
         from blemish import training
 
         self.features.seen.clear()
         self.learned: set[str] = set()
+        good, held = apart(records, self.needs.held, self.options.seed)
         method = self.chunk.method(self.features)
         size = training.CHUNK if method.mergeable() else max(len(good), 1)
         chunks = [good[i : i + size] for i in range(0, len(good), size)]
@@ -132,7 +160,43 @@ class _Run:
             done = self.spread.observe(self.chunk, chunks) if self.spread else self._one_by_one(chunks)
             training.merge(method, self.track(self._noted(done), "learn", len(chunks)))
         training.conclude(method)
-        return export.merge(self.features.graph, export.export_head(method)), method
+        if method.fitted_modules:
+            plan = self._plan(method)
+            samples, rest = (self._samples(part) for part in (good, held))
+            training.run_phases(method, samples, rest, plan)
+            self.learned |= self.features.seen
+            self.report = plan.report
+        return export.merge(self.features.trunk, export.export_head(method)), method
+
+    def _samples(self, records: Sequence[Record]) -> ImageSamples:
+        items, views = files(records, self.features.preprocess), self.options.views
+        return ImageSamples(self.features, items, self.needs, views=views, textures=self.textures)
+
+    def _plan(self, method: Method[Any]) -> Plan:
+        """How phases are carried out; the names in the cache say all that their outcome depends on."""
+        from blemish import training
+
+        features, options = self.features, self.options
+        source = inspect.getsource(sys.modules[type(method).__module__])
+        same: list[Any] = [options.method, source, features.backbone.identity, features.preprocess.to_json()]
+        same += [features.precision, version("torch"), options.views, features.threads]
+        data = sorted(self.learned)
+
+        def shared(phase: Phase) -> str:
+            own = {name: getattr(method.config, name) for name in phase.depends}
+            return _name("phase", [*same, asdict(phase), own, data if phase.data == "good" else []])
+
+        made = [t.tobytes() for t in self.textures]
+        run = [*same, config.to_json(method.config), options.seed, data, hashlib.sha256(b"".join(made)).hexdigest()]
+        return training.Plan(
+            budget=None if options.budget is None else seconds(options.budget) * self.share,
+            store=None if self.cache is None else Blobs(self.cache),
+            name=_name("run", run),
+            shared=shared,
+            scenes=ImageSamples(features, scenes(features.preprocess.size), self.needs),
+            bf16=best_precision() == "bf16" and options.precision != "f32",
+            track=self.track,
+        )
 
     def _one_by_one(self, chunks: Sequence[Sequence[Record]]) -> Iterator[Observed]:
         return (self.chunk.observe(self.features, records) for records in chunks)
@@ -164,6 +228,7 @@ class _Run:
             "method": self.options.method,
             "config": config.to_json(method.config),
             "seed": self.options.seed,
+            "training": self.report,
             "backbone": {"name": self.options.backbone, "identity": backbone.identity, "layers": list(backbone.layers)},
             "weights": self.options.weights,
             "preprocess": self.features.preprocess.to_json(),
@@ -183,15 +248,37 @@ class _Run:
 
 
 def load_backbone(options: FitOptions) -> Backbone:
-    """The backbone that the options name."""
+    """The backbone that the options name, with the levels that the method wants; a pair where two are named."""
+    from blemish.backbones.pair import PairBackbone
     from blemish.backbones.timm_net import load
 
-    return load(
+    cls = methods.get(options.method)
+    needs = cls.wants(config.build(cls.Config, options.options))
+    first = load(
         options.backbone,
         layers=tuple(options.layers) if options.layers is not None else None,
         weights=options.weights,
         allow_download=options.allow_download,
+        strides=needs.strides,
     )
+    if options.second_backbone is None:
+        return first
+    if not needs.second:
+        raise ConfigError(f"{options.method} has no use for a second backbone", hint="leave second_backbone out")
+    return PairBackbone(
+        first,
+        load(
+            options.second_backbone,
+            weights=options.second_weights,
+            allow_download=options.allow_download,
+            strides=needs.strides,
+            blocks=len(needs.strides),
+        ),
+    )
+
+
+def _name(kind: str, values: list[Any]) -> str:
+    return f"{kind} {hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()}"
 
 
 def read_roi(path: str, size: tuple[int, int]) -> str:

@@ -76,6 +76,21 @@ def plan_calibration(
     return None, []
 
 
+def apart(records: Sequence[Record], share: float, seed: int) -> tuple[list[Record], list[Record]]:
+    """(what steps see, what they do not): about `share` of the records by lot, whole units, never the last one."""
+    units: dict[str, list[Record]] = {}
+    for record in records:
+        units.setdefault(record.whole, []).append(record)
+    order = sorted(units)
+    random.Random(seed).shuffle(order)
+    held: list[Record] = []
+    for name in order[:-1]:
+        if len(held) >= round(share * len(records)):
+            break
+        held += units[name]
+    return _without(records, held), held
+
+
 def _without(records: Sequence[Record], some: Sequence[Record]) -> list[Record]:
     ids = {r.id for r in some}
     return [r for r in records if r.id not in ids]

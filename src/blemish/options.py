@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -27,6 +28,11 @@ class FitOptions:
     false_alarm_rate: float = 0.05  # share of good parts that may be rejected
     promise_per: Literal["image", "unit"] = "image"  # unit: exact for several images of one thing, and stricter
     seed: int = 0
+    budget: str | None = None  # most time for training by gradient, such as 90s, 10m or 2h; what is cut is said
+    views: tuple[str, ...] = ()  # flip_h, flip_v, turn_180: views of a good part that are good parts too
+    textures: str | None = None  # folder of images that made defects take their texture from; None = drawn ones
+    second_backbone: str | None = None  # a second frozen network, for methods that have a use for one
+    second_weights: str | None = None  # its local weights file
     options: dict[str, Any] = field(default_factory=dict)  # the method's own
 
     def __post_init__(self) -> None:
@@ -35,3 +41,20 @@ class FitOptions:
             raise ConfigError(f"held_out has to lie between 0 and 1, not {self.held_out}")
         if not 0 <= self.seed < 2**63:
             raise ConfigError(f"seed has to lie between 0 and 2**63 - 1, not {self.seed}")
+        if self.budget is not None:
+            seconds(self.budget)
+
+
+def seconds(text: str) -> float:
+    """`90`, `90s`, `10m` or `2h` in seconds; ConfigError where it is none of them."""
+    number, unit = (text[:-1], text[-1]) if text[-1:] in _UNITS else (text, "s")
+    try:
+        value = float(number) * _UNITS[unit]
+    except ValueError:
+        value = 0.0
+    if not 0 < value < math.inf:
+        raise ConfigError(f"'{text}' is no time", hint="90s, 10m or 2h")
+    return value
+
+
+_UNITS = {"s": 1, "m": 60, "h": 3600}

@@ -1,19 +1,81 @@
-"""The only training loop. It gets training data only: there is nothing here to peek at."""
+"""The only training loop. It gets training data only: there is nothing here to peek at.
+
+    observe    every batch once, in order          (statistics, banks)
+    conclude   what was observed becomes what is kept
+    phases     each: begin, steps of AdamW along a cosine, the last step kept
+    settle     the samples that no step has seen    (levels of scores)
+
+A step's samples, and what the method draws in it, depend on seed, phase and step alone. So a run that was killed goes
+on from its last snapshot to the weights that it would have had.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any, Protocol
 
 import torch
+from torch import Tensor, nn
 
-from blemish.errors import DataError
-from blemish.methods.base import Method
+from blemish.errors import DataError, TrainingDiverged
+from blemish.methods.base import Method, Phase
 from blemish.types import Batch
 
 CHUNK = 4096
 """Images that are observed in one go; more are observed chunk by chunk and merged in order, on however many machines,
 so that the number of machines changes no bit of the result."""
+SNAPSHOT = 30.0  # seconds between two snapshots
+FEWEST = 20  # steps of a phase, however small the budget
+
+Track = Callable[[Iterable[Any], str, int | None], Iterable[Any]]
+
+
+class Samples(Protocol):
+    """Training samples by number."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: Sequence[int], generator: torch.Generator | None = None) -> Batch:
+        """These samples; with a generator in views drawn from it, and with their damaged twins."""
+        ...
+
+
+class Store(Protocol):
+    """Where tensors are kept between runs, by name."""
+
+    def get(self, name: str) -> bytes | None: ...
+
+    def put(self, name: str, data: bytes) -> None: ...
+
+    def drop(self, name: str) -> None: ...
+
+
+@dataclass
+class Plan:
+    """How a run is carried out; none of it changes what is learned, but for `budget`.
+
+    budget     seconds for all phases together; what does not fit is cut, and said
+    store      where snapshots are kept, and what phases share
+    name       of this run in the store: a digest of all that its outcome depends on
+    shared     the same of a shared phase
+    scenes     the made images that phases ask for
+    """
+
+    budget: float | None = None
+    store: Store | None = None
+    name: str = ""
+    shared: Callable[[Phase], str] | None = None
+    scenes: Samples | None = None
+    bf16: bool = False
+    track: Track | None = None
+    snapshot_every: float = SNAPSHOT
+    report: list[dict[str, Any]] = field(default_factory=list)  # one entry per phase, filled on the way
 
 
 @torch.no_grad()
@@ -40,7 +102,251 @@ def conclude(method: Method[Any]) -> None:
     method.conclude()
 
 
+def in_order(samples: Samples, size: int = 16) -> Iterator[Batch]:
+    """All samples once, undamaged."""
+    for start in range(0, len(samples), size):
+        yield samples.batch(range(start, min(start + size, len(samples))))
+
+
 def train(method: Method[Any], batches: Iterable[Batch]) -> None:
     """Observe everything and conclude."""
     observe(method, batches)
     conclude(method)
+
+
+def learn(method: Method[Any], samples: Samples, held: Samples | None = None, plan: Plan | None = None) -> Plan:
+    """Everything from the first look to the last step; `samples` are learned from, `held` only settle.
+
+    Where nothing is held, the samples settle too. Returns the plan with its report. TrainingDiverged where a loss is
+    not finite.
+    """
+    plan = plan or Plan()
+    train(method, in_order(samples))
+    run_phases(method, samples, held, plan)
+    return plan
+
+
+def run_phases(method: Method[Any], samples: Samples, held: Samples | None, plan: Plan) -> None:
+    """All that follows `conclude`."""
+    phases = method.phases()
+    left = sum(phase.steps for phase in phases)
+    ends = None if plan.budget is None else monotonic() + plan.budget
+    for number, phase in enumerate(phases):
+        seconds = None if ends is None else max(ends - monotonic(), 0.0) * phase.steps / max(left, 1)
+        _run(method, number, phase, samples, plan, seconds)
+        left -= phase.steps
+    method.requires_grad_(False)
+    method.eval()
+    with torch.no_grad():
+        method.settle(in_order(held if held is not None and len(held) else samples))
+    method.trained = True
+    if plan.store is not None:
+        plan.store.drop(plan.name)
+
+
+def _run(method: Method[Any], number: int, phase: Phase, samples: Samples, plan: Plan, seconds: float | None) -> None:
+    """One phase: from the cache, from a snapshot, or from its first step."""
+    kept = plan.shared(phase) if phase.shared and plan.shared is not None and plan.store is not None else None
+    data = plan.scenes if phase.data == "scenes" and plan.scenes is not None else samples
+    entry: dict[str, Any] = {"phase": phase.name, "planned": phase.steps, "steps": phase.steps, "kept": False}
+    plan.report.append(entry)
+    if kept is not None and plan.store is not None and (found := plan.store.get(kept)) is not None:
+        _load(method, phase, found)
+        entry["kept"] = True
+        return
+    run = _PhaseRun(method, number, phase, data, plan, None if kept else seconds)
+    reached = run.resume()
+    if reached > number:
+        entry["resumed"] = True  # a later phase's snapshot holds what this one came to
+        return
+    if reached < number:
+        with torch.no_grad():
+            method.eval()
+            method.begin(phase, in_order(data))
+    entry.update(run.steps())
+    if kept is not None and plan.store is not None:
+        plan.store.put(kept, _learned(method, phase))
+
+
+class _PhaseRun:
+    """The steps of one phase."""
+
+    def __init__(
+        self, method: Method[Any], number: int, phase: Phase, samples: Samples, plan: Plan, seconds: float | None
+    ) -> None:
+        self.method, self.number, self.phase, self.samples, self.plan = method, number, phase, samples, plan
+        self.seconds = seconds
+        method.requires_grad_(False)
+        self.parameters = [p.requires_grad_() for p in _parameters(method, phase)]
+        self.optimiser = torch.optim.AdamW(
+            self.parameters, lr=phase.rate, betas=phase.betas, weight_decay=phase.decay, foreach=True
+        )
+        self.step, self.elapsed = 0, 0.0
+        self.seed = 0 if phase.shared else method.seed  # what is shared is the same for all seeds
+        self.size = max(min(phase.batch, len(samples)), 2)  # 2: a batch norm needs more than one value
+
+    def progress(self) -> float:
+        """In [0, 1) while there is something to do: of steps, or of time where that ends first."""
+        done = self.step / max(self.phase.steps, 1)
+        if self.seconds is not None and self.step >= FEWEST:
+            done = max(done, self.elapsed / max(self.seconds, 1e-9))
+        return done
+
+    def steps(self) -> dict[str, Any]:
+        """Run them; what is to be reported."""
+        phase, method = self.phase, self.method
+        first: dict[str, float] = {}
+        terms: dict[str, float] = {}
+        method.eval()
+        for name in phase.learns:
+            if isinstance(part := getattr(method, name), nn.Module):
+                part.train()
+        started, before, kept_at = monotonic(), self.elapsed, monotonic()
+        todo: Iterable[Batch] = self._batches()
+        if self.plan.track is not None:
+            todo = self.plan.track(todo, f"train: {phase.name}", phase.steps - self.step)
+        for batch in todo:
+            terms = self._step(batch)
+            first = first or terms
+            self.step += 1
+            self.elapsed = before + monotonic() - started
+            if self.plan.store is not None and monotonic() - kept_at > self.plan.snapshot_every:
+                self.plan.store.put(self.plan.name, self._snapshot())
+                kept_at = monotonic()
+            if self.progress() >= 1:
+                break
+        return {"steps": self.step, "seconds": round(self.elapsed, 2), "first": first, "last": terms}
+
+    def _step(self, batch: Batch) -> dict[str, float]:
+        phase, method = self.phase, self.method
+        progress = min(self.progress(), 1.0)
+        for group in self.optimiser.param_groups:
+            group["lr"] = phase.rate * (phase.floor + (1 - phase.floor) * 0.5 * (1 + math.cos(math.pi * progress)))
+        method.generator.manual_seed(_mix(self.seed, self.number, self.step, 1))
+        self.optimiser.zero_grad(set_to_none=True)
+        with _short(self.plan.bf16):
+            terms = method.loss(phase, batch, progress)
+        total = torch.stack([term.float() for term in terms.values()]).sum()
+        values = {name: round(float(term.detach()), 6) for name, term in terms.items()}
+        if not math.isfinite(float(total.detach())):
+            raise TrainingDiverged(
+                f"phase {phase.name}, step {self.step}: the loss is not finite ({values})",
+                hint="lower the rate, or look for images of another kind among the good ones",
+            )
+        total.backward()  # type: ignore[no-untyped-call]
+        if phase.clip:
+            nn.utils.clip_grad_norm_(self.parameters, phase.clip)
+        self.optimiser.step()
+        with torch.no_grad():
+            method.after(phase, progress)
+        return values
+
+    def _batches(self) -> Iterator[Batch]:
+        """The batches of all steps that are left, each loaded while the one before is worked on."""
+        with ThreadPoolExecutor(1) as pool:
+            coming = pool.submit(self._batch, self.step)
+            for step in range(self.step, self.phase.steps):
+                batch = coming.result()
+                if step + 1 < self.phase.steps:
+                    coming = pool.submit(self._batch, step + 1)
+                yield batch
+
+    def _batch(self, step: int) -> Batch:
+        """Epochs of shuffled samples, one behind the other, cut into batches."""
+        n = len(self.samples)
+        wanted = range(step * self.size, (step + 1) * self.size)
+        epochs: dict[int, list[int]] = {}
+        for epoch in range(wanted[0] // n, wanted[-1] // n + 1):
+            generator = torch.Generator().manual_seed(_mix(self.seed, self.number, epoch, 2))
+            epochs[epoch] = torch.randperm(n, generator=generator).tolist()
+        generator = torch.Generator().manual_seed(_mix(self.seed, self.number, step, 3))
+        return self.samples.batch([epochs[i // n][i % n] for i in wanted], generator)
+
+    def _snapshot(self) -> bytes:
+        from safetensors.torch import save
+
+        tensors = {f"method.{k}": v.contiguous() for k, v in self.method.state_dict().items()}
+        for i, state in enumerate(self.optimiser.state_dict()["state"].values()):
+            tensors |= {f"optimiser.{i}.{k}": v.contiguous() for k, v in state.items()}
+        at = {"phase": self.number, "step": self.step, "elapsed": self.elapsed}
+        return save(_apart(tensors), metadata={"at": json.dumps(at)})
+
+    def resume(self) -> int:
+        """The phase of the snapshot, -1 where there is none; of this phase or a later one, its state is taken over."""
+        store = self.plan.store
+        if store is None or (data := store.get(self.plan.name)) is None:
+            return -1
+        tensors, at = _read(data)
+        reached = int(at["phase"])
+        if reached < self.number:
+            return -1
+        own = {k.removeprefix("method."): v for k, v in tensors.items() if k.startswith("method.")}
+        self.method.load_state_dict(own)
+        if reached == self.number:
+            state = self.optimiser.state_dict()
+            for key, value in tensors.items():
+                if key.startswith("optimiser."):
+                    _, i, name = key.split(".", 2)
+                    state["state"].setdefault(int(i), {})[name] = value
+            self.optimiser.load_state_dict(state)
+            self.step, self.elapsed = at["step"], at["elapsed"]
+        return reached
+
+
+def _parameters(method: Method[Any], phase: Phase) -> list[nn.Parameter]:
+    found: list[nn.Parameter] = []
+    for name in phase.learns:
+        part = getattr(method, name)
+        found += list(part.parameters()) if isinstance(part, nn.Module) else [part]
+    return found
+
+
+def _short(wanted: bool) -> AbstractContextManager[Any]:
+    return torch.autocast("cpu", torch.bfloat16) if wanted else nullcontext()
+
+
+def _mix(*numbers: int) -> int:
+    """One seed of several numbers; close ones give far ones."""
+    value = 0
+    for number in numbers:
+        value = (value * 6364136223846793005 + number + 1442695040888963407) % 2**64
+        value ^= value >> 29
+    return value % 2**63
+
+
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies where two names share memory, which safetensors refuses."""
+    return {name: tensor.clone() for name, tensor in tensors.items()}
+
+
+def _read(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and the note beside them."""
+    from safetensors.torch import load
+
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return load(data), json.loads(header["__metadata__"]["at"])
+
+
+def _learned(method: Method[Any], phase: Phase) -> bytes:
+    from safetensors.torch import save
+
+    tensors: dict[str, Tensor] = {}
+    for name in phase.learns:
+        part = getattr(method, name)
+        state = part.state_dict() if isinstance(part, nn.Module) else {"": part.detach()}
+        tensors |= {f"{name}.{k}": v.contiguous() for k, v in state.items()}
+    return save(_apart(tensors))
+
+
+def _load(method: Method[Any], phase: Phase, data: bytes) -> None:
+    from safetensors.torch import load
+
+    tensors = load(data)
+    for name in phase.learns:
+        part = getattr(method, name)
+        own = {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
+        if isinstance(part, nn.Module):
+            part.load_state_dict(own)
+        else:
+            with torch.no_grad():
+                part.copy_(own[""])

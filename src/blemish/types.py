@@ -47,6 +47,12 @@ class FeatureSpec:
     layers: tuple[int, ...]
     channels: tuple[int, ...]
     grids: tuple[tuple[int, ...], ...]
+    second: int = 0  # how many of the levels, the last ones, come from a second network
+
+    @property
+    def first(self) -> int:
+        """Number of levels of the first network."""
+        return len(self.channels) - self.second
 
     @property
     def values(self) -> int:
@@ -60,13 +66,18 @@ class Needs:
 
     source: Literal["pyramid", "image", "signal", "points"] = "pyramid"
     axes: int = 2  # spatial axes of one sample
+    strides: tuple[int, ...] = (8, 16)  # of the pyramid's levels, where the options name no layers
+    image: bool = False  # the normalised image too, in `Batch.x`
+    twin: str | None = None  # a damaged twin of each training sample, by a maker of `synthesis.MAKERS`
+    second: bool = False  # uses a second frozen network where the options name one
+    held: float = 0.0  # share of what is learned from that no step sees: `Method.settle` gets it
     graph: bool = True  # False: cannot be one graph; say why in `reason`
     reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Pyramid:
-    """Frozen features: maps[l] is (B, C_l, *grid_l), finest first."""
+    """Frozen features: maps[l] is (B, C_l, *grid_l), finest first; those of a second network stand behind."""
 
     maps: tuple[Tensor, ...]
 
@@ -77,8 +88,10 @@ class Batch:
 
     size: tuple[int, ...]  # spatial shape of the network's input, the shape of the anomaly map
     pyramid: Pyramid | None = None
-    x: Tensor | None = None  # (B, C, *size)
+    x: Tensor | None = None  # (B, C, *size), normalised as the backbone wants it
     ids: tuple[str, ...] = ()
+    twin: Pyramid | None = None  # the same samples, damaged
+    mask: Tensor | None = None  # (B, *size) bool, where the twins are damaged
 
 
 @dataclass(frozen=True, slots=True)

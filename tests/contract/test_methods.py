@@ -6,6 +6,7 @@ import copy
 import inspect
 import json
 from dataclasses import FrozenInstanceError, fields, is_dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,16 +17,21 @@ from blemish.errors import ConfigError, NotFittedError
 from blemish.methods.base import Method
 from blemish.runtime.engines import best_precision, open_engine
 from blemish.types import Batch, Prediction
-from tests.fakes import SIZE, FakeBackbone, batch_of, defective_image, good_image
+from tests.fakes import SIZE, FakeBackbone, batch_of, defective_image, good_image, learn
 
 TRAIN = 12
 
 every_method = pytest.mark.parametrize("name", methods.names())
 
 
-def make(name: str, backbone: FakeBackbone, size: tuple[int, int] = SIZE, seed: int = 0) -> Method:
+def settings(name: str) -> Any:
+    """The defaults, but a short training where there is one: `brief` says how short a method can be tried."""
     cls = methods.get(name)
-    return cls(cls.Config(), backbone.spec(size), size, seed)
+    return config.build(cls.Config, cls.brief)
+
+
+def make(name: str, backbone: FakeBackbone, size: tuple[int, int] = SIZE, seed: int = 0) -> Method:
+    return methods.get(name)(settings(name), backbone.spec(size), size, seed)
 
 
 def fitted(
@@ -37,17 +43,18 @@ def fitted(
     count: int = TRAIN,
     seed: int = 0,
 ) -> Method:
-    from blemish.training import train
-
     method = make(name, backbone, size, seed)
-    images = [good_image(i, size) for i in (order or range(count))]
-    train(method, [batch_of(backbone, images[i : i + 4]) for i in range(0, len(images), 4)])
+    learn(method, backbone, [good_image(i, size) for i in (order or range(count))])
     return method
 
 
 @pytest.fixture(scope="module")
 def models(backbone: FakeBackbone) -> dict[str, Method]:
     return {name: fitted(name, backbone) for name in methods.names()}
+
+
+def trunk(method: Method, backbone: FakeBackbone) -> bytes:
+    return export.export_backbone(backbone, SIZE, image=method.wants(method.config).image)
 
 
 def probe(backbone: FakeBackbone) -> Batch:
@@ -106,7 +113,7 @@ def test_unfitted_refuses(name: str, backbone: FakeBackbone) -> None:
 def test_fit_leaves_config_and_backbone_untouched(name: str, backbone: FakeBackbone) -> None:
     before = copy.deepcopy(backbone.state_dict())
     method = fitted(name, backbone)
-    assert method.config == methods.get(name).Config()
+    assert method.config == settings(name)
     assert all(torch.equal(before[k], v) for k, v in backbone.state_dict().items())
 
 
@@ -192,14 +199,12 @@ def test_fitted_state_is_the_whole_model(name: str, models: dict[str, Method], b
 @every_method
 @pytest.mark.parametrize("case", ["one image", "constant images", "square", "tall"])
 def test_awkward_training_sets(name: str, case: str, backbone: FakeBackbone) -> None:
-    from blemish.training import train
-
     size = {"square": (64, 64), "tall": (96, 32)}.get(case, SIZE)
     images = [good_image(i, size) for i in range(1 if case == "one image" else 6)]
     if case == "constant images":
         images = [np.full((*size, 3), 90, np.uint8)] * 6
     method = make(name, backbone, size)
-    train(method, [batch_of(backbone, images)])
+    learn(method, backbone, images)
     out = method(batch_of(backbone, [images[0], defective_image(5, size)[0]]))
     assert torch.isfinite(out.score).all()
     assert torch.isfinite(out.anomaly_map).all()
@@ -211,7 +216,7 @@ def test_graph_agrees_with_pytorch(name: str, models: dict[str, Method], backbon
     method = models[name]
     if not method.needs.graph:
         pytest.skip(f"declared impossible: {method.needs.reason}")
-    graph = export.merge(export.export_backbone(backbone, SIZE), export.export_head(method))
+    graph = export.merge(trunk(method, backbone), export.export_head(method))
     golden = np.stack([good_image(100), defective_image(101)[0]])
     certificate = export.certify(graph, export.torch_engine(backbone, method), golden)
     assert certificate["engines"]["openvino-f32"]["score"] < export.SCORE_LIMIT
@@ -230,7 +235,7 @@ def test_a_changed_head_is_refused(name: str, models: dict[str, Method], backbon
     from blemish.errors import ExportError
 
     other = fitted(name, backbone, count=3)
-    graph = export.merge(export.export_backbone(backbone, SIZE), export.export_head(other))
+    graph = export.merge(trunk(other, backbone), export.export_head(other))
     golden = np.stack([good_image(100), defective_image(101)[0]])
     with pytest.raises(ExportError, match="disagree"):
         export.certify(graph, export.torch_engine(backbone, models[name]), golden)

@@ -19,7 +19,7 @@ LAYERS = (
     ("data", "backbones", "methods", "modelfile", "drawing", "plots"),
     ("export", "training", "runtime.scores", "runtime.inspector", "cases", "options"),
     ("features", "evaluation", "holdout", "power"),
-    ("chunks",),
+    ("chunks", "samples"),
     ("fitting", "report_tables"),
     ("detector", "report"),
     ("demo", "power_page"),
@@ -37,7 +37,17 @@ ONLY = {
     "training": {"errors", "types", "methods"},
 }
 # Importing any other module loads no torch; where they need it, they load it inside a function.
-IMPORT_TORCH = ("ops", "nn", "synthesis", "methods", "training", "backbones.base", "backbones.timm_net")
+IMPORT_TORCH = (
+    "ops",
+    "nn",
+    "synthesis",
+    "methods",
+    "training",
+    "samples",
+    "backbones.base",
+    "backbones.pair",
+    "backbones.timm_net",
+)
 
 SOURCE = Path(blemish.__file__).parent
 FILES = {

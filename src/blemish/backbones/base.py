@@ -31,10 +31,14 @@ class Backbone(nn.Module, ABC):
     def normalisation(self) -> tuple[Tensor, Tensor]:
         """(mean, std), each (3,), in grey levels of 0..255."""
 
+    def normalise(self, images: Tensor) -> Tensor:
+        """(B, H, W, 3) uint8 -> (B, 3, H, W) float32, as the network wants it."""
+        mean, std = self.normalisation
+        return (images.float() - mean).div(std).permute(0, 3, 1, 2)
+
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """(B, H, W, 3) uint8 -> maps; this is what is exported as the first half of the graph."""
-        mean, std = self.normalisation
-        return self.features((images.float() - mean).div(std).permute(0, 3, 1, 2))
+        return self.features(self.normalise(images))
 
     def train(self, mode: bool = True) -> Self:
         """Stays in eval mode, whoever asks: the exporter puts a module back to the mode of its root."""

@@ -123,19 +123,37 @@ class FeatureCache:
 
     def get_graph(self, name: str) -> bytes | None:
         """The ONNX graph kept under a name; None where there is no sound one."""
+        return self._get(self._named(name, "onnx"))
+
+    def put_graph(self, name: str, graph: bytes) -> None:
+        """Keep an ONNX graph; the file ends with the digest of what stands before."""
+        self._put(self._named(name, "onnx"), graph)
+
+    def get_blob(self, name: str) -> bytes | None:
+        """The bytes kept under a name: masks, snapshots, what a phase of training has learned."""
+        return self._get(self._named(name, "blob"))
+
+    def put_blob(self, name: str, data: bytes) -> None:
+        """Keep bytes under a name, as graphs are kept."""
+        self._put(self._named(name, "blob"), data)
+
+    def drop_blob(self, name: str) -> None:
+        """Forget them."""
+        self._named(name, "blob").unlink(missing_ok=True)
+
+    def _get(self, path: Path) -> bytes | None:
         try:
-            data = self._graph_path(name).read_bytes()
+            data = path.read_bytes()
         except FileNotFoundError:
             return None
         return data[:-32] if hashlib.sha256(data[:-32]).digest() == data[-32:] else None
 
-    def put_graph(self, name: str, graph: bytes) -> None:
-        """Keep an ONNX graph; the file ends with the digest of what stands before."""
-        self._write(self._graph_path(name), graph + hashlib.sha256(graph).digest())
+    def _put(self, path: Path, data: bytes) -> None:
+        self._write(path, data + hashlib.sha256(data).digest())
 
-    def _graph_path(self, name: str) -> Path:
+    def _named(self, name: str, suffix: str) -> Path:
         digest = hashlib.sha256(name.encode()).hexdigest()
-        return self.root / digest[:2] / f"{digest}.onnx"
+        return self.root / digest[:2] / f"{digest}.{suffix}"
 
     def _entries(self) -> list[tuple[float, int, Path]]:
         """(last use, bytes, path) of every file, whatever another process removes meanwhile."""
@@ -175,3 +193,10 @@ class FeatureCache:
     def clear(self) -> int:
         """Drop everything, left-overs of killed writers too."""
         return self.trim(0)
+
+
+class Blobs:
+    """The cache as a store of bytes by name (`training.Store`)."""
+
+    def __init__(self, cache: FeatureCache) -> None:
+        self.get, self.put, self.drop = cache.get_blob, cache.put_blob, cache.drop_blob

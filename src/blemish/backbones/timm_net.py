@@ -16,6 +16,7 @@ from blemish.config import nearest
 from blemish.errors import BackboneError
 
 _WANTED = (8, 16)  # strides whose features carry most of the signal; stride 4 added nothing in our trials
+_BLOCKS = 2  # of a plain transformer, evenly spaced, the last among them
 
 
 class TimmBackbone(Backbone):
@@ -48,31 +49,34 @@ def load(
     layers: tuple[int, ...] | None = None,
     weights: str | Path | None = None,
     allow_download: bool = False,
+    strides: tuple[int, ...] = _WANTED,
+    blocks: int = _BLOCKS,
 ) -> TimmBackbone:
     """A frozen backbone by name.
 
     Weights come from the installed package of that name, from the local file `weights`, or, only with
-    `allow_download`, from timm's hub. `layers` are indices of timm's feature stages; by default those of stride 8
-    and 16, and of a plain transformer the block at half depth and the last.
+    `allow_download`, from timm's hub. `layers` are indices of timm's feature stages; by default those of `strides`, and
+    of a plain transformer `blocks` of its blocks, evenly spaced, the last among them.
 
     Raises BackboneError where the network is unknown, the weights are missing, altered or do not fit.
     """
+    wanted = layers or (strides, blocks)
     if name in PACKAGED and weights is None:
         entry = PACKAGED[name]
         state, digest = packaged_state(name)
-        network, chosen = _create(entry.timm_name, layers)
+        network, chosen = _create(entry.timm_name, wanted)
         _fill(network, _in_order(entry.timm_name, state), name)
         mean, std = torch.full((3,), entry.mean), torch.full((3,), entry.std)
         return TimmBackbone(network, name=name, digest=digest, layers=chosen, mean=mean, std=std)
     timm_name = PACKAGED[name].timm_name if name in PACKAGED else name
     _check_known(timm_name)
     if weights is not None:
-        network, chosen = _create(timm_name, layers)
+        network, chosen = _create(timm_name, wanted)
         path = Path(weights)
         digest = sha256_of(path)
         _fill(network, read_state(path), str(path))
     elif allow_download:
-        network, chosen = _create(timm_name, layers, pretrained=True)
+        network, chosen = _create(timm_name, wanted, pretrained=True)
         digest = _digest_of(network)
     else:
         raise BackboneError(
@@ -92,7 +96,10 @@ def _check_known(name: str) -> None:
         raise BackboneError(f"timm has no network '{name}'", hint=nearest(name, [*PACKAGED, *timm.list_models()]))
 
 
-def _create(name: str, layers: tuple[int, ...] | None, *, pretrained: bool = False) -> tuple[Any, tuple[int, ...]]:
+def _create(
+    name: str, wanted: tuple[int, ...] | tuple[tuple[int, ...], int], *, pretrained: bool = False
+) -> tuple[Any, tuple[int, ...]]:
+    """A features-only network and its layers; `wanted` are layers, or (strides, blocks) to find them by."""
     import timm
 
     def create(**options: Any) -> Any:
@@ -101,14 +108,17 @@ def _create(name: str, layers: tuple[int, ...] | None, *, pretrained: bool = Fal
             try:
                 return timm.create_model(name, features_only=True, pretrained=pretrained, **options)
             except (RuntimeError, TypeError, ValueError, IndexError, AssertionError) as error:
-                raise BackboneError(f"'{name}' gives no features at layers {layers}: {error}") from error
+                raise BackboneError(f"'{name}' gives no features at layers {wanted}: {error}") from error
 
     sized = {"dynamic_img_size": True} if name.startswith(("vit_", "deit", "eva")) else {}
-    if layers is None:
-        info = create(**sized).feature_info
-        reductions = info.reduction()
-        layers = tuple(i for i, r in enumerate(reductions) if r in _WANTED) if len(set(reductions)) > 1 else ()
-        layers = layers or tuple(sorted({(len(reductions) - 1) // 2, len(reductions) - 1}))
+    if isinstance(wanted[0], tuple):
+        strides, blocks = wanted
+        reductions = create(**sized).feature_info.reduction()
+        depth = len(reductions)
+        layers = tuple(i for i, r in enumerate(reductions) if r in strides) if len(set(reductions)) > 1 else ()
+        layers = layers or tuple(sorted({max((i + 1) * depth // blocks - 1, 0) for i in range(blocks)}))
+    else:
+        layers = wanted
     return create(out_indices=layers, **sized), layers
 
 

@@ -96,7 +96,7 @@ def work(cell: Cell, mark: str) -> dict[str, bytes]:
     fit_peak = peak_mb()
     preprocess = Preprocess.from_json(model.meta["preprocess"])
     if preprocess != source.preprocess:  # held-out images changed the shape that was planned from all of them
-        source = FeatureSource(backbone, preprocess, cache, precision=model.meta["precision"])
+        source = _source(backbone, preprocess, options, cache, model.meta["precision"])
     test = [r for r in records if r.split == "test"]
     line, checked = _line(model, source, test)
     print(f"the cached line is the deployed one on {len(checked)} images", flush=True)
@@ -109,7 +109,7 @@ def work(cell: Cell, mark: str) -> dict[str, bytes]:
             "computed": cache.asked - cache.found,
             "seconds": round(seconds, 2),
         },
-        "fit": {"seconds": model.meta["fit_seconds"], "peak_mb": fit_peak},
+        "fit": {"seconds": model.meta["fit_seconds"], "peak_mb": fit_peak, "training": model.meta["training"]},
         "inspect": _timed(model, source, [r.path for r in checked]),
         "checked": {"images": len(checked), "differing": 0, "cached": isinstance(line, CachedLine)},
         "evaluate_seconds": round(perf_counter() - before, 2),
@@ -130,11 +130,18 @@ def _warm(records: Sequence[Record], options: FitOptions, backbone: Any, cache: 
     start = perf_counter()
     good = [r for r in records if r.split == "train"]
     preprocess = fitting.plan_preprocess(good, options, backbone.stride)
-    precision = None if options.precision == "auto" else options.precision
-    source = FeatureSource(backbone, preprocess, cache, precision=precision)
+    source = _source(backbone, preprocess, options, cache, options.precision)
     for _ in source.stream([*good, *(r for r in records if r.split == "test")]):
         pass
     return source, perf_counter() - start
+
+
+def _source(backbone: Any, preprocess: Preprocess, options: FitOptions, cache: CountedCache, format_: str) -> Any:
+    """What the head of this method takes."""
+    cls = methods.get(options.method)
+    image = cls.wants(config.build(cls.Config, options.options)).image
+    precision: Any = None if format_ == "auto" else format_
+    return FeatureSource(backbone, preprocess, cache, precision=precision, image=image)
 
 
 def _line(model: Model, source: FeatureSource, test: Sequence[Record]) -> tuple[Inspector, list[Record]]:

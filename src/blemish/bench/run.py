@@ -122,6 +122,10 @@ def _reason(log: Path, code: int) -> str:
 def main(folder: Path) -> None:
     """One cell, in this process: `job.json` says which; what is printed becomes its log."""
     cells.quiet_threads()
+    import torch
+
+    # the bits of a sum depend on how many share it; and cells may run side by side
+    torch.set_num_threads(1)
     warnings.simplefilter("default")
     job = json.loads((folder / JOB).read_text(encoding="utf-8"))
     try:

@@ -105,6 +105,11 @@ def fit(
         PromisePer.IMAGE
     ),
     seed: Annotated[int, typer.Option(help="The same seed gives the same scores.")] = 0,
+    budget: Annotated[Optional[str], typer.Option(help="Most time for training: 90s, 10m, 2h.")] = None,  # noqa: UP045
+    views: Annotated[Optional[list[str]], typer.Option("--view", help="flip_h, flip_v, turn_180: as good.")] = None,  # noqa: UP045
+    textures: Annotated[Optional[Path], typer.Option(help="Images that made defects take texture from.")] = None,  # noqa: UP045
+    second_backbone: Annotated[Optional[str], typer.Option(help="A second network, for methods with two.")] = None,  # noqa: UP045
+    second_weights: Annotated[Optional[Path], typer.Option(help="Its local weights file.")] = None,  # noqa: UP045
     device: Annotated[str, typer.Option(help="Where to learn; only cpu today.")] = "cpu",
     set_: Annotated[Optional[list[str]], typer.Option("--set", help="An option of the method, key=value.")] = None,  # noqa: UP045
     recipe: Annotated[Optional[Path], typer.Option(help="run.json of an earlier run; given options win.")] = None,  # noqa: UP045

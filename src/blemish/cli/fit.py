@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,11 @@ _FIELDS = (
     "false_alarm_rate",
     "promise_per",
     "seed",
+    "budget",
+    "views",
+    "textures",
+    "second_backbone",
+    "second_weights",
 )
 _RECIPE = "a recipe is the run.json of a model folder"
 
@@ -69,9 +75,15 @@ def _spread(engine: str, address: str | None) -> Iterator[Any]:
 
 
 def _one(detector: Any, folder: Path) -> None:
-    """Save a fitted model and print its line."""
+    """Save a fitted model and print its line; what a budget has cut is said."""
     detector.save(folder)
     model = detector.model
+    for phase in model.meta["training"]:
+        if phase["steps"] < phase["planned"]:
+            print(
+                f"warning: the budget ended phase {phase['phase']} after {phase['steps']} of {phase['planned']} steps",
+                file=sys.stderr,
+            )
     emit(
         {
             "model": str(folder),
@@ -80,6 +92,7 @@ def _one(detector: Any, folder: Path) -> None:
             "network_input": "x".join(str(side) for side in reversed(model.meta["preprocess"]["size"])),
             "promise": detector.promise,
             "parity": model.parity["engines"],
+            "training": [{k: p[k] for k in ("phase", "steps", "planned")} for p in model.meta["training"]],
             "fit_seconds": model.meta["fit_seconds"],
         }
     )
@@ -88,6 +101,7 @@ def _one(detector: Any, folder: Path) -> None:
 def _options(params: dict[str, Any]) -> dict[str, Any]:
     """Defaults < recipe < what was typed; the method's own options stand beside the line's."""
     options = {name: params[name] for name in _FIELDS}
+    options["views"] = options["views"] or ()
     own: dict[str, Any] = {}
     if params["recipe"] is not None:
         recipe = _recipe(params["recipe"])

@@ -1,9 +1,16 @@
-"""What a method is: options, what it needs, and three calls: observe, conclude, predict."""
+"""What a method is: options, what it needs, and what it does.
+
+One that is trained in a pass has observe, conclude, predict. One that is trained by gradient names its networks in
+`fitted_modules`, its phases in `phases`, and gives the terms of each step's loss; `training` does the rest.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar, cast, get_args
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, Self, TypeVar, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -25,11 +32,35 @@ class Published(NamedTuple):
     where: str = ""  # the set of ours that is split in the same way; empty where we do not have the data
 
 
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training: which parts learn, for how long, and how.
+
+    Everything that `learns` does not name is frozen and in eval mode. The rate falls along a cosine to `floor` of
+    itself.
+    """
+
+    name: str
+    steps: int
+    learns: tuple[str, ...]  # attributes of the method: modules, or parameters
+    batch: int = 16
+    rate: float = 1e-3
+    floor: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.999)
+    decay: float = 1e-4  # AdamW's; 0 makes it Adam
+    clip: float = 0.0  # largest norm of the gradient; 0 = any
+    data: Literal["good", "scenes"] = "good"  # scenes: made images that are the same for every data set
+    shared: bool = False  # what was learned is kept in the cache, for every fit that would learn the same, of any seed
+    depends: tuple[str, ...] = ()  # options of the method that a shared phase depends on
+
+
 class Method(nn.Module, ABC, Generic[C]):
     """Base of every method.
 
-    A method gets features and nothing else: it opens no file, names no backbone, picks no device. What `fit` learns
-    lives in the buffers named in `fitted_buffers`; together with the config they are the whole model.
+    A method gets batches and nothing else: it opens no file, names no backbone, picks no device. What `fit` learns
+    lives in the buffers named in `fitted_buffers` and the modules named in `fitted_modules`; together with the config
+    they are the whole model. Initial weights are drawn under the seed; what a step draws comes from `generator`, which
+    is set anew for each step.
 
     Args:
         config: the method's frozen dataclass.
@@ -40,7 +71,9 @@ class Method(nn.Module, ABC, Generic[C]):
 
     Config: ClassVar[type[Any]]  # the C of Method[C]
     needs: ClassVar[Needs] = Needs()
+    brief: ClassVar[dict[str, Any]] = {}  # options under which tests try the method in a second: fewer steps, say
     fitted_buffers: ClassVar[tuple[str, ...]] = ()
+    fitted_modules: ClassVar[tuple[str, ...]] = ()
     published: ClassVar[tuple[Published, ...]] = ()
 
     def __init_subclass__(cls) -> None:
@@ -52,9 +85,23 @@ class Method(nn.Module, ABC, Generic[C]):
         self.config = config
         self.spec = spec
         self.size = size
+        self.seed = seed
         self.generator = torch.Generator().manual_seed(seed)
+        self.trained = not self.fitted_modules
         for name in self.fitted_buffers:
             self.register_buffer(name, None)
+
+    @contextmanager
+    def seeded(self, seed: int | None = None) -> Iterator[None]:
+        """Weights of modules that are made inside come from the method's seed, or another; torch's own state stays."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed if seed is None else seed)
+            yield
+
+    @classmethod
+    def wants(cls, config: C) -> Needs:  # noqa: ARG003  (options may change what a method needs)
+        """What a method with these options needs; `needs` unless it says otherwise."""
+        return cls.needs
 
     def observe(self, batch: Batch) -> None:  # noqa: B027  (a method may have nothing to do here)
         """See one batch of good samples; called once per batch, in order."""
@@ -75,9 +122,25 @@ class Method(nn.Module, ABC, Generic[C]):
         """Whether the method says how to merge."""
         return cls.merge is not Method.merge
 
-    @abstractmethod
-    def conclude(self) -> None:
+    def conclude(self) -> None:  # noqa: B027
         """Turn what was observed into the fitted buffers."""
+
+    def phases(self) -> tuple[Phase, ...]:
+        """What is trained by gradient, in order; nothing where all is done by `conclude`."""
+        return ()
+
+    def begin(self, phase: Phase, batches: Iterable[Batch]) -> None:  # noqa: B027
+        """Called before a phase, without gradients; `batches` are the samples to learn from, undamaged, in order."""
+
+    def loss(self, phase: Phase, batch: Batch, progress: float) -> dict[str, Tensor]:
+        """The terms of one step's loss, which is their sum; `progress` of the phase lies in [0, 1)."""
+        raise NotImplementedError
+
+    def after(self, phase: Phase, progress: float) -> None:  # noqa: B027
+        """Called after a step, without gradients."""
+
+    def settle(self, batches: Iterable[Batch]) -> None:  # noqa: B027
+        """Called last, without gradients, with the samples that no step has seen (`Needs.held`)."""
 
     @abstractmethod
     def predict(self, batch: Batch) -> Prediction:
@@ -85,8 +148,8 @@ class Method(nn.Module, ABC, Generic[C]):
 
     @property
     def fitted(self) -> bool:
-        """True once every fitted buffer is there."""
-        return all(getattr(self, name) is not None for name in self.fitted_buffers)
+        """True once every fitted buffer is there and every phase is done."""
+        return self.trained and all(getattr(self, name) is not None for name in self.fitted_buffers)
 
     def forward(self, batch: Batch) -> Prediction:
         """`predict`, or NotFittedError."""
@@ -95,10 +158,18 @@ class Method(nn.Module, ABC, Generic[C]):
         return self.predict(batch)
 
     def fitted_state(self) -> dict[str, Tensor]:
-        """The fitted buffers by name: all that `fit` learned."""
-        return {name: cast(Tensor, getattr(self, name)) for name in self.fitted_buffers}
+        """Fitted buffers and the state of fitted modules, by name: all that `fit` learned."""
+        state = {name: cast(Tensor, getattr(self, name)) for name in self.fitted_buffers}
+        for name in self.fitted_modules:
+            state |= {f"{name}.{key}": value for key, value in getattr(self, name).state_dict().items()}
+        return state
 
     def load_fitted(self, state: dict[str, Tensor]) -> None:
         """Put back what `fitted_state` gave."""
         for name in self.fitted_buffers:
             setattr(self, name, state[name])
+        for name in self.fitted_modules:
+            inside = {k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")}
+            getattr(self, name).load_state_dict(inside)
+        self.trained = True
+        self.eval()

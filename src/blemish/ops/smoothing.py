@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def upsampling_matrix(n_in: int, n_out: int, sigma: float) -> Tensor:
@@ -30,3 +31,24 @@ def upsampling_matrix(n_in: int, n_out: int, sigma: float) -> Tensor:
 def smooth_map(grid: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """(B, h, w) patch scores -> (B, H, W), with the matrices of `upsampling_matrix`."""
     return rows @ grid @ columns.T
+
+
+class LevelMaps(nn.Module):
+    """Sums maps of several grids into one of the input's size: bilinear, then a Gaussian blur, as one product.
+
+    Args:
+        grids: (h, w) of each level.
+        size: (H, W) of the network's input.
+        sigma: of the blur, in pixels of the input.
+    """
+
+    def __init__(self, grids: Sequence[tuple[int, ...]], size: tuple[int, int], sigma: float) -> None:
+        super().__init__()
+        self.matrices = [
+            (upsampling_matrix(grid[0], size[0], sigma), upsampling_matrix(grid[1], size[1], sigma)) for grid in grids
+        ]
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """(B, h_l, w_l) of each level -> (B, H, W)."""
+        pairs = zip(maps, self.matrices, strict=True)
+        return torch.stack([smooth_map(grid, rows, columns) for grid, (rows, columns) in pairs]).sum(0)

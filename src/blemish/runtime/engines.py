@@ -3,8 +3,9 @@
 A graph takes `image` (B, H, W, 3) uint8. A backbone's graph gives `features_0`, `features_1`, …; a model's graph gives
 `score` (B,) and `anomaly_map` (B, H, W), and still has the features inside under the same names.
 
-With precision bf16, OpenVINO runs the part up to the features in bf16, and behind them only the products that a method
-has marked as coarse (`nn.precision.CoarseProduct`); distances and maps stay float32.
+With precision bf16, OpenVINO runs the part up to the features in bf16, then the networks of a method up to the border
+that it has drawn (`nn.precision.Exact`), and behind it only the products that it has marked as coarse
+(`nn.precision.CoarseProduct`); distances and maps stay float32. A method without a border is float32 but for those.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ ENGINES = ("openvino", "onnxruntime", "torch")
 FEATURES = "features_"
 HEAD = "head/"  # prefix of the nodes behind the features
 COARSE = "coarse"
+EXACT = "exact"
 
 Outputs = tuple[NDArray[np.float32], ...]
 
@@ -136,25 +138,16 @@ class OpenVino:
             model.reshape(shape)
         except RuntimeError as error:
             raise ModelFileError(f"the graph cannot be read: {str(error).strip().splitlines()[-1]}") from error
-        parts = [model]
+        parts = [(model, "f32")]
         if precision == "bf16":
-            parts = _cut_at_features(model)
-            if len(parts) == 2:
-                _mark_coarse(parts[1])
-        options = {"NUM_STREAMS": threads, "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "THROUGHPUT"}
-        hints = ["bf16", "f32"] if precision == "bf16" else ["f32"]
-        self._compiled = [
-            core.compile_model(part, "CPU", {**options, "INFERENCE_PRECISION_HINT": hint})
-            for part, hint in zip(parts, hints, strict=False)
-        ]
+            trunk, *head = _cut_at_features(model)
+            parts = [(trunk, "bf16"), *(part for h in head for part in _short_and_exact(h))]
+        self._compiled = _compile(core, parts, threads)
         self._local = threading.local()
 
     def _requests(self) -> list[Any]:
         if not hasattr(self._local, "requests"):
-            self._local.requests = [c.create_infer_request() for c in self._compiled]
-            for before, after in zip(self._local.requests, self._local.requests[1:], strict=False):
-                for i in range(len(after.model_inputs)):
-                    after.set_input_tensor(i, before.get_output_tensor(i))  # no copy between the halves
+            self._local.requests = _chained(self._compiled)
         return self._local.requests  # type: ignore[no-any-return]
 
     def __call__(self, images: NDArray[np.uint8]) -> Outputs:
@@ -169,11 +162,16 @@ class OpenVino:
         return tuple(last.get_output_tensor(i).data[:n].copy() for i in range(len(last.model_outputs)))
 
 
+def _compile(core: Any, parts: Sequence[tuple[Any, str]], threads: int) -> list[Any]:
+    options = {"NUM_STREAMS": threads, "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "THROUGHPUT"}
+    return [core.compile_model(part, "CPU", {**options, "INFERENCE_PRECISION_HINT": hint}) for part, hint in parts]
+
+
 class Head:
     """What stands behind the features of a model's graph: cached features in, score and map out, as in the whole.
 
-    In bf16 the whole graph runs as two halves anyway, of which this is the second; in float32 the same bits came out
-    of both ways wherever we looked. Who relies on it compares some images (`blemish.bench` does, in every cell).
+    In bf16 the whole graph runs in parts anyway, cut at the features; in float32 the same bits came out of both ways
+    wherever we looked. Who relies on it compares some images (`blemish.bench` does, in every cell).
 
     `levels` are the indices of the features it takes. ModelFileError where the graph has none inside.
     """
@@ -185,25 +183,34 @@ class Head:
         shape = model.input(0).get_partial_shape()
         shape[0] = 1
         model.reshape(shape)
-        parts = _cut_at_features(model)
-        if len(parts) != 2:
+        cut = _cut_at_features(model)
+        if len(cut) != 2:
             raise ModelFileError("the graph has no features inside")
-        if precision == "bf16":
-            _mark_coarse(parts[1])
-        names = [next(n for n in o.get_names() if n.startswith(FEATURES)) for o in parts[0].outputs]
+        names = [next(n for n in o.get_names() if n.startswith(FEATURES)) for o in cut[0].outputs]
         self.levels = tuple(int(name.removeprefix(FEATURES)) for name in names)
-        options = {"NUM_STREAMS": threads, "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "THROUGHPUT"}
-        self._compiled = core.compile_model(parts[1], "CPU", {**options, "INFERENCE_PRECISION_HINT": "f32"})
+        parts = _short_and_exact(cut[1]) if precision == "bf16" else [(cut[1], "f32")]
+        self._compiled = _compile(core, parts, threads)
         self._local = threading.local()
 
     def __call__(self, maps: Sequence[NDArray[np.float32]]) -> tuple[float, NDArray[np.float32]]:
         """All levels of one image (C_l, *grid_l) -> score, map (H, W)."""
-        if not hasattr(self._local, "request"):
-            self._local.request = self._compiled.create_infer_request()
-        request = self._local.request
-        request.infer([np.ascontiguousarray(maps[level])[None] for level in self.levels])
-        score, anomaly_map = (request.get_output_tensor(i).data for i in range(2))
+        if not hasattr(self._local, "requests"):
+            self._local.requests = _chained(self._compiled)
+        first, *more = self._local.requests
+        first.infer([np.ascontiguousarray(maps[level])[None] for level in self.levels])
+        for request in more:
+            request.infer()
+        score, anomaly_map = (([*more] or [first])[-1].get_output_tensor(i).data for i in range(2))
         return float(score[0]), anomaly_map[0].copy()
+
+
+def _chained(compiled: Sequence[Any]) -> list[Any]:
+    """One request for each part; what one puts out, the next takes in, without a copy."""
+    requests = [c.create_infer_request() for c in compiled]
+    for before, after in zip(requests, requests[1:], strict=False):
+        for i in range(len(after.model_inputs)):
+            after.set_input_tensor(i, before.get_output_tensor(i))
+    return requests
 
 
 def _cut_at_features(model: Any) -> list[Any]:
@@ -221,15 +228,52 @@ def _cut_at_features(model: Any) -> list[Any]:
     if not outputs or any(model.output(i).get_names() & set(found) for i in range(len(model.outputs))):
         return [model]  # a backbone's own graph ends at its features
     inputs = []
+    trunk_nodes = _above(outputs)
     for output in outputs:
         parameter = opset15.parameter(output.get_partial_shape(), output.get_element_type())
         inputs.append(parameter)
         for target in output.get_target_inputs():  # the trunk itself may go on from a shallow level to the next
-            if target.get_node().get_friendly_name().startswith(HEAD):
+            if target.get_node().get_friendly_name() not in trunk_nodes:
                 target.replace_source_output(parameter.output(0))
     head = openvino.Model(model.get_results(), inputs, "head")
     trunk = openvino.Model([opset15.result(o) for o in outputs], model.get_parameters(), "trunk")
     return [trunk, head]
+
+
+def _short_and_exact(head: Any) -> list[tuple[Any, str]]:
+    """A head as (part, number format): its networks in bf16 up to the border, the rest in float32."""
+    openvino = _openvino()
+    opset15 = openvino.opset15
+    border = [n for n in head.get_ordered_ops() if n.get_type_name() == "Clamp" and EXACT in n.get_friendly_name()]
+    if not border:
+        _mark_coarse(head)
+        return [(head, "f32")]
+    outputs: list[Any] = []
+    inputs: list[Any] = []
+    for node in border:
+        source = node.input(0).get_source_output()
+        parameter = opset15.parameter(source.get_partial_shape(), source.get_element_type())
+        outputs.append(source)
+        inputs.append(parameter)
+        for target in node.output(0).get_target_inputs():
+            target.replace_source_output(parameter.output(0))
+    exact = openvino.Model(head.get_results(), inputs, "exact")
+    short = openvino.Model([opset15.result(o) for o in outputs], head.get_parameters(), "short")
+    _mark_coarse(exact)
+    return [(short, "bf16"), (exact, "f32")]
+
+
+def _above(outputs: Sequence[Any]) -> set[str]:
+    """Names of all nodes that these tensors are computed from; an importer's helper nodes have no name of their own in
+    the file, so what belongs to the trunk is told by what flows into it."""
+    found: set[str] = set()
+    waiting = [output.get_node() for output in outputs]
+    while waiting:
+        node = waiting.pop()
+        if (name := node.get_friendly_name()) not in found:
+            found.add(name)
+            waiting += [value.get_node() for value in node.input_values()]
+    return found
 
 
 def _mark_coarse(model: Any) -> None:

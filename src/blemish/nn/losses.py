@@ -1,0 +1,25 @@
+"""Distances between feature maps, in float32 whatever the maps were computed in."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def cosine_map(a: Tensor, b: Tensor) -> Tensor:
+    """(B, C, h, w) twice -> (B, h, w): 1 - cosine of the two vectors at each position, in [0, 2]."""
+    a, b = a.float(), b.float()
+    dot = (a * b).sum(1)
+    return 1 - dot * torch.rsqrt(a.square().sum(1) * b.square().sum(1) + 1e-12)
+
+
+def cosine_whole(a: Tensor, b: Tensor) -> Tensor:
+    """(B, C, h, w) twice -> (B,): 1 - cosine of each whole map as one vector, as RD4AD's code has it."""
+    return 1 - F.cosine_similarity(a.float().flatten(1), b.float().flatten(1), dim=1)
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of the values where the mask is set; 0 where it is nowhere."""
+    weight = mask.to(values.dtype)
+    return (values * weight).sum() / weight.sum().clamp_min(1)

@@ -1,0 +1,178 @@
+"""Training samples by number: frozen features of images, of their flipped views and of their damaged twins.
+
+All of it comes through the cache, so that a step runs no backbone and memory stays flat as data grows. What a twin
+looks like depends on the image's bytes and the twin's number alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from blemish.config import nearest
+from blemish.data.decode import content_id, decode_image, read_file, read_image
+from blemish.data.geometry import Preprocess
+from blemish.errors import ConfigError
+from blemish.features import FeatureSource, Maps
+from blemish.synthesis.makers import MAKERS, VERSION
+from blemish.synthesis.scenes import procedural_scene
+from blemish.types import Batch, Needs, Pyramid, Record
+
+Image = NDArray[np.uint8]
+TWINS = 4  # damaged versions of each view
+SCENES = 512  # made images that a data-independent phase learns from
+
+VIEWS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    "same": lambda x: x,
+    "flip_h": lambda x: x[:, ::-1],
+    "flip_v": lambda x: x[::-1],
+    "turn_180": lambda x: x[::-1, ::-1],
+}
+
+
+def check_views(views: Sequence[str]) -> None:
+    """ConfigError on a name that is no view."""
+    for view in views:
+        if view not in VIEWS:
+            raise ConfigError(f"no view '{view}'", hint=nearest(view, list(VIEWS)))
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image to learn from."""
+
+    id: str
+    data: Callable[[], bytes]  # names its content
+    image: Callable[[bytes], Image]  # of that content, as the network takes it
+
+
+def files(records: Sequence[Record], preprocess: Preprocess) -> list[Item]:
+    """The images of records."""
+
+    def item(record: Record) -> Item:
+        def image(data: bytes) -> Image:
+            return preprocess(decode_image(data, str(record.path)))
+
+        return Item(record.id, lambda: read_file(record.path), image)
+
+    return [item(record) for record in records]
+
+
+def scenes(size: tuple[int, int], count: int = SCENES) -> list[Item]:
+    """Made images, the same for every data set."""
+
+    def item(number: int) -> Item:
+        def image(_: bytes) -> Image:
+            return procedural_scene(size, np.random.default_rng([number, VERSION]))
+
+        return Item(f"scene {number}", f"scene {number} {VERSION}".encode, image)
+
+    return [item(number) for number in range(count)]
+
+
+def read_textures(folder: str | None) -> list[Image]:
+    """The images of a folder and below, as RGB; none where there is no folder."""
+    if folder is None:
+        return []
+    from blemish.data.layouts._common import images_in
+
+    found = [read_image(path) for path in images_in(Path(folder), deep=True)]
+    return [Preprocess(image.shape[:2])(image) for image in found]
+
+
+class ImageSamples:
+    """Samples of a list of items; the `training.Samples` of images."""
+
+    def __init__(
+        self,
+        source: FeatureSource,
+        items: Sequence[Item],
+        needs: Needs,
+        *,
+        views: Sequence[str] = (),
+        textures: Sequence[Image] = (),
+    ) -> None:
+        check_views(views)
+        self.source, self.items, self.needs = source, items, needs
+        self.views = ("same", *(v for v in views if v != "same"))
+        self.maker = MAKERS[needs.twin](textures) if needs.twin else None
+        drawn = hashlib.sha256(b"".join(t.tobytes() for t in textures)).hexdigest()[:16] if textures else "drawn"
+        self.made_by = f"{needs.twin}:{VERSION}:{drawn}"
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def batch(self, indices: Sequence[int], generator: torch.Generator | None = None) -> Batch:
+        """These samples; with a generator in views drawn from it, and with one of their damaged twins each."""
+        chosen = [self.items[i] for i in indices]
+        if generator is None:
+            return self._stacked(chosen, [self._one(item, "same") for item in chosen])
+        draws = torch.randint(len(self.views) * TWINS, (len(chosen),), generator=generator).tolist()
+        views = [self.views[draw // TWINS] for draw in draws]
+        rows = [self._one(item, view) for item, view in zip(chosen, views, strict=True)]
+        if self.maker is None:
+            return self._stacked(chosen, rows)
+        twins = [self._twin(i, v, draw % TWINS) for i, v, draw in zip(chosen, views, draws, strict=True)]
+        return self._stacked(chosen, rows, twins)
+
+    def _one(self, item: Item, view: str) -> tuple[Maps, NDArray[np.float32] | None]:
+        data = item.data()
+        self.source.seen.add(content_id(data))
+        image = lru_cache(1)(lambda: np.ascontiguousarray(VIEWS[view](item.image(data))))
+        maps = self.source.cached(data, "" if view == "same" else f"|{view}", image)
+        return maps, self.source.normalised(image()) if self.needs.image else None
+
+    def _twin(self, item: Item, view: str, number: int) -> tuple[Maps, NDArray[np.bool_]]:
+        data = item.data()
+        variant = f"|{view}|{self.made_by}|{number}"
+        seed = hashlib.sha256(data + variant.encode()).digest()[:8]
+
+        @lru_cache(1)
+        def made() -> tuple[Image, NDArray[np.bool_]]:
+            image = np.ascontiguousarray(VIEWS[view](item.image(data)))
+            assert self.maker is not None
+            return self.maker(image, np.random.default_rng(int.from_bytes(seed, "little")))  # type: ignore[no-any-return]
+
+        maps = self.source.cached(data, variant, lambda: made()[0])
+        return maps, self._mask(data, variant, lambda: made()[1])
+
+    def _mask(self, data: bytes, variant: str, make: Callable[[], NDArray[np.bool_]]) -> NDArray[np.bool_]:
+        """A twin's mask, one bit a pixel in the cache."""
+        size, cache = self.source.preprocess.size, self.source.cache
+        if cache is None:
+            return make()
+        digest = hashlib.sha256(data).hexdigest()
+        name = f"mask {digest} {self.source.preprocess.to_json()} {variant}"
+        if (kept := cache.get_blob(name)) is not None:
+            bits = np.unpackbits(np.frombuffer(kept, np.uint8), count=size[0] * size[1])
+            return bits.reshape(size).astype(np.bool_)
+        mask = make()
+        cache.put_blob(name, np.packbits(mask).tobytes())
+        return mask
+
+    def _stacked(
+        self,
+        items: Sequence[Item],
+        rows: Sequence[tuple[Maps, NDArray[np.float32] | None]],
+        twins: Sequence[tuple[Maps, NDArray[np.bool_]]] = (),
+    ) -> Batch:
+        def pyramid(maps: Sequence[Maps]) -> Pyramid:
+            return Pyramid(tuple(torch.from_numpy(np.stack(level)) for level in zip(*maps, strict=True)))
+
+        images = [x for _, x in rows if x is not None]
+        return Batch(
+            size=self.source.preprocess.size,
+            pyramid=pyramid([maps for maps, _ in rows]),
+            x=torch.from_numpy(np.stack(images)) if images else None,
+            ids=tuple(item.id for item in items),
+            twin=pyramid([maps for maps, _ in twins]) if twins else None,
+            mask=torch.from_numpy(np.stack([mask for _, mask in twins])) if twins else None,
+        )
