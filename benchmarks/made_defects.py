@@ -1,0 +1,66 @@
+"""Made test sets to choose options on: good training images, apart from some that get a made defect.
+
+    python benchmarks/made_defects.py            # into .bench/made/<set>, MVTec-style
+    blemish bench benchmarks/choices.toml --out .bench/choices
+
+Nothing is ever chosen on test images, so these trees hold training images alone: of each set 70 % stay to learn from,
+15 % are good test images and 15 % get a defect of `synthesis.cutpaste` (a patch, a scar, a blur, a shift of colour), which no
+method is trained with. Units stay whole. Figures on them say which of two options to take, and nothing else.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from blemish.data import layouts
+from blemish.data.decode import read_image
+from blemish.data.geometry import Preprocess
+from blemish.holdout import apart, good_training_records
+from blemish.synthesis.cutpaste import CutPaste
+from blemish.types import Record
+
+DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+OUT = Path(".bench/made")
+MOST = 300  # images of a set
+SOURCES = {
+    "mtd": (str(DATA / "mtd"), None),
+    "elpv_mono": ("elpv", "mono"),
+    "bsdata_s": (str(DATA / "bsdata_s"), None),
+    "deeppcb_s": (str(DATA / "deeppcb_s"), None),
+    "aws_aliens": (str(DATA / "aws_aliens"), None),
+}
+
+
+def write(name: str, records: list[Record], root: Path) -> dict[str, int]:
+    """One tree; how many images lie where."""
+    chosen, _ = apart(records, max(0.0, 1 - MOST / len(records)), seed=1)
+    learn, rest = apart(chosen, 0.3, seed=2)
+    good, spoilt = apart(rest, 0.5, seed=3)
+    maker = CutPaste()
+    for folder, part in (("train/good", learn), ("test/good", good), ("test/made", spoilt)):
+        (root / folder).mkdir(parents=True)
+        for number, record in enumerate(sorted(part, key=lambda r: r.id)):
+            image = read_image(record.path)
+            rgb = Preprocess(image.shape[:2])(image)
+            if folder == "test/made":
+                rgb, mask = maker(rgb, np.random.default_rng([number, 7]))
+                (root / "ground_truth/made").mkdir(parents=True, exist_ok=True)
+                Image.fromarray(mask.astype(np.uint8) * 255).save(root / f"ground_truth/made/{number:03d}_mask.png")
+            Image.fromarray(rgb).save(root / folder / f"{number:03d}.png")
+    return {"learn": len(learn), "good": len(good), "made": len(spoilt)}
+
+
+def main() -> None:
+    shutil.rmtree(OUT, ignore_errors=True)
+    for name, (source, group) in SOURCES.items():
+        records = good_training_records(layouts.index(source))
+        records = [r for r in records if group is None or r.group == group]
+        print(name, write(name, records, OUT / name))
+
+
+if __name__ == "__main__":
+    main()
