@@ -1,0 +1,237 @@
+"""The training loop: phases, what learns and what does not, snapshots, budgets, what is shared, loud failures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from blemish import training
+from blemish.errors import NotFittedError, TrainingDiverged
+from blemish.methods.base import Method, Phase
+from blemish.training import Plan
+from blemish.types import Batch, Needs, Prediction
+from tests.fakes import SIZE, FakeBackbone, FakeSamples, batch_of, good_image, learn
+
+
+@dataclass(frozen=True)
+class Config:
+    steps: int = 12
+    poison: int = -1  # step at which the loss becomes no number
+    stop: int = -1  # step at which the process dies
+
+
+class Killed(Exception):
+    pass
+
+
+class Toy(Method[Config]):
+    """Two networks in two phases; the second looks at what the first gives, with noise."""
+
+    needs = Needs(twin="texture")
+    fitted_modules = ("first", "second")
+    fitted_buffers = ("mean", "level")
+
+    def __init__(self, config: Config, spec: Any, size: tuple[int, int], seed: int = 0) -> None:
+        super().__init__(config, spec, size, seed)
+        with self.seeded(0):
+            self.first = nn.Sequential(nn.Conv2d(spec.channels[0], 6, 1), nn.BatchNorm2d(6))
+        with self.seeded():
+            self.second = nn.Conv2d(6, spec.channels[0], 1)
+        self.register_buffer("calls", torch.zeros(()))
+        self.log: list[str] = []
+        self.settled = 0
+
+    def observe(self, batch: Batch) -> None:
+        self.mean = batch.pyramid.maps[0].mean((0, 2, 3))
+
+    def phases(self) -> tuple[Phase, ...]:
+        return (
+            Phase("one", self.config.steps, ("first",), batch=4, data="scenes", shared=True),
+            Phase("two", self.config.steps, ("second",), batch=4),
+        )
+
+    def begin(self, phase: Phase, batches: Any) -> None:
+        self.log.append(f"begin {phase.name} {sum(len(b.ids) for b in batches)}")
+
+    def loss(self, phase: Phase, batch: Batch, progress: float) -> dict[str, Tensor]:
+        assert batch.twin is not None
+        assert self.first.training == (phase.name == "one")
+        step = round(progress * phase.steps)
+        if phase.name == "two" and step == self.config.stop:
+            raise Killed
+        x = batch.pyramid.maps[0] - self.mean[:, None, None]
+        noise = 0.1 * torch.randn(x.shape, generator=self.generator)
+        y = self.first(x + noise)
+        if phase.name == "one":
+            return {"size": (y.square().mean() - 1).square()}
+        poison = torch.tensor(float("nan") if step == self.config.poison else 0.0)
+        return {"fit": (self.second(y) - x).square().mean() + poison, "twin": 0 * batch.twin.maps[0].mean()}
+
+    def after(self, phase: Phase, progress: float) -> None:
+        self.calls += 1
+
+    def settle(self, batches: Any) -> None:
+        self.settled = sum(len(b.ids) for b in batches)
+        self.level = torch.tensor(1.0)
+
+    def predict(self, batch: Batch) -> Prediction:
+        x = batch.pyramid.maps[0] - self.mean[:, None, None]
+        error = (self.second(self.first(x)) - x).square().mean(1)
+        up = nn.functional.interpolate(error[:, None], size=self.size, mode="bilinear")[:, 0]
+        return Prediction(error.flatten(1).amax(1), up)
+
+
+class Memory:
+    """A store that remembers."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, bytes] = {}
+
+    def get(self, name: str) -> bytes | None:
+        return self.kept.get(name)
+
+    def put(self, name: str, data: bytes) -> None:
+        self.kept[name] = data
+
+    def drop(self, name: str) -> None:
+        self.kept.pop(name, None)
+
+
+IMAGES = [good_image(i) for i in range(10)]
+
+
+def toy(backbone: FakeBackbone, seed: int = 0, **options: int) -> Toy:
+    return Toy(Config(**options), backbone.spec(SIZE), SIZE, seed)
+
+
+def state(method: Toy) -> dict[str, Tensor]:
+    return {k: v.clone() for k, v in method.state_dict().items()}
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_phases_learn_what_they_name_and_nothing_else(backbone: FakeBackbone) -> None:
+    method = toy(backbone)
+    untrained = state(method)
+    with pytest.raises(NotFittedError):
+        method(batch_of(backbone, IMAGES[:1]))
+    plan = learn(method, backbone, IMAGES)
+    assert [(p["phase"], p["steps"], p["planned"]) for p in plan.report] == [("one", 12, 12), ("two", 12, 12)]
+    assert plan.report[1]["last"]["fit"] < plan.report[1]["first"]["fit"]
+    assert method.log == ["begin one 8", "begin two 10"]
+    assert method.settled == 10
+    assert not any(p.requires_grad for p in method.parameters())
+    assert not method.training
+    assert torch.isfinite(method(batch_of(backbone, IMAGES[:2])).score).all()
+    frozen = toy(backbone, steps=0)
+    learn(frozen, backbone, IMAGES)
+    assert same({k: v for k, v in untrained.items() if "." in k}, {k: v for k, v in state(frozen).items() if "." in k})
+
+
+def test_a_frozen_network_keeps_every_bit_its_statistics_too(backbone: FakeBackbone) -> None:
+    method = toy(backbone)
+    seen: list[dict[str, Tensor]] = []
+    inner = method.loss
+
+    def spy(phase: Phase, batch: Batch, progress: float) -> dict[str, Tensor]:
+        if phase.name == "two":
+            seen.append({k: v.clone() for k, v in method.first.state_dict().items()})
+        return inner(phase, batch, progress)
+
+    method.loss = spy  # type: ignore[method-assign]
+    learn(method, backbone, IMAGES)
+    assert all(same(seen[0], later) for later in [*seen, method.first.state_dict()])
+
+
+@pytest.mark.parametrize("at", [0, 5])
+def test_killed_and_started_again_it_comes_to_the_same_weights(backbone: FakeBackbone, at: int) -> None:
+    whole = toy(backbone)
+    learn(whole, backbone, IMAGES)
+    store = Memory()
+    broken = toy(backbone, stop=at)
+    with pytest.raises(Killed):
+        learn(broken, backbone, IMAGES, Plan(store=store, name="run", snapshot_every=0))
+    assert store.kept
+    again = toy(backbone)
+    plan = learn(again, backbone, IMAGES, Plan(store=store, name="run", snapshot_every=0))
+    assert same(state(whole), state(again))
+    if at:
+        assert plan.report[0]["resumed"]
+        assert again.log == []  # nothing is begun anew
+    assert "run" not in store.kept  # what is finished needs no snapshot
+
+
+def test_a_snapshot_of_something_else_is_not_taken(backbone: FakeBackbone) -> None:
+    store = Memory()
+    with pytest.raises(Killed):
+        learn(toy(backbone, stop=5), backbone, IMAGES, Plan(store=store, name="run", snapshot_every=0))
+    other = toy(backbone)
+    plan = learn(other, backbone, IMAGES, Plan(store=store, name="another run"))
+    assert "resumed" not in plan.report[0]
+
+
+def test_what_is_shared_is_learned_once_for_all_seeds(backbone: FakeBackbone) -> None:
+    store = Memory()
+    first, second = toy(backbone, seed=1), toy(backbone, seed=2)
+    one = learn(first, backbone, IMAGES, Plan(store=store, name="a", shared=lambda p: f"shared {p.name}"))
+    two = learn(second, backbone, IMAGES[:3], Plan(store=store, name="b", shared=lambda p: f"shared {p.name}"))
+    assert [p["kept"] for p in one.report] == [False, False]
+    assert [p["kept"] for p in two.report] == [True, False]
+    assert same(dict(first.first.state_dict()), dict(second.first.state_dict()))
+    assert not torch.equal(first.second.weight, second.second.weight)
+    alone = toy(backbone, seed=2)  # without a store, the same comes out
+    learn(alone, backbone, IMAGES[:3])
+    del alone.calls, second.calls  # a phase from the store has no steps to count
+    assert same(state(alone), state(second))
+
+
+def test_a_budget_cuts_and_says_so(backbone: FakeBackbone) -> None:
+    method = toy(backbone, steps=100_000)
+    plan = learn(method, backbone, IMAGES, Plan(budget=0.5))
+    assert all(training.FEWEST <= p["steps"] < p["planned"] for p in plan.report)
+    assert method.fitted
+
+
+def test_a_loss_that_is_no_number_stops_and_names_step_and_terms(backbone: FakeBackbone) -> None:
+    with pytest.raises(TrainingDiverged, match=r"phase two, step 7.*fit.*nan.*twin") as caught:
+        learn(toy(backbone, poison=7), backbone, IMAGES)
+    assert caught.value.hint
+
+
+def test_every_sample_comes_once_an_epoch_in_another_order(backbone: FakeBackbone) -> None:
+    asked: list[int] = []
+
+    class Asked(FakeSamples):
+        def batch(self, indices: Any, generator: torch.Generator | None = None) -> Batch:
+            if generator is not None:
+                asked.extend(indices)
+            return super().batch(indices, generator)
+
+    method = toy(backbone, steps=10)
+    training.learn(
+        method, Asked(backbone, IMAGES, method.needs), plan=Plan(scenes=FakeSamples(backbone, IMAGES, method.needs))
+    )
+    epochs = [asked[i : i + 10] for i in range(0, 40, 10)]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+
+
+def test_held_samples_settle_and_no_step_sees_them(backbone: FakeBackbone) -> None:
+    method = toy(backbone)
+    held = FakeSamples(backbone, IMAGES[:3], replace(method.needs, twin=None))
+    scenes = FakeSamples(backbone, IMAGES, method.needs)
+    training.learn(method, FakeSamples(backbone, IMAGES[3:], method.needs), held, Plan(scenes=scenes))
+    assert method.settled == 3
+
+
+def test_bf16_leaves_weights_in_float32(backbone: FakeBackbone) -> None:
+    method = toy(backbone)
+    learn(method, backbone, IMAGES, Plan(bf16=True))
+    assert {p.dtype for p in method.parameters()} == {torch.float32}
+    assert torch.isfinite(method(batch_of(backbone, IMAGES[:1])).score).all()
