@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from blemish import methods
 from blemish.config import build
 from blemish.fitting import fit
 from blemish.modelfile import Model
@@ -23,8 +24,9 @@ RATE = 0.2  # small enough a promise that four held-out images support it
 
 
 def fit_tiny(folder: Path, records: Sequence[Record] | None = None, *, cache: Any = None, **options: Any) -> Model:
-    """A model of 20 tiny images (or of `records`); whatever is cached lands in `folder`."""
+    """A model of 20 tiny images (or of `records`), trained briefly; whatever is cached lands in `folder`."""
     chosen = {"method": "padim", "backbone": "fake", "image_size": "64x48", "false_alarm_rate": RATE, **options}
+    chosen["options"] = {**methods.get(chosen["method"]).brief, **chosen.get("options", {})}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BLEMISH_CACHE", str(folder / "cache"))
         records = records if records is not None else write_images(folder / "good", 20)

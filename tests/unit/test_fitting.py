@@ -136,7 +136,7 @@ def test_cached_features_give_the_same_bits(method: str, tmp_path: Path) -> None
     models = [
         fit_tiny(tmp_path, records, method=method, cache=chosen, calibration="none") for chosen in (None, cache, cache)
     ]
-    assert cache.describe()["entries"] == 12
+    assert cache.describe()["entries"] >= 12  # and the twins of those that want some
     assert len({model.tensors for model in models}) == 1
     assert scores(models[0]) == scores(models[1]) == scores(models[2])
 

@@ -63,7 +63,9 @@ class Toy(Method[Config]):
         step = round(progress * phase.steps)
         if phase.name == "two" and step == self.config.stop:
             raise Killed
-        x = batch.pyramid.maps[0] - self.mean[:, None, None]
+        x = batch.pyramid.maps[0]
+        if phase.name == "two":  # what is shared must not depend on the data
+            x = x - self.mean[:, None, None]
         noise = 0.1 * torch.randn(x.shape, generator=self.generator)
         y = self.first(x + noise)
         if phase.name == "one":

@@ -111,6 +111,7 @@ def work(cell: Cell, mark: str) -> dict[str, bytes]:
         },
         "fit": {"seconds": model.meta["fit_seconds"], "peak_mb": fit_peak, "training": model.meta["training"]},
         "inspect": _timed(model, source, [r.path for r in checked]),
+        "size": _size(model, backbone),
         "checked": {"images": len(checked), "differing": 0, "cached": isinstance(line, CachedLine)},
         "evaluate_seconds": round(perf_counter() - before, 2),
         "overall": evaluation.overall,
@@ -152,6 +153,26 @@ def _line(model: Model, source: FeatureSource, test: Sequence[Record]) -> tuple[
     if count := differing(deployed, line, [r.path for r in chosen]):
         raise BlemishError(f"cached features give other results than the deployed graph on {count} of {len(chosen)}")
     return line, chosen
+
+
+def _size(model: Model, backbone: Any) -> dict[str, Any]:
+    """Values that a model holds besides the backbone, and multiply-adds of one image in the backbone and behind it."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from blemish.types import Batch, Pyramid
+
+    _, method = fitting.restore(model, backbone)
+    image = torch.zeros(1, *method.size, 3, dtype=torch.uint8)
+    with torch.no_grad():
+        with FlopCounterMode(display=False) as trunk:
+            maps = backbone(image)
+        batch = Batch(size=method.size, pyramid=Pyramid(maps), x=backbone.normalise(image))
+        with FlopCounterMode(display=False) as head:
+            method(batch)
+    kept = sum(v.numel() for v in method.fitted_state().values() if v.is_floating_point())
+    flops = {"backbone_gmacs": trunk.get_total_flops(), "gmacs": head.get_total_flops()}
+    return {"values": kept, **{name: round(value / 2e9, 4) for name, value in flops.items()}}
 
 
 def _timed(model: Model, source: FeatureSource, paths: Sequence[Path]) -> dict[str, Any]:

@@ -59,7 +59,8 @@ def _head(tables: Tables, command: str) -> str:
         f"- A figure is the mean over {seeds} seeds ± half their range; brackets hold the 95 % interval of the first "
         "seed (DeLong for I-AUROC, bootstrap over images else). [How figures are made](protocol.md).\n"
         "- ms: processor milliseconds from file to result on one thread; ×: the same over decoding and the bare "
-        "backbone, measured in turns. Fit: seconds with the features in the cache. MB: largest memory of the process.\n"
+        "backbone, measured in turns. Fit: seconds with the features in the cache. MB: largest memory of the process. M "
+        "values, GMAC: what a model holds, and its multiply-adds on one image, both without the backbone.\n"
         f"- The measured line reads features from the cache; on {sum(c['checked'] for c in cells)} images of all cells "
         "it gave what the deployed graph gives, bit for bit.\n"
     )
@@ -90,6 +91,7 @@ def _set(tables: Tables, where: str) -> str:
     cells = [c for c in tables.cells if c["where"] == where]
     overall = _of(tables, where=where, scope="overall")
     metrics = [m for m in IMAGE + PIXEL if any(row["metric"] == m for row in overall)]
+    sized = all(c.get("values") is not None for c in tables.cells)
     rows = []
     for label in _unique(c["label"] for c in cells):
         own = [c for c in cells if c["label"] == label]
@@ -102,6 +104,11 @@ def _set(tables: Tables, where: str) -> str:
                 f"{median(c['ratio'] for c in own):.2f}",
                 f"{median(c['fit_seconds'] for c in own):.1f}",
                 f"{max(c['peak_mb'] for c in own):.0f}",
+                *(
+                    [f"{max(c['values'] for c in own) / 1e6:.2f}", f"{max(c['gmacs'] for c in own):.2f}"]
+                    if sized
+                    else []
+                ),
             ]
         )
     counts = ", ".join(
@@ -110,9 +117,10 @@ def _set(tables: Tables, where: str) -> str:
     )
     setting = "one model for all categories" if cells[0]["setting"] == "multi" else "one category"
     sizes = ", ".join(_unique(c["network_input"] for c in cells))
+    more = ["M values", "GMAC"] if sized else []
     note = f"{cells[0]['note'][:1].upper()}{cells[0]['note'][1:]}. " if cells[0]["note"] else ""
     intro = f"{note}{counts}; {setting}; network input {sizes}."
-    return f"## {where}\n{intro}\n\n{_table(['method', *metrics, 'ms', '×', 'fit s', 'MB'], rows)}"
+    return f"## {where}\n{intro}\n\n{_table(['method', *metrics, 'ms', '×', 'fit s', 'MB', *more], rows)}"
 
 
 def _categories(tables: Tables) -> str:
@@ -140,6 +148,17 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in multipletests(p_values, method="holm")[1]] if p_values else []
 
 
+def _shown(tables: Tables) -> list[Row]:
+    """Pairs with a set's best method among those of default options, and those of one method's options."""
+    plain = {c["label"] for c in tables.cells if c["label"] == c["method"]}
+    best: dict[tuple[str, str], str] = {}
+    for where, metric in _unique((r["where"], r["metric"]) for r in tables.pairs):
+        rows = [r for r in _of(tables, where=where, metric=metric, scope="overall") if r["label"] in plain]
+        means = {n: mean(r["value"] for r in rows if r["label"] == n) for n in _unique(r["label"] for r in rows)}
+        best[where, metric] = max(means, key=lambda name: means[name]) if means else ""
+    return [r for r in tables.pairs if {r["a"], r["b"]} - plain or best[r["where"], r["metric"]] in (r["a"], r["b"])]
+
+
 def _pairs(tables: Tables) -> str:
     """Differences on the same images, and what is left of them after correction."""
     if not tables.pairs:
@@ -149,7 +168,7 @@ def _pairs(tables: Tables) -> str:
         members = [r for r in tables.pairs if (r["where"], r["metric"]) == family]
         corrected |= dict(zip(map(id, members), holm([r["p_value"] for r in members]), strict=True))
     rows = []
-    for key in _unique((r["where"], r["metric"], r["a"], r["b"]) for r in tables.pairs):
+    for key in _unique((r["where"], r["metric"], r["a"], r["b"]) for r in _shown(tables)):
         own = sorted(
             (r for r in tables.pairs if (r["where"], r["metric"], r["a"], r["b"]) == key), key=lambda r: r["seed"]
         )
@@ -170,7 +189,8 @@ def _pairs(tables: Tables) -> str:
         "Each row compares two methods on the same test images: DeLong's test for I-AUROC, a bootstrap over images "
         "drawn for both at once for AUPRO. p-values are corrected over all tests of one metric on one set (Holm); a "
         f"difference that does not hold at {LEVEL:g} in every seed is called none. The interval is the first seed's, "
-        "without correction."
+        "without correction. Shown is the best method of each set against all others, and other options against their "
+        "method's defaults; every pair stands in `pairs.parquet`."
     )
     head = ["set", "metric", "a", "b", "a − b by seed", "95 %", "p by seed", "better"]
     return f"## Paired tests\n{intro}\n\n{_table(head, rows)}"

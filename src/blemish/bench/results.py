@@ -120,6 +120,7 @@ def _cell(record: Row) -> Row:
         "cpu_ms": record["inspect"]["cpu_ms"],
         "backbone_cpu_ms": record["inspect"]["backbone_cpu_ms"],
         "ratio": record["inspect"]["ratio"],
+        **{name: record["size"][name] for name in ("values", "gmacs", "backbone_gmacs")},
         "checked": record["checked"]["images"],
         "unread": len(record["unread"]),
         "cores": record["machine"]["cores"],

@@ -50,6 +50,7 @@ def write_cell(folder: Path, where: str, method: str, seed: int, *, pixel: bool,
         "overall": overall, "by_category": {}, "by_defect": {n: {"auroc": area} for n in ("crack", "spot")},
         "features": {"images": 70, "computed": 40 * (method == "padim"), "seconds": 1.0},
         "fit": {"seconds": 1.0, "peak_mb": 8.0}, "wall_seconds": 3.0, "checked": {"images": 4}, "unread": [],
+        "size": {"values": 1000, "gmacs": 0.1, "backbone_gmacs": 0.3},
         "inspect": {"cpu_ms": 5.0, "backbone_cpu_ms": 4.0, "ratio": 1.25},
         "machine": {"cores": 2, "processor": "x"}, "software": {"blemish": "0"},
     }  # fmt: skip
