@@ -59,8 +59,8 @@ def _head(tables: Tables, command: str) -> str:
         f"- A figure is the mean over {seeds} seeds ± half their range; brackets hold the 95 % interval of the first "
         "seed (DeLong for I-AUROC, bootstrap over images else). [How figures are made](protocol.md).\n"
         "- ms: processor milliseconds from file to result on one thread; ×: the same over decoding and the bare "
-        "backbone, measured in turns. Fit: seconds with the features in the cache. MB: largest memory of the process. M "
-        "values, GMAC: what a model holds, and its multiply-adds on one image, both without the backbone.\n"
+        "backbone, measured in turns. Fit: seconds with the features in the cache. MB: largest memory of the process. "
+        "M values, GMAC: what a model holds, and its multiply-adds on one image, both without the backbone.\n"
         f"- The measured line reads features from the cache; on {sum(c['checked'] for c in cells)} images of all cells "
         "it gave what the deployed graph gives, bit for bit.\n"
     )

@@ -66,6 +66,7 @@ class DataSet:
     settings: tuple[Setting, ...] = ()  # none = the suite's
     seeded: bool = False  # a seed draws the split too
     image_metrics: bool = True  # False: image labels say something else than defects here; `note` tells what
+    methods: tuple[str, ...] = ()  # none = all of the suite
     ranked: bool = True  # False: another set of the suite shows the same images, so it does not count in ranks
     note: str = ""
 
@@ -156,6 +157,8 @@ class Suite:
                 for setting, category in self._jobs(data, records):
                     for entry in self.entries:
                         if entry.first_seed_only and seed != self.seeds[0]:
+                            continue
+                        if data.methods and entry.name not in data.methods:
                             continue
                         if entry.masks_only and not any(r.mask for r in records):
                             continue
