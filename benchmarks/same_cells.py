@@ -1,6 +1,6 @@
 """The ledger's cells on a local Ray cluster of two workers, against the same cells run one by one.
 
-    python benchmarks/same_cells.py [--suite benchmarks/ledger.toml] [--local .bench/ledger] [--seed 0]
+    python benchmarks/same_cells.py [--suite benchmarks/ledger.toml] [--local .bench/ledger] [--seed 0] [--methods a,b]
 
 Writes docs/results/same_cells.md. Every figure and every image's score is compared, to the last bit.
 """
@@ -22,9 +22,12 @@ def main() -> None:
     parser.add_argument("--local", type=Path, default=Path(".bench/ledger"))
     parser.add_argument("--ray", type=Path, default=Path(".bench/same_cells"))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--methods", default="padim,patchcore,rd", help="of the suite; rd stands for those that are trained"
+    )
     parser.add_argument("--out", type=Path, default=Path("docs/results/same_cells.md"))
     arguments = parser.parse_args()
-    chosen = suite.read(arguments.suite, seeds=[arguments.seed])
+    chosen = suite.read(arguments.suite, arguments.methods.split(","), [arguments.seed])
     here = run.run(chosen, arguments.local)
     start = time.perf_counter()
     there = run.run(chosen, arguments.ray, engine=engine(None, workers=2))
@@ -36,8 +39,8 @@ def main() -> None:
     lines = [
         "# The same cells on a cluster",
         "",
-        f"Made by `python benchmarks/same_cells.py`: all cells of seed {arguments.seed} of `{arguments.suite}`, once one by one and",
-        "once as tasks on a local Ray cluster of two workers. Compared are all figures and every image's score, bit for bit.",
+        f"Made by `python benchmarks/same_cells.py`: the cells of {arguments.methods.replace(',', ', ')} and seed {arguments.seed} of `{arguments.suite}`,",
+        "once one by one and once as tasks on a local Ray cluster of two workers. Compared are all figures and every image's score, bit for bit.",
         "",
         "| | |",
         "|---|---|",
