@@ -73,6 +73,15 @@ def test_a_finished_cell_is_not_run_again(bench: tuple[Path, dict[str, Any]]) ->
     assert {p: p.stat().st_mtime_ns for p in (folder / "out" / "cells").rglob("*")} == times
 
 
+def test_a_page_of_what_is_finished_runs_nothing(bench: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = bench
+    code, said, _ = blemish(folder, "--collect", "--seeds", "0", "--seeds", "1", "--page", "part.md")
+    assert (code, said["cells"], said["finished"], said["ran"]) == (0, 4, 2, 0)
+    page = (folder / "part.md").read_text(encoding="utf-8")
+    assert "2 cells" in page
+    assert "2 of its cells are not finished" in page
+
+
 def test_a_second_run_gives_the_same_figures(bench: tuple[Path, dict[str, Any]]) -> None:
     folder, _ = bench
     code, said, _ = blemish(folder, "--verify", "--methods", "patchcore")

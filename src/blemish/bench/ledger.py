@@ -15,19 +15,20 @@ from blemish.files import write_whole
 IMAGE = ("I-AUROC", "I-AP", "I-F1max")
 PIXEL = ("P-AUROC", "P-AP", "AUPRO@0.3", "AUPRO@0.05", "sPRO@0.05")
 LEVEL = 0.05  # of the tests
+PARTLY = "{} of its cells are not finished: some methods have fewer seeds here than others.\n\n"
 
 
-def write(tables: Tables, page: Path, *, command: str) -> None:
-    """The page, and its plots in the folder beside it that has its name."""
+def write(tables: Tables, page: Path, *, command: str, missing: int = 0) -> None:
+    """The page, and its plots in the folder beside it that has its name; `missing` cells of the suite are not there."""
     folder = page.with_suffix("")
     plots = figures.draw(tables, folder)
     links = {name: f"{folder.name}/{file.name}" for name, file in plots.items()}
-    write_whole(page, text(tables, links, command).encode("utf-8"))
+    write_whole(page, text(tables, links, command, missing).encode("utf-8"))
 
 
-def text(tables: Tables, plots: dict[str, str], command: str) -> str:
+def text(tables: Tables, plots: dict[str, str], command: str, missing: int = 0) -> str:
     """The page; `plots` are links by name."""
-    parts = [_head(tables, command), _plots(plots)]
+    parts = [_head(tables, command, missing), _plots(plots)]
     parts += [_set(tables, where) for where in _unique(row["where"] for row in tables.cells)]
     parts += [_categories(tables), _pairs(tables), _published(tables), _defects(tables), _cost(tables)]
     return "\n".join(part for part in parts if part).rstrip() + "\n"
@@ -42,7 +43,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-def _head(tables: Tables, command: str) -> str:
+def _head(tables: Tables, command: str, missing: int) -> str:
     cells = tables.cells
     first, last = min(c["started"] for c in cells)[:10], max(c["started"] for c in cells)[:10]
     one: Callable[[str], str] = lambda key: ", ".join(str(v) for v in _unique(c[key] for c in cells))  # noqa: E731
@@ -52,6 +53,7 @@ def _head(tables: Tables, command: str) -> str:
         f"Made by `{command}`: {len(cells)} cells, each in a process of its own, {first} to {last}. Started again, "
         "it runs what is missing and nothing else; `--verify` runs cells again and compares every figure and every "
         "score.\n\n"
+        f"{PARTLY.format(missing) if missing else ''}"
         f"- Backbone {one('backbone').replace('|', '/')}, number format {one('precision')}, blemish {one('blemish')}, "
         f"{one('processor')} with {one('cores')} cores.\n"
         "- Methods learn from all good training images, last state; no option was chosen on these test images. Raw "

@@ -193,14 +193,15 @@ def bench(
     ),
     page: Annotated[Optional[Path], typer.Option(help="The ledger's page; OUT/ledger.md if not given.")] = None,  # noqa: UP045
     verify: Annotated[bool, typer.Option("--verify", help="Run finished cells again and compare.")] = False,
-    jobs: Annotated[int, typer.Option(min=1, help="Cells at once; each one uses all cores.")] = 1,
+    collect: Annotated[bool, typer.Option("--collect", help="Run nothing: the page of what is there.")] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="Cells at once; each learns on one core.")] = 1,
     engine: Annotated[str, typer.Option(help="local or ray.")] = "local",
     address: Address = None,
 ) -> int:
     """Methods x data sets x seeds: every cell once, with tables, tests and plots."""
     from blemish.cli.bench import run
 
-    return run(data, out, methods or [], seeds or [], page, multi_class, verify, jobs, engine, address)
+    return run(data, out, methods or [], seeds or [], page, multi_class, verify, collect, jobs, engine, address)
 
 
 @app.command()

@@ -21,6 +21,7 @@ def run(
     page: Path | None,
     multi_class: bool,
     verify: bool,
+    collect: bool,
     jobs: int,
     engine: str,
     address: str | None,
@@ -35,7 +36,10 @@ def run(
         chosen = suite.read(Path(data[0]), methods, seeds)
     else:
         chosen = suite.of_sources(data, methods, seeds, multi_class)
-    outcome = bench.run(chosen, out, engine=_engine(engine, jobs, address), verify=verify, track=track)
+    if collect:
+        outcome = bench.Outcome(tuple(bench.plan(chosen, out)), 0, {}, {})
+    else:
+        outcome = bench.run(chosen, out, engine=_engine(engine, jobs, address), verify=verify, track=track)
     folders = bench.finished_folders(outcome.jobs)
     place = page or out / "ledger.md"
     if not verify:
@@ -43,7 +47,8 @@ def run(
         results.write(tables, out)
         if page is not None:
             results.write(tables, page.with_suffix(""))
-        ledger.write(tables, place, command=_command(data, out, page))
+        missing = len(outcome.jobs) - len(folders)
+        ledger.write(tables, place, command=_command(data, out, page), missing=missing)
     for title, error in outcome.failed.items():
         warnings.warn(f"{title}: {error}", stacklevel=2)
     for title, difference in outcome.changed.items():
