@@ -1,0 +1,104 @@
+"""Reverse distillation: a decoder that has seen normal parts only restores what a frozen network saw.
+
+Paper    Deng and Li, Anomaly Detection via Reverse Distillation from One-Class Embedding, CVPR 2022 (RD4AD).
+Fit      the frozen levels are joined and squeezed into a small embedding; a decoder that mirrors the network restores
+         them, coarsest first; both learn on good images that each level's cosine distance is small.
+Predict  a place is as anomalous as restored and frozen features differ, summed over the levels; the image takes the
+         highest place of the blurred map.
+Differs  a light decoder with bilinear upsampling instead of the mirrored network; a fixed number of steps along a
+         cosine instead of 200 epochs; the loss takes positions one by one, as the paper writes it, not whole maps, as
+         its code does (`cos`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from blemish.errors import ConfigError
+from blemish.methods.base import Method, Phase, Published
+from blemish.nn.blocks import MirroredDecoder
+from blemish.nn.precision import Exact
+from blemish.nn.reverse import OneClassEmbedding, embedding_stride, peak, restoring_maps, restoring_terms
+from blemish.ops.smoothing import LevelMaps
+from blemish.types import Batch, FeatureSpec, Needs, Prediction
+
+
+@dataclass(frozen=True)
+class Config:
+    steps: int = 250  # of training, whatever the number of images
+    batch: int = 16  # images in a step
+    rate: float = 2e-3  # at the start; it falls along a cosine
+    cos: Literal["position", "image"] = "position"  # what the loss compares: single positions, or whole maps
+    embedding: int = 128  # channels of the one-class embedding
+    embedding_stride: int = 32  # of its grid, in pixels; not finer than the coarsest level
+    joined: int = 128  # most channels that a level is brought to before the levels are joined
+    widths: tuple[int, ...] = (32, 64, 96)  # of the decoder, finest first; the last one holds for all levels below
+    blocks: int = 2  # residual units of the embedding, and of each stage of the decoder
+    sigma: float = 4.0  # blur of the anomaly map, in pixels of the network's input
+    top: float = 0.0  # share of the map whose mean is the image score; 0 takes its highest place, as RD4AD does
+
+    def __post_init__(self) -> None:
+        numbers = (self.steps, self.embedding, self.embedding_stride, self.joined, self.blocks, *self.widths)
+        if not self.widths or min(numbers) < 1 or self.batch < 2:
+            raise ConfigError("widths are wanted, all sizes have to be at least 1, and batch at least 2")
+        if self.rate <= 0 or self.sigma < 0 or not 0 <= self.top <= 1:
+            raise ConfigError("rate > 0, sigma >= 0 and a top in [0, 1] are required")
+
+
+class ReverseDistillation(Method[Config]):
+    needs = Needs(strides=(8, 16, 32))
+    brief = {"steps": 100, "rate": 2e-2, "sigma": 6.0, "embedding": 8, "widths": (8, 12, 16)}
+    fitted_modules = ("embedding", "decoder")
+    published = (
+        Published("MVTec AD", "I-AUROC", 0.985, "WideResNet-50-2", "Deng and Li 2022"),
+        Published("MVTec AD", "P-AUROC", 0.978, "WideResNet-50-2", "Deng and Li 2022"),
+        Published("MVTec AD", "AUPRO@0.3", 0.939, "WideResNet-50-2", "Deng and Li 2022; image by image"),
+    )
+
+    def __init__(self, config: Config, spec: FeatureSpec, size: tuple[int, int], seed: int = 0) -> None:
+        super().__init__(config, spec, size, seed)
+        widths = [config.widths[min(i, len(config.widths) - 1)] for i in range(len(spec.channels))]
+        with self.seeded():
+            self.embedding = OneClassEmbedding(
+                spec.channels,
+                spec.grids,
+                config.embedding,
+                joined=config.joined,
+                stride=embedding_stride(spec.grids, size, config.embedding_stride),
+                blocks=config.blocks,
+            )
+            self.decoder = MirroredDecoder(
+                config.embedding, spec.channels, spec.grids, widths=widths, blocks=config.blocks
+            )
+        self.to(memory_format=torch.channels_last)  # a sixth off a step on a CPU
+        self.exact_features = Exact()
+        self.level_maps = LevelMaps(spec.grids, size, config.sigma)
+
+    def phases(self) -> tuple[Phase, ...]:
+        c = self.config
+        return (Phase("train", c.steps, self.fitted_modules, c.batch, c.rate, betas=(0.5, 0.999), decay=0.0),)
+
+    def _restored(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The features again, by way of the embedding alone."""
+        return self.decoder(self.embedding(maps))  # type: ignore[no-any-return]
+
+    def loss(self, phase: Phase, batch: Batch, progress: float) -> dict[str, Tensor]:
+        assert batch.pyramid is not None
+        maps = batch.pyramid.maps
+        return restoring_terms(maps, self._restored(maps), whole=self.config.cos == "image")  # Eq. 2
+
+    def predict(self, batch: Batch) -> Prediction:
+        assert batch.pyramid is not None
+        maps = batch.pyramid.maps
+        restored = self._restored(maps)
+        exact = self.exact_features
+        places = restoring_maps([exact(x) for x in maps], [exact(x) for x in restored])  # Eq. 1
+        anomaly_map = self.level_maps(places)
+        return Prediction(peak(anomaly_map, self.config.top), anomaly_map)
+
+
+METHOD = ReverseDistillation
