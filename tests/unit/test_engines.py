@@ -19,9 +19,9 @@ from blemish.runtime import engines
 from blemish.runtime.engines import OpenVino, best_precision, open_engine
 from blemish.runtime.inspector import Inspector
 from tests.fakes import SIZE, FakeBackbone, defective_image, good_image
-from tests.tiny import fit_tiny, python
+from tests.tiny import SAMPLE, fit_tiny, python
 
-NAMES = [name for name in methods.names() if methods.get(name).needs.graph]
+NAMES = [name for name in SAMPLE if methods.get(name).needs.graph]
 IMAGES = np.stack([good_image(70), defective_image(71)[0], good_image(72)])
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from blemish import fitting, holdout, methods
+from blemish import fitting, holdout
 from blemish.backbones.cache import FeatureCache
 from blemish.calibration import images_needed
 from blemish.config import build
@@ -24,7 +24,7 @@ from blemish.options import FitOptions
 from blemish.runtime.inspector import Inspector
 from blemish.types import Record
 from tests.fakes import FakeBackbone, defective_image, good_image, write_images
-from tests.tiny import fit_tiny
+from tests.tiny import SAMPLE, fit_tiny
 
 
 def records_of(count: int, units: int | None = None) -> list[Record]:
@@ -114,7 +114,7 @@ def scores(model: Model) -> list[float]:
     return [line.inspect(image).score for image in (good_image(90), defective_image(91)[0], good_image(92, (70, 50)))]
 
 
-@pytest.fixture(scope="module", params=methods.names())
+@pytest.fixture(scope="module", params=SAMPLE)
 def method(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name

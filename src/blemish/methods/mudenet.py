@@ -1,0 +1,292 @@
+"""MuDeNet: students of a small distilled teacher, one local and one under a global bottleneck.
+
+Paper    Campos-Romero et al., MuDeNet: A multi-patch descriptor network for anomaly modeling, Information Fusion 2026.
+Fit      a small network T is distilled from frozen features once, on made images; on the good images a student
+         imitates T, an autoencoder rebuilds T's maps of the whole image from a short vector, and a second student
+         imitates the autoencoder.
+Predict  where T and its student differ there is a local defect, where autoencoder and student differ the whole is
+         wrong; both maps are scaled by what held-out good images give, added, and averaged over receptive fields. The
+         image takes the largest value of its map. The frozen backbone is not run.
+Differs  a stride of 4 and 32 channels instead of 2 and 64 (`scale` = "paper" has those); T is distilled on drawn
+         scenes; the drawn channels are shared out equally among the backbone's levels; residual units start as
+         identities and the autoencoder has batch norms, since there are hundreds of steps and not 500 epochs;
+         quantiles of the scores where few images are held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from blemish.errors import ConfigError
+from blemish.methods.base import Method, Phase, Published
+from blemish.nn.blocks import resized
+from blemish.nn.descriptors import DescriptorNet, GlobalAutoencoder, Trunk
+from blemish.nn.precision import Exact
+from blemish.ops.smoothing import LevelMaps
+from blemish.types import Batch, FeatureSpec, Needs, Prediction, Pyramid
+
+TRUNKS = {
+    "small": Trunk(5, 2, (((3, 1),), ((3, 3),), ((3, 3), (3, 3)))),  # fields of 15, 31 and 63 pixels, stride 4
+    "paper": Trunk(7, 1, (((3, 3),), ((3, 3), (3, 3)), ((5, 5), (5, 5)))),  # 16, 32 and 64 pixels, stride 2
+}
+SOURCE = "Campos-Romero et al. 2026, as a public reproduction quotes it"
+FEW = 20  # held-out images below which quantiles stand for the extremes
+OUTER = 0.005  # share of values beyond each of those quantiles
+
+
+@dataclass(frozen=True)
+class Config:
+    scale: Literal["small", "paper"] = "small"  # trunk: stride 4 and 8 convolutions, or stride 2 and 10 larger ones
+    width: int = 32  # channels inside teacher and students; the paper has 64
+    channels: int = 64  # C, of a descriptor: so many of the backbone's are drawn; the paper has 128
+    latent: int = 32  # Z, length of the vector that the autoencoder knows an image by
+    levels: tuple[int, ...] = (0, 1, 2)  # receptive fields in use, 0 the smallest
+    structural: bool = True  # the student of the teacher: local defects
+    logical: bool = True  # the autoencoder and its student: violations of the whole
+    pool: Literal["scenes", "good"] = "scenes"  # what the teacher is distilled on: drawn scenes, or the good images
+    znorm: Literal["instance", "pool"] = "instance"  # target channels standardised per image, or over all of the pool
+    stratified: bool = True  # channels are drawn equally from each level of the backbone; False: from all alike
+    detach: bool = True  # the logical student's loss leaves the autoencoder alone
+    norm: bool = True  # batch normalisation in the autoencoder: it learns in fewer steps; the paper has none
+    hard: float = 0.0  # share of the largest squared errors that the structural student learns from; 0 = all
+    clamp: bool = False  # scaled maps are cut to [0, 1] before they are added
+    distil_steps: int = 1600  # 0 leaves the teacher random
+    distil_rate: float = 5e-3  # learning rate of the distillation
+    steps: int = 240  # of students and autoencoder
+    rate: float = 2e-3  # their learning rate
+    batch: int = 4  # images in a step, of either phase
+    sigma: float = 4.0  # blur of the anomaly map, in pixels of the network's input
+
+    def __post_init__(self) -> None:
+        if min(self.width, self.channels, self.latent, self.batch) < 1:
+            raise ConfigError("width, channels, latent and batch have to be 1 or more")
+        if min(self.steps, self.distil_steps, self.sigma) < 0 or min(self.rate, self.distil_rate) <= 0:
+            raise ConfigError("steps, distil_steps and sigma cannot be negative, and rates have to be positive")
+        if not self.levels or list(self.levels) != sorted(set(self.levels) & {0, 1, 2}):
+            raise ConfigError(f"levels {self.levels} are not among 0, 1, 2, ascending")
+        if not (self.structural or self.logical):
+            raise ConfigError("neither module is left", hint="structural, logical, or both")
+        if not 0 <= self.hard < 1:
+            raise ConfigError(f"hard has to lie in [0, 1), not {self.hard}")
+
+
+def draw_channels(counts: tuple[int, ...], wanted: int, *, stratified: bool, seed: int = 0) -> Tensor:
+    """(min(wanted, total),) ascending indices into the concatenated levels; equal shares of levels where they allow."""
+    generator = torch.Generator().manual_seed(seed)
+    total = sum(counts)
+    if not stratified:
+        return torch.randperm(total, generator=generator)[:wanted].sort().values
+    shares, left = [0] * len(counts), min(wanted, total)
+    order = sorted(range(len(counts)), key=lambda i: counts[i])
+    for done, i in enumerate(order):  # what a narrow level cannot give, wider ones do
+        shares[i] = min(counts[i], left // (len(order) - done))
+        left -= shares[i]
+    starts = [sum(counts[:i]) for i in range(len(counts))]
+    drawn = [torch.randperm(n, generator=generator)[:k] + s for n, k, s in zip(counts, shares, starts, strict=True)]
+    return torch.cat(drawn).sort().values
+
+
+class Target(nn.Module):
+    """E, what the teacher learns: drawn channels of the frozen levels on one grid, standardised."""
+
+    drawn: Tensor  # (C,) indices into the concatenated levels
+    mean: Tensor  # (C, 1, 1), of the pool
+    deviation: Tensor  # (C, 1, 1)
+
+    def __init__(self, drawn: Tensor, grid: tuple[int, int], per_image: bool) -> None:
+        super().__init__()
+        self.grid, self.per_image = grid, per_image
+        self.register_buffer("drawn", drawn)
+        self.register_buffer("mean", torch.zeros(len(drawn), 1, 1))
+        self.register_buffer("deviation", torch.ones(len(drawn), 1, 1))
+
+    def raw(self, pyramid: Pyramid) -> Tensor:
+        """(B, C, *grid) float32."""
+        parts, start = [], 0
+        for level in pyramid.maps:
+            end = start + level.shape[1]
+            own = self.drawn[(self.drawn >= start) & (self.drawn < end)] - start
+            if len(own):
+                parts.append(resized(level[:, own].float(), self.grid))
+            start = end
+        return torch.cat(parts, 1)
+
+    def measure(self, batches: Iterable[Batch]) -> None:
+        """Mean and deviation of each channel over a pool."""
+        count, total, square = 0, torch.zeros(len(self.drawn)).double(), torch.zeros(len(self.drawn)).double()
+        for batch in batches:
+            assert batch.pyramid is not None
+            values = self.raw(batch.pyramid).double().transpose(0, 1).flatten(1)
+            count, total, square = count + values.shape[1], total + values.sum(1), square + values.square().sum(1)
+        mean = total / count
+        self.mean.copy_(mean[:, None, None])
+        self.deviation.copy_((square / count - mean.square()).clamp_min(1e-5).sqrt()[:, None, None])
+
+    def forward(self, pyramid: Pyramid) -> Tensor:
+        raw = self.raw(pyramid)
+        if not self.per_image:
+            return (raw - self.mean) / self.deviation
+        variance, mean = torch.var_mean(raw, (2, 3), correction=0, keepdim=True)
+        return (raw - mean) * torch.rsqrt(variance + 1e-5)
+
+
+def distance_loss(wanted: list[Tensor], got: list[Tensor], hard: float = 0.0) -> Tensor:
+    """Squared distance of descriptors, mean over images, positions and levels; of the hardest values only with `hard`.
+
+    (1/L) sum over l of |wanted_l - got_l|^2, the sum over channels.
+    """
+    terms: list[Tensor] = []
+    for a, b in zip(wanted, got, strict=True):
+        if hard:
+            error = (a.float() - b.float()).square().flatten()
+            terms.append(error.topk(max(int(hard * error.numel()), 1)).values.mean() * a.shape[1])
+        else:
+            terms.append(F.mse_loss(b.float(), a.float()) * a.shape[1])
+    return torch.stack(terms).mean()
+
+
+class MuDeNet(Method[Config]):
+    needs = Needs(strides=(4, 8, 16), image=True, held=0.1)
+    brief = {"distil_steps": 30, "steps": 40, "width": 8, "channels": 16, "latent": 4, "batch": 12, "rate": 5e-3}
+    fitted_modules = ("target", "teacher", "student", "autoencoder", "logical_student")
+    fitted_buffers = ("low", "span")
+    published = (
+        Published("MVTec AD, cable", "I-AUROC", 0.989, "WideResNet-50-2, distilled", SOURCE),
+        Published("MVTec AD, cable", "P-AUROC", 0.983, "WideResNet-50-2, distilled", SOURCE),
+        Published("MVTec AD, cable", "AUPRO@0.3", 0.906, "WideResNet-50-2, distilled", SOURCE),
+    )
+    low: Tensor  # (2, L) smallest value of each module and level on held-out good images
+    span: Tensor  # (2, L) from there to the largest
+
+    def __init__(self, config: Config, spec: FeatureSpec, size: tuple[int, int], seed: int = 0) -> None:
+        super().__init__(config, spec, size, seed)
+        trunk = TRUNKS[config.scale]
+        self.grid = trunk.grid(size)
+        drawn = draw_channels(spec.channels, config.channels, stratified=config.stratified)
+        self.target = Target(drawn, self.grid, config.znorm == "instance")
+        width, channels, levels = config.width, len(drawn), config.levels
+        with self.seeded(0):
+            self.teacher = DescriptorNet(trunk, width, channels, levels)
+        widths = (width * 3 // 4, width * 3 // 2) if config.scale == "small" else (width // 2, width)
+        with self.seeded(self.seed + 1):  # never the teacher's weights
+            student, logical_student = (DescriptorNet(trunk, width, channels, levels) for _ in range(2))
+            autoencoder = GlobalAutoencoder(
+                size,
+                self.grid,
+                widths=(*widths, channels, channels, channels),
+                latent=config.latent,
+                channels=channels,
+                count=len(levels),
+                norm=config.norm,
+            )
+        self.student = student if config.structural else nn.Identity()
+        self.autoencoder = autoencoder if config.logical else nn.Identity()
+        self.logical_student = logical_student if config.logical else nn.Identity()
+        self.exact_x = Exact()
+        self._maps = LevelMaps([self.grid], size, config.sigma)
+        self.to(memory_format=torch.channels_last)  # twice as fast here as planes
+
+    def phases(self) -> tuple[Phase, ...]:
+        c = self.config
+        learns = ("student",) * c.structural + ("autoencoder", "logical_student") * c.logical
+        depends = ("scale", "width", "channels", "levels", "znorm", "stratified")
+        return (
+            Phase(
+                "distil",
+                c.distil_steps,
+                ("target", "teacher"),
+                batch=c.batch,
+                rate=c.distil_rate,
+                floor=0.01,
+                decay=1e-5,
+                data=c.pool,
+                shared=True,
+                depends=depends,
+            ),
+            Phase("branches", c.steps, learns, batch=c.batch, rate=c.rate),
+        )
+
+    def begin(self, phase: Phase, batches: Iterable[Batch]) -> None:
+        if phase.name == "distil" and self.config.znorm == "pool":
+            self.target.measure(batches)
+
+    def loss(self, phase: Phase, batch: Batch, progress: float) -> dict[str, Tensor]:
+        assert batch.x is not None
+        x = batch.x.contiguous(memory_format=torch.channels_last)
+        if phase.name == "distil":
+            assert batch.pyramid is not None
+            target, maps = self.target(batch.pyramid), self.teacher(x)
+            return {"distil": distance_loss([target] * len(maps), maps)}
+        with torch.no_grad():
+            teacher = self.teacher(x)
+        terms: dict[str, Tensor] = {}
+        if self.config.structural:
+            terms["structural"] = distance_loss(teacher, self.student(x), self.config.hard)  # L_1
+        if self.config.logical:
+            whole = self.autoencoder(x)
+            terms["autoencoder"] = distance_loss(teacher, whole)  # L_A
+            taught = [m.detach() for m in whole] if self.config.detach else whole
+            terms["logical"] = distance_loss(taught, self.logical_student(x))  # L_2
+        return terms
+
+    def differences(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """|T - S1|^2 and |A - S2|^2 of images (B, 3, H, W), a map (B, h, w) a level; nothing for a module left out."""
+        structural = self._apart(self.teacher(x), self.student(x)) if self.config.structural else []
+        logical = self._apart(self.autoencoder(x), self.logical_student(x)) if self.config.logical else []
+        return structural, logical
+
+    def _apart(self, a: list[Tensor], b: list[Tensor]) -> list[Tensor]:
+        return [(self.exact_x(p) - self.exact_x(q)).square().sum(1) for p, q in zip(a, b, strict=True)]
+
+    def settle(self, batches: Iterable[Batch]) -> None:
+        """Where the values of good images begin and end, of each module and level."""
+        seen: list[list[Tensor]] = []
+        for batch in batches:
+            assert batch.x is not None
+            for row in zip(*(m for maps in self.differences(batch.x) for m in maps), strict=True):
+                seen.append([_ends(m.flatten()) if len(seen) >= FEW else m.flatten() for m in row])
+        ends = torch.stack([self._range([row[i] for row in seen]) for i in range(len(seen[0]))])
+        used = torch.tensor([self.config.structural, self.config.logical])
+        self.low, self.span = torch.zeros(2, len(self.config.levels)), torch.ones(2, len(self.config.levels))
+        self.low[used] = ends[:, 0].reshape(int(used.sum()), -1)
+        self.span[used] = ends[:, 1].reshape(int(used.sum()), -1)
+
+    @staticmethod
+    def _range(values: list[Tensor]) -> Tensor:
+        """(2,): lowest value and span of all images' values; quantiles of few images, so that no one cell decides."""
+        every = torch.cat(values)
+        if len(values) < FEW:
+            low, high = (every.double().quantile(q).float() for q in (OUTER, 1 - OUTER))
+        else:
+            low, high = _ends(every)
+        return torch.stack([low, torch.maximum(high - low, 1e-3 * high).clamp_min(1e-12)])
+
+    def parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Scaled maps (B, h, w) of the structural and the logical module, means over levels; their sum is S."""
+        halves = []
+        for maps, low, span in zip(self.differences(x), self.low, self.span, strict=True):
+            if not maps:
+                halves.append(torch.zeros(x.shape[0], *self.grid))
+                continue
+            scaled = (torch.stack(maps, 1) - low[:, None, None]) / span[:, None, None]
+            halves.append((scaled.clamp(0, 1) if self.config.clamp else scaled).mean(1))
+        return halves[0], halves[1]
+
+    def predict(self, batch: Batch) -> Prediction:
+        assert batch.x is not None
+        structural, logical = self.parts(batch.x)
+        anomaly_map = self._maps([structural + logical])
+        return Prediction(anomaly_map.flatten(1).amax(1), anomaly_map)
+
+
+def _ends(values: Tensor) -> Tensor:
+    return torch.stack([values.amin(), values.amax()])
+
+
+METHOD = MuDeNet

@@ -1,0 +1,402 @@
+"""MuDeNet: receptive fields, who learns from whom, how maps are added, and two drawn worlds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from blemish import config, export
+from blemish.errors import ConfigError
+from blemish.methods.mudenet import TRUNKS, Config, MuDeNet, Target, distance_loss, draw_channels
+from blemish.metrics.ranking import auroc
+from blemish.nn.descriptors import DescriptorNet, GlobalAutoencoder
+from blemish.synthesis.scenes import procedural_scene
+from blemish.synthesis.worlds import SWAPS, disc_and_square, stripes
+from blemish.training import Plan
+from blemish.types import Batch
+from tests.fakes import SIZE, FakeBackbone, FakeSamples, batch_of, good_image, learn
+
+BRIEF = {**MuDeNet.brief, "distil_steps": 4, "steps": 4}
+TOY = Config(width=16, channels=12, latent=12, distil_steps=100, distil_rate=5e-3, rate=5e-3, steps=600, batch=16)
+
+
+def made(backbone: FakeBackbone, size: tuple[int, int] = SIZE, seed: int = 0, **options: Any) -> MuDeNet:
+    return MuDeNet(config.build(Config, {**BRIEF, **options}), backbone.spec(size), size, seed)
+
+
+@pytest.fixture(scope="module")
+def images() -> list[NDArray[np.uint8]]:
+    return [good_image(i) for i in range(8)]
+
+
+@pytest.fixture(scope="module")
+def fitted(backbone: FakeBackbone, images: list[NDArray[np.uint8]]) -> MuDeNet:
+    method = made(backbone)
+    learn(method, backbone, images)
+    return method
+
+
+def drawn(net: nn.Module) -> nn.Module:
+    """No weight is zero, none dead: whatever can be reached is."""
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.uniform_(module.weight, 0.01, 0.1)
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.constant_(module.bias, 1.0)
+            nn.init.constant_(module.weight, 1.0)
+    return net.eval()
+
+
+@pytest.mark.parametrize(("name", "fields"), [("small", (15, 31, 63)), ("paper", (16, 32, 64))])
+def test_receptive_fields(name: str, fields: tuple[int, ...]) -> None:
+    """The gradient of one cell reaches a box of exactly that many pixels, from each map of one pass."""
+    trunk = TRUNKS[name]
+    assert trunk.fields == fields
+    net = drawn(DescriptorNet(trunk, 2, 2, (0, 1, 2)))
+    x = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    for level, field in zip(net(x), fields, strict=True):
+        middle = level.shape[2] // 2
+        (gradient,) = torch.autograd.grad(level[0, :, middle, middle].sum(), x, retain_graph=True)
+        reached = gradient[0].abs().sum(0) > 0
+        rows, columns = reached.any(1).nonzero(), reached.any(0).nonzero()
+        assert int(rows.max() - rows.min()) + 1 == int(columns.max() - columns.min()) + 1 == field
+        assert int(reached.sum()) == field**2
+
+
+@pytest.mark.parametrize("size", [(256, 256), (240, 272), (48, 64), (96, 32)])
+@pytest.mark.parametrize("name", ["small", "paper"])
+def test_maps_are_aligned_and_the_autoencoder_has_a_bottleneck(name: str, size: tuple[int, int]) -> None:
+    trunk = TRUNKS[name]
+    grid = trunk.grid(size)
+    assert grid == (size[0] // trunk.step, size[1] // trunk.step)
+    x = torch.zeros(2, 3, *size)
+    if size != (256, 256) or name == "small":  # the paper's own takes a second
+        assert [m.shape for m in DescriptorNet(trunk, 4, 6, (0, 1, 2))(x)] == [(2, 6, *grid)] * 3
+    whole = GlobalAutoencoder(size, grid, widths=(4, 4, 4, 4, 4), latent=5, channels=6, count=3)
+    assert whole.latent(x).shape == (2, 5, 1, 1)
+    assert [m.shape for m in whole(x)] == [(2, 6, *grid)] * 3
+
+
+def test_the_papers_network_has_its_size() -> None:
+    net = DescriptorNet(TRUNKS["paper"], 64, 128, (0, 1, 2))
+    assert sum(p.numel() for p in net.parameters()) == 666_496
+
+
+def test_a_corner_changes_the_autoencoder_everywhere_and_its_student_in_its_field(backbone: FakeBackbone) -> None:
+    size = (256, 256)
+    method = made(backbone, size)
+    drawn(method.logical_student)
+    x = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    y = x.clone()
+    y[:, :, :8, :8] += 3
+    with torch.no_grad():
+        for a, b in zip(method.autoencoder(x), method.autoencoder(y), strict=True):
+            assert ((a - b).abs().amax(1) > 0).all()
+        pairs = zip(method.logical_student(x), method.logical_student(y), TRUNKS["small"].fields, strict=True)
+        for a, b, field in pairs:
+            changed = (a - b).abs().amax((0, 1)) > 0
+            reach = -(-(8 + field // 2) // 4)
+            assert changed[:2, :2].all()
+            assert not changed[reach:].any()
+            assert not changed[:, reach:].any()
+
+
+def test_shifted_by_a_cell_the_descriptors_shift(backbone: FakeBackbone) -> None:
+    size = (160, 160)
+    net = made(backbone, size).teacher.eval()
+    x = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for here, there, field in zip(net(x), net(x.roll((4, 4), (2, 3))), TRUNKS["small"].fields, strict=True):
+            edge = field // 8 + 2
+            inner = slice(edge, size[0] // 4 - edge)
+            torch.testing.assert_close(
+                there[..., inner, inner], here.roll((1, 1), (2, 3))[..., inner, inner], rtol=0, atol=1e-4
+            )
+
+
+def moved(module: nn.Module) -> bool:
+    return any(p.grad is not None and bool(p.grad.any()) for p in module.parameters())
+
+
+@pytest.mark.parametrize("detach", [True, False])
+def test_the_logical_students_loss_leaves_autoencoder_and_teacher_alone(backbone: FakeBackbone, detach: bool) -> None:
+    method = made(backbone, detach=detach)
+    terms = method.loss(method.phases()[1], batch_of(backbone, [good_image(0), good_image(1)]), 0.0)
+    assert list(terms) == ["structural", "autoencoder", "logical"]
+    terms["logical"].backward()
+    assert moved(method.logical_student)
+    assert moved(method.autoencoder) is not detach
+    assert not moved(method.teacher)
+    assert not moved(method.student)
+
+
+def test_each_term_moves_its_own_network_and_their_sum_all(backbone: FakeBackbone) -> None:
+    method = made(backbone)
+    batch = batch_of(backbone, [good_image(0), good_image(1)])
+    for term, name in (("structural", "student"), ("autoencoder", "autoencoder"), ("logical", "logical_student")):
+        method.zero_grad()
+        method.loss(method.phases()[1], batch, 0.0)[term].backward()
+        assert [n for n in MuDeNet.fitted_modules if moved(getattr(method, n))] == [name]
+
+
+def test_the_teacher_does_not_change_after_its_phase(backbone: FakeBackbone, images: list[NDArray[np.uint8]]) -> None:
+    """Nor its running statistics: with more steps of the second phase it is the same bit for bit, of any seed."""
+    short, long = made(backbone, steps=0), made(backbone, steps=3, seed=5)
+    before = {k: v.clone() for k, v in short.teacher.state_dict().items()}
+    for method in (short, long):
+        learn(method, backbone, images)
+    after = short.teacher.state_dict()
+    assert not torch.equal(before["stem.0.weight"], after["stem.0.weight"])
+    for key, value in long.teacher.state_dict().items():
+        assert torch.equal(value, after[key]), key
+    assert not torch.equal(long.student.state_dict()["stem.0.weight"], short.student.state_dict()["stem.0.weight"])
+
+
+def test_losses_are_squared_distances_of_descriptors() -> None:
+    a, b = [torch.randn(2, 5, 3, 4), torch.randn(2, 5, 3, 4)], [torch.zeros(2, 5, 3, 4)] * 2
+    expected = torch.stack([x.square().sum(1).mean() for x in a]).mean()
+    torch.testing.assert_close(distance_loss(a, b), expected)
+    hardest = torch.stack([x.square().flatten().sort().values[-12:].mean() * 5 for x in a]).mean()
+    torch.testing.assert_close(distance_loss(a, b, 0.1), hardest)
+
+
+def test_channels_are_drawn_equally_from_each_level_and_kept(backbone: FakeBackbone, fitted: MuDeNet) -> None:
+    counts = (40, 112, 320)
+    chosen = draw_channels(counts, 180, stratified=True)
+    ends = torch.tensor([40, 152, 472])
+    shares = [int(((chosen < e) & (chosen >= e - c)).sum()) for c, e in zip(counts, ends, strict=True)]
+    assert shares == [40, 70, 70]  # the narrow level gives all it has
+    assert torch.equal(chosen, chosen.unique())
+    assert torch.equal(chosen, draw_channels(counts, 180, stratified=True))
+    assert len(draw_channels(counts, 900, stratified=True)) == 472
+    assert len(draw_channels(counts, 100, stratified=False)) == 100
+    assert torch.equal(made(backbone, seed=7).target.drawn, fitted.target.drawn)
+    assert torch.equal(fitted.fitted_state()["target.drawn"], fitted.target.drawn)
+
+
+def test_the_target_is_standardised_per_image_or_over_the_pool(backbone: FakeBackbone) -> None:
+    batch = batch_of(backbone, [good_image(i) for i in range(6)])
+    assert batch.pyramid is not None
+    every = Target(torch.arange(24), (12, 16), True).raw(batch.pyramid)
+    indices = (every.std((2, 3)).amin(0) > 0.1).nonzero()[:4, 0]  # some channels of the fake are dead
+    each, pooled = (Target(indices, (12, 16), per_image) for per_image in (True, False))
+    pooled.measure([batch])
+    for values, axes in ((each(batch.pyramid), (2, 3)), (pooled(batch.pyramid), (0, 2, 3))):
+        assert values.shape == (6, 4, 12, 16)
+        torch.testing.assert_close(values.mean(axes), torch.zeros_like(values.mean(axes)), rtol=0, atol=1e-3)
+        torch.testing.assert_close(values.std(axes), torch.ones_like(values.std(axes)), rtol=0.05, atol=0)
+    levels = [nn.functional.interpolate(m, (12, 16), mode="bilinear") for m in batch.pyramid.maps]
+    torch.testing.assert_close(each.raw(batch.pyramid), torch.cat(levels, 1)[:, indices])
+    assert torch.isfinite(each(backbone.pyramid(torch.zeros(1, *SIZE, 3, dtype=torch.uint8)))).all()
+
+
+def test_distillation_brings_every_map_nearer_to_the_same_target(backbone: FakeBackbone) -> None:
+    scenes = [good_image(1000 + i) for i in range(8)]
+    errors: list[list[float]] = []  # of no steps and of some, by level
+    for steps in (0, 60):
+        method = made(backbone, distil_steps=steps, steps=0, distil_rate=6e-3)
+        learn(method, backbone, scenes)
+        batch = batch_of(backbone, scenes)
+        assert batch.pyramid is not None
+        assert batch.x is not None
+        with torch.no_grad():
+            target = method.target(batch.pyramid)
+            errors.append([float(distance_loss([target], [m])) for m in method.teacher(batch.x)])
+    assert all(after < 0.8 * before for before, after in zip(*errors, strict=True))
+    assert errors[1][0] > errors[1][2], "a wider field knows more of the target"
+
+
+def test_the_pool_can_be_the_good_images(backbone: FakeBackbone) -> None:
+    for pool in ("scenes", "good"):
+        phase = made(backbone, pool=pool).phases()[0]
+        assert (phase.data, phase.shared, phase.learns) == (pool, True, ("target", "teacher"))
+
+
+class Fixed(nn.Module):
+    """A network that gives the same maps whatever it sees."""
+
+    def __init__(self, *maps: Tensor) -> None:
+        super().__init__()
+        self.maps = list(maps)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [m.expand(x.shape[0], *m.shape) for m in self.maps]
+
+
+def scaled(method: MuDeNet, batch: Batch) -> Tensor:
+    assert batch.x is not None
+    with torch.no_grad():
+        return torch.stack(method.parts(batch.x))
+
+
+def test_how_maps_are_added(backbone: FakeBackbone) -> None:
+    """Equal maps give S = 2 n; and a module whose raw scores are all larger counts no more, once settled."""
+    method = made(backbone)
+    batch = batch_of(backbone, [good_image(0)])
+    field, zero = torch.rand(1, 12, 16, generator=torch.Generator().manual_seed(0)), torch.zeros(1, 12, 16)
+    method.teacher = method.autoencoder = Fixed(field, field, field)
+    method.student = method.logical_student = Fixed(zero, zero, zero)
+    method.low, method.span = torch.full((2, 3), 0.2), torch.full((2, 3), 0.5)
+    n = (field.square() - 0.2) / 0.5
+    structural, logical = scaled(method, batch)
+    torch.testing.assert_close(structural + logical, 2 * n)
+    method.settle([batch])
+    before = scaled(method, batch)
+    method.autoencoder = Fixed(*[5 * field] * 3)
+    assert not torch.allclose(scaled(method, batch), before)
+    method.settle([batch])
+    torch.testing.assert_close(scaled(method, batch), before)
+    method.config = replace(method.config, clamp=True)
+    assert float(scaled(method, batch).max()) == 1
+    torch.testing.assert_close(scaled(method, batch), before.clamp(0, 1))
+
+
+def test_levels_of_scores_are_extremes_of_many_and_quantiles_of_few(backbone: FakeBackbone) -> None:
+    method = made(backbone)
+
+    def settled(count: int) -> tuple[Tensor, Tensor, Tensor]:
+        images = [good_image(i) for i in range(count)]
+        batches = [batch_of(backbone, images[i : i + 6]) for i in range(0, count, 6)]
+        with torch.no_grad():
+            method.settle(iter(batches))
+            structural, logical = method.differences(torch.cat([b.x for b in batches if b.x is not None]))
+        maps = torch.stack([torch.stack(structural), torch.stack(logical)]).flatten(2)
+        return maps, method.low, method.low + method.span
+
+    method.eval()
+    maps, low, high = settled(24)
+    torch.testing.assert_close(low, maps.amin(2))
+    torch.testing.assert_close(high, maps.amax(2))
+    maps, low, high = settled(8)
+    assert (low > maps.amin(2)).all()
+    assert (high < maps.amax(2)).all()
+    torch.testing.assert_close(high, maps.double().quantile(0.995, 2).float())
+
+
+def test_a_module_that_never_errs_does_not_blow_up(backbone: FakeBackbone) -> None:
+    method = made(backbone)
+    batch = batch_of(backbone, [good_image(0)])
+    flat = torch.ones(1, 12, 16)
+    method.teacher = method.student = Fixed(flat, flat, flat)
+    method.autoencoder, method.logical_student = Fixed(*[2 * flat] * 3), Fixed(*[flat] * 3)
+    method.settle([batch])
+    assert torch.isfinite(scaled(method, batch)).all()
+    assert (method.span > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "empty"),
+    [({"logical": False}, ["autoencoder", "logical_student"]), ({"structural": False}, ["student"])],
+)
+def test_a_module_can_be_left_out(backbone: FakeBackbone, options: dict[str, Any], empty: list[str]) -> None:
+    method = made(backbone, **options, levels=(1,))
+    learn(method, backbone, [good_image(i) for i in range(3)])
+    assert [n for n in MuDeNet.fitted_modules if not getattr(method, n).state_dict()] == empty
+    assert torch.isfinite(method(batch_of(backbone, [good_image(9)])).score).all()
+    parts = scaled(method, batch_of(backbone, [good_image(9)]))
+    assert [bool(p.any()) for p in parts] == [method.config.structural, method.config.logical]
+
+
+def test_a_single_field_is_built_no_deeper_than_it_is(backbone: FakeBackbone) -> None:
+    assert len(made(backbone, levels=(0,)).teacher.blocks) == 1
+    assert list(made(backbone, levels=(1, 2)).teacher.heads) == ["1", "2"]
+
+
+def test_the_frozen_network_is_not_run_at_inspection(backbone: FakeBackbone, fitted: MuDeNet) -> None:
+    batch = batch_of(backbone, [good_image(50)])
+    alone = fitted(replace(batch, pyramid=None))
+    assert torch.equal(alone.anomaly_map, fitted(batch).anomaly_map)
+    assert torch.equal(alone.score, alone.anomaly_map.amax((1, 2)))
+    graph = export.merge(export.export_backbone(backbone, SIZE, image=True), export.export_head(fitted))
+    nodes = onnx.load_from_string(graph).graph.node
+    assert not [n.name for n in nodes if n.op_type == "Conv" and not n.name.startswith("head/")]
+    assert [n.name for n in nodes if n.op_type == "Conv"]
+
+
+Draw = Callable[..., tuple[NDArray[np.uint8], NDArray[np.bool_]]]
+
+
+def world(
+    draw: Draw, size: tuple[int, int], kinds: tuple[str, ...], settings: Config, *, train: int = 48, each: int = 12
+) -> tuple[MuDeNet, dict[str, Batch], dict[str, NDArray[np.bool_]]]:
+    """A method that has learned a drawn world; test batches and masks by kind."""
+    backbone, generator = FakeBackbone(), np.random.default_rng(0)
+    method = MuDeNet(settings, backbone.spec(size), size, 0)
+    good = [draw(generator, size)[0] for _ in range(train)]
+    scenes = [procedural_scene(size, np.random.default_rng(i)) for i in range(64)]
+    learn(method, backbone, good, Plan(scenes=FakeSamples(backbone, scenes, method.needs)))
+    shown = {kind: [draw(generator, size, kind) for _ in range(each)] for kind in ("good", *kinds)}
+    batches = {kind: batch_of(backbone, [x for x, _ in rows]) for kind, rows in shown.items()}
+    return method, batches, {kind: np.stack([mask for _, mask in rows]) for kind, rows in shown.items()}
+
+
+def test_stripes_the_student_finds_a_blotch_and_the_smallest_field_shows_it_best() -> None:
+    settings = replace(TOY, steps=60, batch=8)
+    method, batches, masks = world(partial(stripes, blotch=6), (64, 64), ("blotch",), settings, train=32, each=8)
+    x = batches["blotch"].x
+    assert x is not None
+    with torch.no_grad():
+        structural, _ = method.differences(x)
+        full = nn.functional.interpolate(
+            torch.stack(structural, 1) / method.span[0][:, None, None], (64, 64), mode="bilinear"
+        )
+    both = full.mean(1).numpy()
+    assert auroc(masks["blotch"].ravel(), both.ravel()) > 0.95
+    sizes = []
+    for first, last, mask in zip(full[:, 0], full[:, 2], masks["blotch"], strict=True):
+        row, column = np.unravel_index(int(first.argmax()), (64, 64))
+        assert mask[max(row - 2, 0) : row + 3, max(column - 2, 0) : column + 3].any()
+        sizes.append([int((m > m.max() / 2).sum()) for m in (first, last)])
+    assert np.mean([a < b for a, b in sizes]) > 0.7
+
+
+@pytest.fixture(scope="module")
+def objects() -> tuple[MuDeNet, dict[str, Batch]]:
+    settings = replace(TOY, levels=(0, 1))  # fields of 15 and 31 pixels; the things are 17 wide and 32 apart
+    method, batches, _ = world(disc_and_square, (32, 64), SWAPS, settings, train=160)
+    return method, batches
+
+
+def test_disc_and_square_the_logical_module_knows_the_whole(objects: tuple[MuDeNet, dict[str, Batch]]) -> None:
+    """Locally all is normal: the structural module hardly sees it, the logical one does, and adding keeps that."""
+    method, batches = objects
+    scores = {}
+    for kind, batch in batches.items():
+        structural, logical = scaled(method, batch)
+        scores[kind] = [m.flatten(1).amax(1).numpy() for m in (structural, logical, structural + logical)]
+    found = []
+    for i in range(3):
+        bad = np.concatenate([scores[kind][i] for kind in SWAPS])
+        values, labels = np.concatenate([scores["good"][i], bad]), np.arange(12 + len(bad)) >= 12
+        found.append(auroc(labels, values))
+    structural, logical, fused = found
+    assert logical > 0.9
+    assert structural < logical - 0.1
+    assert fused >= max(structural, logical) - 0.02
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"structural": False, "logical": False},
+        {"levels": ()},
+        {"levels": (2, 1)},
+        {"levels": (3,)},
+        {"hard": 1.0},
+        {"latent": 0},
+        {"steps": -1},
+        {"rate": 0.0},
+    ],
+)
+def test_options_out_of_range(bad: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        Config(**bad)
