@@ -46,7 +46,8 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
 def blemish(folder: Path, *more: str) -> tuple[int, dict[str, Any], str]:
     """Exit code, JSON line and messages of `blemish bench`."""
     words = [sys.executable, "-c", "from blemish.cli import main; main()", "bench", "suite.toml", "--out", "out", *more]
-    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=300)
+    env = {**os.environ, "BLEMISH_CACHE": str(folder / "cache")}  # other tests may have seen the same images
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=300, env=env)
     return done.returncode, json.loads(done.stdout or "{}"), done.stderr
 
 
