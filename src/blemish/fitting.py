@@ -7,7 +7,6 @@ import inspect
 import json
 import math
 import platform
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -40,7 +39,7 @@ from blemish.modelfile import Model
 from blemish.options import FitOptions, seconds
 from blemish.runtime.engines import best_precision
 from blemish.runtime.scores import Scores, Track, calibrators, good_scores, no_track, unit_id
-from blemish.samples import ImageSamples, check_views, files, read_textures, scenes
+from blemish.samples import SCENE, ImageSamples, check_views, files, read_textures, scenes
 from blemish.types import Record
 
 if TYPE_CHECKING:
@@ -172,28 +171,35 @@ class _Run:
         items, views = files(records, self.features.preprocess), self.options.views
         return ImageSamples(self.features, items, self.needs, views=views, textures=self.textures)
 
+    def _scenes(self) -> ImageSamples:
+        """Made images of one size, so that what is learned from them serves images of any."""
+        own = self.features
+        source = FeatureSource(
+            own.backbone, Preprocess(SCENE), self.cache, precision=own.precision, image=own.image, threads=own.threads
+        )
+        return ImageSamples(source, scenes(SCENE), self.needs)
+
     def _plan(self, method: Method[Any]) -> Plan:
         """How phases are carried out; the names in the cache say all that their outcome depends on."""
         from blemish import training
 
         features, options = self.features, self.options
-        source = inspect.getsource(sys.modules[type(method).__module__])
-        same: list[Any] = [options.method, source, features.backbone.identity, features.preprocess.to_json()]
-        same += [features.precision, version("torch"), options.views, features.threads]
-        data = sorted(self.learned)
+        same: list[Any] = [options.method, _sources(type(method)), features.backbone.identity, features.precision]
+        same += [version("torch")]
+        data = [sorted(self.learned), features.preprocess.to_json(), options.views]
 
         def shared(phase: Phase) -> str:
             own = {name: getattr(method.config, name) for name in phase.depends}
             return _name("phase", [*same, asdict(phase), own, data if phase.data == "good" else []])
 
-        made = [t.tobytes() for t in self.textures]
-        run = [*same, config.to_json(method.config), options.seed, data, hashlib.sha256(b"".join(made)).hexdigest()]
+        made = hashlib.sha256(b"".join(t.tobytes() for t in self.textures)).hexdigest()
+        run = [*same, config.to_json(method.config), options.seed, *data, made, features.threads]
         return training.Plan(
             budget=None if options.budget is None else seconds(options.budget) * self.share,
             store=None if self.cache is None else Blobs(self.cache),
             name=_name("run", run),
             shared=shared,
-            scenes=ImageSamples(features, scenes(features.preprocess.size), self.needs),
+            scenes=self._scenes() if any(phase.data == "scenes" for phase in method.phases()) else None,
             bf16=best_precision() == "bf16" and options.precision != "f32",
             track=self.track,
         )
@@ -275,6 +281,14 @@ def load_backbone(options: FitOptions) -> Backbone:
             blocks=len(needs.strides),
         ),
     )
+
+
+def _sources(method_class: type[Method[Any]]) -> str:
+    """Digest of the sources that a phase's outcome depends on, so that a change there finds nothing kept."""
+    root = Path(__file__).parent
+    files = [Path(inspect.getfile(method_class)), root / "training.py", root / "samples.py"]
+    files += [path for folder in ("nn", "ops", "synthesis") for path in sorted((root / folder).glob("*.py"))]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
 def _name(kind: str, values: list[Any]) -> str:

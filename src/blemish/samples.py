@@ -28,7 +28,8 @@ from blemish.types import Batch, Needs, Pyramid, Record
 
 Image = NDArray[np.uint8]
 TWINS = 4  # damaged versions of each view
-SCENES = 512  # made images that a data-independent phase learns from
+SCENES = 1024  # made images that a data-independent phase learns from
+SCENE = (256, 256)  # their size, whatever the size of the images
 
 VIEWS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
     "same": lambda x: x,
@@ -67,9 +68,10 @@ def files(records: Sequence[Record], preprocess: Preprocess) -> list[Item]:
 
 
 def scenes(size: tuple[int, int], count: int = SCENES) -> list[Item]:
-    """Made images, the same for every data set."""
+    """Made images, the same for every data set. They are kept once drawn: drawing takes longer than a step."""
 
     def item(number: int) -> Item:
+        @lru_cache(1)
         def image(_: bytes) -> Image:
             return procedural_scene(size, np.random.default_rng([number, VERSION]))
 

@@ -5,7 +5,7 @@ Fit      tokens of the frozen features are hidden in blocks, damaged ones always
          features from the rest; a consistency loss draws its prediction with nothing hidden to the one with the cell
          hidden.
 Predict  one pass with nothing hidden; a position is as anomalous as its features are far, by the cosine, from the
-         rebuilt ones; maps of all levels are added, the image takes the worst position.
+         rebuilt ones; maps of all levels are added, the image takes the mean of the highest hundredth.
 Differs  only the abstract was at hand: reconstruction in place of imitation, and the consistency of training and
          inference, are the paper's; their form is ours (masked teacher features; Yang et al., MGD, ECCV 2022; damaged
          evidence; Zhang et al., DeSTSeg, CVPR 2023). The student sees features, no pixels; it is narrow; a share of
@@ -27,7 +27,7 @@ from blemish.nn.inpaint import PixelStem, Restorer, block_masks, complementary_m
 from blemish.nn.losses import cosine_map, cosine_whole, masked_mean
 from blemish.nn.precision import Exact
 from blemish.ops.patches import grid_of, to_grid
-from blemish.ops.scoring import top_mean
+from blemish.ops.scoring import peak
 from blemish.ops.smoothing import LevelMaps
 from blemish.types import Batch, FeatureSpec, Needs, Prediction, Pyramid
 
@@ -56,7 +56,7 @@ class Config:
     evidence: Literal["features", "image"] = "features"  # what the student sees: the teacher's features, or pixels
     imitation: bool = False  # the plain form: nothing hidden, nothing damaged, the student copies
     ensemble: int = 0  # inspect with so many complementary masks, each cell taken where it was hidden; 0 = one pass
-    top: int = 1  # pixels whose mean is the image score
+    top: float = 0.01  # share of the map whose mean is the image score; 0 takes its highest place
     sigma: float = 4.0  # blur of the anomaly map, in pixels of the network's input
 
     def __post_init__(self) -> None:
@@ -70,8 +70,10 @@ class Config:
             )
         if not 0 <= self.damage_p <= 1 or not 0 < self.pc_share <= 1 or not 0 <= self.ramp <= 1:
             raise ConfigError("damage_p and ramp lie in [0, 1], pc_share in (0, 1]")
-        if min(self.visible, self.magnitude, self.consistency, self.sigma, self.ensemble) < 0 or self.top < 1:
-            raise ConfigError("visible, magnitude, consistency, sigma and ensemble >= 0, and top >= 1, are required")
+        if min(self.visible, self.magnitude, self.consistency, self.sigma, self.ensemble) < 0:
+            raise ConfigError("visible, magnitude, consistency, sigma and ensemble cannot be negative")
+        if not 0 <= self.top <= 1:
+            raise ConfigError("top is a share of the map: it has to lie in [0, 1]")
         if self.ensemble == 1 or (self.ensemble and self.imitation):
             raise ConfigError("an ensemble takes two masks or more, and a student that knows them")
         if self.pc_on == "clean_vs_damaged" and not self.damage_p:
@@ -147,6 +149,7 @@ class RBD(Method[Config]):
             code = config.width // 2
             restorer = Restorer(config.width, code, spec.channels, spec.grids, widths, start % levels, config.units)
             self.student = Student(restorer, config.width)
+        self.to(memory_format=torch.channels_last)  # faster on a CPU
         self.maps = LevelMaps(spec.grids, size, config.sigma)
         self.exact_maps = Exact()
         self._count = 0
@@ -315,7 +318,7 @@ class RBD(Method[Config]):
         teacher = self.standard([self.exact_maps(x) for x in batch.pyramid.maps])
         made = [self.exact_maps(x) for x in self.restored(batch)]
         anomaly_map = self.maps(self.positions(made, teacher))
-        return Prediction(top_mean(anomaly_map.flatten(1), self.config.top), anomaly_map)
+        return Prediction(peak(anomaly_map, self.config.top), anomaly_map)
 
 
 def _smooth(a: Maps, b: Maps) -> Tensor:

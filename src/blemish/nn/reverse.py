@@ -90,14 +90,3 @@ def restoring_terms(features: Sequence[Tensor], restored: Sequence[Tensor], *, w
 def restoring_maps(features: Sequence[Tensor], restored: Sequence[Tensor]) -> list[Tensor]:
     """(B, h_l, w_l) a level, in [0, 2]: 1 - cosine at every position (RD4AD, Eq. 1)."""
     return [cosine_map(f, r) for f, r in zip(features, restored, strict=True)]
-
-
-def peak(anomaly_map: Tensor, share: float) -> Tensor:
-    """(B, H, W) -> (B,): mean of the highest `share` of a blurred map, its highest place for 0.
-
-    A share is taken of every fourth row and column, which a blurred map loses nothing by.
-    """
-    if share == 0:
-        return anomaly_map.flatten(1).amax(1)
-    places = anomaly_map[:, ::4, ::4].flatten(1)
-    return places.topk(max(round(share * int(places.shape[1])), 1), 1).values.mean(1)

@@ -1,4 +1,4 @@
-"""From patch scores to one image score."""
+"""From scores of places to one image score."""
 
 from __future__ import annotations
 
@@ -10,3 +10,14 @@ def top_mean(patch_scores: Tensor, k: int) -> Tensor:
     if k == 1:
         return patch_scores.amax(1)
     return patch_scores.topk(min(k, int(patch_scores.shape[1])), dim=1).values.mean(1)
+
+
+def peak(anomaly_map: Tensor, share: float) -> Tensor:
+    """(B, H, W) -> (B,): mean of the highest `share` of a blurred map, its highest place for 0.
+
+    A share is taken of every fourth row and column, which a blurred map loses nothing by.
+    """
+    if share == 0:
+        return anomaly_map.flatten(1).amax(1)
+    places = anomaly_map[:, ::4, ::4].flatten(1)
+    return places.topk(max(round(share * int(places.shape[1])), 1), 1).values.mean(1)

@@ -18,6 +18,7 @@ from blemish.metrics import auroc
 from blemish.nn.attention import CoordinateAttention
 from blemish.nn.mapping import MutualMappingFusion
 from blemish.nn.memory import EmbeddingMemory, spherical_kmeans
+from blemish.ops.scoring import peak
 from blemish.types import Batch, FeatureSpec, Pyramid
 from tests.fakes import SIZE, FakeBackbone, batch_of, good_image, learn
 
@@ -98,7 +99,7 @@ def test_shapes_follow_the_pyramid(
     assert [r.shape for r in method.decoder(phi)] == [m.shape for m in maps]
     out = method.predict(Batch(size=size, pyramid=Pyramid(tuple(maps))))
     assert out.anomaly_map.shape == (2, *size)
-    assert torch.equal(out.score, out.anomaly_map.flatten(1).amax(1))
+    assert torch.equal(out.score, peak(out.anomaly_map, method.config.top))
 
 
 def test_without_its_parts_it_is_plain_reverse_distillation(backbone: FakeBackbone) -> None:

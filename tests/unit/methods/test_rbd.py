@@ -460,7 +460,7 @@ def test_one_level_and_another_start() -> None:
         {"damage_p": 1.5},
         {"pc_share": 0},
         {"consistency": -1},
-        {"top": 0},
+        {"top": 2},
         {"ensemble": 1},
         {"ensemble": 4, "imitation": True},
         {"pc_on": "clean_vs_damaged", "damage_p": 0.0},

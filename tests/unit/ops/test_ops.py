@@ -14,7 +14,7 @@ from blemish.ops.coreset import greedy_k_centre
 from blemish.ops.gaussians import PositionGaussians, whitening
 from blemish.ops.neighbours import nearest, nearest_within
 from blemish.ops.patches import patch_descriptors, to_grid
-from blemish.ops.scoring import top_mean
+from blemish.ops.scoring import peak, top_mean
 from blemish.ops.smoothing import smooth_map, upsampling_matrix
 from blemish.types import Pyramid
 
@@ -144,3 +144,12 @@ def test_top_mean() -> None:
     assert top_mean(scores, 1).tolist() == [5, 9]
     assert top_mean(scores, 2).tolist() == [4, 5.5]
     assert top_mean(scores, 99).tolist() == [3, pytest.approx(13 / 3)]
+
+
+def test_the_peak_is_the_highest_place_or_the_mean_of_a_share() -> None:
+    wave = torch.arange(64.0)
+    anomaly_map = torch.stack([wave[:, None] + wave, torch.zeros(64, 64)])
+    assert torch.equal(peak(anomaly_map, 0), torch.tensor([126.0, 0.0]))
+    every_fourth = (wave[:, None] + wave)[::4, ::4].flatten().sort(descending=True).values
+    assert torch.allclose(peak(anomaly_map, 0.01), torch.tensor([every_fourth[:3].mean(), 0.0]))  # 1 % of 256 places
+    assert torch.allclose(peak(anomaly_map, 1), torch.tensor([every_fourth.mean(), 0.0]))
