@@ -7,6 +7,7 @@ import inspect
 import json
 import math
 import platform
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -284,11 +285,18 @@ def load_backbone(options: FitOptions) -> Backbone:
 
 
 def _sources(method_class: type[Method[Any]]) -> str:
-    """Digest of the sources that a phase's outcome depends on, so that a change there finds nothing kept."""
+    """Digest of the sources that a phase's outcome depends on, so that a change there finds nothing kept.
+
+    The method's file and what it is built of in `nn` and `ops`, the training loop, and what makes its samples.
+    """
     root = Path(__file__).parent
-    files = [Path(inspect.getfile(method_class)), root / "training.py", root / "samples.py"]
-    files += [path for folder in ("nn", "ops", "synthesis") for path in sorted((root / folder).glob("*.py"))]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+    files = {root / "training.py", root / "samples.py", *(root / "synthesis").glob("*.py")}
+    coming = [Path(inspect.getfile(method_class))]
+    while coming:
+        files.add(path := coming.pop())
+        named = re.findall(r"^from blemish\.(nn|ops|methods)\.(\w+) import", path.read_text(encoding="utf-8"), re.M)
+        coming += [file for folder, name in named if (file := root / folder / f"{name}.py") not in files]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(files))).hexdigest()
 
 
 def _name(kind: str, values: list[Any]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from blemish.types import Batch, Needs, Pyramid, Record
 Image = NDArray[np.uint8]
 TWINS = 4  # damaged versions of each view
 SCENES = 1024  # made images that a data-independent phase learns from
+KEPT = 1024  # images that stay decoded, where a method takes pixels: decoding takes as long as a small network's step
 SCENE = (256, 256)  # their size, whatever the size of the images
 
 VIEWS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
@@ -68,10 +69,9 @@ def files(records: Sequence[Record], preprocess: Preprocess) -> list[Item]:
 
 
 def scenes(size: tuple[int, int], count: int = SCENES) -> list[Item]:
-    """Made images, the same for every data set. They are kept once drawn: drawing takes longer than a step."""
+    """Made images, the same for every data set."""
 
     def item(number: int) -> Item:
-        @lru_cache(1)
         def image(_: bytes) -> Image:
             return procedural_scene(size, np.random.default_rng([number, VERSION]))
 
@@ -107,6 +107,7 @@ class ImageSamples:
         self.views = ("same", *(v for v in views if v != "same"))
         self.maker = MAKERS[needs.twin](textures) if needs.twin else None
         drawn = hashlib.sha256(b"".join(t.tobytes() for t in textures)).hexdigest()[:16] if textures else "drawn"
+        self._kept = lru_cache(KEPT)(self._drawn)
         self.made_by = f"{needs.twin}:{VERSION}:{drawn}"
 
     def __len__(self) -> int:
@@ -128,9 +129,13 @@ class ImageSamples:
     def _one(self, item: Item, view: str) -> tuple[Maps, NDArray[np.float32] | None]:
         data = item.data()
         self.source.seen.add(content_id(data))
-        image = lru_cache(1)(lambda: np.ascontiguousarray(VIEWS[view](item.image(data))))
+        image = partial(self._kept if self.needs.image else self._drawn, item, view)
         maps = self.source.cached(data, "" if view == "same" else f"|{view}", image)
         return maps, self.source.normalised(image()) if self.needs.image else None
+
+    @staticmethod
+    def _drawn(item: Item, view: str) -> Image:
+        return np.ascontiguousarray(VIEWS[view](item.image(item.data())))
 
     def _twin(self, item: Item, view: str, number: int) -> tuple[Maps, NDArray[np.bool_]]:
         data = item.data()

@@ -2,15 +2,16 @@
 
 Paper    Campos-Romero et al., MuDeNet: A multi-patch descriptor network for anomaly modeling, Information Fusion 2026.
 Fit      a small network T is distilled from frozen features once, on made images; on the good images a student
-         imitates T, an autoencoder rebuilds T's maps of the whole image from a short vector, and a second student
+         imitates T, then an autoencoder rebuilds T's maps of the whole image from a short vector, and a second student
          imitates the autoencoder.
 Predict  where T and its student differ there is a local defect, where autoencoder and student differ the whole is
          wrong; both maps are scaled by what held-out good images give, added, and averaged over receptive fields. The
-         image takes the largest value of its map. The frozen backbone is not run.
+         image takes the mean of its map's highest hundredth. The frozen backbone is not run.
 Differs  a stride of 4 and 32 channels instead of 2 and 64 (`scale` = "paper" has those); T is distilled on drawn
-         scenes; the drawn channels are shared out equally among the backbone's levels; residual units start as
-         identities and the autoencoder has batch norms, since there are hundreds of steps and not 500 epochs;
-         quantiles of the scores where few images are held.
+         scenes; the drawn channels are shared out equally among the backbone's levels; what is local (T and its
+         student) learns from squares cut out of the images, which gives more steps in the same time, in a phase of
+         its own; residual units start as identities and the autoencoder has batch norms, since there are hundreds of
+         steps and not 500 epochs; quantiles of the scores where few images are held.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ from blemish.methods.base import Method, Phase, Published
 from blemish.nn.blocks import resized
 from blemish.nn.descriptors import DescriptorNet, GlobalAutoencoder, Trunk
 from blemish.nn.precision import Exact
+from blemish.ops.scoring import peak
 from blemish.ops.smoothing import LevelMaps
-from blemish.types import Batch, FeatureSpec, Needs, Prediction, Pyramid
+from blemish.types import Batch, FeatureSpec, Needs, Prediction
 
 TRUNKS = {
     "small": Trunk(5, 2, (((3, 1),), ((3, 3),), ((3, 3), (3, 3)))),  # fields of 15, 31 and 63 pixels, stride 4
@@ -56,18 +58,26 @@ class Config:
     norm: bool = True  # batch normalisation in the autoencoder: it learns in fewer steps; the paper has none
     hard: float = 0.0  # share of the largest squared errors that the structural student learns from; 0 = all
     clamp: bool = False  # scaled maps are cut to [0, 1] before they are added
-    distil_steps: int = 1600  # 0 leaves the teacher random
+    distil_steps: int = 3000  # 0 leaves the teacher random
     distil_rate: float = 5e-3  # learning rate of the distillation
-    steps: int = 240  # of students and autoencoder
-    rate: float = 2e-3  # their learning rate
-    batch: int = 4  # images in a step, of either phase
+    distil_batch: int = 16  # squares in its steps
+    crop: int = 128  # side in pixels of the squares that teacher and structural student learn from; 0 = whole images
+    steps: int = 2000  # of the structural student
+    batch: int = 8  # squares in its steps
+    logical_steps: int = 400  # of the logical module
+    logical_batch: int = 4  # images in its steps
+    rate: float = 3e-3  # learning rate of structural student and logical module
     sigma: float = 4.0  # blur of the anomaly map, in pixels of the network's input
+    top: float = 0.01  # share of the map whose mean is the image score; 0 takes its highest place, as the paper does
 
     def __post_init__(self) -> None:
-        if min(self.width, self.channels, self.latent, self.batch) < 1:
-            raise ConfigError("width, channels, latent and batch have to be 1 or more")
-        if min(self.steps, self.distil_steps, self.sigma) < 0 or min(self.rate, self.distil_rate) <= 0:
-            raise ConfigError("steps, distil_steps and sigma cannot be negative, and rates have to be positive")
+        batches = (self.batch, self.distil_batch, self.logical_batch)
+        if min(self.width, self.channels, self.latent, *batches) < 1:
+            raise ConfigError("width, channels, latent and batches have to be 1 or more")
+        if min(self.steps, self.distil_steps, self.logical_steps, self.sigma, self.crop) < 0:
+            raise ConfigError("steps, crop and sigma cannot be negative")
+        if min(self.rate, self.distil_rate) <= 0 or not 0 <= self.top <= 1:
+            raise ConfigError("rates have to be positive, and top has to lie in [0, 1]")
         if not self.levels or list(self.levels) != sorted(set(self.levels) & {0, 1, 2}):
             raise ConfigError(f"levels {self.levels} are not among 0, 1, 2, ascending")
         if not (self.structural or self.logical):
@@ -99,21 +109,23 @@ class Target(nn.Module):
     mean: Tensor  # (C, 1, 1), of the pool
     deviation: Tensor  # (C, 1, 1)
 
-    def __init__(self, drawn: Tensor, grid: tuple[int, int], per_image: bool) -> None:
+    def __init__(self, drawn: Tensor, trunk: Trunk, per_image: bool) -> None:
         super().__init__()
-        self.grid, self.per_image = grid, per_image
+        self.trunk, self.per_image = trunk, per_image
         self.register_buffer("drawn", drawn)
         self.register_buffer("mean", torch.zeros(len(drawn), 1, 1))
         self.register_buffer("deviation", torch.ones(len(drawn), 1, 1))
 
-    def raw(self, pyramid: Pyramid) -> Tensor:
+    def raw(self, batch: Batch) -> Tensor:
         """(B, C, *grid) float32."""
+        assert batch.pyramid is not None
+        grid = self.trunk.grid(batch.size)
         parts, start = [], 0
-        for level in pyramid.maps:
+        for level in batch.pyramid.maps:
             end = start + level.shape[1]
             own = self.drawn[(self.drawn >= start) & (self.drawn < end)] - start
             if len(own):
-                parts.append(resized(level[:, own].float(), self.grid))
+                parts.append(resized(level[:, own].float(), grid))
             start = end
         return torch.cat(parts, 1)
 
@@ -121,15 +133,14 @@ class Target(nn.Module):
         """Mean and deviation of each channel over a pool."""
         count, total, square = 0, torch.zeros(len(self.drawn)).double(), torch.zeros(len(self.drawn)).double()
         for batch in batches:
-            assert batch.pyramid is not None
-            values = self.raw(batch.pyramid).double().transpose(0, 1).flatten(1)
+            values = self.raw(batch).double().transpose(0, 1).flatten(1)
             count, total, square = count + values.shape[1], total + values.sum(1), square + values.square().sum(1)
         mean = total / count
         self.mean.copy_(mean[:, None, None])
         self.deviation.copy_((square / count - mean.square()).clamp_min(1e-5).sqrt()[:, None, None])
 
-    def forward(self, pyramid: Pyramid) -> Tensor:
-        raw = self.raw(pyramid)
+    def forward(self, batch: Batch) -> Tensor:
+        raw = self.raw(batch)
         if not self.per_image:
             return (raw - self.mean) / self.deviation
         variance, mean = torch.var_mean(raw, (2, 3), correction=0, keepdim=True)
@@ -153,7 +164,11 @@ def distance_loss(wanted: list[Tensor], got: list[Tensor], hard: float = 0.0) ->
 
 class MuDeNet(Method[Config]):
     needs = Needs(strides=(4, 8, 16), image=True, held=0.1)
-    brief = {"distil_steps": 30, "steps": 40, "width": 8, "channels": 16, "latent": 4, "batch": 12, "rate": 5e-3}
+    brief = {
+        **dict.fromkeys(("distil_batch", "batch", "logical_batch"), 12),
+        **{"distil_steps": 30, "steps": 40, "logical_steps": 40, "crop": 0, "rate": 5e-3},
+        **{"width": 8, "channels": 16, "latent": 4},
+    }
     fitted_modules = ("target", "teacher", "student", "autoencoder", "logical_student")
     fitted_buffers = ("low", "span")
     published = (
@@ -169,10 +184,10 @@ class MuDeNet(Method[Config]):
         trunk = TRUNKS[config.scale]
         self.grid = trunk.grid(size)
         drawn = draw_channels(spec.channels, config.channels, stratified=config.stratified)
-        self.target = Target(drawn, self.grid, config.znorm == "instance")
+        self.target = Target(drawn, trunk, config.znorm == "instance")
         width, channels, levels = config.width, len(drawn), config.levels
         with self.seeded(0):
-            self.teacher = DescriptorNet(trunk, width, channels, levels)
+            self.teacher = DescriptorNet(trunk, width, channels, (0, 1, 2))  # all of it, whatever is in use of it
         widths = (width * 3 // 4, width * 3 // 2) if config.scale == "small" else (width // 2, width)
         with self.seeded(self.seed + 1):  # never the teacher's weights
             student, logical_student = (DescriptorNet(trunk, width, channels, levels) for _ in range(2))
@@ -194,23 +209,23 @@ class MuDeNet(Method[Config]):
 
     def phases(self) -> tuple[Phase, ...]:
         c = self.config
-        learns = ("student",) * c.structural + ("autoencoder", "logical_student") * c.logical
-        depends = ("scale", "width", "channels", "levels", "znorm", "stratified")
-        return (
-            Phase(
-                "distil",
-                c.distil_steps,
-                ("target", "teacher"),
-                batch=c.batch,
-                rate=c.distil_rate,
-                floor=0.01,
-                decay=1e-5,
-                data=c.pool,
-                shared=True,
-                depends=depends,
-            ),
-            Phase("branches", c.steps, learns, batch=c.batch, rate=c.rate),
+        distil = Phase(
+            "distil",
+            c.distil_steps,
+            ("target", "teacher"),
+            batch=c.distil_batch,
+            rate=c.distil_rate,
+            floor=0.01,
+            decay=1e-5,
+            data=c.pool,
+            shared=True,
+            depends=("scale", "width", "channels", "znorm", "stratified", "crop"),
         )
+        structural = Phase("structural", c.steps, ("student",), batch=c.batch, rate=c.rate, floor=0.02)
+        logical = Phase(
+            "logical", c.logical_steps, ("autoencoder", "logical_student"), batch=c.logical_batch, rate=c.rate
+        )
+        return (distil, *(structural,) * c.structural, *(logical,) * c.logical)
 
     def begin(self, phase: Phase, batches: Iterable[Batch]) -> None:
         if phase.name == "distil" and self.config.znorm == "pool":
@@ -218,26 +233,47 @@ class MuDeNet(Method[Config]):
 
     def loss(self, phase: Phase, batch: Batch, progress: float) -> dict[str, Tensor]:
         assert batch.x is not None
-        x = batch.x.contiguous(memory_format=torch.channels_last)
         if phase.name == "distil":
-            assert batch.pyramid is not None
-            target, maps = self.target(batch.pyramid), self.teacher(x)
+            x, target = self.cut(batch.x, self.target(batch))
+            maps = self.teacher(x)
             return {"distil": distance_loss([target] * len(maps), maps)}
+        x = self.cut(batch.x)[0] if phase.name == "structural" else batch.x
+        x = x.contiguous(memory_format=torch.channels_last)
         with torch.no_grad():
-            teacher = self.teacher(x)
-        terms: dict[str, Tensor] = {}
-        if self.config.structural:
-            terms["structural"] = distance_loss(teacher, self.student(x), self.config.hard)  # L_1
-        if self.config.logical:
-            whole = self.autoencoder(x)
-            terms["autoencoder"] = distance_loss(teacher, whole)  # L_A
-            taught = [m.detach() for m in whole] if self.config.detach else whole
-            terms["logical"] = distance_loss(taught, self.logical_student(x))  # L_2
-        return terms
+            teacher = self.descriptors(x)
+        if phase.name == "structural":
+            return {"structural": distance_loss(teacher, self.student(x), self.config.hard)}  # L_1
+        whole = self.autoencoder(x)
+        taught = [m.detach() for m in whole] if self.config.detach else whole
+        return {
+            "autoencoder": distance_loss(teacher, whole),  # L_A
+            "logical": distance_loss(taught, self.logical_student(x)),  # L_2
+        }
+
+    def cut(self, x: Tensor, *maps: Tensor) -> tuple[Tensor, ...]:
+        """A square of the step's images (B, 3, H, W), the same place in all, and of maps on the trunk's grid.
+
+        What is local can learn from it: a network sees the square's border as it will see that of an image.
+        """
+        step, sides = TRUNKS[self.config.scale].step, x.shape[2:]
+        side = [min(self.config.crop // step * step, n) if self.config.crop else n for n in sides]
+        at = [
+            int(torch.randint((n - s) // step + 1, (), generator=self.generator))
+            for n, s in zip(sides, side, strict=True)
+        ]
+        square = [slice(a * step, a * step + s) for a, s in zip(at, side, strict=True)]
+        cells = [slice(a, a + -(-s // step)) for a, s in zip(at, side, strict=True)]
+        cut = x[:, :, square[0], square[1]].contiguous(memory_format=torch.channels_last)
+        return cut, *(m[:, :, cells[0], cells[1]] for m in maps)
+
+    def descriptors(self, x: Tensor) -> list[Tensor]:
+        """The teacher's maps (B, C, h, w) of the receptive fields in use."""
+        maps = self.teacher(x)
+        return [maps[level] for level in self.config.levels]
 
     def differences(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """|T - S1|^2 and |A - S2|^2 of images (B, 3, H, W), a map (B, h, w) a level; nothing for a module left out."""
-        structural = self._apart(self.teacher(x), self.student(x)) if self.config.structural else []
+        structural = self._apart(self.descriptors(x), self.student(x)) if self.config.structural else []
         logical = self._apart(self.autoencoder(x), self.logical_student(x)) if self.config.logical else []
         return structural, logical
 
@@ -282,7 +318,7 @@ class MuDeNet(Method[Config]):
         assert batch.x is not None
         structural, logical = self.parts(batch.x)
         anomaly_map = self._maps([structural + logical])
-        return Prediction(anomaly_map.flatten(1).amax(1), anomaly_map)
+        return Prediction(peak(anomaly_map, self.config.top), anomaly_map)
 
 
 def _ends(values: Tensor) -> Tensor:
