@@ -25,7 +25,8 @@ demo: $(VENV)/.demo
 	$(BIN)/blemish demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest tests/unit tests/contract tests/reference tests/rules tests/robustness tests/cluster tests/real
+	$(BIN)/python -m pytest -n auto --dist loadgroup tests/unit tests/contract tests/reference tests/rules
+	$(BIN)/python -m pytest tests/robustness tests/cluster tests/real
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check src tests benchmarks
@@ -46,6 +47,11 @@ bench: $(VENV)/.dev
 	$(BIN)/blemish bench benchmarks/ledger.toml --out .bench/ledger --page docs/ledger.md
 	$(BIN)/python benchmarks/same_cells.py
 	$(BIN)/blemish bench benchmarks/variants.toml --out .bench/variants --page docs/variants.md
+	$(BIN)/blemish bench benchmarks/ablations.toml --out .bench/ablations --page docs/ablations.md
+	$(BIN)/python benchmarks/logical.py
+	$(BIN)/python benchmarks/places.py
+	$(BIN)/python benchmarks/made_defects.py
+	$(BIN)/blemish bench benchmarks/choices.toml --out .bench/choices
 
 clean:
 	rm -rf $(VENV) .bench demo site

@@ -38,7 +38,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "structural alone": {"logical": False},
     "logical alone": {"structural": False},
 }
-OPTIONS: dict[str, Any] = {"steps": 1000, "batch": 8}
+OPTIONS: dict[str, Any] = {"steps": 500, "logical_steps": 1000}
 
 
 def spotted(kind: str, generator: np.random.Generator) -> worlds.Drawn:

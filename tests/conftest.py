@@ -15,6 +15,14 @@ from tests.fakes import FakeBackbone
 
 torch.set_num_threads(1)  # the bits of a sum depend on how many share it: what is trained here is the same everywhere
 
+
+# what a file's tests share is made once: one process runs them all, unless they are grouped otherwise
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
+
+
 ROOT = Path(__file__).resolve().parents[1]
 
 

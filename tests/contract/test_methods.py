@@ -8,19 +8,24 @@ from dataclasses import FrozenInstanceError, fields, is_dataclass
 from typing import Any
 
 import numpy as np
+import openvino
 import pytest
 import torch
 
 from blemish import config, export, methods
 from blemish.errors import ConfigError, NotFittedError
 from blemish.methods.base import Method
+from blemish.nn.precision import Exact
+from blemish.runtime import engines
 from blemish.runtime.engines import best_precision, open_engine
 from blemish.types import Batch, Prediction
 from tests.fakes import SIZE, FakeBackbone, batch_of, defective_image, good_image, learn
 
 TRAIN = 12
 
-every_method = pytest.mark.parametrize("name", methods.names())
+every_method = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in methods.names()]
+)
 
 
 def settings(name: str) -> Any:
@@ -47,9 +52,17 @@ def fitted(
     return method
 
 
+class Fitted(dict[str, Method]):
+    """Each method by name, fitted when it is first asked for."""
+
+    def __missing__(self, name: str) -> Method:
+        self[name] = fitted(name, FakeBackbone())
+        return self[name]
+
+
 @pytest.fixture(scope="module")
-def models(backbone: FakeBackbone) -> dict[str, Method]:
-    return {name: fitted(name, backbone) for name in methods.names()}
+def models() -> Fitted:
+    return Fitted()
 
 
 def trunk(method: Method, backbone: FakeBackbone) -> bytes:
@@ -219,6 +232,14 @@ def test_graph_agrees_with_pytorch(name: str, models: dict[str, Method], backbon
     if best_precision() == "bf16":
         short = open_engine(graph, precision="bf16", batch=2)(golden)
         np.testing.assert_allclose(short[0], reference[0], rtol=0.2)
+
+
+@every_method
+def test_the_engine_finds_the_border_that_a_method_draws(name: str, models: dict[str, Method]) -> None:
+    """Networks in front of it run in bf16: a border that is not found would leave them slow, and nobody the wiser."""
+    drawn = any(isinstance(module, Exact) for module in models[name].modules())
+    parts = engines._short_and_exact(openvino.Core().read_model(export.export_head(models[name])))
+    assert [format_ for _, format_ in parts] == (["bf16", "f32"] if drawn else ["f32"])
 
 
 @every_method

@@ -11,7 +11,8 @@ Differs  a stride of 4 and 32 channels instead of 2 and 64 (`scale` = "paper" ha
          scenes; the drawn channels are shared out equally among the backbone's levels; what is local (T and its
          student) learns from squares cut out of the images, which gives more steps in the same time, in a phase of
          its own; residual units start as identities and the autoencoder has batch norms, since there are hundreds of
-         steps and not 500 epochs; quantiles of the scores where few images are held.
+         steps and not 500 epochs; maps are cosine distances, not squared ones; quantiles of the scores where few
+         images are held.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from blemish.errors import ConfigError
 from blemish.methods.base import Method, Phase, Published
 from blemish.nn.blocks import resized
 from blemish.nn.descriptors import DescriptorNet, GlobalAutoencoder, Trunk
+from blemish.nn.losses import cosine_map
 from blemish.nn.precision import Exact
 from blemish.ops.scoring import peak
 from blemish.ops.smoothing import LevelMaps
@@ -57,6 +59,7 @@ class Config:
     detach: bool = True  # the logical student's loss leaves the autoencoder alone
     norm: bool = True  # batch normalisation in the autoencoder: it learns in fewer steps; the paper has none
     hard: float = 0.0  # share of the largest squared errors that the structural student learns from; 0 = all
+    distance: Literal["cosine", "squared"] = "cosine"  # of descriptors, at inspection; the paper has the squared one
     clamp: bool = False  # scaled maps are cut to [0, 1] before they are added
     distil_steps: int = 3000  # 0 leaves the teacher random
     distil_rate: float = 5e-3  # learning rate of the distillation
@@ -272,13 +275,19 @@ class MuDeNet(Method[Config]):
         return [maps[level] for level in self.config.levels]
 
     def differences(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """|T - S1|^2 and |A - S2|^2 of images (B, 3, H, W), a map (B, h, w) a level; nothing for a module left out."""
+        """T - S1 and A - S2 of images (B, 3, H, W), a map (B, h, w) a level; nothing for a module left out.
+
+        1 - cosine, or the squared distance, which grows with a part's contrast.
+        """
         structural = self._apart(self.descriptors(x), self.student(x)) if self.config.structural else []
         logical = self._apart(self.autoencoder(x), self.logical_student(x)) if self.config.logical else []
         return structural, logical
 
     def _apart(self, a: list[Tensor], b: list[Tensor]) -> list[Tensor]:
-        return [(self.exact_x(p) - self.exact_x(q)).square().sum(1) for p, q in zip(a, b, strict=True)]
+        pairs = [(self.exact_x(p), self.exact_x(q)) for p, q in zip(a, b, strict=True)]
+        if self.config.distance == "cosine":
+            return [cosine_map(p, q) for p, q in pairs]
+        return [(p - q).square().sum(1) for p, q in pairs]
 
     def settle(self, batches: Iterable[Batch]) -> None:
         """Where the values of good images begin and end, of each module and level."""

@@ -240,18 +240,24 @@ def _cut_at_features(model: Any) -> list[Any]:
     return [trunk, head]
 
 
+_BORDER = "the border between the graph's number formats is not understood"
+
+
 def _short_and_exact(head: Any) -> list[tuple[Any, str]]:
     """A head as (part, number format): its networks in bf16 up to the border, the rest in float32."""
     openvino = _openvino()
     opset15 = openvino.opset15
-    border = [n for n in head.get_ordered_ops() if n.get_type_name() == "Clamp" and EXACT in n.get_friendly_name()]
+    named = [n for n in head.get_ordered_ops() if EXACT in n.get_friendly_name()]
+    border = [n for n in named if n.get_type_name() in ("Clamp", "Minimum")]
+    if named and not border:
+        raise ModelFileError(_BORDER)
     if not border:
         _mark_coarse(head)
         return [(head, "f32")]
     outputs: list[Any] = []
     inputs: list[Any] = []
     for node in border:
-        source = node.input(0).get_source_output()
+        source = _clamped(node)
         parameter = opset15.parameter(source.get_partial_shape(), source.get_element_type())
         outputs.append(source)
         inputs.append(parameter)
@@ -261,6 +267,19 @@ def _short_and_exact(head: Any) -> list[tuple[Any, str]]:
     short = openvino.Model([opset15.result(o) for o in outputs], head.get_parameters(), "short")
     _mark_coarse(exact)
     return [(short, "bf16"), (exact, "f32")]
+
+
+def _clamped(node: Any) -> Any:
+    """What a clamp is given: a node of its own, or a minimum behind a maximum where the exporter has cast the bounds."""
+    if node.get_type_name() == "Clamp":
+        return node.input(0).get_source_output()
+    for value in node.input_values():
+        kind = value.get_node().get_type_name()
+        if kind == "Maximum":
+            return _clamped(value.get_node())
+        if kind not in ("Constant", "Convert"):
+            return value
+    raise ModelFileError(_BORDER)
 
 
 def _above(outputs: Sequence[Any]) -> set[str]:

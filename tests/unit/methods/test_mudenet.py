@@ -284,7 +284,7 @@ def scaled(method: MuDeNet, batch: Batch) -> Tensor:
 
 def test_how_maps_are_added(backbone: FakeBackbone) -> None:
     """Equal maps give S = 2 n; and a module whose raw scores are all larger counts no more, once settled."""
-    method = made(backbone)
+    method = made(backbone, distance="squared")
     batch = batch_of(backbone, [good_image(0)])
     field, zero = torch.rand(1, 12, 16, generator=torch.Generator().manual_seed(0)), torch.zeros(1, 12, 16)
     method.teacher = method.autoencoder = Fixed(field, field, field)
@@ -384,7 +384,7 @@ def world(
 
 
 def test_stripes_the_student_finds_a_blotch_and_the_smallest_field_shows_it_best() -> None:
-    settings = replace(TOY, steps=150, batch=8, logical_steps=60, logical_batch=8)
+    settings = replace(TOY, steps=150, batch=8, logical_steps=60, logical_batch=8, distance="squared")
     method, batches, masks = world(partial(stripes, blotch=6), (64, 64), ("blotch",), settings, train=32, each=8)
     x = batches["blotch"].x
     assert x is not None
