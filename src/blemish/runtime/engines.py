@@ -270,7 +270,7 @@ def _short_and_exact(head: Any) -> list[tuple[Any, str]]:
 
 
 def _clamped(node: Any) -> Any:
-    """What a clamp is given: a node of its own, or a minimum behind a maximum where the exporter has cast the bounds."""
+    """What a clamp is given: one node, or a minimum behind a maximum where the exporter has cast the bounds."""
     if node.get_type_name() == "Clamp":
         return node.input(0).get_source_output()
     for value in node.input_values():
