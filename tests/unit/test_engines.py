@@ -129,8 +129,10 @@ needs_bf16 = pytest.mark.skipif(best_precision() != "bf16", reason="this process
 @needs_bf16
 def test_bf16_stops_at_the_features(model: Model) -> None:
     engine = OpenVino(model.graph, precision="bf16", threads=1, batch=1)
-    trunk, head = engine._compiled
+    trunk, *networks, head = engine._compiled
     assert set(executed(trunk, "Convolution").values()) == {"bf16"}
+    assert all(set(executed(part, "Convolution").values()) == {"bf16"} for part in networks)
+    assert not executed(head, "Convolution"), "networks that the border should have kept out"
     products = executed(head, "MatMul", "FullyConnected")
     coarse = {name: precision for name, precision in products.items() if "coarse" in name}
     exact = {name: precision for name, precision in products.items() if name not in coarse}
