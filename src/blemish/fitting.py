@@ -75,7 +75,7 @@ def fit(
     parse_image_size(options.image_size)  # what is asked for is checked before any work
     backbone = backbone or load_backbone(options)
     good = without_copies(good_training_records(records))
-    kind, parts = plan_calibration(good, options)
+    kind, parts = plan_calibration(good, options, costly=bool(method_class.fitted_modules))
     learn = parts[0][0] if kind == "split" else good
     with ExitStack() as stack:
         if cache is None and method_class.fitted_modules:  # steps ask for the same features again and again

@@ -36,12 +36,15 @@ def without_copies(records: Sequence[Record]) -> list[Record]:
 
 
 def plan_calibration(
-    good: Sequence[Record], options: FitOptions
+    good: Sequence[Record], options: FitOptions, *, costly: bool = False
 ) -> tuple[Kind | None, list[tuple[list[Record], list[Record]]]]:
     """How to calibrate, and the (learn, held out) parts that it takes.
 
     A split where enough images can be held out, folds where all together are enough, else nothing and a warning; or
     what the options ask for, or CalibrationError. Units stay whole: pictures of one thing never stand on both sides.
+
+    `costly`: learning is training by gradient, which folds do six times over. Then as many as a promise needs are held
+    out rather, more than `held_out` if need be, up to half of them.
     """
     asked, needed = options.calibration, images_needed(options.false_alarm_rate)
     if asked == "none":
@@ -54,7 +57,8 @@ def plan_calibration(
     if asked in ("auto", "split"):
         held: list[Record] = []
         taken = 0
-        while taken < len(order) - 1 and len(held) < round(options.held_out * len(good)):
+        least = needed if costly and asked == "auto" and len(order) >= 2 * needed else 0  # units
+        while taken < len(order) - 1 and (len(held) < round(options.held_out * len(good)) or taken < least):
             held += units[order[taken]]  # at least one unit is left to learn from
             taken += 1
         # a few units say little of the next one, however many images they have: auto prefers all of them, in folds

@@ -38,8 +38,11 @@ def records_of(count: int, units: int | None = None) -> list[Record]:
 Parts = list[tuple[set[str], set[str]]]
 
 
-def plan(records: Sequence[Record], rate: float, **options: object) -> tuple[str | None, Parts]:
-    kind, parts = holdout.plan_calibration(records, build(FitOptions, {"false_alarm_rate": rate, **options}))
+def plan(
+    records: Sequence[Record], rate: float, *, costly: bool = False, **options: object
+) -> tuple[str | None, Parts]:
+    asked = build(FitOptions, {"false_alarm_rate": rate, **options})
+    kind, parts = holdout.plan_calibration(records, asked, costly=costly)
     return kind, [({r.id for r in learn}, {r.id for r in held}) for learn, held in parts]
 
 
@@ -53,6 +56,16 @@ def test_what_is_chosen(count: int, rate: float, kind: str | None) -> None:
     chosen, parts = plan(records_of(count), rate)
     assert chosen == kind
     assert len(parts) == {"split": 1, "cross": min(5, count), None: 0}[kind]
+
+
+@pytest.mark.parametrize(("count", "kind", "held"), [
+    (37, "cross", None), (38, "split", 19), (60, "split", 19), (94, "split", 19), (200, "split", 40),
+])  # fmt: skip
+def test_where_learning_is_costly_half_may_be_held_out(count: int, kind: str, held: int | None) -> None:
+    chosen, parts = plan(records_of(count), 0.05, costly=True)
+    assert chosen == kind
+    assert held is None or len(parts[0][1]) == held
+    assert plan(records_of(count), 0.05, costly=True, calibration="folds")[0] == "cross"
 
 
 @pytest.mark.parametrize(("count", "rate"), [(95, 0.05), (30, 0.05), (50, 0.1), (7, 0.2)])

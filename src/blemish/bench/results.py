@@ -1,9 +1,9 @@
-"""From the folders of cells to three tables: one row per figure, per cell, per pair of methods. All Parquet."""
+"""From the folders of cells to tables: one row per figure, per cell, per pair of methods, per image. All Parquet."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -17,7 +17,7 @@ from blemish.metrics.intervals import Difference, delong_paired
 from blemish.metrics.pixels import aupro_paired
 
 Row = dict[str, Any]
-TABLES = ("results", "cells", "pairs")
+TABLES = ("results", "cells", "pairs", "scores")
 
 NAMES = {
     ("image", "auroc"): "I-AUROC",
@@ -34,24 +34,42 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Tables:
-    """The three tables; `results` has one row per cell, part and metric."""
+    """What a run came to: enough to go on from on another machine, without the folders of its cells.
 
-    results: tuple[Row, ...]
-    cells: tuple[Row, ...]
-    pairs: tuple[Row, ...]
+    `results` has one row per cell, part and metric; `scores` one per cell, with the labels and raw scores of its test
+    images, so that a later method can be tested against it.
+    """
+
+    results: tuple[Row, ...] = ()
+    cells: tuple[Row, ...] = ()
+    pairs: tuple[Row, ...] = ()
+    scores: tuple[Row, ...] = ()
 
 
-def collect(folders: Sequence[Path], known: Sequence[Row] = ()) -> Tables:
-    """Sum up the cells in these folders; `known` are pairs of an earlier run, which are not tested again."""
-    records = {folder: store.record(folder) for folder in folders}
-    results = [row for record in records.values() for row in _figures(record)]
-    return Tables(
-        tuple(results), tuple(map(_cell, records.values())), tuple(_pairs(records, {_key(row): row for row in known}))
-    )
+def collect(folders: Sequence[Path], known: Tables | None = None, marks: Sequence[str] = ()) -> Tables:
+    """Sum up the cells in these folders, and the cells of `marks` (digests, in order) that only `known` tables have.
+
+    Pairs that `known` has are not tested again.
+    """
+    known = known or Tables()
+    found = {record["digest"]: (folder, record) for folder in folders for record in [store.record(folder)]}
+    taken = set(marks) - set(found)
+    place = {mark: number for number, mark in enumerate(marks)}
+
+    def joined(own: Iterable[Row], earlier: Iterable[Row]) -> tuple[Row, ...]:
+        rows = [*own, *(row for row in earlier if row["digest"] in taken)]
+        return tuple(sorted(rows, key=lambda row: place.get(row["digest"], len(place))))
+
+    records = [record for _, record in found.values()]
+    cells = joined(map(_cell, records), known.cells)
+    scores = joined((_scores(folder, record) for folder, record in found.values()), known.scores)
+    pairs = _Pairs({mark: folder for mark, (folder, _) in found.items()}, scores, known.pairs)
+    figures = joined((row for record in records for row in _figures(record)), known.results)
+    return Tables(figures, cells, tuple(pairs.of(cells)), scores)
 
 
 def write(tables: Tables, folder: Path) -> None:
-    """`results.parquet`, `cells.parquet`, `pairs.parquet`."""
+    """Each table as `<its name>.parquet`."""
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -129,38 +147,60 @@ def _cell(record: Row) -> Row:
     }
 
 
-def _key(row: Row) -> tuple[str, str, str]:
-    return row["digest_a"], row["digest_b"], row["metric"]
+def _scores(folder: Path, record: Row) -> Row:
+    images = store.images(folder)
+    return {"digest": record["digest"], "labels": images["label"], "scores": images["score"]}
 
 
-def _pairs(records: dict[Path, Row], known: dict[tuple[str, str, str], Row]) -> Iterator[Row]:
-    """Methods with their default options against each other, and other options against the same method's defaults."""
-    jobs: dict[tuple[str, int], list[Path]] = {}
-    for folder, record in records.items():
-        jobs.setdefault((record["where"], record["seed"]), []).append(folder)
-    for folders in jobs.values():
-        for first, second in combinations(folders, 2):
-            a, b = records[first], records[second]
-            plain = (a["label"] == a["method"], b["label"] == b["method"])
-            if all(plain) or (any(plain) and a["method"] == b["method"]):
-                yield from _tested(first, second, a, b, known)
+class _Pairs:
+    """Tests of two cells on the same images."""
 
+    def __init__(self, folders: dict[str, Path], scores: Sequence[Row], known: Sequence[Row]) -> None:
+        self.folders = folders
+        self.scores = {row["digest"]: row for row in scores}
+        self.known = {self.key(row): row for row in known}
 
-def _tested(first: Path, second: Path, a: Row, b: Row, known: dict[tuple[str, str, str], Row]) -> Iterator[Row]:
-    head = {"where": a["where"], "seed": a["seed"], "a": a["label"], "b": b["label"]}
-    head |= {"digest_a": a["digest"], "digest_b": b["digest"]}
-    one, other = store.images(first), store.images(second)
-    assert one["id"] == other["id"], "cells of one data digest measure the same images"
-    if a["image_metrics"] and "image" in a["overall"]:
-        found = delong_paired(one["label"], one["score"], other["score"])
-        yield {**head, "metric": "I-AUROC", "test": "DeLong", **found._asdict()}
-    if "pixel" in a["overall"]:
+    @staticmethod
+    def key(row: Row) -> tuple[str, str, str]:
+        return row["digest_a"], row["digest_b"], row["metric"]
+
+    def of(self, cells: Sequence[Row]) -> Iterator[Row]:
+        """Methods with their default options against each other, and other options against the method's defaults."""
+        jobs: dict[tuple[str, int], list[Row]] = {}
+        for cell in cells:
+            jobs.setdefault((cell["where"], cell["seed"]), []).append(cell)
+        for together in jobs.values():
+            for a, b in combinations(together, 2):
+                plain = (a["label"] == a["method"], b["label"] == b["method"])
+                if all(plain) or (any(plain) and a["method"] == b["method"]):
+                    yield from self.tested(a, b)
+
+    def tested(self, a: Row, b: Row) -> Iterator[Row]:
+        """What can be tested: images' scores are kept beside the figures, pixels only in the folders of cells."""
+        head = {"where": a["where"], "seed": a["seed"], "a": a["label"], "b": b["label"]}
+        head |= {"digest_a": a["digest"], "digest_b": b["digest"]}
+        if a["image_metrics"] and a["good"] and a["anomalous"]:
+            yield from self.one({**head, "metric": "I-AUROC", "test": "DeLong"}, self.delong)
         row = {**head, "metric": "AUPRO@0.3", "test": "bootstrap over images, 10,000 draws"}
-        yield known.get(_key(row)) or {**row, **_bootstrapped(first, second)._asdict()}
+        yield from self.one(row, self.bootstrapped)
 
+    def one(self, row: Row, test: Callable[[str, str], Difference | None]) -> Iterator[Row]:
+        if (earlier := self.known.get(self.key(row))) is not None:
+            yield earlier
+        elif (found := test(row["digest_a"], row["digest_b"])) is not None:
+            yield {**row, **found._asdict()}
 
-def _bootstrapped(first: Path, second: Path) -> Difference:
-    a, b = store.pixels(first), store.pixels(second)
-    assert a is not None
-    assert b is not None
-    return aupro_paired(a, b, generator=np.random.default_rng(0), replicas=10_000)
+    def delong(self, a: str, b: str) -> Difference | None:
+        one, other = self.scores.get(a), self.scores.get(b)
+        if one is None or other is None:
+            return None
+        assert one["labels"] == other["labels"], "cells of one data digest measure the same images"
+        return delong_paired(one["labels"], one["scores"], other["scores"])
+
+    def bootstrapped(self, a: str, b: str) -> Difference | None:
+        if a not in self.folders or b not in self.folders:
+            return None
+        one, other = store.pixels(self.folders[a]), store.pixels(self.folders[b])
+        if one is None or other is None:
+            return None
+        return aupro_paired(one, other, generator=np.random.default_rng(0), replicas=10_000)

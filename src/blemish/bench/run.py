@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -56,12 +56,21 @@ def plan(suite: Suite, out: Path) -> list[Job]:
 
 
 def run(
-    suite: Suite, out: Path, *, engine: Engine | None = None, verify: bool = False, track: Track = no_track
+    suite: Suite,
+    out: Path,
+    *,
+    known: Collection[str] = (),
+    engine: Engine | None = None,
+    verify: bool = False,
+    track: Track = no_track,
 ) -> Outcome:
-    """Run the cells that are not finished, and with `verify` the finished ones a second time, to compare."""
+    """Run the cells that are not finished, and with `verify` the finished ones a second time, to compare.
+
+    `known` are digests of cells whose figures are at hand already.
+    """
     cells.quiet_threads()
     jobs = plan(suite, out)
-    missing = [job for job in jobs if not store.finished(job.folder)]
+    missing = [job for job in jobs if not store.finished(job.folder) and job.mark not in known]
     done = [job for job in jobs if store.finished(job.folder)] if verify else []
     execute = engine or local
     failed: dict[str, str] = {}
@@ -135,10 +144,10 @@ def main(folder: Path) -> None:
         raise SystemExit(1) from None
 
 
-def finished_folders(jobs: Iterable[Job]) -> list[Path]:
-    """Folders of the cells that are there; DataError where there is none."""
+def finished_folders(jobs: Iterable[Job], *, needed: bool = True) -> list[Path]:
+    """Folders of the cells that are there; DataError where there is none and one is needed."""
     found = [job.folder for job in jobs if store.finished(job.folder)]
-    if not found:
+    if needed and not found:
         raise DataError("no cell of this suite is finished", hint="see the log.txt of the cells that failed")
     return found
 

@@ -192,6 +192,10 @@ def bench(
         False
     ),
     page: Annotated[Optional[Path], typer.Option(help="The ledger's page; OUT/ledger.md if not given.")] = None,  # noqa: UP045
+    known: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder of an earlier run's tables; cells that they hold are taken over."),
+    ] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Run finished cells again and compare.")] = False,
     collect: Annotated[bool, typer.Option("--collect", help="Run nothing: the page of what is there.")] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Cells at once; each learns on one core.")] = 1,
@@ -201,7 +205,7 @@ def bench(
     """Methods x data sets x seeds: every cell once, with tables, tests and plots."""
     from blemish.cli.bench import run
 
-    return run(data, out, methods or [], seeds or [], page, multi_class, verify, collect, jobs, engine, address)
+    return run(data, out, methods or [], seeds or [], page, known, multi_class, verify, collect, jobs, engine, address)
 
 
 @app.command()

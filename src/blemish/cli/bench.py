@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import warnings
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from blemish.cli.about import emit
 from blemish.cli.progress import track
-from blemish.errors import ConfigError
+from blemish.errors import ConfigError, DataError
 
 
 def run(
@@ -19,6 +20,7 @@ def run(
     only: list[str],
     seeds: list[int],
     page: Path | None,
+    known: Path | None,
     multi_class: bool,
     verify: bool,
     collect: bool,
@@ -36,18 +38,26 @@ def run(
         chosen = suite.read(Path(data[0]), methods, seeds)
     else:
         chosen = suite.of_sources(data, methods, seeds, multi_class)
+    earlier = results.read(known) if known is not None else results.Tables()
+    if known is not None and not earlier.cells:
+        raise DataError("holds no tables of an earlier run", path=known, hint="a folder with cells.parquet in it")
+    have = {cell["digest"] for cell in earlier.cells}
     if collect:
         outcome = bench.Outcome(tuple(bench.plan(chosen, out)), 0, {}, {})
     else:
-        outcome = bench.run(chosen, out, engine=_engine(engine, jobs, address), verify=verify, track=track)
-    folders = bench.finished_folders(outcome.jobs)
+        do = _engine(engine, jobs, address)
+        outcome = bench.run(chosen, out, known=have, engine=do, verify=verify, track=track)
+    marks = [job.mark for job in outcome.jobs]
+    folders = bench.finished_folders(outcome.jobs, needed=have.isdisjoint(marks))
+    finished = len(have.intersection(marks).union(job.mark for job in outcome.jobs if job.folder in folders))
     place = page or out / "ledger.md"
     if not verify:
-        tables = results.collect(folders, known=results.read(out).pairs)
+        earlier = replace(earlier, pairs=(*earlier.pairs, *results.read(out).pairs))
+        tables = results.collect(folders, earlier, marks)
         results.write(tables, out)
         if page is not None:
             results.write(tables, page.with_suffix(""))
-        missing = len(outcome.jobs) - len(folders)
+        missing = len(outcome.jobs) - finished
         ledger.write(tables, place, command=_command(data, out, page), missing=missing)
     for title, error in outcome.failed.items():
         warnings.warn(f"{title}: {error}", stacklevel=2)
@@ -56,7 +66,7 @@ def run(
     emit(
         {
             "cells": len(outcome.jobs),
-            "finished": len(folders),
+            "finished": finished,
             "ran": outcome.ran,
             "failed": len(outcome.failed),
             "changed": len(outcome.changed),

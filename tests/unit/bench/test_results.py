@@ -98,14 +98,24 @@ def test_pairs_are_tests_on_the_same_images(tables: results.Tables, folders: lis
 
 def test_known_pairs_are_taken_over(tables: results.Tables, folders: list[Path]) -> None:
     marked = [{**row, "p_value": 0.5} for row in tables.pairs if row["metric"] == "AUPRO@0.3"]
-    again = results.collect(folders, known=marked)
+    again = results.collect(folders, known=results.Tables(pairs=tuple(marked)))
     assert {r["p_value"] for r in again.pairs if r["metric"] == "AUPRO@0.3"} == {0.5}
+
+
+def test_a_run_goes_on_from_tables_alone(tables: results.Tables, folders: list[Path], tmp_path: Path) -> None:
+    results.write(results.collect(folders[:6]), tmp_path)  # on another machine, whose folders are not here
+    known, marks = results.read(tmp_path), [row["digest"] for row in tables.cells]
+    both = results.collect(folders[6:], known, marks)
+    assert both.cells == tables.cells
+    assert both.results == tables.results
+    assert [p for p in both.pairs if p["metric"] == "I-AUROC"] == [p for p in tables.pairs if p["metric"] == "I-AUROC"]
+    assert results.collect(folders[6:], known, marks[6:]).cells == tables.cells[6:]
 
 
 def test_tables_survive_parquet(tables: results.Tables, tmp_path: Path) -> None:
     results.write(tables, tmp_path)
     assert results.read(tmp_path) == tables
-    assert results.read(tmp_path / "none") == results.Tables((), (), ())
+    assert results.read(tmp_path / "none") == results.Tables()
 
 
 def test_the_page_says_what_the_tables_say(tables: results.Tables, tmp_path: Path) -> None:
