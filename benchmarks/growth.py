@@ -24,7 +24,7 @@ def coreset(data: Path, level: int, count: int) -> dict[str, Any]:
     """Greedy k-centre on all patches of mtd's good training images, `count` picks or a tenth."""
     import torch
 
-    from blemish import fitting
+    from blemish import learning
     from blemish.backbones.cache import FeatureCache
     from blemish.detector import as_records
     from blemish.features import FeatureSource
@@ -34,8 +34,8 @@ def coreset(data: Path, level: int, count: int) -> dict[str, Any]:
     from blemish.options import FitOptions
 
     good = good_training_records(as_records(data))
-    backbone = fitting.load_backbone(FitOptions())
-    source = FeatureSource(backbone, fitting.plan_geometry(good, "256", backbone.stride), FeatureCache())
+    backbone = learning.load_backbone(FitOptions())
+    source = FeatureSource(backbone, learning.plan_geometry(good, "256", backbone.stride), FeatureCache())
     grid = grid_of(source.spec, level)
     patches = torch.empty(len(good) * grid[0] * grid[1], sum(source.spec.channels))
     at = 0

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blemish import fitting
+from blemish import learning
 from blemish.backbones.cache import FeatureCache
 from blemish.bench import suite
 from blemish.features import FeatureSource
@@ -75,8 +75,8 @@ def figures(cell: suite.Cell) -> list[float]:
     records = cell.records()
     learn, test = ([r for r in records if r.split == side] for side in ("train", "test"))
     options = FitOptions(method=cell.method.name, calibration="none")
-    backbone = fitting.load_backbone(options)
-    source = FeatureSource(backbone, fitting.plan_preprocess(learn, options, backbone.stride), FeatureCache())
+    backbone = learning.load_backbone(options)
+    source = FeatureSource(backbone, learning.plan_preprocess(learn, options, backbone.stride), FeatureCache())
     x, y = features(source, learn), features(source, test)
     labels = [int(bool(r.label)) for r in test]
     size = source.preprocess.size

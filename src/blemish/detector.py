@@ -12,10 +12,11 @@ from blemish import modelfile
 from blemish.backbones.cache import FeatureCache
 from blemish.data.decode import content_id, read_file
 from blemish.data.geometry import Preprocess
-from blemish.errors import ConfigError, NotFittedError
+from blemish.errors import ConfigError, EngineError, NotFittedError
 from blemish.modelfile import Model
 from blemish.runtime.engines import Engine
 from blemish.runtime.inspector import Inspector
+from blemish.runtime.promises import promised
 from blemish.runtime.scores import Track, calibrators, good_scores, no_track, unit_id
 from blemish.types import AnomalyResult, Record
 
@@ -43,6 +44,8 @@ class Detector:
         precision: number format of the network, "bf16" or "f32"; "auto" = bf16 where this processor computes in it.
         budget: most time for training by gradient, such as "10m"; what is cut is said in the model.
         views: "flip_h", "flip_v", "turn_180": views of a good part that are good parts too.
+        multi_class: one model that tells the categories apart and has a threshold for each; without it, good images of
+            several categories are learned as if they were of one.
         layers, weights, allow_download, textures, second_backbone, second_weights: see `blemish.options.FitOptions`.
         cache: where frozen features are kept; False computes them each time, True takes the default folder.
         options: the method's own, by name; its page lists them.
@@ -71,6 +74,7 @@ class Detector:
         textures: str | Path | None = None,
         second_backbone: str | None = None,
         second_weights: str | Path | None = None,
+        multi_class: bool = False,
         cache: bool | FeatureCache = True,
         **options: Any,
     ) -> None:
@@ -103,6 +107,7 @@ class Detector:
                 "textures": None if textures is None else str(textures),
                 "second_backbone": second_backbone,
                 "second_weights": None if second_weights is None else str(second_weights),
+                "multi_class": multi_class,
                 "options": options,
             },
         )
@@ -136,7 +141,7 @@ class Detector:
     @property
     def promise(self) -> str | None:
         """What the threshold promises, in one sentence; None where the model is not calibrated."""
-        return next((c.promise for c in self.model.calibrators.values()), None)
+        return self.model.promise
 
     def fit(
         self,
@@ -167,6 +172,31 @@ class Detector:
         self._inspector = None
         return self
 
+    def extend(
+        self,
+        good: str | Path | Sequence[str | Path] | Sequence[Record],
+        category: str,
+        *,
+        track: Track | None = None,
+    ) -> Self:
+        """One product more for a model whose categories have heads of their own (method `dfc`), from good images of it.
+
+        Nothing of what the model knows of the others changes. ConfigError where it has one head for all.
+        """
+        from blemish import config
+        from blemish.extending import extend
+        from blemish.holdout import good_training_records, without_copies
+        from blemish.learning import load_backbone
+        from blemish.options import FitOptions
+
+        records = without_copies(good_training_records(as_records(good)))
+        backbone = self._backbone or load_backbone(config.build(FitOptions, self.model.run))
+        self._model = extend(
+            self.model, records, category, backbone=backbone, cache=self._cache, track=track or no_track
+        )
+        self._inspector = None
+        return self
+
     def calibrate(
         self,
         good: str | Path | Sequence[str | Path] | Sequence[Record] | None = None,
@@ -186,13 +216,19 @@ class Detector:
             if not self.model.calibrators:
                 raise ConfigError("nothing was held out in fit", hint="give good images to calibrate from")
             made = {k: c.again(false_alarm_rate) for k, c in self.model.calibrators.items()}
+            categories = self.model.categories and self.model.categories.again(false_alarm_rate)
         else:
             records = self._not_learned([r for r in as_records(good) if r.label == 0 and r.split != "test"])
             per_unit = (promise_per or self.model.run["promise_per"]) == "unit"
             preprocess = Preprocess.from_json(self.model.meta["preprocess"])
-            scores = good_scores(self.model.graph, preprocess, records, track or no_track)
-            made = calibrators([scores], false_alarm_rate, per_unit=per_unit)
-        self._model = self.model.with_calibrators(made)
+            follow = track or no_track
+            categories = None
+            if self.model.categories is not None:
+                made, categories = promised(self.model, preprocess, records, false_alarm_rate, per_unit, follow)
+            else:
+                scores = good_scores(self.model.graph, preprocess, records, follow)
+                made = calibrators([scores], false_alarm_rate, per_unit=per_unit)
+        self._model = self.model.with_calibrators(made, categories)
         self._inspector = None
         return self
 
@@ -214,7 +250,10 @@ class Detector:
         if engine == "torch":
             from blemish import export, fitting
 
-            chosen = export.torch_engine(*fitting.restore(self.model, self._backbone))
+            if self.model.heads:
+                raise EngineError("the PyTorch reference runs one head, and this model has one for each category")
+            found = fitting.restore(self.model, self._backbone)
+            chosen = export.torch_engine(*found, fitting.restore_vote(self.model))
         return Inspector(self.model, chosen, threads=threads, batch=batch)
 
     def _line(self) -> Inspector:

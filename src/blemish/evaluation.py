@@ -40,6 +40,8 @@ class Sample:
     p_value: float | None
     verdict: str | None
     seconds: float
+    category: str | None = None  # what a model of several products decided
+    unknown: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,8 @@ def _sample(record: Record, result: AnomalyResult) -> Sample:
         p_value=result.p_value,
         verdict=result.verdict,
         seconds=result.seconds,
+        category=result.category,
+        unknown=result.unknown,
     )
 
 
@@ -235,11 +239,27 @@ def _metrics(
         }
     if counts is not None and counts.regions:
         out["pixel"] = _pixel_metrics(counts, saturated, seed)
+    if inspector.categories is not None:
+        out |= _routing(samples, inspector.categories.names)
     if inspector.calibrator is not None:
         good = [s.verdict == "anomalous" for s in samples if s.label == 0]
         bad = [s.verdict == "good" for s in samples if s.label == 1]
         out["false_alarms"] = {**_ratio(sum(good), len(good)), "promised": inspector.calibrator.alpha} if good else None
         out["escapes"] = _ratio(sum(bad), len(bad)) if bad else None
+    return out
+
+
+def _routing(samples: Sequence[Sample], names: Sequence[str]) -> Metric:
+    """How often the decided category is the true one, where those have the model's names, and how often it is unknown;
+    of good and of defective images apart."""
+    out: Metric = {}
+    for key, label in (("good", 0), ("anomalous", 1)):
+        own = [s for s in samples if s.label == label]
+        named = [s for s in own if s.group in names]
+        if named:
+            out[f"routed_{key}"] = _ratio(sum(s.category == s.group for s in named), len(named))
+        if judged := [s for s in own if s.unknown is not None]:
+            out[f"unknown_{key}"] = _ratio(sum(s.unknown is True for s in judged), len(judged))
     return out
 
 

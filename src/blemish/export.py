@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,19 @@ if TYPE_CHECKING:
 
     from blemish.backbones.base import Backbone
     from blemish.methods.base import Method
+    from blemish.ops.anchors import Anchors
+    from blemish.types import FeatureSpec
 
 OPSET = 18
+
+
+class Vote(NamedTuple):
+    """Who decides on the category, and by which level of the features."""
+
+    anchors: Anchors
+    level: int
+
+
 SCORE_LIMIT = 1e-3  # largest |graph - PyTorch| allowed, as a share of the spread of the golden maps
 MAP_LIMIT = 1e-3
 
@@ -53,24 +64,49 @@ def _trunk(backbone: Backbone, image: bool) -> torch.nn.Module:
     return Trunk() if image else backbone
 
 
-def export_head(method: Method[Any]) -> bytes:
-    """ONNX of features_0, … -> score, anomaly_map."""
+class Scaled(NamedTuple):
+    """A method whose scores and maps are put on another scale: less a middle, over a span."""
+
+    method: Method[Any]
+    score_middle: float
+    score_span: float
+    map_middle: float
+    map_span: float
+
+
+def export_head(of: Method[Any] | Scaled, vote: Vote | None = None) -> bytes:
+    """ONNX of features_0, … -> score, anomaly_map; with a vote also -> votes, strangeness."""
     import torch
+
+    method = of.method if isinstance(of, Scaled) else of
 
     shapes = [(c, *g) for c, g in zip(method.spec.channels, method.spec.grids, strict=True)]
     if method.wants(method.config).image:
         shapes.append((3, *method.size))
+    outputs = ["score", "anomaly_map", *(["votes", "strangeness"] if vote else [])]
     names = [f"{FEATURES}{i}" for i in range(len(shapes))]
     generator = torch.Generator().manual_seed(0)
     maps = tuple(torch.rand(2, *shape, generator=generator) for shape in shapes)
-    return _to_onnx(_head(method), maps, names, ["score", "anomaly_map"])
+    return _to_onnx(_head(of, vote), maps, names, outputs)
 
 
-def _head(method: Method[Any]) -> torch.nn.Module:
+def export_vote(vote: Vote, spec: FeatureSpec) -> bytes:
+    """ONNX of features_<level> -> votes, strangeness."""
     import torch
 
+    shape = (spec.channels[vote.level], *spec.grids[vote.level])
+    maps = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
+    return _to_onnx(vote.anchors, (maps,), [f"{FEATURES}{vote.level}"], ["votes", "strangeness"])
+
+
+def _head(of: Method[Any] | Scaled, vote: Vote | None = None) -> torch.nn.Module:
+    import torch
+
+    from blemish.nn.precision import Exact
     from blemish.types import Batch, Pyramid
 
+    scaled = of if isinstance(of, Scaled) else None
+    method: Method[Any] = of.method if isinstance(of, Scaled) else of
     image = method.wants(method.config).image
 
     class Head(torch.nn.Module):
@@ -79,11 +115,25 @@ def _head(method: Method[Any]) -> torch.nn.Module:
         def __init__(self) -> None:
             super().__init__()
             self.method = method
+            self.anchors = vote.anchors if vote else None
+            # where a method draws a border between number formats, all that is exact lies behind one
+            bordered = any(isinstance(part, Exact) for part in method.modules())
+            self.exact_level: torch.nn.Module = Exact() if bordered else torch.nn.Identity()
 
-        def forward(self, *maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        def forward(self, *maps: torch.Tensor) -> tuple[torch.Tensor, ...]:
             levels, x = (maps[:-1], maps[-1]) if image else (maps, None)
             prediction = self.method(Batch(size=self.method.size, pyramid=Pyramid(levels), x=x))
-            return prediction.score, prediction.anomaly_map
+            outputs = (prediction.score, prediction.anomaly_map)
+            if scaled is not None:
+                score, anomaly_map = outputs
+                outputs = (
+                    (score - scaled.score_middle) / scaled.score_span,
+                    (anomaly_map - scaled.map_middle) / scaled.map_span,
+                )
+            if vote is None:
+                return outputs
+            assert self.anchors is not None
+            return (*outputs, *self.anchors(self.exact_level(levels[vote.level])))
 
     return Head().eval()
 
@@ -125,16 +175,17 @@ def merge(backbone: bytes, head: bytes) -> bytes:
     return bytes(merged.SerializeToString())
 
 
-def torch_engine(backbone: Backbone, method: Method[Any]) -> TorchEngine:
+def torch_engine(backbone: Backbone, of: Method[Any] | Scaled, vote: Vote | None = None) -> TorchEngine:
     """The reference: the same chain in PyTorch, float32."""
     import torch
 
-    head, trunk = _head(method), _trunk(backbone, method.wants(method.config).image)
+    method = of.method if isinstance(of, Scaled) else of
+    head, trunk = _head(of, vote), _trunk(backbone, method.wants(method.config).image)
 
     def run(images: NDArray[np.uint8]) -> Outputs:
         with torch.no_grad():
-            score, anomaly_map = head(*trunk(torch.from_numpy(images)))
-        return score.numpy(), anomaly_map.numpy()
+            outputs = head(*trunk(torch.from_numpy(images)))
+        return tuple(output.numpy() for output in outputs)
 
     return TorchEngine(run)
 

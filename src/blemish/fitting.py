@@ -2,53 +2,33 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-import json
-import math
-import platform
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, replace
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from blemish import config, export, methods
-from blemish.backbones.cache import Blobs, FeatureCache
+from blemish.backbones.cache import FeatureCache
 from blemish.calibration import Calibrator, Kind
-from blemish.chunks import Chunk, Observed, Spread
-from blemish.data.decode import read_image
-from blemish.data.geometry import (
-    Preprocess,
-    image_size_of,
-    median_aspect,
-    pack_roi,
-    parse_image_size,
-    resolve,
-    white_levels,
-)
+from blemish.chunks import Spread
+from blemish.data.geometry import parse_image_size
 from blemish.errors import ConfigError, ExportError
-from blemish.features import BATCH, FeatureSource
-from blemish.holdout import apart, good_training_records, plan_calibration, without_copies
+from blemish.holdout import good_training_records, plan_calibration, without_copies
+from blemish.learning import Run, head_of, load_backbone, tensors
 from blemish.modelfile import Model
-from blemish.options import FitOptions, seconds
-from blemish.runtime.engines import best_precision
-from blemish.runtime.scores import Scores, Track, calibrators, good_scores, no_track, unit_id
-from blemish.samples import SCENE, ImageSamples, check_views, files, read_textures, scenes
-from blemish.types import Record
+from blemish.options import FitOptions
+from blemish.runtime.routed import head_name
+from blemish.runtime.scores import Track, calibrators, no_track
+from blemish.samples import check_views
+from blemish.several import empty, fit_several, load_vote, state_of
+from blemish.types import Record, Routing
 
 if TYPE_CHECKING:
     from blemish.backbones.base import Backbone
-    from blemish.methods.base import Method, Phase
-    from blemish.training import Plan
-
-GOLDEN = 4  # training images on which graph and PyTorch are compared, beside one of noise
+    from blemish.export import Vote
+    from blemish.methods.base import Method
 
 
 def fit(
@@ -71,22 +51,25 @@ def fit(
     if not method_class.needs.graph:
         raise ExportError(f"{options.method} cannot be one graph: {method_class.needs.reason}")
     settings = config.build(method_class.Config, options.options)
+    head_of(options)
     check_views(options.views)
     parse_image_size(options.image_size)  # what is asked for is checked before any work
     backbone = backbone or load_backbone(options)
     good = without_copies(good_training_records(records))
-    kind, parts = plan_calibration(good, options, costly=bool(method_class.fitted_modules))
+    routing = method_class.routing(settings) or (Routing() if options.multi_class else None)
+    kind, parts = (None, []) if routing else plan_calibration(good, options, costly=bool(method_class.fitted_modules))
     learn = parts[0][0] if kind == "split" else good
     with ExitStack() as stack:
         if cache is None and method_class.fitted_modules:  # steps ask for the same features again and again
             folder = stack.enter_context(TemporaryDirectory(prefix="blemish-features-"))
             cache = FeatureCache(Path(folder))
-        run = _Run(good, learn, method_class, settings, options, backbone, cache, track, spread)
-        return _fitted(run, kind, parts, learn, start)
+        head_class, head_settings = head_of(options)
+        run = Run(good, learn, head_class, head_settings, options, backbone, cache, track, spread)
+        return fit_several(run, routing, start) if routing else _fitted(run, kind, parts, learn, start)
 
 
 def _fitted(
-    run: _Run, kind: Kind | None, parts: list[tuple[list[Record], list[Record]]], learn: list[Record], start: float
+    run: Run, kind: Kind | None, parts: list[tuple[list[Record], list[Record]]], learn: list[Record], start: float
 ) -> Model:
     """Learn, freeze, certify, calibrate."""
     options = run.options
@@ -94,257 +77,44 @@ def _fitted(
     per_unit = options.promise_per == "unit"
     run.share = 1 / (len(parts) + 1) if kind == "cross" else 1.0
     if kind == "cross":
-        scores = [run.scores(run.learn(rest)[0], fold) for rest, fold in parts]
+        scores = [run.scores(run.freeze(run.learn(rest)), fold) for rest, fold in parts]
         made = calibrators(scores, options.false_alarm_rate, kind, per_unit=per_unit)
-    graph, method = run.learn(learn)
+    method = run.learn(learn)
+    graph = run.freeze(method)
     if kind == "split":
         made = calibrators([run.scores(graph, parts[0][1])], options.false_alarm_rate, kind, per_unit=per_unit)
     parity = export.certify(graph, export.torch_engine(run.features.backbone, method), run.golden())
     return Model(
         meta=run.meta(method, perf_counter() - start),
         calibrators=made,
-        tensors=_tensors(method),
+        tensors=tensors(method.fitted_state(), method.config),
         graph=graph,
         parity=parity,
         run={**config.to_json(options), "options": config.to_json(run.config)},
     )
 
 
-class _Run:
-    """What stays the same through one fit; `learn` are the records that shape the model, without the held-out ones."""
+def restore(model: Model, backbone: Backbone | None = None, head: int = 0) -> tuple[Backbone, Method[Any]]:
+    """Backbone and fitted method of a model, in PyTorch; for the reference engine and for going on learning.
 
-    def __init__(
-        self,
-        good: Sequence[Record],
-        learn: Sequence[Record],
-        method_class: type[Method[Any]],
-        settings: Any,
-        options: FitOptions,
-        backbone: Backbone,
-        cache: FeatureCache | None,
-        track: Track,
-        spread: Spread | None,
-    ) -> None:
-        self.options = options
-        self.track = track
-        self.good, self.learned_from = good, learn
-        self.method_class, self.config = method_class, settings
-        preprocess = plan_preprocess(learn, options, backbone.stride)
-        precision = None if options.precision == "auto" else options.precision
-        self.needs = method_class.wants(settings)
-        self.features = FeatureSource(backbone, preprocess, cache, precision=precision, image=self.needs.image)
-        self.cache = cache
-        self.share = 1.0  # of the budget that one learning may take
-        self.report: list[dict[str, Any]] = []  # of the phases of the last learning
-        self.textures = read_textures(options.textures) if self.needs.twin else []
-        self.chunk = Chunk(method_class, settings, options.seed, backbone, preprocess, self.features.precision, cache)
-        self.spread = spread
-
-    def learn(self, records: Sequence[Record]) -> tuple[bytes, Method[Any]]:
-        """Fit on these records and freeze: (graph, method)."""
-        from blemish import training
-
-        self.features.seen.clear()
-        self.learned: set[str] = set()
-        good, held = apart(records, self.needs.held, self.options.seed)
-        method = self.chunk.method(self.features)
-        size = training.CHUNK if method.mergeable() else max(len(good), 1)
-        chunks = [good[i : i + size] for i in range(0, len(good), size)]
-        if len(chunks) == 1:
-            if self.spread is not None:
-                self.spread.warm(self.chunk, good)
-            batches = self.track(self.features.batches(good), "learn", math.ceil(len(good) / BATCH))
-            training.observe(method, batches)
-            self.learned = set(self.features.seen)
-        else:
-            done = self.spread.observe(self.chunk, chunks) if self.spread else self._one_by_one(chunks)
-            training.merge(method, self.track(self._noted(done), "learn", len(chunks)))
-        training.conclude(method)
-        if method.fitted_modules:
-            plan = self._plan(method)
-            samples, rest = (self._samples(part) for part in (good, held))
-            training.run_phases(method, samples, rest, plan)
-            self.learned |= self.features.seen
-            self.report = plan.report
-        return export.merge(self.features.trunk, export.export_head(method)), method
-
-    def _samples(self, records: Sequence[Record]) -> ImageSamples:
-        items, views = files(records, self.features.preprocess), self.options.views
-        return ImageSamples(self.features, items, self.needs, views=views, textures=self.textures)
-
-    def _scenes(self) -> ImageSamples:
-        """Made images of one size, so that what is learned from them serves images of any."""
-        own = self.features
-        source = FeatureSource(
-            own.backbone, Preprocess(SCENE), self.cache, precision=own.precision, image=own.image, threads=own.threads
-        )
-        return ImageSamples(source, scenes(SCENE), self.needs)
-
-    def _plan(self, method: Method[Any]) -> Plan:
-        """How phases are carried out; the names in the cache say all that their outcome depends on."""
-        from blemish import training
-
-        features, options = self.features, self.options
-        same: list[Any] = [options.method, _sources(type(method)), features.backbone.identity, features.precision]
-        same += [version("torch")]
-        data = [sorted(self.learned), features.preprocess.to_json(), options.views]
-
-        def shared(phase: Phase) -> str:
-            own = {name: getattr(method.config, name) for name in phase.depends}
-            return _name("phase", [*same, asdict(phase), own, data if phase.data == "good" else []])
-
-        made = hashlib.sha256(b"".join(t.tobytes() for t in self.textures)).hexdigest()
-        run = [*same, config.to_json(method.config), options.seed, *data, made, features.threads]
-        return training.Plan(
-            budget=None if options.budget is None else seconds(options.budget) * self.share,
-            store=None if self.cache is None else Blobs(self.cache),
-            name=_name("run", run),
-            shared=shared,
-            scenes=self._scenes() if any(phase.data == "scenes" for phase in method.phases()) else None,
-            bf16=best_precision() == "bf16" and options.precision != "f32",
-            track=self.track,
-        )
-
-    def _one_by_one(self, chunks: Sequence[Sequence[Record]]) -> Iterator[Observed]:
-        return (self.chunk.observe(self.features, records) for records in chunks)
-
-    def _noted(self, done: Iterable[Observed]) -> Iterator[Method[Any]]:
-        """The methods of the chunks; the images that they have seen are remembered."""
-        for method, seen in done:
-            self.learned |= seen
-            yield method
-
-    def scores(self, graph: bytes, good: Sequence[Record]) -> Scores:
-        """Scores of these records through the graph."""
-        return good_scores(graph, self.features.preprocess, good, self.track)
-
-    def golden(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """A few training images spread over the set, and one of noise."""
-        size = self.features.preprocess.size
-        noise = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
-        step = max(1, len(self.learned_from) // GOLDEN)
-        images = [self.features.preprocess(read_image(r.path)) for r in self.learned_from[::step][:GOLDEN]]
-        return np.stack([*images, noise])
-
-    def meta(self, method: Method[Any], seconds: float) -> dict[str, Any]:
-        """The model's own description."""
-        backbone = self.features.backbone
-        learned = self.learned_from
-        ids = "\n".join(sorted(r.id for r in learned)).encode("utf-8", "surrogateescape")
-        return {
-            "method": self.options.method,
-            "config": config.to_json(method.config),
-            "seed": self.options.seed,
-            "training": self.report,
-            "backbone": {"name": self.options.backbone, "identity": backbone.identity, "layers": list(backbone.layers)},
-            "weights": self.options.weights,
-            "preprocess": self.features.preprocess.to_json(),
-            "precision": self.features.precision,
-            "data": {
-                "good_images": len(self.good),
-                "learned_from": len(learned),
-                "ids_sha256": hashlib.sha256(ids).hexdigest(),
-                "content_ids": sorted(self.learned),
-                "units": sorted({unit_id(r) for r in learned if r.unit is not None}),
-                "categories": sorted({r.group for r in self.good if r.group}),
-            },
-            "software": {name: version(name) for name in ("blemish", "torch", "timm", "openvino", "onnx", "numpy")}
-            | {"python": platform.python_version()},
-            "fit_seconds": round(seconds, 2),
-        }
-
-
-def load_backbone(options: FitOptions) -> Backbone:
-    """The backbone that the options name, with the levels that the method wants; a pair where two are named."""
-    from blemish.backbones.pair import PairBackbone
-    from blemish.backbones.timm_net import load
-
-    cls = methods.get(options.method)
-    needs = cls.wants(config.build(cls.Config, options.options))
-    first = load(
-        options.backbone,
-        layers=tuple(options.layers) if options.layers is not None else None,
-        weights=options.weights,
-        allow_download=options.allow_download,
-        strides=needs.strides,
-    )
-    if options.second_backbone is None:
-        return first
-    if not needs.second:
-        raise ConfigError(f"{options.method} has no use for a second backbone", hint="leave second_backbone out")
-    return PairBackbone(
-        first,
-        load(
-            options.second_backbone,
-            weights=options.second_weights,
-            allow_download=options.allow_download,
-            strides=needs.strides,
-            blocks=len(needs.strides),
-        ),
-    )
-
-
-def _sources(method_class: type[Method[Any]]) -> str:
-    """Digest of the sources that a phase's outcome depends on, so that a change there finds nothing kept.
-
-    The method's file and what it is built of in `nn` and `ops`, the training loop, and what makes its samples.
+    `head` is the number of the category, where each has a head of its own.
     """
-    root = Path(__file__).parent
-    files = {root / "training.py", root / "samples.py", *(root / "synthesis").glob("*.py")}
-    coming = [Path(inspect.getfile(method_class))]
-    while coming:
-        files.add(path := coming.pop())
-        named = re.findall(r"^from blemish\.(nn|ops|methods)\.(\w+) import", path.read_text(encoding="utf-8"), re.M)
-        coming += [file for folder, name in named if (file := root / folder / f"{name}.py") not in files]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(files))).hexdigest()
-
-
-def _name(kind: str, values: list[Any]) -> str:
-    return f"{kind} {hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()}"
-
-
-def read_roi(path: str, size: tuple[int, int]) -> str:
-    """The region of interest of an image file, for a network input of `size`."""
-    image = read_image(path)
-    mask = np.any(image.reshape(*image.shape[:2], -1) > 0, axis=-1)
-    return pack_roi(np.asarray(mask, np.bool_), size)
-
-
-def plan_preprocess(good: Sequence[Record], options: FitOptions, stride: int) -> Preprocess:
-    """How an image becomes the network's input: planned from these images, with the region of interest."""
-    preprocess = plan_geometry(good, options.image_size, stride)
-    if options.roi is None:
-        return preprocess
-    return replace(preprocess, roi=read_roi(options.roi, preprocess.size))
-
-
-def plan_geometry(good: Sequence[Record], image_size: str, stride: int) -> Preprocess:
-    """The network's input for these images: size at their median aspect, white level of deep and real-valued ones."""
-    size = resolve(parse_image_size(image_size), median_aspect(image_size_of(r.path) for r in good), stride)
-    sample = good[:: max(1, len(good) // 8)]
-    if all(read_image(r.path).dtype == np.uint8 for r in sample):
-        return Preprocess(size)
-    white_uint16, white_float = white_levels(read_image(r.path).max() for r in good)
-    return Preprocess(size, white_uint16, white_float)
-
-
-def _tensors(method: Method[Any]) -> bytes:
-    from safetensors.torch import save
-
-    state = {k: v.contiguous() for k, v in method.fitted_state().items()}
-    return save(state, metadata={"config": json.dumps(config.to_json(method.config))})
-
-
-def restore(model: Model, backbone: Backbone | None = None) -> tuple[Backbone, Method[Any]]:
-    """Backbone and fitted method of a model, in PyTorch; for the reference engine and for going on learning."""
     from safetensors.torch import load
 
     options = config.build(FitOptions, model.run)
     backbone = backbone or load_backbone(options)
     if backbone.identity != model.meta["backbone"]["identity"]:
         raise ConfigError(f"the model was made with {model.meta['backbone']['identity']}, not {backbone.identity}")
-    size = Preprocess.from_json(model.meta["preprocess"]).size
-    cls = methods.get(model.meta["method"])
-    method = cls(config.build(cls.Config, model.meta["config"]), backbone.spec(size), size, model.meta["seed"])
-    method.load_fitted(load(model.tensors))
+    state = load(model.tensors)
+    method = empty(model, backbone)
+    if model.heads:
+        state = state_of(state, head_name(head))
+    method.load_fitted(state)
     return backbone, method
+
+
+def restore_vote(model: Model) -> Vote | None:
+    """Who decides on the category; None in a model of one product."""
+    from safetensors.torch import load
+
+    return None if model.categories is None else load_vote(model, load(model.tensors))

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from blemish.calibration import Kind, images_needed
 from blemish.data.decode import content_id, read_file
-from blemish.errors import CalibrationError, DataError
+from blemish.errors import CalibrationError, ConfigError, DataError
 from blemish.options import FitOptions
 from blemish.types import Record
 
@@ -78,6 +78,34 @@ def plan_calibration(
         raise CalibrationError(f"{message} by {asked}", hint=advice)
     warnings.warn(f"{message}: the model is saved without a threshold; {advice}", stacklevel=3)
     return None, []
+
+
+def hold_out(own: Sequence[Record], kept: Sequence[Record], options: FitOptions) -> tuple[list[Record], list[Record]]:
+    """(learn, held) of one of several categories; nothing is held where that supports no promise.
+
+    Whole units, as many as the rate needs where half as many are left to learn from. `kept` are learned from. Raises
+    CalibrationError where a split was asked for and is not to be had, ConfigError for folds.
+    """
+    if options.calibration == "folds":
+        raise ConfigError("folds calibrate a model of one product", hint="calibration auto, split or none")
+    needed, fixed = images_needed(options.false_alarm_rate), {r.whole for r in kept}
+    units: dict[str, list[Record]] = {}
+    for record in own:
+        if record.whole not in fixed:
+            units.setdefault(record.whole, []).append(record)
+    order = sorted(units)
+    random.Random(options.seed).shuffle(order)
+    held: list[Record] = []
+    taken = 0
+    while taken < len(order) and (len(held) < round(options.held_out * len(own)) or taken < needed):
+        held += units[order[taken]]
+        taken += 1
+    left = len(own) - len(held)
+    if options.calibration != "none" and taken >= needed and left >= max(needed // 2, 1):
+        return _without(own, held), held
+    if options.calibration == "split":
+        raise CalibrationError(f"{len(own)} good images cannot promise a rate of {options.false_alarm_rate:g} by split")
+    return list(own), []
 
 
 def apart(records: Sequence[Record], share: float, seed: int) -> tuple[list[Record], list[Record]]:

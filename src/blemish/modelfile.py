@@ -5,6 +5,7 @@
     graph.onnx           the whole chain from uint8 image to score and map
     parity.json          the certificate that the graph and PyTorch agree
     run.json             the options of the run, itself a valid recipe
+    heads/<name>.onnx    of a model whose categories have heads of their own: the vote, and a head for each category
 
 Nothing here is executed on reading: JSON, safetensors and ONNX only.
 """
@@ -19,15 +20,17 @@ import shutil
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from blemish.calibration import Calibrator
+from blemish.categories import Categories
 from blemish.errors import CalibrationError, ConfigError, ModelFileError
 
 SCHEMA = 1
 _LEFT_OVER = 3600  # seconds; a save takes a few
+_HEADS = "heads/"
 _FILES = ("tensors.safetensors", "graph.onnx", "parity.json", "run.json")
 
 
@@ -36,7 +39,8 @@ class Model:
     """A fitted model as it lies on disk.
 
     `meta` holds method, config, backbone, preprocess, data (what it has learned from) and software; `calibrators` one
-    entry per number format that the graph was calibrated in, none where too few good images were there.
+    entry per number format that the graph was calibrated in, none where too few good images were there. A model of
+    several products has `categories`; where each has a head of its own, `graph` ends at the features and `heads` go on.
     """
 
     meta: dict[str, Any]
@@ -45,15 +49,25 @@ class Model:
     graph: bytes
     parity: dict[str, Any]
     run: dict[str, Any]
+    categories: Categories | None = None
+    heads: dict[str, bytes] = field(default_factory=dict)
 
-    def with_calibrators(self, calibrators: dict[str, Calibrator]) -> Model:
-        """The same model with another threshold."""
-        return replace(self, calibrators=calibrators)
+    def with_calibrators(self, calibrators: dict[str, Calibrator], categories: Categories | None = None) -> Model:
+        """The same model with another threshold, or other ones of its categories."""
+        return replace(self, calibrators=calibrators, categories=categories or self.categories)
+
+    @property
+    def promise(self) -> str | None:
+        """What the thresholds promise, in one sentence; None where the model is not calibrated."""
+        if self.categories is not None:
+            return self.categories.promise
+        return next((c.promise for c in self.calibrators.values()), None)
 
     def describe(self) -> dict[str, Any]:
         """What a person wants to know of a model, in one JSON object."""
         data = {k: v for k, v in self.meta.get("data", {}).items() if k != "content_ids"}
-        return {**self.meta, "data": data, "promise": {k: c.promise for k, c in self.calibrators.items()}}
+        promise = {k: self.promise if self.categories else c.promise for k, c in self.calibrators.items()}
+        return {**self.meta, "data": data, "promise": promise}
 
 
 def _canonical(value: Any) -> bytes:
@@ -81,11 +95,13 @@ def save(model: Model, folder: str | Path) -> None:
         "graph.onnx": model.graph,
         "parity.json": _pretty(model.parity),
         "run.json": _pretty(model.run),
+        **{f"{_HEADS}{name}.onnx": data for name, data in model.heads.items()},
     }
     head = {
         "schema": SCHEMA,
         **model.meta,
         "calibration": {k: c.to_json() for k, c in model.calibrators.items()},
+        **({"categories": model.categories.to_json()} if model.categories else {}),
         "files": {name: {"sha256": _sha256(data), "bytes": len(data)} for name, data in contents.items()},
     }
     contents["model.json"] = _pretty({**head, "digest": _sha256(_canonical(head))})
@@ -94,6 +110,7 @@ def save(model: Model, folder: str | Path) -> None:
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
     try:
         for name, data in contents.items():
+            (scratch / name).parent.mkdir(exist_ok=True)
             with (scratch / name).open("wb") as file:
                 file.write(data)
                 file.flush()
@@ -153,12 +170,14 @@ def load(folder: str | Path) -> Model:
     if not folder.is_dir():
         raise ModelFileError(f"{folder}: no such model folder", hint="`blemish fit DATA --out MODEL` makes one")
     head = _head(folder)
-    files = {name: _checked(folder / name, head["files"].get(name)) for name in _FILES}
-    calibration = head.pop("calibration")
+    heads = [name for name in head["files"] if name.startswith(_HEADS)]
+    files = {name: _checked(folder / name, head["files"].get(name)) for name in (*_FILES, *heads)}
+    calibration, categories = head.pop("calibration"), head.pop("categories", None)
     for key in ("schema", "files", "digest"):
         del head[key]
     try:
         calibrators = {k: Calibrator.from_json(v) for k, v in calibration.items()}
+        several = None if categories is None else Categories.from_json(categories)
     except (KeyError, TypeError, CalibrationError, ConfigError) as error:
         raise ModelFileError(f"{folder / 'model.json'}: calibration is not understood ({error})") from None
     return Model(
@@ -168,6 +187,8 @@ def load(folder: str | Path) -> Model:
         graph=files["graph.onnx"],
         parity=json.loads(files["parity.json"]),
         run=json.loads(files["run.json"]),
+        categories=several,
+        heads={name.removeprefix(_HEADS).removesuffix(".onnx"): files[name] for name in heads},
     )
 
 

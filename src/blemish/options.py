@@ -33,6 +33,7 @@ class FitOptions:
     textures: str | None = None  # folder of images that made defects take their texture from; None = drawn ones
     second_backbone: str | None = None  # a second frozen network, for methods that have a use for one
     second_weights: str | None = None  # its local weights file
+    multi_class: bool = False  # one model that tells the categories apart, with promises for each
     options: dict[str, Any] = field(default_factory=dict)  # the method's own
 
     def __post_init__(self) -> None:

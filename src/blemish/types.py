@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from blemish.errors import ConfigError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -76,6 +78,24 @@ class Needs:
 
 
 @dataclass(frozen=True, slots=True)
+class Routing:
+    """How a model of several products learns what is which, and what it does with it."""
+
+    shots: int = 8  # good images of each category whose names are read, at most 15 % of them
+    anchors: int = 16  # of each category
+    labels: Literal["few", "none"] = "few"  # none: no name is read, categories are clusters of images
+    count: int = 0  # categories, where no name is read; 0 = as many as the silhouette says
+    reliable: bool = True  # anchors that several categories share count less
+    separate: bool = False  # a head for each category, which learns from its images alone
+    head: str | None = None  # the method of the heads, where it is another one
+    head_options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if min(self.shots, self.anchors) < 1 or self.count < 0:
+            raise ConfigError("shots and anchors have to be 1 or more, and count cannot be negative")
+
+
+@dataclass(frozen=True, slots=True)
 class Pyramid:
     """Frozen features: maps[l] is (B, C_l, *grid_l), finest first; those of a second network stand behind."""
 
@@ -123,7 +143,9 @@ class AnomalyResult:
     threshold: float | None = None
     regions: tuple[Region, ...] = ()
     seconds: float = 0.0
-    category: str | None = None
+    category: str | None = None  # what a model of several products decided
+    category_confidence: float | None = None  # how far its votes are ahead of the second, in [0, 1]
+    unknown: bool | None = None  # stranger than the good parts of every product that the model knows
 
     @property
     def verdict(self) -> Literal["good", "anomalous"] | None:
@@ -141,6 +163,8 @@ class AnomalyResult:
             "threshold": self.threshold,
             "pred_label": self.verdict,
             "category": self.category,
+            "category_confidence": self.category_confidence,
+            "unknown": self.unknown,
             "regions": [
                 {"bbox": list(r.bbox), "area_px": r.area_px, "peak": r.peak, "score": r.score} for r in self.regions
             ],

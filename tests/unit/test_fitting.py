@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from blemish import fitting, holdout, methods
+from blemish import fitting, holdout, learning, methods
 from blemish.backbones.cache import FeatureCache
 from blemish.calibration import images_needed
 from blemish.config import build
@@ -161,7 +161,7 @@ def test_a_second_run_computes_nothing_anew(tmp_path: Path, monkeypatch: pytest.
     records = write_images(tmp_path / "good", 5)
     counts = []
     for _ in range(2):
-        source = fitting.FeatureSource(FakeBackbone(), Preprocess((48, 64)), FeatureCache(tmp_path))
+        source = learning.FeatureSource(FakeBackbone(), Preprocess((48, 64)), FeatureCache(tmp_path))
         assert [r.id for r, _ in source.stream(records)] == [r.id for r in records]
         counts.append(source.computed)
     assert counts == [5, 0]
@@ -223,7 +223,7 @@ def test_the_aspect_is_kept(tmp_path: Path, sizes: list[tuple[int, int]], asked:
         for i, one in enumerate(sizes)
         for record in write_images(tmp_path / f"{i}{one}", 1, one)
     ]
-    assert fitting.plan_geometry(records, asked, 16).size == size
+    assert learning.plan_geometry(records, asked, 16).size == size
 
 
 def test_maps_come_back_in_source_pixels(tmp_path: Path) -> None:
@@ -275,12 +275,12 @@ def test_no_warning_where_all_is_well(tmp_path: Path) -> None:
 def test_what_is_kept_is_named_by_all_sources_it_depends_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A change in any block that a method is built of, also at second hand, finds nothing kept; elsewhere it does."""
     package = tmp_path / "blemish"
-    shutil.copytree(Path(fitting.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+    shutil.copytree(Path(learning.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__", ".*"))
     trained = next(m for m in map(methods.get, methods.names()) if m.fitted_modules)
     own = package / "methods" / f"{trained.__module__.rpartition('.')[2]}.py"
-    monkeypatch.setattr(fitting, "__file__", str(package / "fitting.py"))
+    monkeypatch.setattr(learning, "__file__", str(package / "learning.py"))
     monkeypatch.setattr(inspect, "getfile", lambda _: str(own))
-    before = fitting._sources(trained)
+    before = learning.sources(trained)
     counted = [
         "training.py",
         "samples.py",
@@ -293,6 +293,6 @@ def test_what_is_kept_is_named_by_all_sources_it_depends_on(tmp_path: Path, monk
         path = package / name
         text = path.read_text() if path.exists() else ""
         path.write_text(text + "\n# changed\n")
-        assert (fitting._sources(trained) != before) is differs, name
+        assert (learning.sources(trained) != before) is differs, name
         path.write_text(text)
-    assert fitting._sources(trained) == before
+    assert learning.sources(trained) == before

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from blemish import backbones, config, fitting, methods
+from blemish import backbones, config, fitting, learning, methods
 from blemish.backbones.weights import PACKAGED
 from blemish.bench.line import CachedLine, CountedCache, differing
 from blemish.bench.suite import Cell
@@ -50,13 +50,20 @@ def digest(cell: Cell, records: Sequence[Record]) -> str:
     source = inspect.getsource(sys.modules[methods.get(cell.method.name).__module__])
     value = {
         "schema": SCHEMA,
-        "options": config.to_json(config.build(FitOptions, cell.options)),
+        "options": _named(config.to_json(config.build(FitOptions, cell.options))),
         "setting": [cell.setting, cell.category],
         "data": data_digest(records),
         "weights": weights_digest(config.build(FitOptions, cell.options)),
         "method": hashlib.sha256(source.encode()).hexdigest(),
     }
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+LATER = {"multi_class": False}  # options that came later: where they are off, older digests hold
+
+
+def _named(options: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in options.items() if k not in LATER or v != LATER[k]}
 
 
 def data_digest(records: Sequence[Record]) -> str:
@@ -87,7 +94,7 @@ def work(cell: Cell, mark: str) -> dict[str, bytes]:
     started, begun = datetime.now(UTC), perf_counter()
     options = config.build(FitOptions, cell.options)
     records = cell.records()
-    backbone = fitting.load_backbone(options)
+    backbone = learning.load_backbone(options)
     cache = CountedCache()
     source, seconds = _warm(records, options, backbone, cache)
     print(f"{cell.title}: features in {seconds:.1f} s", flush=True)
@@ -130,7 +137,7 @@ def _warm(records: Sequence[Record], options: FitOptions, backbone: Any, cache: 
     """Bring the features of every image into the cache: what was computed, and for how long, is told apart from fit."""
     start = perf_counter()
     good = [r for r in records if r.split == "train"]
-    preprocess = fitting.plan_preprocess(good, options, backbone.stride)
+    preprocess = learning.plan_preprocess(good, options, backbone.stride)
     source = _source(backbone, preprocess, options, cache, options.precision)
     for _ in source.stream([*good, *(r for r in records if r.split == "test")]):
         pass

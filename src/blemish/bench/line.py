@@ -18,6 +18,7 @@ from blemish.features import FeatureSource
 from blemish.modelfile import Model
 from blemish.runtime.engines import Engine, Head, Outputs
 from blemish.runtime.inspector import Inspector
+from blemish.runtime.routed import Routes
 from blemish.types import FeatureSpec, Record
 
 
@@ -58,7 +59,8 @@ class CachedLine(Inspector):
         engine: Engine = _HeadAsEngine(source.precision)
         super().__init__(model, engine, threads=source.threads)
         self._source = source
-        self._head = Head(model.graph, precision=source.precision, threads=source.threads)
+        options: Any = {"precision": source.precision, "threads": source.threads}
+        self._head = Routes(model.heads, **options) if model.heads else Head(model.graph, **options)
 
     def _inspect_group(self, sources: list[Any], errors: bool = False) -> list[Any]:
         out: list[Any] = []
@@ -72,8 +74,7 @@ class CachedLine(Inspector):
                     raise
                 out.append(error)
                 continue
-            score, small = self._head(maps)
-            result = self._decide(source, (height, width), score, small)
+            result = self._decide(source, (height, width), tuple(part[0] for part in self._head(maps)))
             out.append(replace(result, seconds=perf_counter() - start))
         return out
 

@@ -227,6 +227,28 @@ def calibrate(
 
 
 @app.command()
+def extend(
+    model: ModelPath,
+    good: Annotated[str, typer.Argument(help="Good images of the new product.")],
+    category: Annotated[str, typer.Option(help="Its name.")],
+    out: Annotated[Optional[Path], typer.Option(help="Where to write; the same folder if not given.")] = None,  # noqa: UP045
+) -> None:
+    """One product more for a model with a head for each; what it knows of the others stays as it is."""
+    from blemish.cli.progress import track
+    from blemish.detector import Detector
+
+    detector = Detector.load(model).extend(good, category, track=track)
+    detector.save(out or model)
+    about.emit(
+        {
+            "model": str(out or model),
+            "categories": detector.model.meta["data"]["categories"],
+            "promise": detector.promise,
+        }
+    )
+
+
+@app.command()
 def power(
     model: ModelPath,
     good: Annotated[str, typer.Argument(help="Good images that the model has not seen.")],

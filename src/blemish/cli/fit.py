@@ -34,6 +34,7 @@ _FIELDS = (
     "textures",
     "second_backbone",
     "second_weights",
+    "multi_class",
 )
 _RECIPE = "a recipe is the run.json of a model folder"
 
@@ -41,6 +42,7 @@ _RECIPE = "a recipe is the run.json of a model folder"
 def run(data: str, out: Path, params: dict[str, Any]) -> None:
     """`params` holds every option; `params["given"]` those that the user typed, which win over a recipe."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read once, when torch is first imported
+    from blemish import config, methods
     from blemish.backbones.cache import FeatureCache
     from blemish.data import layouts
     from blemish.detector import Detector
@@ -51,7 +53,9 @@ def run(data: str, out: Path, params: dict[str, Any]) -> None:
     records = layouts.select(layouts.index(data, params["layout"], params["split"]), params["category"] or [])
     groups = sorted({r.group for r in records if r.group and r.split == "train"})
     jobs = {out: records}
-    if len(groups) > 1 and not params["multi_class"]:
+    cls = methods.get(options["method"])
+    several = options["multi_class"] or cls.routing(config.build(cls.Config, _own(options))) is not None
+    if len(groups) > 1 and not several:
         jobs = {out / group: [r for r in records if r.group == group] for group in groups}
     cache = FeatureCache() if params["cache"] else False
     with _spread(params["engine"], params["address"]) as spread:
@@ -121,6 +125,11 @@ def _options(params: dict[str, Any]) -> dict[str, Any]:
     if clash := set(own) & _line_options():
         raise ConfigError(f"'{sorted(clash)[0]}' is an option of the line, not of the method", hint="do not --set it")
     return {**{k: getattr(v, "value", v) for k, v in options.items()}, **own}
+
+
+def _own(options: dict[str, Any]) -> dict[str, Any]:
+    """The method's own among the options."""
+    return {k: v for k, v in options.items() if k not in _line_options()}
 
 
 def _line_options() -> set[str]:

@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from blemish.calibration import Calibrator
 
 _KEYS = (
-    "image_path", "pred_score", "p_value", "threshold", "pred_label", "category", "regions", "map", "seconds", "error"
+    "image_path", "pred_score", "p_value", "threshold", "pred_label", "category", "category_confidence", "unknown",
+    "regions", "map", "seconds", "error",
 )  # fmt: skip
-_COLUMNS = tuple(key for key in _KEYS if key not in ("category", "regions"))
+_COLUMNS = tuple(key for key in _KEYS if key != "regions")
 
 
 def run(
@@ -54,7 +55,7 @@ def run(
             failed = True
             write({**dict.fromkeys(_KEYS), "image_path": str(path), "regions": [], "error": str(result)})
             continue
-        found = found or result.verdict == "anomalous"
+        found = found or result.verdict == "anomalous" or result.unknown is True
         try:
             write(result.to_json(places.store(path, stem, result)))
         except DataError as error:  # the verdict stands, its picture could not be made
@@ -187,7 +188,7 @@ class _Writer:
 
         from blemish.cli.about import console
 
-        table = Table("image", "score", "p", "verdict", "regions", box=None, pad_edge=False)
+        table = Table("image", "score", "p", "verdict", "regions", "category", box=None, pad_edge=False)
         for row in self.rows:
             name = escape(row["image_path"])
             if row["error"]:
@@ -195,5 +196,6 @@ class _Writer:
                 continue
             p = "" if row["p_value"] is None else f"{row['p_value']:.3g}"
             verdict = row["pred_label"] or "not calibrated"
-            table.add_row(name, f"{row['pred_score']:.4g}", p, verdict, str(len(row["regions"])))
+            category = f"unknown, most like {row['category']}" if row["unknown"] else row["category"] or ""
+            table.add_row(name, f"{row['pred_score']:.4g}", p, verdict, str(len(row["regions"])), category)
         console().print(table)

@@ -140,7 +140,9 @@ def _digest(data: bytes) -> str:
 
 def _model_digest(model: Model) -> str:
     """Of all that a row depends on: the graph, and what is made of its scores."""
-    rest = {"meta": model.meta, "calibration": {k: c.to_json() for k, c in model.calibrators.items()}}
+    rest: dict[str, Any] = {"meta": model.meta, "calibration": {k: c.to_json() for k, c in model.calibrators.items()}}
+    if model.categories is not None:
+        rest |= {"categories": model.categories.to_json(), "heads": {k: _digest(v) for k, v in model.heads.items()}}
     return _digest(_digest(model.graph).encode() + json.dumps(rest, sort_keys=True).encode())
 
 
@@ -229,6 +231,8 @@ def _schema() -> Any:
         "threshold": number,
         "pred_label": text,
         "category": text,
+        "category_confidence": number,
+        "unknown": pa.bool_(),
         "regions": pa.list_(pa.struct(list(box.items()))),
         "map": text,
         "seconds": number,
@@ -267,5 +271,6 @@ def _summed(out: str, parts: range, images: int) -> dict[str, int]:
             )
         rows += table.num_rows
         errors += table.num_rows - table["error"].null_count
-        anomalous += table["pred_label"].to_pylist().count("anomalous")
+        verdicts = zip(table["pred_label"].to_pylist(), table["unknown"].to_pylist(), strict=True)
+        anomalous += sum(verdict == "anomalous" or unknown is True for verdict, unknown in verdicts)
     return {"rows": rows, "errors": errors, "anomalous": anomalous, "parts": len(parts)}

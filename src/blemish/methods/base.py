@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from blemish.errors import NotFittedError
-from blemish.types import Batch, FeatureSpec, Needs, Prediction
+from blemish.types import Batch, FeatureSpec, Needs, Prediction, Routing
 
 C = TypeVar("C")
 
@@ -102,6 +102,11 @@ class Method(nn.Module, ABC, Generic[C]):
     def wants(cls, config: C) -> Needs:  # noqa: ARG003  (options may change what a method needs)
         """What a method with these options needs; `needs` unless it says otherwise."""
         return cls.needs
+
+    @classmethod
+    def routing(cls, config: C) -> Routing | None:  # noqa: ARG003  (options may say how)
+        """How a method of several products tells them apart; None where it learns one, or all alike."""
+        return None
 
     def observe(self, batch: Batch) -> None:  # noqa: B027  (a method may have nothing to do here)
         """See one batch of good samples; called once per batch, in order."""

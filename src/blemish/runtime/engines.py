@@ -168,7 +168,7 @@ def _compile(core: Any, parts: Sequence[tuple[Any, str]], threads: int) -> list[
 
 
 class Head:
-    """What stands behind the features of a model's graph: cached features in, score and map out, as in the whole.
+    """What stands behind the features, of a model's graph or a head's own: features in, the outputs of the whole out.
 
     In bf16 the whole graph runs in parts anyway, cut at the features; in float32 the same bits came out of both ways
     wherever we looked. Who relies on it compares some images (`blemish.bench` does, in every cell).
@@ -180,28 +180,33 @@ class Head:
         openvino = _openvino()
         core = openvino.Core()
         model = core.read_model(graph)
-        shape = model.input(0).get_partial_shape()
-        shape[0] = 1
-        model.reshape(shape)
-        cut = _cut_at_features(model)
-        if len(cut) != 2:
-            raise ModelFileError("the graph has no features inside")
-        names = [next(n for n in o.get_names() if n.startswith(FEATURES)) for o in cut[0].outputs]
+        model.reshape({port: [1, *list(port.get_partial_shape())[1:]] for port in model.inputs})
+        head, ports = model, model.inputs
+        if not all(_is_feature(port) for port in ports):
+            cut = _cut_at_features(model)
+            if len(cut) != 2:
+                raise ModelFileError("the graph has no features inside")
+            head, ports = cut[1], cut[0].outputs
+        names = [next(n for n in port.get_names() if n.startswith(FEATURES)) for port in ports]
         self.levels = tuple(int(name.removeprefix(FEATURES)) for name in names)
-        parts = _short_and_exact(cut[1]) if precision == "bf16" else [(cut[1], "f32")]
+        parts = _short_and_exact(head) if precision == "bf16" else [(head, "f32")]
         self._compiled = _compile(core, parts, threads)
         self._local = threading.local()
 
-    def __call__(self, maps: Sequence[NDArray[np.float32]]) -> tuple[float, NDArray[np.float32]]:
-        """All levels of one image (C_l, *grid_l) -> score, map (H, W)."""
+    def __call__(self, maps: Sequence[NDArray[np.float32]]) -> Outputs:
+        """All levels of one image (C_l, *grid_l) -> the outputs, each with a batch of one."""
         if not hasattr(self._local, "requests"):
             self._local.requests = _chained(self._compiled)
         first, *more = self._local.requests
         first.infer([np.ascontiguousarray(maps[level])[None] for level in self.levels])
         for request in more:
             request.infer()
-        score, anomaly_map = (([*more] or [first])[-1].get_output_tensor(i).data for i in range(2))
-        return float(score[0]), anomaly_map[0].copy()
+        last = ([*more] or [first])[-1]
+        return tuple(last.get_output_tensor(i).data.copy() for i in range(len(last.model_outputs)))
+
+
+def _is_feature(port: Any) -> bool:
+    return any(name.startswith(FEATURES) for name in port.get_names())
 
 
 def _chained(compiled: Sequence[Any]) -> list[Any]:

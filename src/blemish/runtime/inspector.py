@@ -15,12 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blemish.calibration import Calibrator
+from blemish.categories import Decided
 from blemish.data.decode import as_image, read_image
 from blemish.data.geometry import Preprocess, to_source
 from blemish.errors import ConfigError, DataError, EngineError, ModelFileError
 from blemish.modelfile import Model
 from blemish.regions import find_regions
-from blemish.runtime.engines import Engine, best_precision, cores, open_engine
+from blemish.runtime.engines import Engine, Outputs, best_precision, cores
+from blemish.runtime.routed import open_model
 from blemish.types import AnomalyResult
 
 
@@ -63,12 +65,12 @@ class Inspector:
             raise ModelFileError(f"the model's preprocessing is not understood ({error})") from None
         if isinstance(engine, str):
             precision = precision_of(model, engine)
-            engine = open_engine(model.graph, engine, precision=precision, threads=self.threads, batch=batch)  # type: ignore[arg-type]
+            options: Any = {"precision": precision, "threads": self.threads, "batch": batch}
+            engine = open_model(model.graph, model.heads, engine, **options)
         self.engine = engine
         self.calibrator: Calibrator | None = model.calibrators.get(engine.precision)
+        self.categories = model.categories
         self.known = set(model.meta["data"]["content_ids"]) | set(self.calibrator.ids if self.calibrator else ())
-        self._threshold = self.calibrator.threshold if self.calibrator else None
-        self._map_threshold = self.calibrator.map_threshold if self.calibrator else None
 
     def inspect(self, source: Any) -> AnomalyResult:
         """One file, PIL image, numpy array (H, W[, C]) or tensor -> its result. DataError where it cannot be read."""
@@ -109,22 +111,33 @@ class Inspector:
         ready = [entry for entry in out if isinstance(entry, tuple)]
         if not ready:
             return out
-        scores, maps = self.engine(np.stack([entry[2] for entry in ready]))
-        results = iter([self._decide(e[0], e[1], float(s), m) for e, s, m in zip(ready, scores, maps, strict=True)])
+        outputs = zip(*self.engine(np.stack([entry[2] for entry in ready])), strict=True)
+        results = iter([self._decide(e[0], e[1], out) for e, out in zip(ready, outputs, strict=True)])
         seconds = (perf_counter() - start) / len(sources)
         return [replace(next(results), seconds=seconds) if isinstance(entry, tuple) else entry for entry in out]
 
-    def _decide(self, source: Any, shape: tuple[int, int], score: float, small: NDArray[np.float32]) -> AnomalyResult:
+    def _decide(self, source: Any, shape: tuple[int, int], outputs: Outputs) -> AnomalyResult:
+        """What the graph gives for one image (of several products votes and strangeness too) -> its result."""
+        score, small, *vote = outputs
         anomaly_map = to_source(self.preprocess.inside(small), shape)
-        regions = find_regions(anomaly_map, self._map_threshold) if self._map_threshold is not None else ()
+        decided = self._category(*vote) if vote else None
+        calibrator = decided.calibrator if decided else self.calibrator
         return AnomalyResult(
             image_path=str(source) if isinstance(source, str | Path) else None,
-            score=score,
+            score=float(score),
             anomaly_map=anomaly_map,
-            p_value=self.calibrator.p_value(score) if self.calibrator else None,
-            threshold=self._threshold,
-            regions=regions,
+            p_value=calibrator.p_value(float(score)) if calibrator else None,
+            threshold=calibrator.threshold if calibrator else None,
+            regions=find_regions(anomaly_map, calibrator.map_threshold) if calibrator else (),
+            category=decided.category if decided else None,
+            category_confidence=decided.confidence if decided else None,
+            unknown=decided.unknown if decided else None,
         )
+
+    def _category(self, votes: NDArray[np.float32], strangeness: NDArray[np.float32]) -> Decided | None:
+        if self.categories is None:
+            raise ModelFileError("the graph votes for categories, and the model names none")
+        return self.categories.decide(votes.tolist(), float(strangeness), self.engine.precision)
 
 
 def _read(source: Any) -> NDArray[Any]:

@@ -24,7 +24,8 @@ real = [
     pytest.mark.skipif(not _INSTALLED[backbones.DEFAULT], reason=f"no weights of {backbones.DEFAULT} are installed"),
 ]
 KEYS = {
-    "image_path", "pred_score", "p_value", "threshold", "pred_label", "category", "regions", "map", "seconds", "error"
+    "image_path", "pred_score", "p_value", "threshold", "pred_label", "category",
+    "category_confidence", "unknown", "regions", "map", "seconds", "error",
 }  # fmt: skip
 
 

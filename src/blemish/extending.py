@@ -1,0 +1,92 @@
+"""One product more for a model whose categories have heads of their own."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from blemish import config, export, methods
+from blemish.backbones.cache import FeatureCache
+from blemish.categories import Categories, Known
+from blemish.data.geometry import Preprocess
+from blemish.errors import ConfigError
+from blemish.holdout import hold_out
+from blemish.learning import Run, head_of, tensors
+from blemish.modelfile import Model
+from blemish.options import FitOptions
+from blemish.runtime.promises import promised
+from blemish.runtime.routed import VOTE, head_name
+from blemish.runtime.scores import Track
+from blemish.several import ANCHORS, drawing, few, frozen_head, levels_of, load_vote, worse
+from blemish.types import Record, Routing
+
+if TYPE_CHECKING:
+    from blemish.backbones.base import Backbone
+
+
+def extend(
+    model: Model, good: Sequence[Record], name: str, *, backbone: Backbone, cache: FeatureCache | None, track: Track
+) -> Model:
+    """One category more, from its good images; anchors, heads and promises that are there stay as they are to the bit.
+
+    ConfigError where the model has one head for all, or knows the name.
+    """
+    from safetensors.torch import load
+
+    options = config.build(FitOptions, model.run)
+    if model.categories is None or not model.heads:
+        raise ConfigError(
+            "one head learned all categories together: fit again",
+            hint="models with a head for each category take new ones",
+        )
+    if name in model.categories.names:
+        raise ConfigError(f"the model has a category '{name}'", hint="give another --category")
+    k, state = len(model.categories.names), load(model.tensors)
+    vote = load_vote(model, state)
+    cls, settings = head_of(options)
+    settled = Preprocess.from_json(model.meta["preprocess"])
+    run = Run(good, good, cls, settings, options, backbone, cache, track, preprocess=settled)
+    routing = methods.get(options.method).routing(config.build(methods.get(options.method).Config, options.options))
+    shots = (routing or Routing()).shots
+    subset = next(iter(few([replace(r, group=name) for r in good], shots, random.Random(options.seed)).values()))
+    vote.anchors.add([levels_of(run, subset)], drawing(options.seed))
+    learn, held = hold_out(good, subset, options)
+    method = run.learn(learn)
+    head, parity = frozen_head(run, method, held or learn)
+    state |= {f"{ANCHORS}{key}": value for key, value in vote.anchors.state_dict().items()}
+    state |= {f"{head_name(k)}.{key}": value for key, value in method.fitted_state().items()}
+    heads = {**model.heads, VOTE: export.export_vote(vote, run.features.spec), head_name(k): head}
+    known = {p: Known((*e.scores, None), (*e.strangeness, None)) for p, e in model.categories.known.items()}
+    data = dict(model.meta["data"])
+    data["content_ids"] = sorted({*data["content_ids"], *run.learned})
+    data["categories"] = [*data["categories"], name]
+    data["learned_from"] += len(learn)
+    data["good_images"] += len(good)
+    own = model.meta["categories"]
+    told = {
+        **own,
+        "learned_from": [*own["learned_from"], len(learn)],
+        "held_out": [*own["held_out"], len(held)],
+        "names_read": own["names_read"] + len(subset),
+    }
+    wider = replace(
+        model,
+        meta={**model.meta, "data": data, "categories": told},
+        tensors=tensors(state, settings),
+        parity=worse(model.parity, parity),
+        heads=heads,
+        categories=Categories((*model.categories.names, name), known),
+    )
+    if not held:
+        warnings.warn(f"too few good images for a promise of {options.false_alarm_rate:g}: {name}", stacklevel=3)
+        return wider
+    per_unit = options.promise_per == "unit"
+    assert wider.categories is not None
+    fresh = promised(wider, settled, held, options.false_alarm_rate, per_unit, track, only=k)[1].known
+    for p, entry in fresh.items():
+        before = known.get(p) or Known((None,) * (k + 1), (None,) * (k + 1))
+        known[p] = Known((*before.scores[:k], entry.scores[k]), (*before.strangeness[:k], entry.strangeness[k]))
+    return replace(wider, categories=wider.categories.with_known(known))

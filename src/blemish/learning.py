@@ -1,0 +1,295 @@
+"""One learning: records, method and options in, a fitted method and its frozen graph out."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import math
+import platform
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from blemish import config, export, methods
+from blemish.backbones.cache import Blobs, FeatureCache
+from blemish.chunks import Chunk, Observed, Spread
+from blemish.data.decode import read_image
+from blemish.data.geometry import (
+    Preprocess,
+    image_size_of,
+    median_aspect,
+    pack_roi,
+    parse_image_size,
+    resolve,
+    white_levels,
+)
+from blemish.errors import ConfigError
+from blemish.features import BATCH, FeatureSource
+from blemish.holdout import apart
+from blemish.options import FitOptions, seconds
+from blemish.runtime.engines import best_precision
+from blemish.runtime.scores import Scores, Track, good_scores, unit_id
+from blemish.samples import SCENE, ImageSamples, files, read_textures, scenes
+from blemish.types import Record
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from blemish.backbones.base import Backbone
+    from blemish.export import Vote
+    from blemish.methods.base import Method, Phase
+    from blemish.training import Plan
+
+GOLDEN = 4  # training images on which graph and PyTorch are compared, beside one of noise
+
+
+class Run:
+    """What stays the same through one fit; `learn` are the records that shape the model, without the held-out ones."""
+
+    def __init__(
+        self,
+        good: Sequence[Record],
+        learn: Sequence[Record],
+        method_class: type[Method[Any]],
+        settings: Any,
+        options: FitOptions,
+        backbone: Backbone,
+        cache: FeatureCache | None,
+        track: Track,
+        spread: Spread | None = None,
+        preprocess: Preprocess | None = None,
+    ) -> None:
+        self.options = options
+        self.backbone = backbone
+        self.track = track
+        self.good, self.learned_from = good, learn
+        self.method_class, self.config = method_class, settings
+        preprocess = preprocess or plan_preprocess(learn, options, backbone.stride)
+        precision = None if options.precision == "auto" else options.precision
+        self.needs = method_class.wants(settings)
+        self.features = FeatureSource(backbone, preprocess, cache, precision=precision, image=self.needs.image)
+        self.cache = cache
+        self.learned: set[str] = set()  # content ids of what the last learning has seen
+        self.share = 1.0  # of the budget that one learning may take
+        self.report: list[dict[str, Any]] = []  # of the phases of the last learning
+        self.textures = read_textures(options.textures) if self.needs.twin else []
+        self.chunk = Chunk(method_class, settings, options.seed, backbone, preprocess, self.features.precision, cache)
+        self.spread = spread
+
+    def freeze(self, method: Method[Any], vote: Vote | None = None) -> bytes:
+        """The whole graph from image to score and map."""
+        return export.merge(self.features.trunk, export.export_head(method, vote))
+
+    def learn(self, records: Sequence[Record]) -> Method[Any]:
+        """The method, fitted on these records."""
+        from blemish import training
+
+        self.features.seen.clear()
+        self.learned = set()
+        good, held = apart(records, self.needs.held, self.options.seed)
+        method = self.chunk.method(self.features)
+        size = training.CHUNK if method.mergeable() else max(len(good), 1)
+        chunks = [good[i : i + size] for i in range(0, len(good), size)]
+        if len(chunks) == 1:
+            if self.spread is not None:
+                self.spread.warm(self.chunk, good)
+            batches = self.track(self.features.batches(good), "learn", math.ceil(len(good) / BATCH))
+            training.observe(method, batches)
+            self.learned = set(self.features.seen)
+        else:
+            done = self.spread.observe(self.chunk, chunks) if self.spread else self._one_by_one(chunks)
+            training.merge(method, self.track(self._noted(done), "learn", len(chunks)))
+        training.conclude(method)
+        if method.fitted_modules:
+            plan = self._plan(method)
+            samples, rest = (self._samples(part) for part in (good, held))
+            training.run_phases(method, samples, rest, plan)
+            self.learned |= self.features.seen
+            self.report = plan.report
+        return method
+
+    def _samples(self, records: Sequence[Record]) -> ImageSamples:
+        items, views = files(records, self.features.preprocess), self.options.views
+        return ImageSamples(self.features, items, self.needs, views=views, textures=self.textures)
+
+    def _scenes(self) -> ImageSamples:
+        """Made images of one size, so that what is learned from them serves images of any."""
+        own = self.features
+        source = FeatureSource(
+            own.backbone, Preprocess(SCENE), self.cache, precision=own.precision, image=own.image, threads=own.threads
+        )
+        return ImageSamples(source, scenes(SCENE), self.needs)
+
+    def _plan(self, method: Method[Any]) -> Plan:
+        """How phases are carried out; the names in the cache say all that their outcome depends on."""
+        from blemish import training
+
+        features, options = self.features, self.options
+        same: list[Any] = [options.method, sources(type(method)), features.backbone.identity, features.precision]
+        same += [version("torch")]
+        data = [sorted(self.learned), features.preprocess.to_json(), options.views]
+
+        def shared(phase: Phase) -> str:
+            own = {name: getattr(method.config, name) for name in phase.depends}
+            return _name("phase", [*same, asdict(phase), own, data if phase.data == "good" else []])
+
+        made = hashlib.sha256(b"".join(t.tobytes() for t in self.textures)).hexdigest()
+        run = [*same, config.to_json(method.config), options.seed, *data, made, features.threads]
+        return training.Plan(
+            budget=None if options.budget is None else seconds(options.budget) * self.share,
+            store=None if self.cache is None else Blobs(self.cache),
+            name=_name("run", run),
+            shared=shared,
+            scenes=self._scenes() if any(phase.data == "scenes" for phase in method.phases()) else None,
+            bf16=best_precision() == "bf16" and options.precision != "f32",
+            track=self.track,
+        )
+
+    def _one_by_one(self, chunks: Sequence[Sequence[Record]]) -> Iterator[Observed]:
+        return (self.chunk.observe(self.features, records) for records in chunks)
+
+    def _noted(self, done: Iterable[Observed]) -> Iterator[Method[Any]]:
+        """The methods of the chunks; the images that they have seen are remembered."""
+        for method, seen in done:
+            self.learned |= seen
+            yield method
+
+    def scores(self, graph: bytes, good: Sequence[Record]) -> Scores:
+        """Scores of these records through the graph."""
+        return good_scores(graph, self.features.preprocess, good, self.track)
+
+    def golden(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """A few training images spread over the set, and one of noise."""
+        size = self.features.preprocess.size
+        noise = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+        step = max(1, len(self.learned_from) // GOLDEN)
+        images = [self.features.preprocess(read_image(r.path)) for r in self.learned_from[::step][:GOLDEN]]
+        return np.stack([*images, noise])
+
+    def meta(self, method: Method[Any], seconds: float) -> dict[str, Any]:
+        """The model's own description."""
+        backbone = self.features.backbone
+        learned = self.learned_from
+        ids = "\n".join(sorted(r.id for r in learned)).encode("utf-8", "surrogateescape")
+        return {
+            "method": self.options.method,
+            "config": config.to_json(method.config),
+            "seed": self.options.seed,
+            "training": self.report,
+            "backbone": {"name": self.options.backbone, "identity": backbone.identity, "layers": list(backbone.layers)},
+            "weights": self.options.weights,
+            "preprocess": self.features.preprocess.to_json(),
+            "precision": self.features.precision,
+            "data": {
+                "good_images": len(self.good),
+                "learned_from": len(learned),
+                "ids_sha256": hashlib.sha256(ids).hexdigest(),
+                "content_ids": sorted(self.learned),
+                "units": sorted({unit_id(r) for r in learned if r.unit is not None}),
+                "categories": sorted({r.group for r in self.good if r.group}),
+            },
+            "software": {name: version(name) for name in ("blemish", "torch", "timm", "openvino", "onnx", "numpy")}
+            | {"python": platform.python_version()},
+            "fit_seconds": round(seconds, 2),
+        }
+
+
+def head_of(options: FitOptions) -> tuple[type[Method[Any]], Any]:
+    """The method that looks at the features, and its options: the one asked for, or that of its heads."""
+    cls = methods.get(options.method)
+    settings = config.build(cls.Config, options.options)
+    routing = cls.routing(settings)
+    if routing is None or routing.head is None:
+        return cls, settings
+    head = methods.get(routing.head)
+    if head.routing(config.build(head.Config, routing.head_options)) is not None:
+        raise ConfigError(f"{routing.head} routes by itself and cannot be a head")
+    return head, config.build(head.Config, routing.head_options)
+
+
+def load_backbone(options: FitOptions) -> Backbone:
+    """The backbone that the options name, with the levels that the method wants; a pair where two are named."""
+    from blemish.backbones.pair import PairBackbone
+    from blemish.backbones.timm_net import load
+
+    cls, settings = head_of(options)
+    needs = cls.wants(settings)
+    first = load(
+        options.backbone,
+        layers=tuple(options.layers) if options.layers is not None else None,
+        weights=options.weights,
+        allow_download=options.allow_download,
+        strides=needs.strides,
+    )
+    if options.second_backbone is None:
+        return first
+    if not needs.second:
+        raise ConfigError(f"{options.method} has no use for a second backbone", hint="leave second_backbone out")
+    return PairBackbone(
+        first,
+        load(
+            options.second_backbone,
+            weights=options.second_weights,
+            allow_download=options.allow_download,
+            strides=needs.strides,
+            blocks=len(needs.strides),
+        ),
+    )
+
+
+def sources(method_class: type[Method[Any]]) -> str:
+    """Digest of the sources that a phase's outcome depends on, so that a change there finds nothing kept.
+
+    The method's file and what it is built of in `nn` and `ops`, the training loop, and what makes its samples.
+    """
+    root = Path(__file__).parent
+    files = {root / "training.py", root / "samples.py", *(root / "synthesis").glob("*.py")}
+    coming = [Path(inspect.getfile(method_class))]
+    while coming:
+        files.add(path := coming.pop())
+        named = re.findall(r"^from blemish\.(nn|ops|methods)\.(\w+) import", path.read_text(encoding="utf-8"), re.M)
+        coming += [file for folder, name in named if (file := root / folder / f"{name}.py") not in files]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(files))).hexdigest()
+
+
+def _name(kind: str, values: list[Any]) -> str:
+    return f"{kind} {hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()}"
+
+
+def read_roi(path: str, size: tuple[int, int]) -> str:
+    """The region of interest of an image file, for a network input of `size`."""
+    image = read_image(path)
+    mask = np.any(image.reshape(*image.shape[:2], -1) > 0, axis=-1)
+    return pack_roi(np.asarray(mask, np.bool_), size)
+
+
+def plan_preprocess(good: Sequence[Record], options: FitOptions, stride: int) -> Preprocess:
+    """How an image becomes the network's input: planned from these images, with the region of interest."""
+    preprocess = plan_geometry(good, options.image_size, stride)
+    if options.roi is None:
+        return preprocess
+    return replace(preprocess, roi=read_roi(options.roi, preprocess.size))
+
+
+def plan_geometry(good: Sequence[Record], image_size: str, stride: int) -> Preprocess:
+    """The network's input for these images: size at their median aspect, white level of deep and real-valued ones."""
+    size = resolve(parse_image_size(image_size), median_aspect(image_size_of(r.path) for r in good), stride)
+    sample = good[:: max(1, len(good) // 8)]
+    if all(read_image(r.path).dtype == np.uint8 for r in sample):
+        return Preprocess(size)
+    white_uint16, white_float = white_levels(read_image(r.path).max() for r in good)
+    return Preprocess(size, white_uint16, white_float)
+
+
+def tensors(state: dict[str, Tensor], settings: Any) -> bytes:
+    """Fitted state and options of a method as one file."""
+    from safetensors.torch import save
+
+    named = {k: v.contiguous() for k, v in state.items()}
+    return save(named, metadata={"config": json.dumps(config.to_json(settings))})

@@ -1,0 +1,192 @@
+"""DFC: first tell products apart by anchors that vote, then look at each with a head of its own.
+
+Paper    Wang et al., Deep feature clustering for multi-class industrial image anomaly detection, KBS 311, 2025.
+Fit      a few good images of each category become anchors (CAC); anchors vote on the category of all others (CIM); each
+         category's local features go to a head of its own (LFR), here an adaptor and a discriminator that learns good
+         features from the same ones with noise on them.
+Predict  positions vote on the category; the elected head scores every position; the map is bilinear and blurred, the
+         image takes the mean of its highest positions; scores are put on the scale of each head's good images.
+Differs  the abstract names CAC, CIM, LFR and separate heads, and no more: anchors are spherical k-means centres whose
+         votes weigh by their reliability, the head is that of SimpleNet (Liu et al., CVPR 2023), its noise relative to
+         the spread of each channel and up to 4 times as strong, since it called good what lay far out. Any other
+         method can be the head (`head`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from blemish.errors import ConfigError
+from blemish.methods.base import Method, Phase, Published
+from blemish.nn.blocks import resized
+from blemish.nn.precision import Exact
+from blemish.ops.scoring import top_mean
+from blemish.ops.smoothing import LevelMaps
+from blemish.types import Batch, FeatureSpec, Needs, Prediction, Routing
+
+CAPACITY = ((32, 1 / 3), (96, 2 / 3))  # rank below which so large a share of the hidden units is used
+FLOOR = 0.01  # of a channel's spread, as a share of what is usual
+ENERGY = 0.99  # of the variance, by which the rank is told
+
+
+@dataclass(frozen=True)
+class Config:
+    labels: Literal["few", "none"] = "few"  # names of a few images of each category are read, or none: clusters
+    shots: int = 8  # good images of each category that anchors are made of, at most 15 % of them
+    anchors: int = 16  # of each category
+    count: int = 0  # categories where labels are none; 0 = as many as the silhouette says
+    vote: Literal["reliable", "plain"] = "reliable"  # anchors that several categories share count less, or all alike
+    head: str = "own"  # the method of the heads: own, or any other by name
+    head_options: dict[str, Any] = field(default_factory=dict)  # the options of another method as head
+    width: int = 128  # channels behind the adaptor
+    hidden: int = 128  # of the discriminator
+    capacity: Literal["fixed", "rank"] = "fixed"  # rank: hidden units by the rank of the category's features
+    noise: float = 0.25  # on adapted features, as a share of each channel's spread
+    reach: float = 4.0  # features are spoilt by up to so many times the noise, by a factor drawn for each; 1 = once
+    neighbourhood: int = 3  # side of the square of positions whose mean is looked at
+    margin: float = 0.5  # of the hinge
+    steps: int = 1500  # of each head
+    batch: int = 8  # images in a step
+    positions: int = 256  # drawn of each image in a step
+    rate: float = 1e-3  # at the start
+    top: int = 10  # positions whose mean is the image score; 1 = the highest one
+    sigma: float = 4.0  # blur of the anomaly map, in pixels of the network's input
+
+    def __post_init__(self) -> None:
+        sizes = (self.width, self.hidden, self.steps, self.batch, self.positions, self.top)
+        if min(*sizes, self.reach) < 1 or min(self.noise, self.margin, self.rate) <= 0 or self.sigma < 0:
+            raise ConfigError("sizes and reach have to be 1 or more, noise, margin, rate positive, sigma not negative")
+        if self.neighbourhood < 1 or self.neighbourhood % 2 == 0:
+            raise ConfigError(f"neighbourhood has to be odd and positive, not {self.neighbourhood}")
+        if self.head == "own" and self.head_options:
+            raise ConfigError("head_options belong to another method as head", hint="head=padim, say")
+
+
+class Discriminator(nn.Module):
+    """(N, width) -> (N,): high for good features. Linear, batch norm, leaky ReLU, linear (SimpleNet, section 3.3)."""
+
+    active: Tensor  # (hidden,) 1 where a unit is used
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Linear(width, hidden), nn.BatchNorm1d(hidden)
+        self.last = nn.Linear(hidden, 1, bias=False)
+        self.register_buffer("active", torch.ones(hidden))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(F.leaky_relu(self.norm(self.first(x)), 0.2) * self.active)[:, 0]  # type: ignore[no-any-return]
+
+
+class DFC(Method[Config]):
+    needs = Needs(strides=(4, 8, 16))
+    brief = {
+        "steps": 60,
+        "rate": 5e-3,
+        "width": 16,
+        "hidden": 16,
+        "positions": 64,
+        "shots": 4,
+        "anchors": 4,
+        "top": 2,
+        "neighbourhood": 1,
+    }
+    fitted_modules = ("adaptor", "discriminator")
+    published = (Published("MVTec AD", "I-AUROC", 0.996, "WideResNet-50-2", "SimpleNet, Liu et al. 2023, one each"),)
+
+    def __init__(self, config: Config, spec: FeatureSpec, size: tuple[int, int], seed: int = 0) -> None:
+        super().__init__(config, spec, size, seed)
+        self.grid = spec.grids[min(1, len(spec.grids) - 1)]
+        total = sum(spec.channels)
+        with self.seeded():
+            self.adaptor = nn.Linear(total, config.width)
+            self.discriminator = Discriminator(config.width, config.hidden)
+        self.exact_features = Exact()
+        self.level_maps = LevelMaps([self.grid], size, config.sigma)
+        self._count, self._sum, self._square = 0, torch.zeros(total).double(), torch.zeros(total, total).double()
+
+    @classmethod
+    def routing(cls, config: Config) -> Routing:
+        return Routing(
+            shots=config.shots,
+            anchors=config.anchors,
+            labels=config.labels,
+            count=config.count,
+            reliable=config.vote == "reliable",
+            separate=True,
+            head=None if config.head == "own" else config.head,
+            head_options=config.head_options,
+        )
+
+    def local(self, batch: Batch) -> Tensor:
+        """(B, C, h, w): all levels on one grid, means over a small square."""
+        assert batch.pyramid is not None
+        levels = [_to_grid(level.float(), self.grid) for level in batch.pyramid.maps]
+        side = self.config.neighbourhood
+        return F.avg_pool2d(torch.cat(levels, 1), side, 1, side // 2, count_include_pad=False)
+
+    def observe(self, batch: Batch) -> None:
+        x = self.local(batch).transpose(0, 1).flatten(1).double()
+        self._count += x.shape[1]
+        self._sum += x.sum(1)
+        self._square += x @ x.T
+
+    def conclude(self) -> None:
+        """Starts the adaptor at standardised features, and switches hidden units off where the rank is low."""
+        mean = self._sum / self._count
+        covariance = self._square / self._count - mean[:, None] * mean[None]
+        spread = covariance.diagonal().clamp_min(0).sqrt()
+        spread = torch.maximum(spread, FLOOR * (self._square.diagonal() / self._count).mean().sqrt()).clamp_min(1e-9)
+        weight = self.adaptor.weight.double() / spread
+        self.adaptor.weight.copy_(weight.float())
+        self.adaptor.bias.copy_(-(weight @ mean).float())
+        if self.config.capacity == "rank":
+            share = next((s for most, s in CAPACITY if rank(covariance) < most), 1.0)
+            self.discriminator.active.copy_((torch.arange(self.config.hidden) < share * self.config.hidden).float())
+        self._sum, self._square = torch.zeros(0), torch.zeros(0)
+
+    def phases(self) -> tuple[Phase, ...]:
+        c = self.config
+        return (Phase("head", c.steps, self.fitted_modules, c.batch, c.rate, floor=0.4, decay=1e-5),)
+
+    def loss(self, phase: Phase, batch: Batch, progress: float) -> dict[str, Tensor]:
+        x = self.local(batch).permute(0, 2, 3, 1).flatten(1, 2)  # (B, P, C)
+        count = min(self.config.positions, x.shape[1])
+        drawn = torch.rand(x.shape[:2], generator=self.generator).topk(count, 1).indices
+        good = self.adaptor(x.gather(1, drawn[:, :, None].expand(-1, -1, x.shape[2])).flatten(0, 1)).float()
+        spread = good.detach().std(0)  # the adaptor cannot win by growing
+        far = self.config.reach ** torch.rand(len(good), 1, generator=self.generator)
+        noise = self.config.noise * far * spread.clamp_min(FLOOR)
+        spoilt = good + noise * torch.randn(good.shape, generator=self.generator)
+        said = self.discriminator(torch.cat([good, spoilt])).float()
+        margin = self.config.margin
+        return {
+            "good": F.relu(margin - said[: len(good)]).mean(),
+            "spoilt": F.relu(margin + said[len(good) :]).mean(),
+        }
+
+    def predict(self, batch: Batch) -> Prediction:
+        x = self.local(batch).permute(0, 2, 3, 1)
+        said = self.discriminator(self.adaptor(x).flatten(0, 2)).reshape(x.shape[:3])
+        places = F.softplus(self.config.margin - self.exact_features(said))  # in the order of -D, and positive
+        return Prediction(top_mean(places.flatten(1), self.config.top), self.level_maps([places]))
+
+
+def _to_grid(level: Tensor, grid: tuple[int, ...]) -> Tensor:
+    """Means of a finer level, bilinear of a coarser one."""
+    if level.shape[2] > grid[0]:
+        return F.avg_pool2d(level, level.shape[2] // grid[0], ceil_mode=True)[:, :, : grid[0], : grid[1]]
+    return resized(level, grid)
+
+
+def rank(covariance: Tensor) -> int:
+    """How many principal components hold 99 % of the variance."""
+    values = torch.linalg.eigvalsh(covariance).flip(0).clamp_min(0)
+    return int((values.cumsum(0) < ENERGY * values.sum()).sum()) + 1
+
+
+METHOD = DFC

@@ -1,0 +1,77 @@
+"""The promises of a model of several products, from good images through the deployed line. No torch."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+
+from blemish.calibration import Calibrator
+from blemish.categories import Categories, Known, Row, of_rows
+from blemish.data.decode import content_id, decode_image, read_file
+from blemish.data.geometry import Preprocess
+from blemish.modelfile import Model
+from blemish.runtime.engines import Engine, Precision, best_precision
+from blemish.runtime.routed import open_model
+from blemish.runtime.scores import Track, no_track
+from blemish.types import Record
+
+
+def promised(
+    model: Model,
+    preprocess: Preprocess,
+    good: Sequence[Record],
+    alpha: float,
+    per_unit: bool,
+    track: Track = no_track,
+    *,
+    only: int | None = None,
+) -> tuple[dict[str, Calibrator], Categories]:
+    """Calibrators over all categories, by number format, and the categories with their own ones.
+
+    A category with too few of the images has none; a warning names it (of `only` one, where the images are of one).
+    """
+    assert model.categories is not None
+    names = model.categories.names
+    found = decided_scores(lambda p: open_model(model.graph, model.heads, precision=p), preprocess, good, track)
+    made = {p: of_rows([row for _, _, row in rows], alpha, per_unit=per_unit) for p, rows in found.items()}
+    pooled = {p: calibrator for p, calibrator in made.items() if calibrator is not None}
+    each = {p: known(rows, len(names), alpha, per_unit=per_unit) for p, rows in found.items()}
+    scores = next(iter(each.values())).scores
+    missing = [k for k, calibrator in enumerate(scores) if calibrator is None and only in (None, k)]
+    if without := [names[k] for k in missing]:
+        warnings.warn(f"too few held-out good images for a promise of {alpha:g}: {', '.join(without)}", stacklevel=4)
+    return pooled, model.categories.with_known(each)
+
+
+def decided_scores(
+    open_in: Callable[[Precision], Engine], preprocess: Preprocess, records: Sequence[Record], track: Track = no_track
+) -> dict[str, list[tuple[int, float, Row]]]:
+    """Of a model of several products: (decided category, strangeness, row of its score) of each image.
+
+    By number format; copies of one file count once.
+    """
+    engines = {p: open_in(p) for p in dict.fromkeys(("f32", best_precision()))}
+    out: dict[str, list[tuple[int, float, Row]]] = {p: [] for p in engines}
+    seen: set[str] = set()
+    for record in track(records, "calibrate", len(records)):
+        data = read_file(record.path)
+        if (content := content_id(data)) in seen:
+            continue
+        seen.add(content)
+        image = preprocess(decode_image(data, str(record.path)))[None]
+        for precision, engine in engines.items():
+            score, anomaly_map, votes, strangeness = engine(image)
+            row = (float(score[0]), float(anomaly_map.max()), record.whole, content)
+            out[precision].append((int(votes[0].argmax()), float(strangeness[0]), row))
+    return out
+
+
+def known(found: Sequence[tuple[int, float, Row]], count: int, alpha: float, *, per_unit: bool) -> Known:
+    """The promises of `count` categories from what `decided_scores` has found."""
+    scores, strangeness = [], []
+    for k in range(count):
+        own = [(strange, row) for category, strange, row in found if category == k]
+        scores.append(of_rows([row for _, row in own], alpha, per_unit=per_unit))
+        strange = [(value, value, *row[2:]) for value, row in own]
+        strangeness.append(of_rows(strange, alpha, per_unit=per_unit))
+    return Known(tuple(scores), tuple(strangeness))

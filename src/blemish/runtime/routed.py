@@ -1,0 +1,82 @@
+"""One trunk, a vote, and a head for each category: an image goes through one head, however many there are.
+
+Local feature routing of DFC (Wang et al. 2025), as an engine: image -> features -> votes -> the head of the category
+that they elect -> score and map. Heads are compiled when they are first elected.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blemish.errors import EngineError
+from blemish.runtime.engines import Engine, Head, Outputs, Precision, open_engine
+
+VOTE = "votes"
+KEPT = 64  # compiled heads; of more, those that were elected longest ago are compiled again
+
+
+def head_name(number: int) -> str:
+    """Of the head of a category, among a model's heads."""
+    return f"{number:04d}"
+
+
+class Routes:
+    """Features of one image -> score, map, votes and strangeness, by the head of the elected category."""
+
+    def __init__(self, heads: Mapping[str, bytes], *, precision: Precision, threads: int = 1) -> None:
+        self._vote = Head(heads[VOTE], precision="f32", threads=threads)
+        self._lock = threading.Lock()
+
+        @lru_cache(KEPT)
+        def compiled(number: int) -> Head:
+            return Head(heads[head_name(number)], precision=precision, threads=threads)
+
+        self._compiled = compiled
+
+    def __call__(self, maps: Sequence[NDArray[np.float32]]) -> Outputs:
+        """All levels of one image (C_l, *grid_l) -> the outputs, each with a batch of one."""
+        votes, strangeness = self._vote(maps)
+        with self._lock:
+            head = self._compiled(int(votes[0].argmax()))
+        score, anomaly_map = head(maps)
+        return score, anomaly_map, votes, strangeness
+
+
+class Routed:
+    """A model whose categories have heads of their own; an `Engine`."""
+
+    name = "openvino"
+
+    def __init__(
+        self, trunk: bytes, heads: Mapping[str, bytes], *, precision: Precision, threads: int = 1, batch: int = 1
+    ) -> None:
+        self.precision: Precision = precision
+        self._trunk = open_engine(trunk, precision=precision, threads=threads, batch=batch)
+        self._routes = Routes(heads, precision=precision, threads=threads)
+
+    def __call__(self, images: NDArray[np.uint8]) -> Outputs:
+        levels = self._trunk(images)
+        each = [self._routes([level[i] for level in levels]) for i in range(len(images))]
+        return tuple(np.concatenate(parts) for parts in zip(*each, strict=True))
+
+
+def open_model(
+    graph: bytes,
+    heads: Mapping[str, bytes],
+    name: str = "openvino",
+    *,
+    precision: Precision = "f32",
+    threads: int = 1,
+    batch: int = 1,
+) -> Engine:
+    """The engine of a model: its graph, or its graph and the heads behind it."""
+    if not heads:
+        return open_engine(graph, name, precision=precision, threads=threads, batch=batch)
+    if name not in ("openvino", "local"):
+        raise EngineError(f"a model with a head for each category runs on openvino, not on {name}")
+    return Routed(graph, heads, precision=precision, threads=threads, batch=batch)

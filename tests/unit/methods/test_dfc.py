@@ -1,0 +1,134 @@
+"""DFC's own head: what it starts from, what it learns to tell, what its options switch. Routing: test_several."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from blemish.errors import ConfigError
+from blemish.methods.dfc import DFC, Config, rank
+from blemish.metrics import auroc
+from blemish.types import Batch, FeatureSpec, Pyramid
+from tests.fakes import SIZE, FakeBackbone, batch_of, defective_image, good_image, learn
+
+SMALL: dict[str, Any] = {
+    "steps": 80,
+    "rate": 5e-3,
+    "width": 16,
+    "hidden": 24,
+    "positions": 64,
+    "top": 2,
+    "neighbourhood": 1,
+}
+
+
+def fitted(seed: int = 0, **options: Any) -> DFC:
+    backbone = FakeBackbone()
+    method = DFC(Config(**{**SMALL, **options}), backbone.spec(SIZE), SIZE, seed)
+    learn(method, backbone, [good_image(i) for i in range(12)])
+    return method
+
+
+@pytest.fixture(scope="module")
+def method() -> DFC:
+    return fitted()
+
+
+def test_levels_come_to_the_middle_grid() -> None:
+    spec = FeatureSpec((0, 1, 2), (3, 4, 5), ((16, 20), (8, 10), (4, 5)))
+    method = DFC(Config(**SMALL), spec, (64, 80))
+    maps = tuple(torch.randn(2, c, *g) for c, g in zip(spec.channels, spec.grids, strict=True))
+    local = method.local(Batch(size=(64, 80), pyramid=Pyramid(maps)))
+    assert local.shape == (2, 12, 8, 10)
+    constant = tuple(torch.full_like(m, float(i)) for i, m in enumerate(maps))
+    local = method.local(Batch(size=(64, 80), pyramid=Pyramid(constant)))
+    assert torch.allclose(local[:, :3], torch.zeros(()))
+    assert torch.allclose(local[:, 3:7], torch.ones(()))  # no border is darker: the mean counts what is there
+
+
+def test_the_adaptor_starts_at_standardised_features() -> None:
+    backbone = FakeBackbone()
+    method = DFC(Config(**SMALL), backbone.spec(SIZE), SIZE)
+    before = method.adaptor.weight.clone()
+    batch = batch_of(backbone, [good_image(i) for i in range(8)])
+    with torch.no_grad():
+        method.observe(batch)
+        method.conclude()
+        x = method.local(batch).permute(0, 2, 3, 1).flatten(0, 2)
+        ours = method.adaptor(x)
+        wanted = ((x - x.mean(0)) / x.std(0, correction=0).clamp_min(1e-6)) @ before.T
+    assert torch.allclose(ours, wanted, atol=1e-2)
+
+
+def test_good_features_are_told_from_noisy_ones(method: DFC) -> None:
+    backbone = FakeBackbone()
+    batch = batch_of(backbone, [good_image(i) for i in range(100, 106)])
+    with torch.no_grad():
+        good = method.adaptor(method.local(batch).permute(0, 2, 3, 1).flatten(0, 2))
+        noise = good.std(0) * torch.randn(good.shape, generator=torch.Generator().manual_seed(3))
+        said = torch.cat([method.discriminator(good), method.discriminator(good + noise)])
+    assert auroc([1] * len(good) + [0] * len(good), said.tolist()) > 0.9
+
+
+def test_defects_are_found(method: DFC) -> None:
+    backbone = FakeBackbone()
+    images = [good_image(i) for i in range(200, 212)] + [defective_image(i)[0] for i in range(12)]
+    mask = defective_image(0)[1]
+    with torch.no_grad():
+        out = method(batch_of(backbone, images))
+    assert auroc([0] * 12 + [1] * 12, out.score.tolist()) > 0.95
+    maps = out.anomaly_map[12:].numpy()
+    assert auroc(np.broadcast_to(mask, maps.shape).ravel().astype(int), maps.ravel()) > 0.75  # cells of 8 pixels
+
+
+def test_noise_follows_the_spread_and_cannot_be_outgrown() -> None:
+    """Features that are ten times as large get ten times the noise: the loss stays what it was."""
+    backbone = FakeBackbone()
+    method = DFC(Config(**SMALL), backbone.spec(SIZE), SIZE)
+    batch = batch_of(backbone, [good_image(i) for i in range(6)])
+    with torch.no_grad():
+        method.observe(batch)
+        method.conclude()
+    terms = []
+    for scale in (1.0, 10.0):
+        with torch.no_grad():
+            method.adaptor.weight.mul_(scale)
+            method.adaptor.bias.mul_(scale)
+        method.train()
+        method.generator.manual_seed(5)
+        with torch.no_grad():
+            terms.append(float(method.loss(method.phases()[0], batch, 0.0)["spoilt"]))
+    assert terms[0] == pytest.approx(terms[1], rel=1e-2)  # the discriminator's batch norm sees the same
+
+
+def test_capacity_follows_the_rank() -> None:
+    generator = torch.Generator().manual_seed(0)
+    low = torch.randn(400, 3, generator=generator).double() @ torch.randn(3, 30, generator=generator).double()
+    assert rank(low.T @ low / 400) == 3
+    assert rank(torch.eye(30).double()) == 30
+    method = fitted(capacity="rank", hidden=24)  # 24 channels of the fake backbone: rank below 32
+    assert int(method.discriminator.active.sum()) == 8
+    assert int(fitted(hidden=24, steps=1).discriminator.active.sum()) == 24
+    assert "discriminator.active" in method.fitted_state()
+
+
+def test_another_head_takes_its_own_options() -> None:
+    routing = DFC.routing(Config(head="padim", head_options={"level": 0}, labels="none", vote="plain"))
+    assert (routing.head, routing.head_options, routing.labels, routing.reliable) == (
+        "padim",
+        {"level": 0},
+        "none",
+        False,
+    )
+    assert DFC.routing(Config()).head is None
+    with pytest.raises(ConfigError, match="head_options belong to another method"):
+        Config(head_options={"level": 0})
+
+
+@pytest.mark.parametrize("wrong", [{"top": 0}, {"noise": 0.0}, {"sigma": -1.0}, {"shots": 0}])
+def test_wrong_options(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        DFC.routing(Config(**wrong))
