@@ -72,6 +72,7 @@ def fit_several(run: Run, routing: Routing, start: float) -> Model:
             seen |= one.learned
         run.learned |= seen
     else:
+        run.features.categories = {r.id: k for r, k in zip(good, owner, strict=True)}
         run.learned_from = [r for part in learn for r in part]
         method = run.learn(run.learned_from)
         graph = run.freeze(method, vote)

@@ -25,7 +25,7 @@ from blemish.options import FitOptions
 from blemish.runtime.inspector import Inspector
 from blemish.runtime.scores import no_track
 from blemish.several import construct, few, mine, voting_level
-from blemish.types import Record, Routing
+from blemish.types import Batch, Prediction, Record, Routing
 from tests.fakes import SIZE, FakeBackbone, good_image
 from tests.tiny import fit_tiny
 
@@ -272,6 +272,34 @@ def test_the_engines_agree(made: Made, fresh: list[Record]) -> None:
     assert ours.score == pytest.approx(reference.score, rel=1e-3)
     assert ours.category == reference.category
     assert ours.category_confidence == pytest.approx(reference.category_confidence or 0, abs=1e-3)
+
+
+def test_a_method_may_go_by_the_decided_category(data: list[Record], fresh: list[Record], tmp_path: Path) -> None:
+    """A method that adds 1,000 times the category to its score: learning and inspecting tell it the same numbers."""
+    padim = methods.get("padim")
+    seen: dict[str, int] = {}
+
+    def observe(self: Any, batch: Batch) -> None:
+        assert batch.category is not None
+        seen.update(zip(batch.ids, batch.category.tolist(), strict=True))
+        original(self, batch)
+
+    def predict(self: Any, batch: Batch) -> Prediction:
+        found = plain(self, batch)
+        assert batch.category is not None
+        return Prediction(found.score + 1000.0 * batch.category, found.anomaly_map)
+
+    original, plain = padim.observe, padim.predict
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(padim, "observe", observe)
+        patch.setattr(padim, "predict", predict)
+        model = fit_model(tmp_path, data, method="padim", multi_class=True)
+    assert model.categories is not None
+    assert {model.categories.names[k] == i.split("/")[0] for i, k in seen.items()} == {True}
+    line = Inspector(model)
+    for record in fresh[::5]:
+        assert record.group is not None
+        assert int(line.inspect(record.path).score // 1000) == model.categories.names.index(record.group)
 
 
 def test_a_later_category_leaves_the_others_alone(made: Made, fresh: list[Record], tmp_path: Path) -> None:
