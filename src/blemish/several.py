@@ -83,7 +83,7 @@ def fit_several(run: Run, routing: Routing, start: float) -> Model:
     meta = run.meta(method, perf_counter() - start)
     meta["method"] = options.method
     meta["data"]["categories"] = list(names)
-    meta["categories"] = {
+    meta["vote"] = {
         "level": vote.level,
         "anchors": anchors.count,
         "learned_from": [len(part) for part in learn],
@@ -264,6 +264,6 @@ def load_vote(model: Model, state: dict[str, Tensor]) -> Vote:
     from blemish.ops.anchors import Anchors
 
     own = state_of(state, ANCHORS.removesuffix("."))
-    anchors = Anchors(own["mean"], own["deviation"], count=model.meta["categories"]["anchors"])
+    anchors = Anchors(own["mean"], own["deviation"], count=model.meta["vote"]["anchors"])
     anchors.anchors, anchors.weight, anchors.centres = own["anchors"], own["weight"], own["centres"]
-    return Vote(anchors, model.meta["categories"]["level"])
+    return Vote(anchors, model.meta["vote"]["level"])

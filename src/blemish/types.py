@@ -150,11 +150,14 @@ class AnomalyResult:
     unknown: bool | None = None  # stranger than the good parts of every product that the model knows
 
     @property
-    def verdict(self) -> Literal["good", "anomalous"] | None:
-        """None where the model is not calibrated."""
-        if self.threshold is None:
-            return None
-        return "anomalous" if self.score > self.threshold else "good"
+    def verdict(self) -> Literal["good", "anomalous", "unknown"] | None:
+        """None where the model is not calibrated. What is not anomalous by its score is unknown rather than good where
+        the model does not know the product."""
+        if self.threshold is not None and self.score > self.threshold:
+            return "anomalous"
+        if self.unknown:
+            return "unknown"
+        return None if self.threshold is None else "good"
 
     def to_json(self, map_path: str | None = None) -> dict[str, Any]:
         """The JSON line of one inspected input."""

@@ -134,7 +134,11 @@ def test_each_image_gets_its_category_and_threshold(made: Made, fresh: list[Reco
 def test_a_product_never_seen_raises_its_own_alarm(made: Made, fresh: list[Record], how: str, tmp_path: Path) -> None:
     line = Inspector(made[how])
     strangers = write(tmp_path, "waves", 6)
-    assert all(r.unknown for r in line.inspect_many(r.path for r in strangers))
+    results = list(line.inspect_many(r.path for r in strangers))
+    assert all(r.unknown for r in results)
+    assert not [r for r in results if r.verdict == "good"]
+    assert replace(results[0], threshold=results[0].score + 1).verdict == "unknown"
+    assert replace(results[0], threshold=None).to_json()["pred_label"] == "unknown"
     known = [r.unknown for r in line.inspect_many(r.path for r in fresh if r.label == 0)]
     assert np.mean(known) < 0.5
 
@@ -176,7 +180,7 @@ def run_of(data: list[Record], folder: Path) -> Run:
 
 
 def test_names_of_the_subset_alone_are_read(data: list[Record], made: Made, tmp_path: Path) -> None:
-    assert made["routed"].meta["categories"]["names_read"] == 3 * 2  # 15 % of 16 images of each
+    assert made["routed"].meta["vote"]["names_read"] == 3 * 2  # 15 % of 16 images of each
     subset = few(data, 4, Random(0))
     chosen = {r.id for records in subset.values() for r in records}
     assert {len(records) for records in subset.values()} == {2}
@@ -194,7 +198,7 @@ def test_names_of_the_subset_alone_are_read(data: list[Record], made: Made, tmp_
 
 def test_without_any_name_categories_are_clusters(made: Made, data: list[Record], fresh: list[Record]) -> None:
     model = made["unlabelled"]
-    assert model.meta["categories"]["names_read"] == 0
+    assert model.meta["vote"]["names_read"] == 0
     assert model.categories is not None
     assert len(model.categories.names) == 3
     line = Inspector(model)
@@ -304,7 +308,8 @@ def test_a_method_may_go_by_the_decided_category(data: list[Record], fresh: list
 
 def test_a_later_category_leaves_the_others_alone(made: Made, fresh: list[Record], tmp_path: Path) -> None:
     before = made["routed"]
-    detector = Detector.from_model(before, backbone=FakeBackbone())
+    modelfile.save(before, tmp_path / "model")
+    detector = Detector.from_model(modelfile.load(tmp_path / "model"), backbone=FakeBackbone())
     after = detector.extend(write(tmp_path, "waves", 16), "waves").model
     assert after.categories is not None
     assert before.categories is not None
