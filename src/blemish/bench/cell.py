@@ -47,7 +47,10 @@ def digest(cell: Cell, records: Sequence[Record]) -> str:
     Not over the rest of the package, or every new comment would run everything again; a change there that moves
     figures raises `SCHEMA`.
     """
-    source = inspect.getsource(sys.modules[methods.get(cell.method.name).__module__])
+    cls = methods.get(cell.method.name)
+    routing = cls.routing(config.build(cls.Config, cell.method.options))
+    used = [cls, *([methods.get(routing.head)] if routing is not None and routing.head else [])]
+    source = "".join(inspect.getsource(sys.modules[each.__module__]) for each in used)
     value = {
         "schema": SCHEMA,
         "options": _named(config.to_json(config.build(FitOptions, cell.options))),
