@@ -85,8 +85,9 @@ def hold_out(own: Sequence[Record], kept: Sequence[Record], options: FitOptions)
 
     Whole units, as many (of images, or of units where those are promised) as the rate needs, where half as many images
     are left to learn from. Folds are no way out, so a few units serve where images are counted: the promise then says
-    about. `kept` are learned from. Raises CalibrationError where a split was asked for and is not to be had, ConfigError
-    for folds.
+    about. `kept` are learned from.
+
+    Raises CalibrationError where a split was asked for and is not to be had, ConfigError for folds.
     """
     if options.calibration == "folds":
         raise ConfigError("folds calibrate a model of one product", hint="calibration auto, split or none")
