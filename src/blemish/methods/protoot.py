@@ -157,8 +157,7 @@ class ProtoOT(Method[Config]):
     def _learn(self, kind: Kind) -> tuple[Tensor, Tensor, Tensor]:
         """Prototypes (M, C), their places (M, 2) and the largest cosine cost () of one set."""
         c = self.config
-        # of its own for each set: what a set learns does not depend on which others are there
-        generator = torch.Generator().manual_seed(self.seed * 1024 + 2 * kind.level + (kind.alpha > 0))
+        generator = self._generator(kind)
         grid = positions(self.spec.grids[kind.level])
         features, places = self._start(kind, generator), grid.repeat(kind.layers, 1)
         most = max(LARGEST // (len(grid) * len(places)), 1)
@@ -189,6 +188,10 @@ class ProtoOT(Method[Config]):
         cells = torch.arange(len(places)) % len(grid) if kind.alpha else torch.zeros(len(places), dtype=torch.int64)
         chosen = distinct(features, cells, c.same)
         return features[chosen], places[chosen], largest
+
+    def _generator(self, kind: Kind) -> torch.Generator:
+        """Of its own for each set: what a set learns does not depend on which others are there."""
+        return torch.Generator().manual_seed(self.seed * 1024 + 2 * kind.level + (kind.alpha > 0))
 
     def _start(self, kind: Kind, generator: torch.Generator) -> Tensor:
         """(M, C), layer by layer: the cells of random images for local prototypes, random cells for global ones."""
