@@ -43,8 +43,8 @@ class Config:
     layers_fine: int = 2  # prototypes at each cell of levels of strides below 16; 0 leaves these levels out
     layers_coarse: int = 8  # the same for strides of 16 and more; the paper has 16 everywhere
     batch_fine: int = 4  # images in a step, for strides below 16
-    batch_coarse: int = 16  # the same for strides of 16 and more
-    steps: int = 60  # of each set, whatever the number of images
+    batch_coarse: int = 8  # the same for strides of 16 and more
+    steps: int = 50  # of each set, whatever the number of images
     momentum: float = 0.9  # of the moving average; the paper has 0.95 and far more steps
     metric: Literal["cosine", "euclidean"] = "cosine"  # of features; the cosine knows directions only, as in the paper
     epsilon: float = 0.01  # of the entropy of the plan
@@ -130,7 +130,7 @@ class ProtoOT(Method[Config]):
     def _feature_cost(self, x: Tensor, prototypes: Tensor) -> Tensor:
         """Scaled (..., C) and (M, C) -> (..., M): 1 - cosine, or squared distances; one product either way."""
         if self.config.metric == "cosine":
-            return (1 - x @ prototypes.T).clamp_min(0)
+            return 1 - x @ prototypes.T
         return squared(x, prototypes)
 
     def observe(self, batch: Batch) -> None:
@@ -160,16 +160,20 @@ class ProtoOT(Method[Config]):
         generator = self._generator(kind)
         grid = positions(self.spec.grids[kind.level])
         features, places = self._start(kind, generator), grid.repeat(kind.layers, 1)
+        spatial = apart(grid, places)
         most = max(LARGEST // (len(grid) * len(places)), 1)
         batches = shuffled(len(self._kept), min(kind.batch, most), generator)
         potential: Tensor | None = None
         largest = torch.zeros(())
         for step in range(c.steps):
             x = torch.cat([self._kept[i][kind.level].float().T for i in next(batches)])  # (B * P, C)
-            cost = self._feature_cost(self._scaled(x), self._scaled(features))
+            cost = self._feature_cost(
+                self._scaled(x), self._scaled(features)
+            )  # (B * P, M), changed in place: it is large
             top = cost.amax().clamp_min(TINY)
-            cost = (cost * ((1 - kind.alpha) / top)).view(-1, len(grid), len(places))
-            cost = (cost + kind.alpha * apart(grid, places)).flatten(0, 1) if kind.alpha else cost.flatten(0, 1)
+            cost *= (1 - kind.alpha) / top
+            if kind.alpha:
+                cost.view(-1, *spatial.shape).add_(spatial, alpha=kind.alpha)
             if step >= c.steps // 2:  # the first steps may compare with prototypes that are still anywhere
                 largest = torch.maximum(largest, top)
             points = torch.cat([x, grid.repeat(len(x) // len(grid), 1)], 1)
@@ -184,6 +188,7 @@ class ProtoOT(Method[Config]):
             if c.structure == "learned" and kind.alpha:  # one place for all layers of a cell
                 moved = target[:, -2:].view(kind.layers, -1, 2).mean(0).repeat(kind.layers, 1)
                 places = places.lerp(moved, 1 - c.momentum)
+                spatial = apart(grid, places)
         features = self._scaled(features)
         cells = torch.arange(len(places)) % len(grid) if kind.alpha else torch.zeros(len(places), dtype=torch.int64)
         chosen = distinct(features, cells, c.same)

@@ -43,7 +43,9 @@ def sinkhorn(
     Rows are exact, as after the last half-step; columns are met within `error`.
     """
     rows, columns = cost.shape
-    kernel = cost.double() if start is None else cost.double() - start
+    kernel = cost.to(torch.float64, copy=True)
+    if start is not None:
+        kernel -= start
     kernel -= kernel.amin(1, keepdim=True)
     kernel.mul_(-1 / epsilon).exp_()
     u, v = kernel.new_empty(rows), kernel.new_ones(columns)
