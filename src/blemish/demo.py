@@ -259,7 +259,7 @@ def _cell(inspector: Inspector, record: Record) -> Picture:
     mask: NDArray[np.bool_] | None = read_mask(record.mask, (h, w)) if record.mask is not None else None
     image = read_image(record.path)
     pair = thumbnail(image, result.anomaly_map, scale=scale, regions=result.regions, mask=mask, longest=TILE)
-    said = {"anomalous": "rejected", "good": "passed", None: "not judged"}[result.verdict]
+    said = {"anomalous": "rejected", "unknown": "unknown", "good": "passed", None: "not judged"}[result.verdict]
     name = (record.defect or "defective") if record.label else "good part"
     p = "" if result.p_value is None else f"   p {result.p_value:.2g}"
     card = np.full((pair.shape[0] + TEXT + 12, max(pair.shape[1], 430), 3), 255, np.uint8)

@@ -242,8 +242,9 @@ def _metrics(
     if inspector.categories is not None:
         out |= _routing(samples, inspector.categories.names)
     if inspector.calibrator is not None:
-        good = [s.verdict == "anomalous" for s in samples if s.label == 0]
-        bad = [s.verdict == "good" for s in samples if s.label == 1]
+        judged = [s for s in samples if s.verdict is not None]  # a category may have no threshold
+        good = [s.verdict == "anomalous" for s in judged if s.label == 0]
+        bad = [s.verdict == "good" for s in judged if s.label == 1]
         out["false_alarms"] = {**_ratio(sum(good), len(good)), "promised": inspector.calibrator.alpha} if good else None
         out["escapes"] = _ratio(sum(bad), len(bad)) if bad else None
     return out
@@ -273,7 +274,7 @@ def _by_defect(samples: Sequence[Sample], seed: int) -> dict[str, Metric]:
         if good:
             labels = np.array([0] * len(good) + [1] * len(bad))
             entry["auroc"] = delong(labels, np.array([s.score for s in good + bad]))._asdict()
-        if bad[0].verdict is not None:
-            entry["detected"] = _ratio(sum(s.verdict == "anomalous" for s in bad), len(bad))
+        if judged := [s for s in bad if s.verdict is not None]:
+            entry["detected"] = _ratio(sum(s.verdict != "good" for s in judged), len(judged))
         out[defect] = entry
     return out

@@ -116,13 +116,21 @@ def _head(of: Method[Any] | Scaled, vote: Vote | None = None) -> torch.nn.Module
             super().__init__()
             self.method = method
             self.anchors = vote.anchors if vote else None
-            # where a method draws a border between number formats, all that is exact lies behind one
+            # Where a method draws a border between number formats, all that is exact lies behind one: the vote itself,
+            # or, where networks before the border go by it, what it came to.
             bordered = any(isinstance(part, Exact) for part in method.modules())
-            self.exact_level: torch.nn.Module = Exact() if bordered else torch.nn.Identity()
+            early = method.wants(method.config).category
+            self.exact_level: torch.nn.Module = Exact() if bordered and not early else torch.nn.Identity()
+            self.exact_votes: torch.nn.Module = Exact() if bordered and early else torch.nn.Identity()
 
         def forward(self, *maps: torch.Tensor) -> tuple[torch.Tensor, ...]:
             levels, x = (maps[:-1], maps[-1]) if image else (maps, None)
-            prediction = self.method(Batch(size=self.method.size, pyramid=Pyramid(levels), x=x))
+            decided: tuple[torch.Tensor, ...] = ()
+            category = None
+            if vote is not None and self.anchors is not None:
+                decided = self.anchors(self.exact_level(levels[vote.level]))
+                category = decided[0].argmax(1)
+            prediction = self.method(Batch(size=self.method.size, pyramid=Pyramid(levels), x=x, category=category))
             outputs = (prediction.score, prediction.anomaly_map)
             if scaled is not None:
                 score, anomaly_map = outputs
@@ -130,10 +138,7 @@ def _head(of: Method[Any] | Scaled, vote: Vote | None = None) -> torch.nn.Module
                     (score - scaled.score_middle) / scaled.score_span,
                     (anomaly_map - scaled.map_middle) / scaled.map_span,
                 )
-            if vote is None:
-                return outputs
-            assert self.anchors is not None
-            return (*outputs, *self.anchors(self.exact_level(levels[vote.level])))
+            return (*outputs, *map(self.exact_votes, decided))
 
     return Head().eval()
 

@@ -65,7 +65,7 @@ def extend(
     data["categories"] = [*data["categories"], name]
     data["learned_from"] += len(learn)
     data["good_images"] += len(good)
-    own = model.meta["categories"]
+    own = model.meta["vote"]
     told = {
         **own,
         "learned_from": [*own["learned_from"], len(learn)],
@@ -74,7 +74,7 @@ def extend(
     }
     wider = replace(
         model,
-        meta={**model.meta, "data": data, "categories": told},
+        meta={**model.meta, "data": data, "vote": told},
         tensors=tensors(state, settings),
         parity=worse(model.parity, parity),
         heads=heads,

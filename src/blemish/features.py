@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -19,6 +19,8 @@ from blemish.runtime.engines import Precision, best_precision, cores, open_engin
 from blemish.types import Batch, Pyramid, Record
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from blemish.backbones.base import Backbone
 
 Maps = tuple[NDArray[np.float32], ...]
@@ -58,6 +60,7 @@ class FeatureSource:
         self.graph = backbone_graph(backbone, preprocess.size, cache)
         self.trunk = backbone_graph(backbone, preprocess.size, cache, image=True) if image else self.graph
         self.seen: set[str] = set()  # content_id of every image asked for
+        self.categories: dict[str, int] = {}  # decided category by record id, where there are several products
         self.computed = 0  # images that went through the backbone; the others came from the cache
         self._engine = open_engine(self.graph, precision=self.precision, threads=self.threads)
         self._dtype = f"{self._engine.name}-{self.precision}"
@@ -127,7 +130,13 @@ class FeatureSource:
         levels = tuple(torch.from_numpy(np.stack(level)) for level in zip(*maps, strict=True))
         x = levels[-1] if self.image else None
         pyramid = Pyramid(levels[:-1] if self.image else levels)
-        return Batch(size=self.preprocess.size, pyramid=pyramid, x=x, ids=tuple(ids))
+        return Batch(size=self.preprocess.size, pyramid=pyramid, x=x, ids=tuple(ids), category=self.categories_of(ids))
+
+    def categories_of(self, ids: Sequence[str]) -> Tensor | None:
+        """(B,) int64: the decided categories of these records; None where there is one product."""
+        import torch
+
+        return torch.tensor([self.categories[i] for i in ids]) if self.categories else None
 
 
 def backbone_graph(

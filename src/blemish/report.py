@@ -19,7 +19,19 @@ from blemish.cases import Case, Cases
 from blemish.drawing import colours
 from blemish.evaluation import Evaluation, Metric
 from blemish.files import write_whole
-from blemish.report_tables import DEFECT, IMAGE, PIXEL, Row, found_of, interval, percent, settings, share, table
+from blemish.report_tables import (
+    DEFECT,
+    IMAGE,
+    PIXEL,
+    PRODUCT,
+    Row,
+    found_of,
+    interval,
+    percent,
+    settings,
+    share,
+    table,
+)
 
 
 def write_report(
@@ -196,11 +208,13 @@ def _results(evaluation: Evaluation) -> str:
     parts = [table(rows, IMAGE)]
     if any("pixel" in metric for _, metric in rows):
         parts.append(table([row for row in rows if "pixel" in row[1]], PIXEL, "Where the defects are"))
+    if any(cell(metric) for _, metric in rows for _, cell in PRODUCT):
+        parts.append(table(rows, PRODUCT, "Which product it is"))
     note = (
         "F1max takes the threshold that is best on these very images: an upper limit, not a promise. Interval of "
         "AUROC: DeLong, of AP and of pixel metrics: bootstrap, of shares: Wilson."
     )
-    if len(parts) > 1:
+    if any("pixel" in metric for _, metric in rows):
         note += f" Pixel metrics: {escape(str(evaluation.setting['pixel_metrics_in']))}."
     return f'<section class="whole"><h2>Results</h2>{"".join(parts)}<p class="note">{note}</p></section>'
 
@@ -280,8 +294,8 @@ def _figure(case: Case) -> str:
     p = "" if case.p_value is None else f", p-value {case.p_value:.2g}"
     chip = ""
     if case.verdict is not None:
-        right = (case.verdict == "anomalous") == bool(case.label)
-        said = "rejected" if case.verdict == "anomalous" else "passed"
+        right = (case.verdict != "good") == bool(case.label)
+        said = {"anomalous": "rejected", "unknown": "unknown product", "good": "passed"}[case.verdict]
         chip = f' <span class="chip {"ok" if right else "fail"}">{said}</span>'
     name = escape(case.name)
     alt = f"{name}: the part and its heat map; {truth}{kind}, score {case.score:.4g}"

@@ -100,6 +100,12 @@ PIXEL: tuple[Column, ...] = (
     ("AUPRO@0.05", _figure_cell("pixel", "aupro_0.05")),
     ("sPRO@0.05", _figure_cell("pixel", "spro_0.05")),
 )
+PRODUCT: tuple[Column, ...] = (
+    ("Told right, good", _share_cell(lambda metric: metric.get("routed_good"))),
+    ("Told right, defective", _share_cell(lambda metric: metric.get("routed_anomalous"))),
+    ("Called unknown, good", _share_cell(lambda metric: metric.get("unknown_good"))),
+    ("Called unknown, defective", _share_cell(lambda metric: metric.get("unknown_anomalous"))),
+)
 DEFECT: tuple[Column, ...] = (
     ("Images", _count_cell("anomalous")),
     ("I-AUROC", _figure_cell("auroc")),

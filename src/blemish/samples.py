@@ -182,4 +182,5 @@ class ImageSamples:
             ids=tuple(item.id for item in items),
             twin=pyramid([maps for maps, _ in twins]) if twins else None,
             mask=torch.from_numpy(np.stack([mask for _, mask in twins])) if twins else None,
+            category=self.source.categories_of([item.id for item in items]),
         )

@@ -72,6 +72,7 @@ def fit_several(run: Run, routing: Routing, start: float) -> Model:
             seen |= one.learned
         run.learned |= seen
     else:
+        run.features.categories = {r.id: k for r, k in zip(good, owner, strict=True)}
         run.learned_from = [r for part in learn for r in part]
         method = run.learn(run.learned_from)
         graph = run.freeze(method, vote)
@@ -82,7 +83,7 @@ def fit_several(run: Run, routing: Routing, start: float) -> Model:
     meta = run.meta(method, perf_counter() - start)
     meta["method"] = options.method
     meta["data"]["categories"] = list(names)
-    meta["categories"] = {
+    meta["vote"] = {
         "level": vote.level,
         "anchors": anchors.count,
         "learned_from": [len(part) for part in learn],
@@ -263,6 +264,6 @@ def load_vote(model: Model, state: dict[str, Tensor]) -> Vote:
     from blemish.ops.anchors import Anchors
 
     own = state_of(state, ANCHORS.removesuffix("."))
-    anchors = Anchors(own["mean"], own["deviation"], count=model.meta["categories"]["anchors"])
+    anchors = Anchors(own["mean"], own["deviation"], count=model.meta["vote"]["anchors"])
     anchors.anchors, anchors.weight, anchors.centres = own["anchors"], own["weight"], own["centres"]
-    return Vote(anchors, model.meta["categories"]["level"])
+    return Vote(anchors, model.meta["vote"]["level"])

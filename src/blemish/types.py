@@ -71,6 +71,7 @@ class Needs:
     strides: tuple[int, ...] = (8, 16)  # of the pyramid's levels, where the options name no layers
     image: bool = False  # the normalised image too, in `Batch.x`
     twin: str | None = None  # a damaged twin of each training sample, by a maker of `synthesis.MAKERS`
+    category: bool = False  # the decided category of each sample too, in `Batch.category`
     second: bool = False  # uses a second frozen network where the options name one
     held: float = 0.0  # share of what is learned from that no step sees: `Method.settle` gets it
     graph: bool = True  # False: cannot be one graph; say why in `reason`
@@ -112,6 +113,7 @@ class Batch:
     ids: tuple[str, ...] = ()
     twin: Pyramid | None = None  # the same samples, damaged
     mask: Tensor | None = None  # (B, *size) bool, where the twins are damaged
+    category: Tensor | None = None  # (B,) int64, as the vote decided; None where there is one product
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,11 +150,14 @@ class AnomalyResult:
     unknown: bool | None = None  # stranger than the good parts of every product that the model knows
 
     @property
-    def verdict(self) -> Literal["good", "anomalous"] | None:
-        """None where the model is not calibrated."""
-        if self.threshold is None:
-            return None
-        return "anomalous" if self.score > self.threshold else "good"
+    def verdict(self) -> Literal["good", "anomalous", "unknown"] | None:
+        """None where the model is not calibrated. What is not anomalous by its score is unknown rather than good where
+        the model does not know the product."""
+        if self.threshold is not None and self.score > self.threshold:
+            return "anomalous"
+        if self.unknown:
+            return "unknown"
+        return None if self.threshold is None else "good"
 
     def to_json(self, map_path: str | None = None) -> dict[str, Any]:
         """The JSON line of one inspected input."""

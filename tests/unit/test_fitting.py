@@ -68,6 +68,20 @@ def test_where_learning_is_costly_half_may_be_held_out(count: int, kind: str, he
     assert plan(records_of(count), 0.05, costly=True, calibration="folds")[0] == "cross"
 
 
+@pytest.mark.parametrize(("count", "kept", "held"), [(100, 8, 20), (38, 5, 19), (28, 5, 19), (27, 8, 0), (20, 1, 0)])
+def test_what_is_held_out_of_one_category(count: int, kept: int, held: int) -> None:
+    records = records_of(count)
+    options = build(FitOptions, {})
+    learn, out = holdout.hold_out(records, records[:kept], options)
+    assert len(out) == held
+    assert {r.id for r in learn} | {r.id for r in out} == {r.id for r in records}
+    assert not {r.id for r in out} & {r.id for r in records[:kept]}
+    assert holdout.hold_out(records, records[:kept], replace(options, calibration="none"))[1] == []
+    if not held:
+        with pytest.raises(CalibrationError, match=f"{count} good images cannot promise"):
+            holdout.hold_out(records, records[:kept], replace(options, calibration="split"))
+
+
 @pytest.mark.parametrize(("count", "rate"), [(95, 0.05), (30, 0.05), (50, 0.1), (7, 0.2)])
 def test_parts_are_disjoint_and_whole(count: int, rate: float) -> None:
     kind, parts = plan(records_of(count), rate)

@@ -25,7 +25,7 @@ from blemish.options import FitOptions
 from blemish.runtime.inspector import Inspector
 from blemish.runtime.scores import no_track
 from blemish.several import construct, few, mine, voting_level
-from blemish.types import Record, Routing
+from blemish.types import Batch, Prediction, Record, Routing
 from tests.fakes import SIZE, FakeBackbone, good_image
 from tests.tiny import fit_tiny
 
@@ -134,7 +134,11 @@ def test_each_image_gets_its_category_and_threshold(made: Made, fresh: list[Reco
 def test_a_product_never_seen_raises_its_own_alarm(made: Made, fresh: list[Record], how: str, tmp_path: Path) -> None:
     line = Inspector(made[how])
     strangers = write(tmp_path, "waves", 6)
-    assert all(r.unknown for r in line.inspect_many(r.path for r in strangers))
+    results = list(line.inspect_many(r.path for r in strangers))
+    assert all(r.unknown for r in results)
+    assert not [r for r in results if r.verdict == "good"]
+    assert replace(results[0], threshold=results[0].score + 1).verdict == "unknown"
+    assert replace(results[0], threshold=None).to_json()["pred_label"] == "unknown"
     known = [r.unknown for r in line.inspect_many(r.path for r in fresh if r.label == 0)]
     assert np.mean(known) < 0.5
 
@@ -176,7 +180,7 @@ def run_of(data: list[Record], folder: Path) -> Run:
 
 
 def test_names_of_the_subset_alone_are_read(data: list[Record], made: Made, tmp_path: Path) -> None:
-    assert made["routed"].meta["categories"]["names_read"] == 3 * 2  # 15 % of 16 images of each
+    assert made["routed"].meta["vote"]["names_read"] == 3 * 2  # 15 % of 16 images of each
     subset = few(data, 4, Random(0))
     chosen = {r.id for records in subset.values() for r in records}
     assert {len(records) for records in subset.values()} == {2}
@@ -194,7 +198,7 @@ def test_names_of_the_subset_alone_are_read(data: list[Record], made: Made, tmp_
 
 def test_without_any_name_categories_are_clusters(made: Made, data: list[Record], fresh: list[Record]) -> None:
     model = made["unlabelled"]
-    assert model.meta["categories"]["names_read"] == 0
+    assert model.meta["vote"]["names_read"] == 0
     assert model.categories is not None
     assert len(model.categories.names) == 3
     line = Inspector(model)
@@ -274,9 +278,38 @@ def test_the_engines_agree(made: Made, fresh: list[Record]) -> None:
     assert ours.category_confidence == pytest.approx(reference.category_confidence or 0, abs=1e-3)
 
 
+def test_a_method_may_go_by_the_decided_category(data: list[Record], fresh: list[Record], tmp_path: Path) -> None:
+    """A method that adds 1,000 times the category to its score: learning and inspecting tell it the same numbers."""
+    padim = methods.get("padim")
+    seen: dict[str, int] = {}
+
+    def observe(self: Any, batch: Batch) -> None:
+        assert batch.category is not None
+        seen.update(zip(batch.ids, batch.category.tolist(), strict=True))
+        original(self, batch)
+
+    def predict(self: Any, batch: Batch) -> Prediction:
+        found = plain(self, batch)
+        assert batch.category is not None
+        return Prediction(found.score + 1000.0 * batch.category, found.anomaly_map)
+
+    original, plain = padim.observe, padim.predict
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(padim, "observe", observe)
+        patch.setattr(padim, "predict", predict)
+        model = fit_model(tmp_path, data, method="padim", multi_class=True)
+    assert model.categories is not None
+    assert {model.categories.names[k] == i.split("/")[0] for i, k in seen.items()} == {True}
+    line = Inspector(model)
+    for record in fresh[::5]:
+        assert record.group is not None
+        assert int(line.inspect(record.path).score // 1000) == model.categories.names.index(record.group)
+
+
 def test_a_later_category_leaves_the_others_alone(made: Made, fresh: list[Record], tmp_path: Path) -> None:
     before = made["routed"]
-    detector = Detector.from_model(before, backbone=FakeBackbone())
+    modelfile.save(before, tmp_path / "model")
+    detector = Detector.from_model(modelfile.load(tmp_path / "model"), backbone=FakeBackbone())
     after = detector.extend(write(tmp_path, "waves", 16), "waves").model
     assert after.categories is not None
     assert before.categories is not None

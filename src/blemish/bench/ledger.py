@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean, median
-from typing import Any
 
 from blemish import methods
-from blemish.bench import figures
+from blemish.bench import figures, one_for_all
+from blemish.bench.cells_text import figure, of, table, unique
 from blemish.bench.results import Row, Tables
 from blemish.files import write_whole
 
@@ -29,24 +29,15 @@ def write(tables: Tables, page: Path, *, command: str, missing: int = 0) -> None
 def text(tables: Tables, plots: dict[str, str], command: str, missing: int = 0) -> str:
     """The page; `plots` are links by name."""
     parts = [_head(tables, command, missing), _plots(plots)]
-    parts += [_set(tables, where) for where in _unique(row["where"] for row in tables.cells)]
-    parts += [_categories(tables), _pairs(tables), _published(tables), _defects(tables), _cost(tables)]
+    parts += [_set(tables, where) for where in unique(row["where"] for row in tables.cells)]
+    parts += [one_for_all.text(tables), _pairs(tables), _published(tables), _defects(tables), _cost(tables)]
     return "\n".join(part for part in parts if part).rstrip() + "\n"
-
-
-def _unique(values: Iterable[Any]) -> list[Any]:
-    return list(dict.fromkeys(values))
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
 def _head(tables: Tables, command: str, missing: int) -> str:
     cells = tables.cells
     first, last = min(c["started"] for c in cells)[:10], max(c["started"] for c in cells)[:10]
-    one: Callable[[str], str] = lambda key: ", ".join(str(v) for v in _unique(c[key] for c in cells))  # noqa: E731
+    one: Callable[[str], str] = lambda key: ", ".join(str(v) for v in unique(c[key] for c in cells))  # noqa: E731
     seeds = len({c["seed"] for c in cells})
     return (
         "# Ledger\n\n"
@@ -72,36 +63,20 @@ def _plots(plots: dict[str, str]) -> str:
     return "\n".join(f"![{name}]({link})\n" for name, link in plots.items())
 
 
-def _figure(rows: list[Row], compact: bool = False) -> str:
-    """Mean over seeds, half their range, and the first seed's interval."""
-    if not rows:
-        return ""
-    values = [row["value"] for row in sorted(rows, key=lambda r: r["seed"])]
-    out = f"{mean(values):.3f}"
-    if len(values) > 1:
-        out += f" ± {(max(values) - min(values)) / 2:.3f}"
-    first = min(rows, key=lambda r: r["seed"])
-    return out if compact or first["low"] is None else f"{out} [{first['low']:.3f}, {first['high']:.3f}]"
-
-
-def _of(tables: Tables, **wanted: Any) -> list[Row]:
-    return [row for row in tables.results if all(row[k] == v for k, v in wanted.items())]
-
-
 def _set(tables: Tables, where: str) -> str:
     """One data set: every method, every metric."""
     cells = [c for c in tables.cells if c["where"] == where]
-    overall = _of(tables, where=where, scope="overall")
+    overall = of(tables, where=where, scope="overall")
     metrics = [m for m in IMAGE + PIXEL if any(row["metric"] == m for row in overall)]
     sized = all(c.get("values") is not None for c in tables.cells)
     rows = []
-    for label in _unique(c["label"] for c in cells):
+    for label in unique(c["label"] for c in cells):
         own = [c for c in cells if c["label"] == label]
         found = {m: [r for r in overall if r["label"] == label and r["metric"] == m] for m in metrics}
         rows.append(
             [
                 label,
-                *(_figure(found[m], compact=m not in ("I-AUROC", "AUPRO@0.3", "P-AUROC")) for m in metrics),
+                *(figure(found[m], compact=m not in ("I-AUROC", "AUPRO@0.3", "P-AUROC")) for m in metrics),
                 f"{median(c['cpu_ms'] for c in own):.1f}",
                 f"{median(c['ratio'] for c in own):.2f}",
                 f"{median(c['fit_seconds'] for c in own):.1f}",
@@ -114,33 +89,15 @@ def _set(tables: Tables, where: str) -> str:
             ]
         )
     counts = ", ".join(
-        f"{' / '.join(str(v) for v in _unique(c[key] for c in cells))} {name}"
+        f"{' / '.join(str(v) for v in unique(c[key] for c in cells))} {name}"
         for key, name in (("learned_from", "learned from"), ("good", "good tested"), ("anomalous", "defective tested"))
     )
     setting = "one model for all categories" if cells[0]["setting"] == "multi" else "one category"
-    sizes = ", ".join(_unique(c["network_input"] for c in cells))
+    sizes = ", ".join(unique(c["network_input"] for c in cells))
     more = ["M values", "GMAC"] if sized else []
     note = f"{cells[0]['note'][:1].upper()}{cells[0]['note'][1:]}. " if cells[0]["note"] else ""
     intro = f"{note}{counts}; {setting}; network input {sizes}."
-    return f"## {where}\n{intro}\n\n{_table(['method', *metrics, 'ms', '×', 'fit s', 'MB', *more], rows)}"
-
-
-def _categories(tables: Tables) -> str:
-    """The categories of models that learned several."""
-    found = _of(tables, scope="category", metric="I-AUROC")
-    if not found:
-        return ""
-    parts = _unique((row["where"], row["part"]) for row in found)
-    labels = _unique(row["label"] for row in found)
-    rows = [
-        [
-            where,
-            part,
-            *(_figure([r for r in found if (r["where"], r["part"], r["label"]) == (where, part, n)]) for n in labels),
-        ]
-        for where, part in parts
-    ]
-    return f"## One model for several categories: I-AUROC of each\n{_table(['set', 'category', *labels], rows)}"
+    return f"## {where}\n{intro}\n\n{table(['method', *metrics, 'ms', '×', 'fit s', 'MB', *more], rows)}"
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -154,9 +111,9 @@ def _shown(tables: Tables) -> list[Row]:
     """Pairs with a set's best method among those of default options, and those of one method's options."""
     plain = {c["label"] for c in tables.cells if c["label"] == c["method"]}
     best: dict[tuple[str, str], str] = {}
-    for where, metric in _unique((r["where"], r["metric"]) for r in tables.pairs):
-        rows = [r for r in _of(tables, where=where, metric=metric, scope="overall") if r["label"] in plain]
-        means = {n: mean(r["value"] for r in rows if r["label"] == n) for n in _unique(r["label"] for r in rows)}
+    for where, metric in unique((r["where"], r["metric"]) for r in tables.pairs):
+        rows = [r for r in of(tables, where=where, metric=metric, scope="overall") if r["label"] in plain]
+        means = {n: mean(r["value"] for r in rows if r["label"] == n) for n in unique(r["label"] for r in rows)}
         best[where, metric] = max(means, key=lambda name: means[name]) if means else ""
     return [r for r in tables.pairs if {r["a"], r["b"]} - plain or best[r["where"], r["metric"]] in (r["a"], r["b"])]
 
@@ -166,11 +123,11 @@ def _pairs(tables: Tables) -> str:
     if not tables.pairs:
         return ""
     corrected: dict[int, float] = {}
-    for family in _unique((r["where"], r["metric"]) for r in tables.pairs):
+    for family in unique((r["where"], r["metric"]) for r in tables.pairs):
         members = [r for r in tables.pairs if (r["where"], r["metric"]) == family]
         corrected |= dict(zip(map(id, members), holm([r["p_value"] for r in members]), strict=True))
     rows = []
-    for key in _unique((r["where"], r["metric"], r["a"], r["b"]) for r in _shown(tables)):
+    for key in unique((r["where"], r["metric"], r["a"], r["b"]) for r in _shown(tables)):
         own = sorted(
             (r for r in tables.pairs if (r["where"], r["metric"], r["a"], r["b"]) == key), key=lambda r: r["seed"]
         )
@@ -195,43 +152,43 @@ def _pairs(tables: Tables) -> str:
         "method's defaults; every pair stands in `pairs.parquet`."
     )
     head = ["set", "metric", "a", "b", "a − b by seed", "95 %", "p by seed", "better"]
-    return f"## Paired tests\n{intro}\n\n{_table(head, rows)}"
+    return f"## Paired tests\n{intro}\n\n{table(head, rows)}"
 
 
 def _published(tables: Tables) -> str:
     """Figures of the papers beside ours, never in place of them."""
     rows = []
-    backbone = ", ".join(_unique(c["backbone"].partition("@")[0] for c in tables.cells))
-    for name in _unique(c["method"] for c in tables.cells):
+    backbone = ", ".join(unique(c["backbone"].partition("@")[0] for c in tables.cells))
+    for name in unique(c["method"] for c in tables.cells):
         for paper in methods.get(name).published:
-            ours = _of(tables, where=paper.where, label=name, scope="overall", metric=paper.metric)
-            figure = f"{_figure(ours)}, {backbone}" if ours else "that data is not among ours"
+            ours = of(tables, where=paper.where, label=name, scope="overall", metric=paper.metric)
+            shown = f"{figure(ours)}, {backbone}" if ours else "that data is not among ours"
             rows.append(
-                [name, paper.data, paper.metric, f"{paper.value:.3f}, {paper.backbone} ({paper.source})", figure]
+                [name, paper.data, paper.metric, f"{paper.value:.3f}, {paper.backbone} ({paper.source})", shown]
             )
     if not rows:
         return ""
     intro = "They differ in backbone, resolution and often data: no figure of one is a figure of the other."
-    return f"## Published figures beside ours\n{intro}\n\n{_table(['method', 'data', 'metric', 'paper', 'ours'], rows)}"
+    return f"## Published figures beside ours\n{intro}\n\n{table(['method', 'data', 'metric', 'paper', 'ours'], rows)}"
 
 
 def _defects(tables: Tables) -> str:
     """I-AUROC of each defect type against all good images."""
-    found = _of(tables, scope="defect")
-    wheres = [w for w in _unique(r["where"] for r in found) if len({r["part"] for r in found if r["where"] == w}) > 1]
+    found = of(tables, scope="defect")
+    wheres = [w for w in unique(r["where"] for r in found) if len({r["part"] for r in found if r["where"] == w}) > 1]
     if not wheres:
         return ""
-    labels = _unique(row["label"] for row in found)
+    labels = unique(row["label"] for row in found)
     rows = [
         [
             where,
             part,
-            *(_figure([r for r in found if (r["where"], r["part"], r["label"]) == (where, part, n)]) for n in labels),
+            *(figure([r for r in found if (r["where"], r["part"], r["label"]) == (where, part, n)]) for n in labels),
         ]
         for where in wheres
-        for part in _unique(r["part"] for r in found if r["where"] == where)
+        for part in unique(r["part"] for r in found if r["where"] == where)
     ]
-    return f"## Defect types: I-AUROC of each against all good images\n{_table(['set', 'defect', *labels], rows)}"
+    return f"## Defect types: I-AUROC of each against all good images\n{table(['set', 'defect', *labels], rows)}"
 
 
 def _cost(tables: Tables) -> str:

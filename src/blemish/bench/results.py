@@ -32,6 +32,14 @@ NAMES = {
 }
 
 
+ROUTING = {
+    "routed_good": "routed right, good",
+    "routed_anomalous": "routed right, defective",
+    "unknown_good": "unknown, good",
+    "unknown_anomalous": "unknown, defective",
+}
+
+
 @dataclass(frozen=True)
 class Tables:
     """What a run came to: enough to go on from on another machine, without the folders of its cells.
@@ -97,6 +105,10 @@ def _figures(record: Row) -> Iterator[Row]:
             if kind == "image" and not record["image_metrics"]:
                 continue
             if (found := part.get(kind, {}).get(key)) is not None:
+                yield {**head, "scope": scope, "part": name, "metric": metric, **_interval(found)}
+    for scope, name, part in parts:
+        for key, metric in ROUTING.items():
+            if (found := part.get(key)) is not None:
                 yield {**head, "scope": scope, "part": name, "metric": metric, **_interval(found)}
     for name, part in record["by_defect"].items():
         if "auroc" in part and record["image_metrics"]:

@@ -55,7 +55,7 @@ def run(
             failed = True
             write({**dict.fromkeys(_KEYS), "image_path": str(path), "regions": [], "error": str(result)})
             continue
-        found = found or result.verdict == "anomalous" or result.unknown is True
+        found = found or result.verdict in ("anomalous", "unknown")
         try:
             write(result.to_json(places.store(path, stem, result)))
         except DataError as error:  # the verdict stands, its picture could not be made

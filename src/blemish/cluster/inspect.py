@@ -271,6 +271,5 @@ def _summed(out: str, parts: range, images: int) -> dict[str, int]:
             )
         rows += table.num_rows
         errors += table.num_rows - table["error"].null_count
-        verdicts = zip(table["pred_label"].to_pylist(), table["unknown"].to_pylist(), strict=True)
-        anomalous += sum(verdict == "anomalous" or unknown is True for verdict, unknown in verdicts)
+        anomalous += sum(verdict in ("anomalous", "unknown") for verdict in table["pred_label"].to_pylist())
     return {"rows": rows, "errors": errors, "anomalous": anomalous, "parts": len(parts)}

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from blemish.bench import ledger, results, store
+from blemish.bench import ledger, one_for_all, results, store
 from blemish.metrics import PixelCounts, delong, delong_paired
 
 LABELS = [0] * 30 + [1] * 30
@@ -155,3 +155,30 @@ def test_a_difference_counts_only_when_every_seed_shows_it(tables: results.Table
 def test_holm() -> None:
     assert ledger.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert ledger.holm([]) == []
+
+
+def test_one_model_stands_beside_one_each() -> None:
+    cells = ({"where": "all: all in one", "setting": "multi"}, {"where": "a", "setting": "single"})
+    head = {"label": "padim", "seed": 0, "low": None, "high": None, "metric": "I-AUROC"}
+    rows = [
+        {**head, "where": "all: all in one", "scope": "category", "part": "a", "value": 0.75},
+        {**head, "where": "all: all in one", "scope": "category", "part": "b", "value": 0.25},
+        {**head, "where": "a", "scope": "overall", "part": "", "value": 0.875},
+        {**head, "where": "all: b", "scope": "overall", "part": "", "value": 0.5},
+        {
+            **head,
+            "where": "all: all in one",
+            "scope": "overall",
+            "part": "",
+            "metric": "routed right, good",
+            "value": 1.0,
+        },
+        {**head, "where": "a", "scope": "overall", "part": "", "metric": "routed right, good", "value": 1.0},
+    ]
+    text = one_for_all.text(results.Tables(tuple(rows), cells))
+    assert "| all: all in one | a | 0.750 (0.875) |" in text
+    assert "| all: all in one | b | 0.250 (0.500) |" in text
+    assert "| all: all in one | **mean** | 0.500 (0.688) |" in text
+    assert "| all: all in one | padim | 1.000 |" in text
+    assert text.count("| padim | 1.000 |") == 1  # a model of one product has nothing to tell apart
+    assert one_for_all.text(results.Tables()) == ""

@@ -125,3 +125,13 @@ def test_a_digest_changes_with_all_it_stands_for(two: Path) -> None:
     image.write_bytes((two / "tile" / "test" / "good" / "1001.png").read_bytes())
     os.utime(image, ns=(times, times + 10**9))
     assert marks(text) != first
+
+
+def test_an_option_that_came_later_leaves_older_digests_alone() -> None:
+    from blemish import config
+    from blemish.bench.cell import LATER, _named
+    from blemish.options import FitOptions
+
+    plain = config.to_json(config.build(FitOptions, {}))
+    assert set(_named(plain)) == set(plain) - set(LATER)
+    assert _named({**plain, "multi_class": True})["multi_class"] is True
