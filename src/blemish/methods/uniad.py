@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from blemish.errors import ConfigError
 from blemish.methods.base import Method, Phase, Published
-from blemish.nn.masked import EncoderLayer, GridPosition, QueryLayer, jittered, neighbour_mask, window_of, xavier
+from blemish.nn.masked import MaskedEncoder, QueryLayer, Where, jittered, xavier
 from blemish.nn.precision import Exact
 from blemish.ops.moments import ChannelMoments
 from blemish.ops.patches import joined
@@ -49,7 +49,7 @@ class Config:
     stride: int = 16  # of the tokens' grid, in pixels
     resize: Literal["area", "bilinear"] = "area"  # how levels come to that grid; bilinear, as the paper, skips places
     standardise: bool = True  # channels at mean 0 and variance 1; the paper takes them as they are
-    mask: Literal["all", "encoder", "decoder", "none"] = "all"  # which attentions look past a token and its neighbours
+    mask: Where = "all"  # which attentions look past a token and its neighbours
     neighbours: int = 0  # side of the window that is looked past; 1 = the token alone, 0 = 2 floor(n / 4) + 1 of n
     queries: bool = True  # learned ones in each decoder layer; off: decoding starts from the encoder's memory
     jitter: float = 1.21  # length of the noise on a token, as a share of its own; the paper's alpha / sqrt(channels)
@@ -71,38 +71,24 @@ class Config:
 class Reconstructor(nn.Module):
     """Tokens (B, N, C) of joined features -> the same, rebuilt."""
 
-    mask: Tensor | None  # (N, N)
-
     def __init__(self, config: Config, channels: int, grid: tuple[int, int]) -> None:
         super().__init__()
-        width, layer = config.width, (config.width, config.hidden, config.heads, config.dropout)
-        self.embed, self.position = nn.Linear(channels, width), GridPosition(grid, width)
-        self.encoder = nn.ModuleList(EncoderLayer(*layer) for _ in range(config.encoders))
-        self.decoder = nn.ModuleList(
-            QueryLayer(grid[0] * grid[1], *layer, queries=config.queries) for _ in range(config.decoders)
-        )
-        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, channels)
+        c, layer = config, (config.width, config.hidden, config.heads, config.dropout)
+        self.encoder = MaskedEncoder(channels, grid, c.encoders, *layer, where=c.mask, neighbours=c.neighbours)
+        tokens = grid[0] * grid[1]
+        self.decoder = nn.ModuleList(QueryLayer(tokens, *layer, queries=c.queries) for _ in range(c.decoders))
+        self.norm, self.head = nn.LayerNorm(c.width), nn.Linear(c.width, channels)
         xavier(self)
-        window = (config.neighbours, config.neighbours) if config.neighbours else window_of(grid)
-        self.register_buffer("mask", neighbour_mask(grid, window) if config.mask != "none" else None, persistent=False)
-        self.in_encoder, self.in_decoder = config.mask in ("all", "encoder"), config.mask in ("all", "decoder")
-
-    def encode(self, tokens: Tensor) -> Tensor:
-        """(B, N, width): the memory."""
-        x, position = self.embed(tokens), self.position()
-        for layer in self.encoder:
-            x = layer(x, position, self.mask if self.in_encoder else None)
-        return x  # type: ignore[no-any-return]
 
     def decode(self, memory: Tensor) -> Tensor:
-        """(B, N, C), of the memory."""
-        out, position = memory, self.position()
+        """(B, N, width) -> (B, N, C)."""
+        out, position = memory, self.encoder.position()
         for layer in self.decoder:
-            out = layer(memory, out, position, self.mask if self.in_decoder else None)
+            out = layer(memory, out, position, self.encoder.of_decoder)
         return self.head(self.norm(out))  # type: ignore[no-any-return]
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.decode(self.encode(tokens))
+        return self.decode(self.encoder(tokens))
 
 
 class UniAD(Method[Config]):

@@ -1,19 +1,21 @@
 """Transformers of tokens that may not look at themselves nor at their neighbours.
 
-You et al., A Unified Model for Multi-class Anomaly Detection, NeurIPS 2022 (UniAD): what looks at itself learns to copy,
+You et al., A Unified Model for Multi-class Anomaly Detection, NeurIPS 2022 (UniAD): what sees itself learns to copy,
 and then copies defects too. Layers are post-norm (Vaswani et al., 2017) with ReLU; tokens (B, N, d) lie in row-major
 order on a grid. A position is added to queries and keys, never to values. Mask and queries broadcast over the batch.
 """
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blemish.nn.attention import CrossAttention
 
 Grid = tuple[int, int]
+Where = Literal["all", "encoder", "decoder", "none"]
 
 
 def window_of(grid: Grid) -> Grid:
@@ -41,7 +43,7 @@ def jittered(tokens: Tensor, ratio: float, generator: torch.Generator) -> Tensor
 
     The paper's alpha is ratio * sqrt(C): the standard deviation of a channel is alpha * |f| / C.
     """
-    spread = ratio * tokens.norm(dim=2, keepdim=True) * tokens.shape[2] ** -0.5
+    spread = tokens.square().mean(2, keepdim=True).sqrt() * ratio  # |f| / sqrt(C), times the ratio
     return tokens + spread * torch.randn(tokens.shape, generator=generator)
 
 
@@ -82,7 +84,7 @@ class MaskedAttention(CrossAttention):
         """(B, heads, N, M): how much of each value a query takes."""
         q, k = self._split(self.query(queries)), self._split(self.key(others))
         products = q * q.shape[3] ** -0.5 @ k.transpose(2, 3)
-        return (products if mask is None else products + mask).softmax(3)
+        return (products if mask is None else products + mask).softmax(3)  # type: ignore[no-any-return]
 
     def forward(
         self, queries: Tensor, others: Tensor, values: Tensor | None = None, mask: Tensor | None = None
@@ -122,6 +124,47 @@ class EncoderLayer(nn.Module):
         return self.thought(x, self.perceptron(x))  # type: ignore[no-any-return]
 
 
+class MaskedEncoder(nn.Module):
+    """Tokens (B, N, channels) of a grid become a memory (B, N, width); holds what a decoder needs too.
+
+    Args:
+        where: which attentions look past a token and its neighbours: this encoder's, a decoder's, both, none.
+        neighbours: side of the window that is looked past; 0 = `window_of` the grid.
+
+    ValueError where the window leaves a token nothing to look at.
+    """
+
+    own: Tensor | None  # (N, N) mask of this encoder
+    of_decoder: Tensor | None  # of a decoder behind it
+
+    def __init__(
+        self,
+        channels: int,
+        grid: Grid,
+        layers: int,
+        width: int,
+        hidden: int,
+        heads: int,
+        dropout: float,
+        *,
+        where: Where = "all",
+        neighbours: int = 0,
+    ) -> None:
+        super().__init__()
+        self.embed, self.position = nn.Linear(channels, width), GridPosition(grid, width)
+        self.layers = nn.ModuleList(EncoderLayer(width, hidden, heads, dropout) for _ in range(layers))
+        window = (neighbours, neighbours) if neighbours else window_of(grid)
+        mask = None if where == "none" else neighbour_mask(grid, window)
+        self.register_buffer("own", mask if where in ("all", "encoder") else None, persistent=False)
+        self.register_buffer("of_decoder", mask if where in ("all", "decoder") else None, persistent=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x, position = self.embed(tokens), self.position()
+        for layer in self.layers:
+            x = layer(x, position, self.own)
+        return x  # type: ignore[no-any-return]
+
+
 class QueryLayer(nn.Module):
     """A decoder layer that grows its output from learned queries of its own, one a token (layer-wise queries).
 
@@ -146,3 +189,30 @@ class QueryLayer(nn.Module):
         t = self.remembered(start, self.of_memory(start + position, memory + position, memory, mask))
         t = self.seen(t, self.of_before(t + position, before + position, before, mask))
         return self.thought(t, self.perceptron(t))  # type: ignore[no-any-return]
+
+
+class PromptLayer(nn.Module):
+    """A decoder layer of two streams: the prompt reads the image, and the image reads what the prompt has become.
+
+    Gao, Learning to Detect Multi-class Anomalies with Just One Normal Image Prompt, ECCV 2024 (OneNIP), as its code has
+    it since its correction: the image takes up what its own attention has found.
+
+    Args:
+        both: False leaves the image as it is.
+    """
+
+    def __init__(self, width: int, hidden: int, heads: int, dropout: float, *, both: bool = True) -> None:
+        super().__init__()
+        self.of_image, self.perceptron = MaskedAttention(width, heads, dropout), perceptron(width, hidden, dropout)
+        self.seen, self.thought = Added(width, dropout), Added(width, dropout)
+        self.of_prompt = MaskedAttention(width, heads, dropout) if both else None
+        self.answered = Added(width, dropout) if both else None
+
+    def forward(self, prompt: Tensor, image: Tensor, position: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Prompt and image, (B, N, d) each, the prompt (1, N, d) where it is one for all -> both anew."""
+        placed = image + position
+        prompt = self.seen(prompt, self.of_image(prompt + position, placed, image, mask))
+        prompt = self.thought(prompt, self.perceptron(prompt))
+        if self.of_prompt is None or self.answered is None:
+            return prompt, image
+        return prompt, self.answered(image, self.of_prompt(placed, prompt + position, prompt, mask))
