@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal
+
 import torch.nn.functional as F
 from torch import Tensor, cat
 
@@ -29,6 +32,17 @@ def to_grid(x: Tensor, grid: tuple[int, int]) -> Tensor:
     if height % grid[0] == 0 and width % grid[1] == 0:
         return F.avg_pool2d(x, (height // grid[0], width // grid[1]))
     return F.interpolate(x, size=grid, mode="bilinear", align_corners=False)
+
+
+def joined(maps: Sequence[Tensor], grid: tuple[int, int], way: Literal["area", "bilinear"] = "area") -> Tensor:
+    """All levels (B, C_l, *grid_l) on one grid, side by side: (B, sum of C_l, *grid).
+
+    area       as `to_grid`: no place of a finer level is skipped
+    bilinear   samples with aligned corners, as UniAD's code (You et al. 2022) joins its levels
+    """
+    if way == "area":
+        return cat([to_grid(x, grid) for x in maps], 1)
+    return cat([F.interpolate(x, size=grid, mode="bilinear", align_corners=True) for x in maps], 1)
 
 
 def patch_descriptors(pyramid: Pyramid, grid: tuple[int, int], neighbourhood: int = 3) -> Tensor:

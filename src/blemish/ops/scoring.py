@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -21,3 +22,10 @@ def peak(anomaly_map: Tensor, share: float) -> Tensor:
         return anomaly_map.flatten(1).amax(1)
     places = anomaly_map[:, ::4, ::4].flatten(1)
     return places.topk(max(round(share * int(places.shape[1])), 1), 1).values.mean(1)
+
+
+def window_peak(anomaly_map: Tensor, side: int) -> Tensor:
+    """(B, H, W) -> (B,): the highest mean of a square of `side` pixels that lies within the map; 1 is the maximum."""
+    high, wide = (min(side, int(n)) for n in anomaly_map.shape[1:])
+    means = F.avg_pool2d(F.avg_pool2d(anomaly_map[:, None], (high, 1), 1), (1, wide), 1)  # a row, then a column: cheap
+    return means.flatten(1).amax(1)

@@ -1,0 +1,174 @@
+"""UniAD: a masked transformer grows normal features from learned queries, one model for all products.
+
+Paper    You et al., A Unified Model for Multi-class Anomaly Detection, NeurIPS 2022.
+Fit      frozen levels are joined on one grid of tokens; a transformer learns on good images of all products to rebuild
+         them from noisy ones. Three things keep it from copying: no token sees itself or its neighbours (neighbour
+         masked attention), each decoder layer grows its output from learned queries (layer-wise query decoder), and
+         the input is jittered while the target is clean (feature jittering).
+Predict  a token is as anomalous as far as its features lie from the rebuilt ones; the map is bilinear; the image takes
+         the highest mean of the map over a square of one token.
+Differs  half the paper's width, three levels without that of stride 2, brought to one grid by means of areas, channels
+         standardised; a fixed number of steps at a rate that falls along a cosine, without warm-up, instead of 1000
+         epochs; jitter by its share of a token's length, not by the paper's alpha, which depends on the channels; the
+         map is bilinear between centres of tokens. The paper's own sizes are options.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from blemish.errors import ConfigError
+from blemish.methods.base import Method, Phase, Published
+from blemish.nn.masked import MaskedEncoder, QueryLayer, Where, jittered, xavier
+from blemish.nn.precision import Exact
+from blemish.ops.moments import ChannelMoments
+from blemish.ops.patches import joined
+from blemish.ops.scoring import window_peak
+from blemish.ops.smoothing import LevelMaps
+from blemish.types import Batch, FeatureSpec, Needs, Prediction
+
+
+@dataclass(frozen=True)
+class Config:
+    steps: int = 3000  # of training, whatever the number of images
+    batch: int = 16  # images in a step
+    rate: float = 4e-4  # at the start; it falls along a cosine
+    clip: float = 0.1  # largest norm of a step's gradient
+    width: int = 128  # channels of a token; the paper has 256
+    hidden: int = 512  # units of each perceptron; the paper has 1024
+    encoders: int = 4  # layers
+    decoders: int = 4  # layers
+    heads: int = 8  # of each attention
+    dropout: float = 0.1  # everywhere, of attention too; training only
+    stride: int = 16  # of the tokens' grid, in pixels
+    resize: Literal["area", "bilinear"] = "area"  # how levels come to that grid; bilinear, as the paper, skips places
+    standardise: bool = True  # channels at mean 0 and variance 1; the paper takes them as they are
+    mask: Where = "all"  # which attentions look past a token and its neighbours
+    neighbours: int = 0  # side of the window that is looked past; 1 = the token alone, 0 = 2 floor(n / 4) + 1 of n
+    queries: bool = True  # learned ones in each decoder layer; off: decoding starts from the encoder's memory
+    jitter: float = 1.21  # length of the noise on a token, as a share of its own; the paper's alpha / sqrt(channels)
+    jitter_share: float = 1.0  # of the steps that are jittered
+    sigma: float = 0.0  # blur of the anomaly map, in pixels of the network's input; the paper has none
+
+    def __post_init__(self) -> None:
+        sizes = (self.steps, self.width, self.hidden, self.encoders, self.decoders, self.heads, self.stride)
+        if min(sizes) < 1 or self.batch < 2:
+            raise ConfigError("steps, sizes and numbers of layers have to be at least 1, batch at least 2")
+        if self.width % self.heads or self.width < 2:
+            raise ConfigError(f"width {self.width} is not a multiple of {self.heads} heads")
+        if self.rate <= 0 or min(self.clip, self.jitter, self.sigma, self.neighbours) < 0:
+            raise ConfigError("rate has to be positive; clip, jitter, sigma and neighbours cannot be negative")
+        if not 0 <= self.dropout < 1 or not 0 <= self.jitter_share <= 1:
+            raise ConfigError("dropout lies in [0, 1), jitter_share in [0, 1]")
+
+
+class Reconstructor(nn.Module):
+    """Tokens (B, N, C) of joined features -> the same, rebuilt."""
+
+    def __init__(self, config: Config, channels: int, grid: tuple[int, int]) -> None:
+        super().__init__()
+        c, layer = config, (config.width, config.hidden, config.heads, config.dropout)
+        self.encoder = MaskedEncoder(channels, grid, c.encoders, *layer, where=c.mask, neighbours=c.neighbours)
+        tokens = grid[0] * grid[1]
+        self.decoder = nn.ModuleList(QueryLayer(tokens, *layer, queries=c.queries) for _ in range(c.decoders))
+        self.norm, self.head = nn.LayerNorm(c.width), nn.Linear(c.width, channels)
+        xavier(self)
+
+    def decode(self, memory: Tensor) -> Tensor:
+        """(B, N, width) -> (B, N, C)."""
+        out, position = memory, self.encoder.position()
+        for layer in self.decoder:
+            out = layer(memory, out, position, self.encoder.of_decoder)
+        return self.head(self.norm(out))  # type: ignore[no-any-return]
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.decode(self.encoder(tokens))
+
+
+class UniAD(Method[Config]):
+    needs = Needs(strides=(4, 8, 16))
+    brief = {
+        "steps": 40,
+        "batch": 8,
+        "rate": 4e-3,
+        "clip": 1.0,
+        "width": 16,
+        "hidden": 32,
+        "encoders": 1,
+        "decoders": 1,
+        "heads": 2,
+        "stride": 8,
+    }
+    fitted_buffers = ("mean", "scale")
+    fitted_modules = ("network",)
+    published = (
+        Published("MVTec AD", "I-AUROC", 0.965, "EfficientNet-B4", "You et al. 2022; one model for all classes"),
+        Published("MVTec AD", "P-AUROC", 0.968, "EfficientNet-B4", "You et al. 2022; one model for all classes"),
+        Published("VisA", "I-AUROC", 0.888, "EfficientNet-B4", "ADer, 256 pixels; one model for all classes"),
+        Published("VisA", "P-AUROC", 0.983, "EfficientNet-B4", "ADer, 256 pixels; one model for all classes"),
+    )
+    mean: Tensor  # (C, 1, 1) of the joined channels
+    scale: Tensor
+
+    def __init__(self, config: Config, spec: FeatureSpec, size: tuple[int, int], seed: int = 0) -> None:
+        super().__init__(config, spec, size, seed)
+        self.grid = math.ceil(size[0] / config.stride), math.ceil(size[1] / config.stride)
+        try:
+            with self.seeded():
+                self.network = Reconstructor(config, sum(spec.channels), self.grid)
+        except ValueError as error:
+            raise ConfigError(str(error), hint="take a larger image, or smaller stride or neighbours") from error
+        self.exact_features = Exact()
+        self.level_maps = LevelMaps([self.grid], size, config.sigma)
+        self._moments = ChannelMoments(sum(spec.channels))
+
+    def observe(self, batch: Batch) -> None:
+        assert batch.pyramid is not None
+        self._moments.add(joined(batch.pyramid.maps, self.grid, self.config.resize))
+
+    def merge(self, other: Self) -> None:
+        self._moments.merge(other._moments)
+
+    def conclude(self) -> None:
+        plain = not self.config.standardise
+        mean, scale = self._moments.mean.float(), self._moments.spread()
+        self.mean = (torch.zeros_like(mean) if plain else mean)[:, None, None]
+        self.scale = (torch.ones_like(scale) if plain else scale)[:, None, None]
+
+    def tokens(self, maps: tuple[Tensor, ...]) -> Tensor:
+        """(B, N, C): all levels side by side at each place of the grid, rows first."""
+        x = joined(maps, self.grid, self.config.resize)
+        return ((x - self.mean) / self.scale).flatten(2).transpose(1, 2)
+
+    def phases(self) -> tuple[Phase, ...]:
+        c = self.config
+        return (Phase("train", c.steps, self.fitted_modules, c.batch, c.rate, clip=c.clip),)
+
+    def loss(self, phase: Phase, batch: Batch, progress: float) -> dict[str, Tensor]:
+        """The mean squared error; 1 is that of the mean feature, where channels are standardised."""
+        assert batch.pyramid is not None
+        clean = self.tokens(batch.pyramid.maps)
+        c, seen = self.config, clean
+        if c.jitter > 0 and float(torch.rand((), generator=self.generator)) < c.jitter_share:
+            seen = jittered(clean, c.jitter, self.generator)
+        with self.seeded(int(torch.randint(2**62, (), generator=self.generator))):  # of dropout
+            rebuilt = self.network(seen)
+        return {"restore": F.mse_loss(rebuilt.float(), clean)}
+
+    def predict(self, batch: Batch) -> Prediction:
+        assert batch.pyramid is not None
+        exact = self.exact_features
+        rebuilt = exact(self.network(self.tokens(batch.pyramid.maps)))
+        apart = rebuilt - self.tokens(tuple(exact(x) for x in batch.pyramid.maps))
+        places = apart.square().sum(2).sqrt().reshape(-1, *self.grid)
+        anomaly_map = self.level_maps([places])
+        return Prediction(window_peak(anomaly_map, self.config.stride), anomaly_map)
+
+
+METHOD = UniAD

@@ -1,0 +1,218 @@
+"""Transformers of tokens that may not look at themselves nor at their neighbours.
+
+You et al., A Unified Model for Multi-class Anomaly Detection, NeurIPS 2022 (UniAD): what sees itself learns to copy,
+and then copies defects too. Layers are post-norm (Vaswani et al., 2017) with ReLU; tokens (B, N, d) lie in row-major
+order on a grid. A position is added to queries and keys, never to values. Mask and queries broadcast over the batch.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from blemish.nn.attention import CrossAttention
+
+Grid = tuple[int, int]
+Where = Literal["all", "encoder", "decoder", "none"]
+
+
+def window_of(grid: Grid) -> Grid:
+    """Sides of the neighbourhood, 2 * floor(n / 4) + 1 of an axis of n tokens: 7 of 14, as in the paper."""
+    return 2 * (grid[0] // 4) + 1, 2 * (grid[1] // 4) + 1
+
+
+def neighbour_mask(grid: Grid, window: Grid) -> Tensor:
+    """(N, N), to be added to products of queries and keys: -inf within the window around a token, itself included.
+
+    The window is clipped at the borders of the grid. ValueError where a token would see nothing.
+    """
+    half = window[0] // 2, window[1] // 2
+    y, x = torch.arange(grid[0]), torch.arange(grid[1])
+    near_y = (y[:, None] - y[None]).abs() <= half[0]
+    near_x = (x[:, None] - x[None]).abs() <= half[1]
+    near = (near_y[:, None, :, None] & near_x[None, :, None, :]).reshape(grid[0] * grid[1], -1)
+    if near.all(1).any():
+        raise ValueError(f"a window of {window} leaves a token of a {grid} grid nothing to look at")
+    return torch.zeros(near.shape).masked_fill(near, -torch.inf)
+
+
+def jittered(tokens: Tensor, ratio: float, generator: torch.Generator) -> Tensor:
+    """(B, N, C) with noise whose expected length is `ratio` of each token's own (feature jittering).
+
+    The paper's alpha is ratio * sqrt(C): the standard deviation of a channel is alpha * |f| / C.
+    """
+    spread = tokens.square().mean(2, keepdim=True).sqrt() * ratio  # |f| / sqrt(C), times the ratio
+    return tokens + spread * torch.randn(tokens.shape, generator=generator)
+
+
+def xavier(module: nn.Module) -> None:
+    """Glorot-uniform weights and no bias in every linear layer and convolution inside."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.xavier_uniform_(part.weight)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+
+
+class GridPosition(nn.Module):
+    """A learned position (N, d) of each token: one half by its column, one by its row."""
+
+    def __init__(self, grid: Grid, width: int) -> None:
+        super().__init__()
+        self.rows = nn.Parameter(torch.rand(grid[0], width // 2))
+        self.columns = nn.Parameter(torch.rand(grid[1], width - width // 2))
+
+    def forward(self) -> Tensor:
+        size = self.rows.shape[0], self.columns.shape[0]
+        columns = self.columns[None].expand(*size, -1)
+        return torch.cat([columns, self.rows[:, None].expand(*size, -1)], 2).flatten(0, 1)
+
+
+class MaskedAttention(CrossAttention):
+    """Attention of several heads whose values may differ from its keys, under an additive mask (N, M).
+
+    Plain products: see `ProductAttention`; and dropout of attention, which the fused kernel has not on a CPU.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float = 0.0) -> None:
+        super().__init__(width, heads)
+        self.dropout = nn.Dropout(dropout)
+
+    def shares(self, queries: Tensor, others: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, heads, N, M): how much of each value a query takes."""
+        q, k = self._split(self.query(queries)), self._split(self.key(others))
+        products = q * q.shape[3] ** -0.5 @ k.transpose(2, 3)
+        return (products if mask is None else products + mask).softmax(3)  # type: ignore[no-any-return]
+
+    def forward(
+        self, queries: Tensor, others: Tensor, values: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        v = self._split(self.value(others if values is None else values))
+        mixed = self.dropout(self.shares(queries, others, mask)) @ v
+        return self.out(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
+class Added(nn.Module):
+    """LN(x + dropout(y)): how a post-norm layer takes up what a part of it has found."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.norm, self.dropout = nn.LayerNorm(width), nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.norm(x + self.dropout(y))  # type: ignore[no-any-return]
+
+
+def perceptron(width: int, hidden: int, dropout: float) -> nn.Sequential:
+    """Two linear layers around a ReLU."""
+    return nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, width))
+
+
+class EncoderLayer(nn.Module):
+    """Tokens look at each other: (B, N, d) twice."""
+
+    def __init__(self, width: int, hidden: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.attention, self.perceptron = MaskedAttention(width, heads, dropout), perceptron(width, hidden, dropout)
+        self.seen, self.thought = Added(width, dropout), Added(width, dropout)
+
+    def forward(self, x: Tensor, position: Tensor, mask: Tensor | None) -> Tensor:
+        placed = x + position
+        x = self.seen(x, self.attention(placed, placed, x, mask))
+        return self.thought(x, self.perceptron(x))  # type: ignore[no-any-return]
+
+
+class MaskedEncoder(nn.Module):
+    """Tokens (B, N, channels) of a grid become a memory (B, N, width); holds what a decoder needs too.
+
+    Args:
+        where: which attentions look past a token and its neighbours: this encoder's, a decoder's, both, none.
+        neighbours: side of the window that is looked past; 0 = `window_of` the grid.
+
+    ValueError where the window leaves a token nothing to look at.
+    """
+
+    own: Tensor | None  # (N, N) mask of this encoder
+    of_decoder: Tensor | None  # of a decoder behind it
+
+    def __init__(
+        self,
+        channels: int,
+        grid: Grid,
+        layers: int,
+        width: int,
+        hidden: int,
+        heads: int,
+        dropout: float,
+        *,
+        where: Where = "all",
+        neighbours: int = 0,
+    ) -> None:
+        super().__init__()
+        self.embed, self.position = nn.Linear(channels, width), GridPosition(grid, width)
+        self.layers = nn.ModuleList(EncoderLayer(width, hidden, heads, dropout) for _ in range(layers))
+        window = (neighbours, neighbours) if neighbours else window_of(grid)
+        mask = None if where == "none" else neighbour_mask(grid, window)
+        self.register_buffer("own", mask if where in ("all", "encoder") else None, persistent=False)
+        self.register_buffer("of_decoder", mask if where in ("all", "decoder") else None, persistent=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x, position = self.embed(tokens), self.position()
+        for layer in self.layers:
+            x = layer(x, position, self.own)
+        return x  # type: ignore[no-any-return]
+
+
+class QueryLayer(nn.Module):
+    """A decoder layer that grows its output from learned queries of its own, one a token (layer-wise queries).
+
+    They look at the encoder's memory first, and then at what the layer before has put out.
+
+    Args:
+        tokens: N.
+        queries: False starts from the output of the layer before instead: no learned queries.
+    """
+
+    def __init__(
+        self, tokens: int, width: int, hidden: int, heads: int, dropout: float, *, queries: bool = True
+    ) -> None:
+        super().__init__()
+        self.query = nn.Parameter(torch.randn(tokens, width)) if queries else None
+        self.of_memory, self.of_before = (MaskedAttention(width, heads, dropout) for _ in range(2))
+        self.perceptron = perceptron(width, hidden, dropout)
+        self.remembered, self.seen, self.thought = (Added(width, dropout) for _ in range(3))
+
+    def forward(self, memory: Tensor, before: Tensor, position: Tensor, mask: Tensor | None) -> Tensor:
+        start = before if self.query is None else self.query[None]
+        t = self.remembered(start, self.of_memory(start + position, memory + position, memory, mask))
+        t = self.seen(t, self.of_before(t + position, before + position, before, mask))
+        return self.thought(t, self.perceptron(t))  # type: ignore[no-any-return]
+
+
+class PromptLayer(nn.Module):
+    """A decoder layer of two streams: the prompt reads the image, and the image reads what the prompt has become.
+
+    Gao, Learning to Detect Multi-class Anomalies with Just One Normal Image Prompt, ECCV 2024 (OneNIP), as its code has
+    it since its correction: the image takes up what its own attention has found.
+
+    Args:
+        both: False leaves the image as it is.
+    """
+
+    def __init__(self, width: int, hidden: int, heads: int, dropout: float, *, both: bool = True) -> None:
+        super().__init__()
+        self.of_image, self.perceptron = MaskedAttention(width, heads, dropout), perceptron(width, hidden, dropout)
+        self.seen, self.thought = Added(width, dropout), Added(width, dropout)
+        self.of_prompt = MaskedAttention(width, heads, dropout) if both else None
+        self.answered = Added(width, dropout) if both else None
+
+    def forward(self, prompt: Tensor, image: Tensor, position: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Prompt and image, (B, N, d) each, the prompt (1, N, d) where it is one for all -> both anew."""
+        placed = image + position
+        prompt = self.seen(prompt, self.of_image(prompt + position, placed, image, mask))
+        prompt = self.thought(prompt, self.perceptron(prompt))
+        if self.of_prompt is None or self.answered is None:
+            return prompt, image
+        return prompt, self.answered(image, self.of_prompt(placed, prompt + position, prompt, mask))
