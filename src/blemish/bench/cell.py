@@ -168,8 +168,8 @@ def _line(model: Model, source: FeatureSource, test: Sequence[Record]) -> tuple[
 def _size(model: Model, backbone: Any) -> dict[str, Any]:
     """Values that a model holds besides the backbone, of all its heads, and multiply-adds of one image in the backbone
     and in the head behind it."""
-    import safetensors.torch
     import torch
+    from safetensors.torch import load
     from torch.utils.flop_counter import FlopCounterMode
 
     from blemish.types import Batch, Pyramid
@@ -182,7 +182,7 @@ def _size(model: Model, backbone: Any) -> dict[str, Any]:
         batch = Batch(size=method.size, pyramid=Pyramid(maps), x=backbone.normalise(image))
         with FlopCounterMode(display=False) as head:
             method(batch)
-    kept = sum(v.numel() for v in safetensors.torch.load(model.tensors).values() if v.is_floating_point())
+    kept = sum(v.numel() for v in load(model.tensors).values() if v.is_floating_point())
     flops = {"backbone_gmacs": trunk.get_total_flops(), "gmacs": head.get_total_flops()}
     return {"values": kept, **{name: round(value / 2e9, 4) for name, value in flops.items()}}
 
