@@ -48,6 +48,9 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/same_cells.py
 	$(BIN)/blemish bench benchmarks/variants.toml --out .bench/variants --page docs/variants.md
 	$(BIN)/blemish bench benchmarks/ablations.toml --out .bench/ablations --page docs/ablations.md
+	$(BIN)/blemish bench benchmarks/several.toml --out .bench/several --page docs/several.md
+	$(BIN)/python benchmarks/unknown.py
+	$(BIN)/python benchmarks/categories.py
 	$(BIN)/python benchmarks/logical.py
 	$(BIN)/python benchmarks/places.py
 	$(BIN)/python benchmarks/made_defects.py

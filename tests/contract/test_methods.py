@@ -150,7 +150,7 @@ def test_a_planted_defect_scores_higher_and_lights_up(
         row, column = np.unravel_index(anomaly_map.argmax(), mask.shape)
         near = mask[
             max(row - 12, 0) : row + 13, max(column - 12, 0) : column + 13
-        ]  # a cell of the coarsest grid has 16
+        ]
         assert near.any(), "the peak of the map is not at the defect"
 
 

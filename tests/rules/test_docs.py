@@ -163,7 +163,7 @@ def test_the_command_line_page_is_that_of_the_code() -> None:
     assert committed == page(), "python -m blemish.cli.reference > docs/cli.md"
 
 
-@pytest.mark.parametrize("page", ["ledger.md", "variants.md", "ablations.md"])
+@pytest.mark.parametrize("page", ["ledger.md", "variants.md", "ablations.md", "several.md"])
 def test_the_ledger_is_that_of_its_tables(page: str) -> None:
     pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install 'blemish[bench]'")
     from blemish.bench import ledger, results
