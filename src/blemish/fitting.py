@@ -57,7 +57,8 @@ def fit(
     backbone = backbone or load_backbone(options)
     good = without_copies(good_training_records(records))
     routing = method_class.routing(settings) or (Routing() if options.multi_class else None)
-    kind, parts = (None, []) if routing else plan_calibration(good, options, costly=bool(method_class.fitted_modules))
+    costly = bool(method_class.fitted_modules) or method_class.needs.costly
+    kind, parts = (None, []) if routing else plan_calibration(good, options, costly=costly)
     learn = parts[0][0] if kind == "split" else good
     with ExitStack() as stack:
         if cache is None and method_class.fitted_modules:  # steps ask for the same features again and again

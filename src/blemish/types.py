@@ -73,6 +73,7 @@ class Needs:
     twin: str | None = None  # a damaged twin of each training sample, by a maker of `synthesis.MAKERS`
     category: bool = False  # the decided category of each sample too, in `Batch.category`
     second: bool = False  # uses a second frozen network where the options name one
+    costly: bool = False  # learns for minutes without phases, so rather a split than folds, as where there are phases
     held: float = 0.0  # share of what is learned from that no step sees: `Method.settle` gets it
     graph: bool = True  # False: cannot be one graph; say why in `reason`
     reason: str | None = None

@@ -93,7 +93,7 @@ class Prototypes(NamedTuple):
 
 
 class ProtoOT(Method[Config]):
-    needs = Needs(strides=(8, 16))
+    needs = Needs(strides=(8, 16), costly=True)
     brief = {"steps": 20, "momentum": 0.8, "metric": "euclidean"}
     fitted_buffers = ("prototypes", "places", "counts", "largest")
     published = (
