@@ -83,8 +83,11 @@ def plan_calibration(
 def hold_out(own: Sequence[Record], kept: Sequence[Record], options: FitOptions) -> tuple[list[Record], list[Record]]:
     """(learn, held) of one of several categories; nothing is held where that supports no promise.
 
-    Whole units, as many as the rate needs where half as many are left to learn from. `kept` are learned from. Raises
-    CalibrationError where a split was asked for and is not to be had, ConfigError for folds.
+    Whole units, as many (of images, or of units where those are promised) as the rate needs, where half as many images
+    are left to learn from. Folds are no way out, so a few units serve where images are counted: the promise then says
+    about. `kept` are learned from.
+
+    Raises CalibrationError where a split was asked for and is not to be had, ConfigError for folds.
     """
     if options.calibration == "folds":
         raise ConfigError("folds calibrate a model of one product", hint="calibration auto, split or none")
@@ -96,12 +99,13 @@ def hold_out(own: Sequence[Record], kept: Sequence[Record], options: FitOptions)
     order = sorted(units)
     random.Random(options.seed).shuffle(order)
     held: list[Record] = []
-    taken = 0
-    while taken < len(order) and (len(held) < round(options.held_out * len(own)) or taken < needed):
+    taken = counted = 0
+    while taken < len(order) and (len(held) < round(options.held_out * len(own)) or counted < needed):
         held += units[order[taken]]
         taken += 1
+        counted = taken if options.promise_per == "unit" else len(held)
     left = len(own) - len(held)
-    if options.calibration != "none" and taken >= needed and left >= max(needed // 2, 1):
+    if options.calibration != "none" and counted >= needed and left >= max(needed // 2, 1):
         return _without(own, held), held
     if options.calibration == "split":
         raise CalibrationError(f"{len(own)} good images cannot promise a rate of {options.false_alarm_rate:g} by split")

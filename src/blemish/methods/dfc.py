@@ -50,7 +50,7 @@ class Config:
     reach: float = 4.0  # features are spoilt by up to so many times the noise, by a factor drawn for each; 1 = once
     neighbourhood: int = 3  # side of the square of positions whose mean is looked at
     margin: float = 0.5  # of the hinge
-    steps: int = 1500  # of each head
+    steps: int = 200  # of each head; with more, noise is told by ever finer signs that defects do not share
     batch: int = 8  # images in a step
     positions: int = 256  # drawn of each image in a step
     rate: float = 1e-3  # at the start

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blemish.nn.attention import CrossAttention
@@ -56,6 +57,13 @@ def xavier(module: nn.Module) -> None:
                 nn.init.zeros_(part.bias)
 
 
+def drop_attention(module: nn.Module, share: float) -> None:
+    """Dropout of what is attended to, apart from that of all else."""
+    for part in module.modules():
+        if isinstance(part, MaskedAttention):
+            part.dropout.p = share
+
+
 class GridPosition(nn.Module):
     """A learned position (N, d) of each token: one half by its column, one by its row."""
 
@@ -73,7 +81,8 @@ class GridPosition(nn.Module):
 class MaskedAttention(CrossAttention):
     """Attention of several heads whose values may differ from its keys, under an additive mask (N, M).
 
-    Plain products: see `ProductAttention`; and dropout of attention, which the fused kernel has not on a CPU.
+    The exported graph has plain products (see `ProductAttention`), and so has dropout of attention, for which there is
+    no fused kernel on a CPU: without it a step of training takes half the time.
     """
 
     def __init__(self, width: int, heads: int, dropout: float = 0.0) -> None:
@@ -90,7 +99,11 @@ class MaskedAttention(CrossAttention):
         self, queries: Tensor, others: Tensor, values: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
         v = self._split(self.value(others if values is None else values))
-        mixed = self.dropout(self.shares(queries, others, mask)) @ v
+        if self.training and not self.dropout.p:
+            q, k = self._split(self.query(queries)), self._split(self.key(others))
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        else:
+            mixed = self.dropout(self.shares(queries, others, mask)) @ v
         return self.out(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
 

@@ -10,15 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def upsampling_matrix(n_in: int, n_out: int, sigma: float) -> Tensor:
+def upsampling_matrix(n_in: int, n_out: int, sigma: float, *, aligned: bool = False) -> Tensor:
     """(n_out, n_in): bilinear interpolation followed by a Gaussian blur with reflected borders, as one product.
 
     Both steps are linear and separable, so a map is `rows @ grid @ columns.T`: for a 16 x 16 grid and a 256 x 256
     map that is 1.1 M multiplications instead of the 4.3 M of a separable 33-tap blur after the interpolation.
-    `sigma` is in output pixels; 0 leaves the blur out.
+    `sigma` is in output pixels; 0 leaves the blur out. `aligned` puts the first and last cell onto the first and last
+    pixel.
     """
     eye = torch.eye(n_in, dtype=torch.float64)[:, None, :]
-    up = F.interpolate(eye, size=n_out, mode="linear", align_corners=False)
+    up = F.interpolate(eye, size=n_out, mode="linear", align_corners=aligned)
     if sigma > 0:
         radius = min(math.ceil(4 * sigma), n_out - 1)
         at = torch.arange(-radius, radius + 1, dtype=torch.float64)
@@ -40,12 +41,16 @@ class LevelMaps(nn.Module):
         grids: (h, w) of each level.
         size: (H, W) of the network's input.
         sigma: of the blur, in pixels of the input.
+        aligned: corner cells lie on corner pixels.
     """
 
-    def __init__(self, grids: Sequence[tuple[int, ...]], size: tuple[int, int], sigma: float) -> None:
+    def __init__(
+        self, grids: Sequence[tuple[int, ...]], size: tuple[int, int], sigma: float, *, aligned: bool = False
+    ) -> None:
         super().__init__()
         self.matrices = [
-            (upsampling_matrix(grid[0], size[0], sigma), upsampling_matrix(grid[1], size[1], sigma)) for grid in grids
+            tuple(upsampling_matrix(grid[axis], size[axis], sigma, aligned=aligned) for axis in (0, 1))
+            for grid in grids
         ]
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:

@@ -198,7 +198,7 @@ class TestReal:
     def test_csv(self, run: Any, work: Path) -> None:
         done = run("inspect", work / "model", work / "good" / "000.png", "--format", "csv")
         header, row = csv.reader(done.out.splitlines())
-        assert set(header) == KEYS - {"category", "regions"}
+        assert set(header) == KEYS - {"regions"}
         assert row[header.index("pred_label")] in ("good", "anomalous")
         assert float(row[header.index("pred_score")]) > 0
 

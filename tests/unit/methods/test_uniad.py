@@ -14,7 +14,15 @@ from torch import Tensor
 from blemish import training
 from blemish.errors import ConfigError
 from blemish.methods.uniad import Config, Reconstructor, UniAD
-from blemish.nn.masked import GridPosition, MaskedAttention, QueryLayer, jittered, neighbour_mask, window_of
+from blemish.nn.masked import (
+    GridPosition,
+    MaskedAttention,
+    QueryLayer,
+    drop_attention,
+    jittered,
+    neighbour_mask,
+    window_of,
+)
 from blemish.ops.moments import ChannelMoments
 from blemish.ops.patches import joined
 from blemish.ops.scoring import window_peak
@@ -319,3 +327,16 @@ def test_the_peak_of_the_map_lies_at_a_pasted_texture(backbone: FakeBackbone) ->
 def test_options_out_of_range(bad: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         Config(**bad)
+
+
+def test_the_fused_kernel_is_the_product() -> None:
+    """Training without dropout of attention and the exported form give the same; a share of it needs the products."""
+    attention = MaskedAttention(16, 4)
+    x = torch.randn(2, 36, 16, generator=torch.Generator().manual_seed(0))
+    mask = neighbour_mask((6, 6), (3, 3))
+    with torch.no_grad():
+        fused = attention.train()(x, x, mask=mask)
+        plain = attention.eval()(x, x, mask=mask)
+        assert torch.allclose(fused, plain, atol=1e-5)
+        drop_attention(attention, 0.5)
+        assert not torch.allclose(attention.train()(x, x, mask=mask), plain, atol=1e-2)
