@@ -25,5 +25,15 @@ def _cutpaste(_: Sequence[Image]) -> Maker:
     return CutPaste()
 
 
-MAKERS: dict[str, Callable[[Sequence[Image]], Any]] = {"texture": _texture, "cutpaste": _cutpaste}
+def _mixed(textures: Sequence[Image]) -> Maker:
+    """A texture or a cut-and-paste patch or scar, with equal chance, as OneNIP mixes them (Gao, ECCV 2024)."""
+    makers = _texture(textures), CutPaste(("patch", "scar"))
+
+    def make(image: Image, generator: np.random.Generator) -> tuple[Image, NDArray[np.bool_]]:
+        return makers[int(generator.integers(2))](image, generator)
+
+    return make
+
+
+MAKERS: dict[str, Callable[[Sequence[Image]], Any]] = {"texture": _texture, "cutpaste": _cutpaste, "mixed": _mixed}
 """By name: images to take textures from (none: drawn ones) -> a synthesizer."""
