@@ -148,9 +148,7 @@ def test_a_planted_defect_scores_higher_and_lights_up(
     for anomaly_map, mask in zip(bad.anomaly_map.numpy(), masks, strict=True):
         assert anomaly_map[mask].mean() > 1.5 * anomaly_map[~mask].mean()
         row, column = np.unravel_index(anomaly_map.argmax(), mask.shape)
-        near = mask[
-            max(row - 12, 0) : row + 13, max(column - 12, 0) : column + 13
-        ]
+        near = mask[max(row - 12, 0) : row + 13, max(column - 12, 0) : column + 13]
         assert near.any(), "the peak of the map is not at the defect"
 
 
