@@ -30,7 +30,8 @@ pytestmark = [pytest.mark.filterwarnings("ignore::ResourceWarning"), pytest.mark
 
 
 def fitted(records: list[Record], method: str, **more: Any) -> Model:
-    options = FitOptions(method=method, backbone="fake", image_size="64x48", calibration="none")
+    own = get(method).brief
+    options = FitOptions(method=method, backbone="fake", image_size="64x48", calibration="none", options=own)
     return fit(records, options, backbone=FakeBackbone(), **more)
 
 

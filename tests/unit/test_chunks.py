@@ -43,7 +43,8 @@ class Elsewhere:
 
 
 def fitted(records: Sequence[Record], method: str, **more: Any) -> Model:
-    options = FitOptions(method=method, backbone="fake", image_size="64x48", calibration="none")
+    own = get(method).brief
+    options = FitOptions(method=method, backbone="fake", image_size="64x48", calibration="none", options=own)
     return fit(records, options, backbone=FakeBackbone(), **more)
 
 
