@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from blemish.backbones.cache import FeatureCache
@@ -31,10 +31,13 @@ class Chunk:
     preprocess: Preprocess
     precision: Precision
     cache: FeatureCache | None
+    categories: dict[str, int] = field(default_factory=dict)  # decided ones by record id, of several products
 
     def source(self, threads: int | None = None) -> FeatureSource:
         """Where a worker gets its features from; one serves many chunks."""
-        return FeatureSource(self.backbone, self.preprocess, self.cache, threads=threads, precision=self.precision)
+        source = FeatureSource(self.backbone, self.preprocess, self.cache, threads=threads, precision=self.precision)
+        source.categories = self.categories
+        return source
 
     def method(self, source: FeatureSource) -> Method[Any]:
         """The method, before it has seen anything."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +74,7 @@ def fit_several(run: Run, routing: Routing, start: float) -> Model:
         run.learned |= seen
     else:
         run.features.categories = {r.id: k for r, k in zip(good, owner, strict=True)}
+        run.chunk = replace(run.chunk, categories=run.features.categories)
         run.learned_from = [r for part in learn for r in part]
         method = run.learn(run.learned_from)
         graph = run.freeze(method, vote)
