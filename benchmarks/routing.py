@@ -20,12 +20,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import torch
+from products import SOURCES, records_of
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from blemish import learning
 from blemish.backbones.cache import FeatureCache
-from blemish.data import layouts
 from blemish.data.geometry import Preprocess
 from blemish.features import FeatureSource
 from blemish.ops.anchors import Anchors, cluster
@@ -33,17 +33,8 @@ from blemish.options import FitOptions
 from blemish.several import described, voting_level
 from blemish.types import Record
 
-DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 PAGE = Path("docs/results/routing.md")
 SEEDS = (0, 1, 2)
-SOURCES = {
-    "mtd": (str(DATA / "mtd"), None),
-    "ELPV mono": ("elpv", "mono"),
-    "ELPV poly": ("elpv", "poly"),
-    "bsdata_s": (str(DATA / "bsdata_s"), None),
-    "deeppcb_s": (str(DATA / "deeppcb_s"), None),
-    "aws_aliens": (str(DATA / "aws_aliens"), None),
-}
 SIDES = ("learn", "good", "defective")  # training images, good test images, defective ones
 Parts = dict[str, list[Tensor]]
 
@@ -58,8 +49,8 @@ def features(level: int | None = None) -> Parts:
         return torch.cat([b.pyramid.maps[at] for b in source.batches(records) if b.pyramid is not None])
 
     out: Parts = {side: [] for side in SIDES}
-    for name, group in SOURCES.values():
-        records = [r for r in layouts.index(name) if group is None or r.group == group]
+    for name in SOURCES:
+        records = records_of(name)
         out["learn"].append(of([r for r in records if r.split == "train" and r.label == 0]))
         for side, label in (("good", 0), ("defective", 1)):
             out[side].append(of([r for r in records if r.split == "test" and r.label == label]))

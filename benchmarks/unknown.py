@@ -18,36 +18,26 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
+from products import SOURCES, records_of
 
 from blemish import Detector
 from blemish.backbones.cache import FeatureCache
-from blemish.data import layouts
 from blemish.data.decode import read_image
 from blemish.metrics.intervals import wilson
 from blemish.metrics.ranking import auroc
 from blemish.runtime.inspector import Inspector
 from blemish.types import Record
 
-DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 PAGE = Path("docs/results/unknown.md")
 RATE = 0.05
 MOST = 150  # images of each product that are inspected, at most
-SOURCES = {
-    "mtd": (str(DATA / "mtd"), None),
-    "ELPV mono": ("elpv", "mono"),
-    "ELPV poly": ("elpv", "poly"),
-    "bsdata_s": (str(DATA / "bsdata_s"), None),
-    "deeppcb_s": (str(DATA / "deeppcb_s"), None),
-    "aws_aliens": (str(DATA / "aws_aliens"), None),
-}
 
 
 def good() -> dict[str, list[Record]]:
     """Good images of each product, of both sides of its split."""
     found = {}
-    for name, (source, group) in SOURCES.items():
-        records = [r for r in layouts.index(source) if group is None or r.group == group]
-        found[name] = [replace(r, id=f"{name}/{r.id}", group=name) for r in records if r.label == 0]
+    for name in SOURCES:
+        found[name] = [replace(r, id=f"{name}/{r.id}", group=name) for r in records_of(name) if r.label == 0]
     return found
 
 

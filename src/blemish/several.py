@@ -52,7 +52,7 @@ def fit_several(run: Run, routing: Routing, start: float) -> Model:
     options, good = run.options, run.good
     names, anchors, chosen = construct(run, good, routing)
     vote = Vote(anchors, voting_level(run.features.spec, run.features.preprocess.size))
-    owner = mine(run, vote, good)
+    owner = [chosen.get(r.id, k) for r, k in zip(good, mine(run, vote, good), strict=True)]
     parts = []
     for k in range(len(names)):
         own = [r for r, o in zip(good, owner, strict=True) if o == k]
@@ -65,12 +65,13 @@ def fit_several(run: Run, routing: Routing, start: float) -> Model:
         heads[VOTE] = export.export_vote(vote, run.features.spec)
         graph, seen = run.features.trunk, set[str]()
         for k, (records, (_, held)) in enumerate(zip(learn, parts, strict=True)):
-            one = _run(run, records)
+            one = _run(run, records, 1 / len(names))
             method = one.learn(records)
             heads[head_name(k)], entry = frozen_head(one, method, held or records)
             parity = worse(parity, entry)
             state |= {f"{head_name(k)}.{name}": value for name, value in method.fitted_state().items()}
             seen |= one.learned
+            run.report += [{**phase, "category": names[k]} for phase in one.report]
         run.learned |= seen
     else:
         run.features.categories = {r.id: k for r, k in zip(good, owner, strict=True)}
@@ -131,8 +132,8 @@ def levels_of(run: Run, records: Sequence[Record]) -> Tensor:
     return torch.cat([b.pyramid.maps[level] for b in run.features.batches(records) if b.pyramid is not None])
 
 
-def construct(run: Run, good: Sequence[Record], routing: Routing) -> tuple[list[str], Anchors, set[str]]:
-    """Category anchor construction: names, anchors, and the ids of the images that they are made of.
+def construct(run: Run, good: Sequence[Record], routing: Routing) -> tuple[list[str], Anchors, dict[str, int]]:
+    """Category anchor construction: names, anchors, and the categories of the images that they are made of.
 
     Names of other records are never read. DataError where there is nothing to tell apart.
     """
@@ -145,7 +146,7 @@ def construct(run: Run, good: Sequence[Record], routing: Routing) -> tuple[list[
     if routing.labels == "few":
         subsets = few(good, routing.shots, draw)
         names, levels = list(subsets), [levels_of(run, records) for records in subsets.values()]
-        chosen = {r.id for records in subsets.values() for r in records}
+        chosen = {r.id: k for k, records in enumerate(subsets.values()) for r in records}
     else:
         order = sorted(good, key=lambda r: r.id)
         some = draw.sample(order, min(len(order), max(round(POOLED * len(order)), FEWEST, routing.count * 4)))
@@ -153,7 +154,7 @@ def construct(run: Run, good: Sequence[Record], routing: Routing) -> tuple[list[
         owner = cluster(described(whole), routing.count, min(MOST, len(some) // 3), generator)
         names = [f"cluster {k + 1}" for k in range(int(owner.max()) + 1)]
         levels = [whole[owner == k] for k in range(len(names))]
-        chosen = {r.id for r in some}
+        chosen = {r.id: k for r, k in zip(some, owner.tolist(), strict=True)}
     if not names:
         raise DataError("there is no category to learn", hint="good images lie in a folder for each category")
     pixels = torch.cat(levels).double().transpose(0, 1).flatten(1)
@@ -197,9 +198,9 @@ def mine(run: Run, vote: Vote, records: Sequence[Record]) -> list[int]:
     return found
 
 
-def _run(run: Run, records: Sequence[Record]) -> Run:
-    """The same line for one category."""
-    return Run(
+def _run(run: Run, records: Sequence[Record], share: float) -> Run:
+    """The same line for one category, with its share of the budget."""
+    one = Run(
         records,
         records,
         run.method_class,
@@ -208,8 +209,11 @@ def _run(run: Run, records: Sequence[Record]) -> Run:
         run.backbone,
         run.cache,
         run.track,
+        run.spread,
         preprocess=run.features.preprocess,
     )
+    one.share = share
+    return one
 
 
 def frozen_head(run: Run, method: Method[Any], good: Sequence[Record]) -> tuple[bytes, dict[str, Any]]:

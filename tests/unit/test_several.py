@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -186,7 +187,8 @@ def test_names_of_the_subset_alone_are_read(data: list[Record], made: Made, tmp_
     assert {len(records) for records in subset.values()} == {2}
     run = run_of(data, tmp_path)
     names, anchors, ids = construct(run, data, Routing(shots=4))
-    assert ids == chosen
+    assert set(ids) == chosen
+    assert {names[k] == i.split("/")[0] for i, k in ids.items()} == {True}
     assert names == sorted(KINDS)
     # the rest of the images may be gone, or carry any name
     alone = construct(run, [r for r in data if r.id in chosen], Routing(shots=99, anchors=16))
@@ -330,3 +332,17 @@ def test_a_later_category_leaves_the_others_alone(made: Made, fresh: list[Record
         detector.extend(write(tmp_path, "waves", 8), "waves")
     with pytest.raises(ConfigError, match="one head learned all"):
         Detector.from_model(made["pooled"], backbone=FakeBackbone()).extend(write(tmp_path, "waves", 8), "waves")
+
+
+def test_heads_share_one_budget(data: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shares: list[float] = []
+    learn = Run.learn
+
+    def noted(run: Run, records: Sequence[Record]) -> Any:
+        shares.append(run.share)
+        return learn(run, records)
+
+    monkeypatch.setattr(Run, "learn", noted)
+    model = fit_model(tmp_path, data, method="dfc", budget="1h")
+    assert shares == [1 / 3] * 3
+    assert [phase["category"] for phase in model.meta["training"]] == sorted(KINDS)

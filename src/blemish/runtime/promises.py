@@ -7,12 +7,11 @@ from collections.abc import Callable, Sequence
 
 from blemish.calibration import Calibrator
 from blemish.categories import Categories, Known, Row, of_rows
-from blemish.data.decode import content_id, decode_image, read_file
 from blemish.data.geometry import Preprocess
 from blemish.modelfile import Model
-from blemish.runtime.engines import Engine, Precision, best_precision
+from blemish.runtime.engines import Engine, Precision
 from blemish.runtime.routed import open_model
-from blemish.runtime.scores import Track, no_track
+from blemish.runtime.scores import Track, formats, no_track, scored
 from blemish.types import Record
 
 
@@ -50,19 +49,9 @@ def decided_scores(
 
     By number format; copies of one file count once.
     """
-    engines = {p: open_in(p) for p in dict.fromkeys(("f32", best_precision()))}
-    out: dict[str, list[tuple[int, float, Row]]] = {p: [] for p in engines}
-    seen: set[str] = set()
-    for record in track(records, "calibrate", len(records)):
-        data = read_file(record.path)
-        if (content := content_id(data)) in seen:
-            continue
-        seen.add(content)
-        image = preprocess(decode_image(data, str(record.path)))[None]
-        for precision, engine in engines.items():
-            score, anomaly_map, votes, strangeness = engine(image)
-            row = (float(score[0]), float(anomaly_map.max()), record.whole, content)
-            out[precision].append((int(votes[0].argmax()), float(strangeness[0]), row))
+    out: dict[str, list[tuple[int, float, Row]]] = {p: [] for p in formats()}
+    for precision, (_, _, votes, strangeness), row in scored(open_in, preprocess, records, track):
+        out[precision].append((int(votes[0].argmax()), float(strangeness[0]), row))
     return out
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from blemish.calibration import Calibrator, Kind
+from blemish.categories import Row
 from blemish.data.decode import content_id, decode_image, read_file
 from blemish.data.geometry import Preprocess
-from blemish.runtime.engines import best_precision, open_engine
+from blemish.runtime.engines import Engine, Outputs, Precision, best_precision, open_engine
 from blemish.types import Record
 
 Track = Callable[[Iterable[Any], str, int | None], Iterable[Any]]
@@ -29,12 +30,21 @@ def unit_id(record: Record) -> str:
 
 
 def good_scores(graph: bytes, preprocess: Preprocess, records: Sequence[Record], track: Track = no_track) -> Scores:
-    """Run each image through the graph in every number format of this machine, float32 always among them.
+    """Run each image through the graph in every number format of this machine, float32 always among them."""
+    out: Scores = {p: [] for p in formats()}
+    for precision, _, row in scored(lambda p: open_engine(graph, precision=p), preprocess, records, track):
+        out[precision].append(row)
+    return out
+
+
+def scored(
+    open_in: Callable[[Precision], Engine], preprocess: Preprocess, records: Sequence[Record], track: Track = no_track
+) -> Iterator[tuple[Precision, Outputs, Row]]:
+    """(number format, outputs of the engine, row of the score) of each image in each format of this machine.
 
     Copies of one file count once: the same image twice says nothing new.
     """
-    engines = {p: open_engine(graph, precision=p) for p in dict.fromkeys(("f32", best_precision()))}
-    out: Scores = {p: [] for p in engines}
+    engines = {p: open_in(p) for p in formats()}
     seen: set[str] = set()
     for record in track(records, "calibrate", len(records)):
         data = read_file(record.path)
@@ -43,9 +53,13 @@ def good_scores(graph: bytes, preprocess: Preprocess, records: Sequence[Record],
         seen.add(content)
         image = preprocess(decode_image(data, str(record.path)))[None]
         for precision, engine in engines.items():
-            score, anomaly_map = engine(image)
-            out[precision].append((float(score[0]), float(anomaly_map.max()), record.whole, content))
-    return out
+            outputs = engine(image)
+            yield precision, outputs, (float(outputs[0][0]), float(outputs[1].max()), record.whole, content)
+
+
+def formats() -> tuple[Precision, ...]:
+    """float32, and the short format where this machine computes in one."""
+    return tuple(dict.fromkeys(("f32", best_precision())))
 
 
 def calibrators(
