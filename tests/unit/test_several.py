@@ -346,3 +346,14 @@ def test_heads_share_one_budget(data: list[Record], tmp_path: Path, monkeypatch:
     model = fit_model(tmp_path, data, method="dfc", budget="1h")
     assert shares == [1 / 3] * 3
     assert [phase["category"] for phase in model.meta["training"]] == sorted(KINDS)
+
+
+@pytest.mark.parametrize("how", ["routed", "own"])
+def test_heads_that_learned_apart_score_on_one_scale(made: Made, how: str) -> None:
+    categories = made[how].categories
+    assert categories is not None
+    for calibrator in categories.known["f32"].scores:
+        assert calibrator is not None
+        low, high = np.quantile(calibrator.scores, [0.5, 0.995])
+        assert low == pytest.approx(0, abs=1e-2)
+        assert high == pytest.approx(1, abs=1e-2)
