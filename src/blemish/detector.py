@@ -12,7 +12,7 @@ from blemish import modelfile
 from blemish.backbones.cache import FeatureCache
 from blemish.data.decode import content_id, read_file
 from blemish.data.geometry import Preprocess
-from blemish.errors import ConfigError, EngineError, NotFittedError
+from blemish.errors import ConfigError, DataError, EngineError, NotFittedError
 from blemish.modelfile import Model
 from blemish.runtime.engines import Engine
 from blemish.runtime.inspector import Inspector
@@ -193,6 +193,46 @@ class Detector:
         backbone = self._backbone or load_backbone(config.build(FitOptions, self.model.run))
         self._model = extend(
             self.model, records, category, backbone=backbone, cache=self._cache, track=track or no_track
+        )
+        self._inspector = None
+        return self
+
+    def adapt(
+        self,
+        good: str | Path | Sequence[str | Path] | Sequence[Record],
+        *,
+        share: float = 0.2,
+        layout: str | None = None,
+        categories: Sequence[str] = (),
+        track: Track | None = None,
+    ) -> Self:
+        """Go on learning from a few more good images: of a new station, light or patient.
+
+        What observes (PaDiM, PatchCore) takes them into its statistics; what is trained by gradient takes `share` of
+        its steps on them, and forgets a little of what it knew. The threshold is made anew, of a part of them that is
+        held out. Images that the model has learned from are left out with a warning. ConfigError where the method
+        cannot go on, or the model knows several products; DataError where nothing new is left.
+        """
+        from blemish import config, fitting
+        from blemish.adapting import adapt
+        from blemish.holdout import good_training_records, without_copies
+        from blemish.learning import load_backbone
+        from blemish.options import FitOptions
+
+        records = good_training_records(as_records(good, layout=layout, categories=categories))
+        records = self._not_learned(without_copies(records))
+        if not records:
+            raise DataError("the model has learned from all of these images", hint="give images that are new to it")
+        model = self.model
+        backbone = self._backbone or load_backbone(config.build(FitOptions, model.run))
+        self._model = adapt(
+            model,
+            records,
+            share=share,
+            backbone=backbone,
+            restored=lambda: fitting.restore(model, backbone)[1],
+            cache=self._cache,
+            track=track or no_track,
         )
         self._inspector = None
         return self

@@ -114,6 +114,22 @@ class Run:
             self.report = plan.report
         return method
 
+    def go_on(self, method: Method[Any], records: Sequence[Record], known: int, share: float, rate: float) -> None:
+        """Learn these records beside what a method knows from `known` others."""
+        from blemish import training
+
+        self.features.seen.clear()
+        good, held = apart(records, self.needs.held, self.options.seed)
+        if method.fitted_modules:
+            plan = replace(self._plan(method), store=None)  # short enough to do without snapshots
+            samples, rest = (self._samples(part) for part in (good, held))
+            training.go_on(method, samples, rest, plan, share, rate)
+            self.report = plan.report
+        else:
+            method.recall(known)
+            training.train(method, self.track(self.features.batches(good), "learn", math.ceil(len(good) / BATCH)))
+        self.learned = set(self.features.seen)
+
     def _samples(self, records: Sequence[Record]) -> ImageSamples:
         items, views = files(records, self.features.preprocess), self.options.views
         return ImageSamples(self.features, items, self.needs, views=views, textures=self.textures)

@@ -16,7 +16,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import Any, Protocol
 
@@ -142,6 +142,22 @@ def run_phases(method: Method[Any], samples: Samples, held: Samples | None, plan
     method.trained = True
     if plan.store is not None:
         plan.store.drop(plan.name)
+
+
+def go_on(method: Method[Any], samples: Samples, held: Samples | None, plan: Plan, share: float, rate: float) -> None:
+    """Further steps of a fitted method, on other samples: each phase but the shared ones, at `share` of its steps and
+    `rate` of its rate. `begin` is not called: what a phase starts from is there.
+    """
+    for number, phase in enumerate(method.phases()):
+        if phase.shared:
+            continue
+        shorter = replace(phase, steps=max(round(share * phase.steps), 1), rate=rate * phase.rate)
+        entry: dict[str, Any] = {"phase": phase.name, "planned": shorter.steps, "kept": False}
+        plan.report.append({**entry, **_PhaseRun(method, number, shorter, samples, plan, None).steps()})
+    method.requires_grad_(False)
+    method.eval()
+    with torch.no_grad():
+        method.settle(in_order(held if held is not None and len(held) else samples))
 
 
 def _run(method: Method[Any], number: int, phase: Phase, samples: Samples, plan: Plan, seconds: float | None) -> None:

@@ -24,7 +24,7 @@ LAYERS = (
     ("chunks", "samples"),
     ("learning",),
     ("several",),
-    ("extending",),
+    ("adapting", "extending"),
     ("fitting", "report_tables"),
     ("detector", "report"),
     ("demo", "power_page"),

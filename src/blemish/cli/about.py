@@ -15,12 +15,12 @@ def emit(value: Any) -> None:
     typer.echo(json.dumps(value, allow_nan=False))
 
 
-def console() -> Any:
-    """Rich output on stdout; wide where no terminal says how wide it is, so that nothing is cut in a file."""
+def console(*, stderr: bool = False) -> Any:
+    """Rich output on stdout, or stderr; wide where no terminal says how wide it is: nothing is cut in a file."""
     from rich.console import Console
 
-    out = Console()
-    return out if out.is_terminal else Console(width=240)
+    out = Console(stderr=stderr)
+    return out if out.is_terminal else Console(width=240, stderr=stderr)
 
 
 def _table(rows: list[dict[str, Any]]) -> None:

@@ -249,6 +249,25 @@ def extend(
 
 
 @app.command()
+def adapt(
+    model: ModelPath,
+    good: Annotated[str, typer.Argument(help="A few good images of the new station, light or patient.")],
+    out: Annotated[Path, typer.Option(help="The model folder to write.")],
+    earlier: Annotated[
+        Optional[list[Path]],  # noqa: UP045
+        typer.Option(help="Images, folders or JSON lines of `inspect` to compare verdicts on; GOOD if not given."),
+    ] = None,
+    share: Annotated[float, typer.Option(help="Of the steps of training, where the method is trained.")] = 0.2,
+    layout: Layout = None,
+    category: Categories = None,
+) -> None:
+    """Go on learning from a few more good images; shows which earlier verdicts change."""
+    from blemish.cli.adapt import run
+
+    run(model, good, out, earlier or [], share, layout, category or [])
+
+
+@app.command()
 def power(
     model: ModelPath,
     good: Annotated[str, typer.Argument(help="Good images that the model has not seen.")],

@@ -127,6 +127,18 @@ class Method(nn.Module, ABC, Generic[C]):
         """Whether the method says how to merge."""
         return cls.merge is not Method.merge
 
+    def recall(self, samples: int) -> None:
+        """Turn the fitted buffers, which came from so many samples, back into what was observed: the inverse of
+        `conclude`, so that `observe` can go on from a finished model. A method that has no phases and has not this
+        cannot be adapted.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def adaptable(cls) -> bool:
+        """Whether learning can go on from a finished model: by gradient, or by `recall`."""
+        return bool(cls.fitted_modules) or cls.recall is not Method.recall
+
     def conclude(self) -> None:  # noqa: B027
         """Turn what was observed into the fitted buffers."""
 

@@ -85,6 +85,10 @@ class PaDiM(Method[Config]):
         self.whiten = whitening(covariance, ridge)
         self._statistics = PositionGaussians()
 
+    def recall(self, samples: int) -> None:
+        self._draw = self.drawn
+        self._statistics = PositionGaussians.recalled(self.mean, self.whiten, self.config.ridge, samples)
+
     def predict(self, batch: Batch) -> Prediction:
         centred = (self._descriptors(batch, self.drawn) - self.mean).transpose(0, 1)  # (P, B, C)
         white = self.coarse_whitening(centred, self.whiten)

@@ -118,6 +118,12 @@ class PatchCore(Method[Config]):
         self.support = nearest_within(self.memory, self.config.neighbours)
         self.radius = torch.tensor(self._radius)
 
+    def recall(self, samples: int) -> None:
+        self._pool = [self.memory + self.centre]
+        self._pooled = len(self.memory)
+        self._seen = samples * self.grid[0] * self.grid[1]
+        self._radius = float(self.radius)
+
     def predict(self, batch: Batch) -> Prediction:
         x = self._descriptors(batch) - self.centre
         distance, index = nearest(x.flatten(0, 1), self.memory, self.coarse_search)

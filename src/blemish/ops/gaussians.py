@@ -19,6 +19,24 @@ class PositionGaussians:
         self.total = torch.zeros(0)
         self.outer = torch.zeros(0)
 
+    @classmethod
+    def recalled(cls, mean: Tensor, whiten: Tensor, ridge: float, n: int) -> PositionGaussians:
+        """The statistics of n samples, from their mean (P, C) and the `whitening` (P, C, C) of their covariance.
+
+        `ridge` is the share of the mean variance that was added before whitening. Identity matrices stand for samples
+        that do not vary.
+        """
+        found = cls()
+        eye = torch.eye(mean.shape[1], dtype=torch.float64)
+        factor = torch.linalg.inv(whiten.double())  # the transposed Cholesky factor
+        covariance = factor.transpose(1, 2) @ factor
+        varies = not torch.equal(whiten, eye.float().expand_as(whiten))
+        added = float(covariance.diagonal(dim1=1, dim2=2).mean()) * ridge / (1 + ridge) if varies else 1.0
+        found.n, found.origin = n, mean.clone()
+        found.total = torch.zeros_like(mean, dtype=torch.float64)
+        found.outer = (covariance - added * eye) * max(n - 1, 1)
+        return found
+
     def add(self, x: Tensor, origin: Tensor | None = None) -> None:
         """x: (B, P, C) float32."""
         if self.origin is None:
