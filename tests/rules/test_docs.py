@@ -61,6 +61,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for product, first in (("bolts", 500), ("nuts", 600)):
         write_images(Path("products") / product / "train" / "good", 4, first=first)
     write_images(Path("new_product"), 4, first=700)
+    write_images(Path("new_station"), 24, first=800)
     Path("suite.toml").write_text(SUITE, encoding="utf-8")
     Image.fromarray(defective_image(5)[0]).save("part.png")
     return tmp_path
