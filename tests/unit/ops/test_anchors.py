@@ -119,3 +119,21 @@ def test_order_and_scale_do_not_matter() -> None:
     image = maps_of(1, seed=4)
     assert torch.allclose(a(image)[0], b(4.0 * image)[0], atol=1e-4)
     assert torch.allclose(a(image)[1], b(4.0 * image)[1], atol=1e-4)
+
+
+def test_only_the_nearest_categories_are_looked_at() -> None:
+    """Beyond CANDIDATES, the votes are those among the nearest categories as whole images, and the others get none."""
+    kinds = CANDIDATES + 5
+    anchors = built(kinds, reliable=False)
+    level = torch.cat([maps_of(k, images=1, seed=9, noise=3.0) for k in range(kinds)])  # so noisy that many get votes
+    votes, _ = anchors(level)
+    whole = F.normalize(anchors.local(level).mean(1), dim=1)
+    for i, near in enumerate((whole @ anchors.centres.T).topk(CANDIDATES, 1).indices):
+        some = Anchors(torch.zeros(D), torch.ones(D), reliable=False)
+        some.anchors, some.weight, some.centres = anchors.anchors[near], anchors.weight[near], anchors.centres[near]
+        expected = torch.zeros(kinds)
+        expected[near] = some(level[i : i + 1])[0][0]
+        torch.testing.assert_close(votes[i], expected, atol=1e-5, rtol=0)
+    every = (anchors.local(level) @ anchors.anchors.flatten(0, 1).T).argmax(2) // anchors.count
+    left_out = [set(e.tolist()) - set(v.nonzero().flatten().tolist()) for e, v in zip(every, votes, strict=True)]
+    assert any(left_out), "some image would have given a vote to a category that is not looked at"
