@@ -54,20 +54,21 @@ class Config:
     structural: bool = True  # the student of the teacher: local defects
     logical: bool = True  # the autoencoder and its student: violations of the whole
     pool: Literal["scenes", "good"] = "scenes"  # what the teacher is distilled on: drawn scenes, or the good images
-    znorm: Literal["instance", "pool"] = "instance"  # target channels standardised per image, or over all of the pool
+    znorm: Literal["instance", "pool"] = "pool"  # target channels standardised per image, or over all of the pool
+    standard: bool = True  # T's channels are standardised over the good images: those that hardly vary weigh as much
     stratified: bool = True  # channels are drawn equally from each level of the backbone; False: from all alike
     detach: bool = True  # the logical student's loss leaves the autoencoder alone
     norm: bool = True  # batch normalisation in the autoencoder: it learns in fewer steps; the paper has none
     hard: float = 0.0  # share of the largest squared errors that the structural student learns from; 0 = all
     distance: Literal["cosine", "squared"] = "cosine"  # of descriptors, at inspection; the paper has the squared one
     clamp: bool = False  # scaled maps are cut to [0, 1] before they are added
-    distil_steps: int = 3000  # 0 leaves the teacher random
+    distil_steps: int = 1500  # 0 leaves the teacher random
     distil_rate: float = 5e-3  # learning rate of the distillation
     distil_batch: int = 16  # squares in its steps
     crop: int = 128  # side in pixels of the squares that teacher and structural student learn from; 0 = whole images
-    steps: int = 2000  # of the structural student
+    steps: int = 800  # of the structural student
     batch: int = 8  # squares in its steps
-    logical_steps: int = 400  # of the logical module
+    logical_steps: int = 300  # of the logical module
     logical_batch: int = 4  # images in its steps
     rate: float = 3e-3  # learning rate of structural student and logical module
     sigma: float = 4.0  # blur of the anomaly map, in pixels of the network's input
@@ -150,6 +151,33 @@ class Target(nn.Module):
         return (raw - mean) * torch.rsqrt(variance + 1e-5)
 
 
+class Standard(nn.Module):
+    """Maps of the teacher, standardised per level and channel over the good images (as in EfficientAD, Batzner et al.
+    2024); as they are before `measure`.
+    """
+
+    mean: Tensor  # (L, C, 1, 1)
+    deviation: Tensor  # (L, C, 1, 1)
+
+    def __init__(self, levels: int, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(levels, channels, 1, 1))
+        self.register_buffer("deviation", torch.ones(levels, channels, 1, 1))
+
+    def measure(self, lots: Iterable[list[Tensor]]) -> None:
+        """From lots of maps (B, C, h, w), one a level."""
+        count, total = 0, torch.zeros(2, *self.mean.shape[:2]).double()
+        for maps in lots:
+            values = torch.stack([m.double().transpose(0, 1).flatten(1) for m in maps])  # (L, C, N)
+            count, total = count + values.shape[2], total + torch.stack([values.sum(2), values.square().sum(2)])
+        mean, square = total / count
+        self.mean.copy_(mean[:, :, None, None])
+        self.deviation.copy_((square - mean.square()).clamp_min(1e-8).sqrt()[:, :, None, None])
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        return [(m - a) / d for m, a, d in zip(maps, self.mean, self.deviation, strict=True)]
+
+
 def distance_loss(wanted: list[Tensor], got: list[Tensor], hard: float = 0.0) -> Tensor:
     """Squared distance of descriptors, mean over images, positions and levels; of the hardest values only with `hard`.
 
@@ -166,13 +194,13 @@ def distance_loss(wanted: list[Tensor], got: list[Tensor], hard: float = 0.0) ->
 
 
 class MuDeNet(Method[Config]):
-    needs = Needs(strides=(4, 8, 16), image=True, held=0.1)
+    needs = Needs(strides=(4, 8), image=True, held=0.1)
     brief = {
         **dict.fromkeys(("distil_batch", "batch", "logical_batch"), 12),
         **{"distil_steps": 30, "steps": 40, "logical_steps": 40, "crop": 0, "rate": 5e-3},
         **{"width": 8, "channels": 16, "latent": 4},
     }
-    fitted_modules = ("target", "teacher", "student", "autoencoder", "logical_student")
+    fitted_modules = ("target", "teacher", "scaled", "student", "autoencoder", "logical_student")
     fitted_buffers = ("low", "span")
     published = (
         Published("MVTec AD, cable", "I-AUROC", 0.989, "WideResNet-50-2, distilled", SOURCE),
@@ -191,6 +219,7 @@ class MuDeNet(Method[Config]):
         width, channels, levels = config.width, len(drawn), config.levels
         with self.seeded(0):
             self.teacher = DescriptorNet(trunk, width, channels, (0, 1, 2))  # all of it, whatever is in use of it
+        self.scaled = Standard(len(levels), channels)
         widths = (width * 3 // 4, width * 3 // 2) if config.scale == "small" else (width // 2, width)
         with self.seeded(self.seed + 1):  # never the teacher's weights
             student, logical_student = (DescriptorNet(trunk, width, channels, levels) for _ in range(2))
@@ -233,6 +262,8 @@ class MuDeNet(Method[Config]):
     def begin(self, phase: Phase, batches: Iterable[Batch]) -> None:
         if phase.name == "distil" and self.config.znorm == "pool":
             self.target.measure(batches)
+        if phase.name != "distil" and self.config.standard:
+            self.scaled.measure(self._raw(batch.x) for batch in batches if batch.x is not None)
 
     def loss(self, phase: Phase, batch: Batch, progress: float) -> dict[str, Tensor]:
         assert batch.x is not None
@@ -271,6 +302,9 @@ class MuDeNet(Method[Config]):
 
     def descriptors(self, x: Tensor) -> list[Tensor]:
         """The teacher's maps (B, C, h, w) of the receptive fields in use."""
+        return self.scaled(self._raw(x))  # type: ignore[no-any-return]
+
+    def _raw(self, x: Tensor) -> list[Tensor]:
         maps = self.teacher(x)
         return [maps[level] for level in self.config.levels]
 

@@ -40,6 +40,8 @@ TOY = Config(
     logical_steps=600,
     logical_batch=16,
     crop=0,
+    znorm="instance",
+    standard=False,  # a random network's channels tell the same whatever their scale
 )
 
 
@@ -282,9 +284,30 @@ def scaled(method: MuDeNet, batch: Batch) -> Tensor:
         return torch.stack(method.parts(batch.x))
 
 
+def test_the_teachers_channels_are_standardised_over_the_good_images(
+    backbone: FakeBackbone, images: list[NDArray[np.uint8]]
+) -> None:
+    """Before its student and the autoencoder learn them; the student's distance is that to the standardised maps."""
+    method, plain = made(backbone), made(backbone, standard=False)
+    for each in (method, plain):
+        learn(each, backbone, images[:7])
+    x = batch_of(backbone, images[:7]).x
+    with torch.no_grad():
+        raw, maps = method._raw(x), method.descriptors(x)
+        for level, (before, after) in enumerate(zip(raw, maps, strict=True)):
+            mean, deviation = before.mean((0, 2, 3)), before.std((0, 2, 3), correction=0)
+            torch.testing.assert_close(method.scaled.mean[level].flatten(), mean, rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(method.scaled.deviation[level].flatten(), deviation, rtol=1e-2, atol=2e-4)
+            expected = (before - method.scaled.mean[level]) / method.scaled.deviation[level]
+            torch.testing.assert_close(after, expected)
+        for before, after in zip(plain._raw(x), plain.descriptors(x), strict=True):
+            torch.testing.assert_close(before, after)
+
+
 def test_how_maps_are_added(backbone: FakeBackbone) -> None:
     """Equal maps give S = 2 n; and a module whose raw scores are all larger counts no more, once settled."""
     method = made(backbone, distance="squared")
+    method.scaled = nn.Identity()
     batch = batch_of(backbone, [good_image(0)])
     field, zero = torch.rand(1, 12, 16, generator=torch.Generator().manual_seed(0)), torch.zeros(1, 12, 16)
     method.teacher = method.autoencoder = Fixed(field, field, field)
@@ -407,7 +430,7 @@ def test_stripes_the_student_finds_a_blotch_and_the_smallest_field_shows_it_best
 @pytest.fixture(scope="module")
 def objects() -> tuple[MuDeNet, dict[str, Batch]]:
     settings = replace(TOY, levels=(0, 1))  # fields of 15 and 31 pixels; the things are 17 wide and 32 apart
-    method, batches, _ = world(disc_and_square, (32, 64), SWAPS, settings, train=160)
+    method, batches, _ = world(disc_and_square, (32, 64), SWAPS, settings, train=160, each=12)
     return method, batches
 
 
