@@ -151,6 +151,17 @@ class Calibrator:
         return self._scores.threshold(self.alpha)
 
     @cached_property
+    def wide_threshold(self) -> float:
+        """The threshold counted by units, whatever the promise is counted by; where they are too few for the rate, the
+        largest held-out score. For alarms that a new unit, which differs from those seen, is not to set off.
+        """
+        if not self.units:
+            return self.threshold
+        if len(set(self.units)) < images_needed(self.alpha):
+            return self.scores[-1]
+        return conformal_threshold(self.scores, self.alpha, self.units)
+
+    @cached_property
     def map_threshold(self) -> float:
         """Map values above it form regions: at most a share alpha of good samples shows any."""
         return conformal_threshold(self.peaks, self.alpha, self._counted)

@@ -137,3 +137,33 @@ def test_the_sentence() -> None:
     cross = Calibrator.fit([float(i) for i in range(50)], [1.0] * 50, 0.05, "cross")
     assert "at most" not in cross.promise
     assert "no finite-sample guarantee" in cross.promise
+
+
+def test_the_wide_threshold_is_counted_by_units() -> None:
+    """By images where there are no units, by units where they suffice, else the largest score."""
+    scores = [float(i) for i in range(40)]
+    plain = Calibrator.fit(scores, scores, 0.05)
+    assert plain.wide_threshold == plain.threshold == 38.0
+    twenty = Calibrator.fit(scores, scores, 0.05, units=[i // 2 for i in range(40)])
+    assert twenty.wide_threshold == conformal_threshold(scores, 0.05, [i // 2 for i in range(40)]) == 39.0
+    assert twenty.threshold == 38.0
+    two = Calibrator.fit(scores, scores, 0.05, units=[i % 2 for i in range(40)])
+    assert two.wide_threshold == 39.0
+    assert two.threshold == 38.0
+    hundred = Calibrator.fit([float(i) for i in range(200)], [0.0] * 200, 0.05, units=[i // 2 for i in range(200)])
+    assert hundred.wide_threshold < 199.0
+
+
+def test_a_new_unit_sets_off_the_alarm_for_unknowns_no_more_than_promised() -> None:
+    """Units that differ more than their images: by images the rate is missed, by units it is kept."""
+    generator = np.random.default_rng(0)
+    false = np.zeros(2)
+    for _ in range(400):
+        level = generator.normal(size=31)
+        values = level[:, None] + 0.1 * generator.normal(size=(31, 10))
+        units = np.repeat(np.arange(30), 10)
+        made = Calibrator.fit(values[:30].ravel().tolist(), [0.0] * 300, 0.05, units=units.tolist())
+        false += [float((values[30] > limit).mean()) for limit in (made.threshold, made.wide_threshold)]
+    by_image, by_unit = false / 400
+    assert by_unit <= 0.05
+    assert by_image > by_unit
