@@ -3,8 +3,8 @@
 Conformal prediction within categories (Mondrian: Vovk, Gammerman and Shafer 2005, section 4.5): a threshold is made of
 the good images that were *decided* to be of a category, by the same vote as at inspection, so that the promise holds in
 every category and not only over all of them. The second promise is that of the alarm for unknown products, from how
-strange the same images look to the vote. It is counted by units wherever images have them: a new unit of a known product
-is stranger than further images of the units seen.
+strange the same images look to the vote. It is counted by units wherever images have them: a new unit of a known
+product is stranger than further images of the units seen.
 """
 
 from __future__ import annotations
