@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from blemish import config, export
+from blemish import config, export, kinds
 from blemish.backbones.cache import FeatureCache
-from blemish.data.geometry import Preprocess
 from blemish.errors import ConfigError, DataError
 from blemish.holdout import plan_calibration
 from blemish.learning import Run, head_of, tensors
@@ -47,7 +46,7 @@ def adapt(
     good: Sequence[Record],
     *,
     share: float,
-    backbone: Backbone,
+    backbone: Backbone | None,
     restored: Callable[[], Method[Any]],
     cache: FeatureCache | None,
     track: Track,
@@ -74,27 +73,31 @@ def adapt(
         raise ConfigError(f"the share of the steps has to lie in (0, 1], not {share}")
     kind, parts = plan_calibration(good, options, costly=bool(cls.fitted_modules) or cls.needs.costly)
     learn = parts[0][0] if kind == "split" else list(good)
-    settled = Preprocess.from_json(model.meta["preprocess"])
-    run = Run(good, learn, cls, settings, options, backbone, cache, track, preprocess=settled)
+    settled = kinds.of(model.meta)
+    run = Run(good, learn, cls, settings, options, backbone, cache, track, kind=settled)
 
     def gone_on(records: Sequence[Record]) -> Method[Any]:
         method = restored()
         run.go_on(method, records, model.meta["data"]["learned_from"], share, RATE)
         return method
 
-    per_unit = options.promise_per == "unit"
+    def frozen(method: Method[Any]) -> Model:
+        graph = run.freeze(method) if run.needs.graph else b""
+        state = tensors(method.fitted_state(), method.config)
+        return replace(model, meta={**model.meta, "precision": run.features.precision}, tensors=state, graph=graph)
+
     if kind == "cross":
-        scores = [run.scores(run.freeze(gone_on(rest)), fold) for rest, fold in parts]
+        scores = [run.scores(frozen(gone_on(rest)), fold) for rest, fold in parts]
     method = gone_on(learn)
-    graph = run.freeze(method)
+    adapted = frozen(method)
     if kind == "split":
-        scores = [run.scores(graph, parts[0][1])]
+        scores = [run.scores(adapted, parts[0][1])]
+    per_unit = options.promise_per == "unit"
     made = calibrators(scores, options.false_alarm_rate, kind, per_unit=per_unit) if kind else {}
     data, units = model.meta["data"], {unit_id(r) for r in learn if r.unit is not None}
     told = {"good_images": len(good), "learned_from": len(learn), "share": share, "training": run.report}
     meta = {
-        **model.meta,
-        "precision": run.features.precision,
+        **adapted.meta,
         "adapted": [*model.meta.get("adapted", []), told],
         "data": {
             **data,
@@ -104,9 +107,8 @@ def adapt(
             "units": sorted({*data["units"], *units}),
         },
     }
-    parity = export.certify(graph, export.torch_engine(backbone, method), run.golden())
-    state = tensors(method.fitted_state(), method.config)
-    return replace(model, meta=meta, calibrators=made, tensors=state, graph=graph, parity=parity)
+    parity = export.certify(adapted.graph, run.features.reference(method), run.golden()) if run.needs.graph else {}
+    return replace(adapted, meta=meta, calibrators=made, parity=parity)
 
 
 def changes(before: Inspector, after: Inspector, sources: Sequence[Any], track: Track) -> Iterator[Change]:

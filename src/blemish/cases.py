@@ -5,11 +5,13 @@ from __future__ import annotations
 import heapq
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 from blemish.calibration import Calibrator
-from blemish.data.decode import read_image, read_mask
-from blemish.drawing import Scale, encode, scale_of, thumbnail
+from blemish.drawing import Scale, encode, scale_of
+from blemish.kinds import SampleKind
+from blemish.kinds.image import Images
 from blemish.types import AnomalyResult, Record
 
 
@@ -24,7 +26,7 @@ class Case:
     score: float
     p_value: float | None
     verdict: str | None
-    size: tuple[int, int]  # (W, H) of the source
+    size: tuple[int, ...]  # (W, H) of the source; samples of a signal
     regions: int
     masked: bool  # the marked defect is outlined on the image
     picture: bytes
@@ -43,10 +45,12 @@ class Cases:
     good          good images drawn by lot: by a checksum of their id, so that no score has a say
 
     `calibrator` is the inspector's; it gives the scale of the heat maps. Without one each map has a scale of its own.
+    `kind` is the inspector's too; images where none is given.
     """
 
-    def __init__(self, calibrator: Calibrator | None, *, each: int = 6) -> None:
+    def __init__(self, calibrator: Calibrator | None, *, each: int = 6, kind: SampleKind[Any] | None = None) -> None:
         self.calibrator = calibrator
+        self.kind: SampleKind[Any] = kind or Images(None)
         self.each = each
         self.scale: Scale | None = scale_of(calibrator) if calibrator is not None else None
         self._best: dict[str, list[tuple[float, int, Case]]] = {kind: [] for kind in KINDS}
@@ -75,10 +79,10 @@ class Cases:
         return (self.each + 1) // 2 if kind.startswith("just_") else self.each
 
     def _case(self, record: Record, result: AnomalyResult) -> Case:
-        height, width = result.anomaly_map.shape
-        mask = read_mask(record.mask, (height, width)) if record.mask is not None else None
+        mask = self.kind.mask(record, result.anomaly_map.shape)
         scale = self.scale or scale_of(None, result.anomaly_map)
-        picture = thumbnail(read_image(record.path), result.anomaly_map, scale=scale, regions=result.regions, mask=mask)
+        raw = self.kind.read(self.kind.source(record))
+        picture = self.kind.thumbnail(raw, result.anomaly_map, scale=scale, regions=result.regions, mask=mask)
         return Case(
             name=Path(record.id).name if record.group is None else record.id,
             label=record.label,
@@ -87,7 +91,7 @@ class Cases:
             score=result.score,
             p_value=result.p_value,
             verdict=result.verdict,
-            size=(width, height),
+            size=tuple(reversed(result.anomaly_map.shape)),
             regions=len(result.regions),
             masked=mask is not None and bool(mask.any()),
             picture=encode(picture, ".jpg"),

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from blemish.backbones.cache import FeatureCache
-from blemish.data.geometry import Preprocess
-from blemish.features import FeatureSource
+from blemish.kinds import SampleKind
 from blemish.runtime.engines import Precision
+from blemish.sides import Source, side_of
 from blemish.types import Record
 
 if TYPE_CHECKING:
@@ -27,23 +27,24 @@ class Chunk:
     method_class: type[Method[Any]]
     config: Any
     seed: int
-    backbone: Backbone
-    preprocess: Preprocess
+    backbone: Backbone | None
+    kind: SampleKind[Any]
     precision: Precision
     cache: FeatureCache | None
     categories: dict[str, int] = field(default_factory=dict)  # decided ones by record id, of several products
 
-    def source(self, threads: int | None = None) -> FeatureSource:
-        """Where a worker gets its features from; one serves many chunks."""
-        source = FeatureSource(self.backbone, self.preprocess, self.cache, threads=threads, precision=self.precision)
+    def source(self, threads: int | None = None) -> Source:
+        """Where a worker gets its samples from; one serves many chunks."""
+        side = side_of(self.method_class.wants(self.config))
+        source = side.open(self.kind, self.backbone, self.cache, threads=threads, precision=self.precision)
         source.categories = self.categories
         return source
 
-    def method(self, source: FeatureSource) -> Method[Any]:
+    def method(self, source: Source) -> Method[Any]:
         """The method, before it has seen anything."""
-        return self.method_class(self.config, source.spec, self.preprocess.size, self.seed)
+        return self.method_class(self.config, source.spec, self.kind.size, self.seed)
 
-    def observe(self, source: FeatureSource, records: Sequence[Record]) -> Observed:
+    def observe(self, source: Source, records: Sequence[Record]) -> Observed:
         """Show one chunk to a method of its own."""
         from blemish.training import observe
 

@@ -8,10 +8,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from blemish import modelfile
+from blemish import kinds, modelfile
 from blemish.backbones.cache import FeatureCache
-from blemish.data.decode import content_id, read_file
-from blemish.data.geometry import Preprocess
+from blemish.data import layouts
+from blemish.data.layouts._recordings import windows_in
+from blemish.data.signals import is_recording
 from blemish.errors import ConfigError, DataError, EngineError, NotFittedError
 from blemish.modelfile import Model
 from blemish.runtime.engines import Engine
@@ -46,6 +47,8 @@ class Detector:
         views: "flip_h", "flip_v", "turn_180": views of a good part that are good parts too.
         multi_class: one model that tells the categories apart and has a threshold for each; without it, good images of
             several categories are learned as if they were of one.
+        window, rate, resample, band: of signals: seconds that are looked at together, sampling rate of files that state
+            none, the rate that recordings are brought to (Hz), filter ("0.5-40" Hz, or "none").
         layers, weights, allow_download, textures, second_backbone, second_weights: see `blemish.options.FitOptions`.
         cache: where frozen features are kept; False computes them each time, True takes the default folder.
         options: the method's own, by name; its page lists them.
@@ -75,6 +78,10 @@ class Detector:
         second_backbone: str | None = None,
         second_weights: str | Path | None = None,
         multi_class: bool = False,
+        window: float = 9.6,
+        rate: float | None = None,
+        resample: float = 125.0,
+        band: str = "0.5-40",
         cache: bool | FeatureCache = True,
         **options: Any,
     ) -> None:
@@ -108,6 +115,10 @@ class Detector:
                 "second_backbone": second_backbone,
                 "second_weights": None if second_weights is None else str(second_weights),
                 "multi_class": multi_class,
+                "window": window,
+                "rate": rate,
+                "resample": resample,
+                "band": band,
                 "options": options,
             },
         )
@@ -162,7 +173,7 @@ class Detector:
         if self._options is None:
             raise ConfigError("a loaded detector cannot be fitted again", hint="make a new Detector")
         self._model = fitting.fit(
-            as_records(source, layout=layout, split=split, categories=categories),
+            as_records(source, layout=layout, split=split, categories=categories, cut=self._cut()),
             self._options,
             backbone=self._backbone,
             cache=self._cache,
@@ -191,6 +202,8 @@ class Detector:
 
         records = without_copies(good_training_records(as_records(good)))
         backbone = self._backbone or load_backbone(config.build(FitOptions, self.model.run))
+        if backbone is None:
+            raise ConfigError("the model has no categories", hint="models of images with a head for each take new ones")
         self._model = extend(
             self.model, records, category, backbone=backbone, cache=self._cache, track=track or no_track
         )
@@ -219,8 +232,8 @@ class Detector:
         from blemish.learning import load_backbone
         from blemish.options import FitOptions
 
-        records = good_training_records(as_records(good, layout=layout, categories=categories))
-        records = self._not_learned(without_copies(records))
+        records = good_training_records(as_records(good, layout=layout, categories=categories, cut=self._cut()))
+        records = self._not_learned(without_copies(records, type(kinds.of(self.model.meta))))
         if not records:
             raise DataError("the model has learned from all of these images", hint="give images that are new to it")
         model = self.model
@@ -258,15 +271,16 @@ class Detector:
             made = {k: c.again(false_alarm_rate) for k, c in self.model.calibrators.items()}
             categories = self.model.categories and self.model.categories.again(false_alarm_rate)
         else:
-            records = self._not_learned([r for r in as_records(good) if r.label == 0 and r.split != "test"])
+            fresh = as_records(good, cut=self._cut())
+            records = self._not_learned([r for r in fresh if r.label == 0 and r.split != "test"])
             per_unit = (promise_per or self.model.run["promise_per"]) == "unit"
-            preprocess = Preprocess.from_json(self.model.meta["preprocess"])
+            kind = kinds.of(self.model.meta)
             follow = track or no_track
             categories = None
             if self.model.categories is not None:
-                made, categories = promised(self.model, preprocess, records, false_alarm_rate, per_unit, follow)
+                made, categories = promised(self.model, kind, records, false_alarm_rate, per_unit, follow)
             else:
-                scores = good_scores(self.model.graph, preprocess, records, follow)
+                scores = good_scores(self.model, kind, records, follow)
                 made = calibrators([scores], false_alarm_rate, per_unit=per_unit)
         self._model = self.model.with_calibrators(made, categories)
         self._inspector = None
@@ -275,7 +289,8 @@ class Detector:
     def _not_learned(self, records: list[Record]) -> list[Record]:
         data = self.model.meta["data"]
         images, units = set(data["content_ids"]), set(data["units"])
-        fresh = [r for r in records if unit_id(r) not in units and content_id(read_file(r.path)) not in images]
+        kind = kinds.of(self.model.meta)
+        fresh = [r for r in records if unit_id(r) not in units and kind.content(r) not in images]
         if len(fresh) < len(records):
             warnings.warn(
                 f"{len(records) - len(fresh)} of {len(records)} images, or their units, were learned from "
@@ -292,9 +307,20 @@ class Detector:
 
             if self.model.heads:
                 raise EngineError("the PyTorch reference runs one head, and this model has one for each category")
-            found = fitting.restore(self.model, self._backbone)
-            chosen = export.torch_engine(*found, fitting.restore_vote(self.model))
+            backbone, method = fitting.restore(self.model, self._backbone)
+            if backbone is None:
+                chosen = export.plain_engine(method)
+            else:
+                chosen = export.torch_engine(backbone, method, fitting.restore_vote(self.model))
         return Inspector(self.model, chosen, threads=threads, batch=batch)
+
+    def _cut(self) -> layouts.Cut | None:
+        """How recordings are cut into windows: as the model has it, or as the options ask; None for images."""
+        if self._model is not None:
+            return kinds.of(self._model.meta).cut
+        if self._options is None:
+            return None
+        return layouts.Cut(self._options.window, self._options.rate)
 
     def _line(self) -> Inspector:
         if self._inspector is None:
@@ -321,7 +347,7 @@ class Detector:
         """Metrics on the test records of a data set."""
         from blemish.evaluation import evaluate
 
-        records = as_records(source, layout=layout, split=split, categories=categories)
+        records = as_records(source, layout=layout, split=split, categories=categories, cut=self._cut())
         name = str(source) if isinstance(source, str | Path) else f"{len(records)} records"
         return evaluate(self._line(), records, model=self.model.describe(), source=name, track=track)
 
@@ -332,10 +358,20 @@ def as_records(
     layout: str | None = None,
     split: str | None = None,
     categories: Sequence[str] = (),
+    cut: layouts.Cut | None = None,
 ) -> list[Record]:
-    """Records of whatever a user names: a path, a list of files (all good, to learn from), or records."""
-    from blemish.data import layouts
+    """Records of whatever a user names: a path, a list of files (all good, to learn from), or records.
 
+    `cut` says how recordings become windows.
+    """
     if isinstance(source, str | Path):
-        return layouts.select(layouts.index(source, layout, split), categories)
-    return [item if isinstance(item, Record) else Record(id=str(item), path=Path(item)) for item in source]
+        return layouts.select(layouts.index(source, layout, split, cut=cut), categories)
+    records: list[Record] = []
+    for item in source:
+        if isinstance(item, Record):
+            records.append(item)
+        elif is_recording(Path(item)):
+            records += windows_in(Path(item), str(item), cut)
+        else:
+            records.append(Record(id=str(item), path=Path(item)))
+    return records

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from blemish.data.decode import content_id, read_file, read_mask
+from blemish import kinds
 from blemish.data.layouts.loco import has_saturation, saturated_masks
 from blemish.errors import DataError
 from blemish.files import write_whole
+from blemish.kinds import SampleKind
 from blemish.metrics.intervals import bootstrap, delong, wilson
 from blemish.metrics.pixels import PixelCounts
 from blemish.metrics.ranking import average_precision, f1_max
@@ -90,6 +91,7 @@ def evaluate(
     if not test:
         raise DataError("there is no test image", path=source, hint="evaluate needs a data set with a test split")
     follow = (track or no_track)(test, "evaluate", len(test))
+    kind = kinds.get(model.get("kind", "image"))
     scale = _scale(inspector)
     groups = sorted({r.group for r in test if r.group})
     counts: dict[str | None, PixelCounts] = {}
@@ -98,14 +100,14 @@ def evaluate(
     samples: list[Sample] = []
     unread: list[dict[str, str]] = []
     seen = 0
-    for record, result in zip(test, inspector.inspect_many((r.path for r in follow), errors=True), strict=True):
+    for record, result in zip(test, inspector.inspect_many(map(kind.source, follow), errors=True), strict=True):
         if isinstance(result, DataError):
             unread.append({"id": record.id, "error": str(result)})
             continue
-        seen += content_id(read_file(record.path)) in inspector.known
+        seen += kind.content(record) in inspector.known
         scale = scale or max(float(np.abs(result.anomaly_map).mean()), 1e-12)
         if record.label == 0 or record.mask is not None:
-            mask = read_mask(record.mask, result.anomaly_map.shape) if record.mask is not None else None
+            mask = kind.mask(record, result.anomaly_map.shape)
             counts.setdefault(record.group, PixelCounts(scale)).update(result.anomaly_map, mask)
             if saturates:
                 regions = [SaturatedRegion(m, s) for m, s in saturated_masks(record, result.anomaly_map.shape)]
@@ -120,7 +122,7 @@ def evaluate(
     total, total_saturated = _merged(counts, scale), _merged(saturated, scale)
     return Evaluation(
         model=model,
-        setting={**_setting(inspector, source, test), "seen_before": seen},
+        setting={**_setting(inspector, kind, source, test), "seen_before": seen},
         overall=_metrics(samples, total, total_saturated, inspector, seed),
         by_category={
             g: _metrics([s for s in samples if s.group == g], counts.get(g), saturated.get(g), inspector, seed)
@@ -161,13 +163,13 @@ def _sample(record: Record, result: AnomalyResult) -> Sample:
     )
 
 
-def _setting(inspector: Inspector, source: str, test: Sequence[Record]) -> dict[str, Any]:
-    height, width = inspector.preprocess.size
+def _setting(inspector: Inspector, kind: type[SampleKind[Any]], source: str, test: Sequence[Record]) -> dict[str, Any]:
     calibrator = inspector.calibrator
     return {
         "source": source,
-        "network_input": f"{width}x{height}",
-        "pixel_metrics_in": "source pixels, mask > 0, 8-connected regions, pooled over the set",
+        "kind": kind.name,
+        "network_input": "x".join(str(side) for side in reversed(inspector.preprocess.size)),
+        "pixel_metrics_in": kind.map_unit,
         "engine": inspector.engine.name,
         "precision": inspector.engine.precision,
         "good": sum(r.label == 0 for r in test),

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blemish.errors import ExportError
-from blemish.runtime.engines import FEATURES, HEAD, Outputs, TorchEngine, best_precision, open_engine
+from blemish.runtime.engines import FEATURES, HEAD, Engine, Outputs, TorchEngine, best_precision, open_engine
 
 if TYPE_CHECKING:
     import torch
@@ -195,8 +195,49 @@ def torch_engine(backbone: Backbone, of: Method[Any] | Scaled, vote: Vote | None
     return TorchEngine(run)
 
 
-def certify(graph: bytes, reference: TorchEngine, golden: NDArray[np.uint8]) -> dict[str, Any]:
-    """The parity certificate: the graph against PyTorch on golden inputs (N, H, W, 3) uint8.
+def _plain(method: Method[Any]) -> torch.nn.Module:
+    """A method that takes samples as they are, as a function of them."""
+    import torch
+
+    from blemish.types import Batch
+
+    class Plain(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.method = method
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            prediction = self.method(Batch(size=self.method.size, x=x))
+            return prediction.score, prediction.anomaly_map
+
+    return Plain().eval()
+
+
+def export_plain(method: Method[Any]) -> bytes:
+    """ONNX of signal (B, K, L) float32 -> score, anomaly_map: of a method without a frozen network before it."""
+    import torch
+
+    shape = (2, method.spec.inputs, *method.size)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    return _to_onnx(_plain(method), (x,), ["signal"], ["score", "anomaly_map"])
+
+
+def plain_engine(method: Method[Any]) -> TorchEngine:
+    """The reference of such a method."""
+    import torch
+
+    plain = _plain(method)
+
+    def run(samples: NDArray[np.float32]) -> Outputs:
+        with torch.no_grad():
+            outputs = plain(torch.from_numpy(samples))
+        return tuple(output.numpy() for output in outputs)
+
+    return TorchEngine(run)
+
+
+def certify(graph: bytes, reference: Engine, golden: NDArray[Any]) -> dict[str, Any]:
+    """The parity certificate: the graph against PyTorch on golden inputs, (N, H, W, 3) uint8 or (N, K, L) float32.
 
     Differences are shares of the spread (largest - smallest) of the reference's maps. In float32 they have
     to stay under the limits, else ExportError; what the short format of this processor changes is stated beside.

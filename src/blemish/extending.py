@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from blemish import config, export, methods
+from blemish import config, export, kinds, methods
 from blemish.backbones.cache import FeatureCache
 from blemish.categories import Categories, Known
-from blemish.data.geometry import Preprocess
 from blemish.errors import ConfigError
 from blemish.holdout import hold_out
 from blemish.learning import Run, head_of, tensors
@@ -47,8 +46,8 @@ def extend(
     k, state = len(model.categories.names), load(model.tensors)
     vote = load_vote(model, state)
     cls, settings = head_of(options)
-    settled = Preprocess.from_json(model.meta["preprocess"])
-    run = Run(good, good, cls, settings, options, backbone, cache, track, preprocess=settled)
+    settled = kinds.of(model.meta)
+    run = Run(good, good, cls, settings, options, backbone, cache, track, kind=settled)
     routing = methods.get(options.method).routing(config.build(methods.get(options.method).Config, options.options))
     shots = (routing or Routing()).shots
     subset = next(iter(few([replace(r, group=name) for r in good], shots, random.Random(options.seed)).values()))
@@ -58,7 +57,7 @@ def extend(
     head, parity = frozen_head(run, method, held or learn)
     state |= {f"{ANCHORS}{key}": value for key, value in vote.anchors.state_dict().items()}
     state |= {f"{head_name(k)}.{key}": value for key, value in method.fitted_state().items()}
-    heads = {**model.heads, VOTE: export.export_vote(vote, run.features.spec), head_name(k): head}
+    heads = {**model.heads, VOTE: export.export_vote(vote, run.images.spec), head_name(k): head}
     known = {p: Known((*e.scores, None), (*e.strangeness, None)) for p, e in model.categories.known.items()}
     data = dict(model.meta["data"])
     data["content_ids"] = sorted({*data["content_ids"], *run.learned})

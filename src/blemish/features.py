@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +15,15 @@ from blemish import export
 from blemish.backbones.cache import FeatureCache, feature_key
 from blemish.data.decode import content_id, decode_image, read_file
 from blemish.data.geometry import Preprocess
-from blemish.runtime.engines import Precision, best_precision, cores, open_engine
+from blemish.runtime.engines import Engine, Precision, best_precision, cores, open_engine
 from blemish.types import Batch, Pyramid, Record
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from blemish.backbones.base import Backbone
+    from blemish.export import Vote
+    from blemish.methods.base import Method
 
 Maps = tuple[NDArray[np.float32], ...]
 
@@ -64,6 +66,26 @@ class FeatureSource:
         self.computed = 0  # images that went through the backbone; the others came from the cache
         self._engine = open_engine(self.graph, precision=self.precision, threads=self.threads)
         self._dtype = f"{self._engine.name}-{self.precision}"
+
+    batch = BATCH
+
+    @property
+    def identity(self) -> str:
+        """Of the frozen network."""
+        return self.backbone.identity
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Of the frozen network."""
+        return self.backbone.layers
+
+    def freeze(self, method: Method[Any], vote: Vote | None = None) -> bytes:
+        """The whole graph from image to score and map."""
+        return export.merge(self.trunk, export.export_head(method, vote))
+
+    def reference(self, method: Method[Any], vote: Vote | None = None) -> Engine:
+        """The same in PyTorch."""
+        return export.torch_engine(self.backbone, method, vote)
 
     def maps(self, record: Record) -> Maps:
         """What a head takes of one image: feature maps (C_l, *grid_l), and the normalised image (3, H, W) where

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -16,6 +17,7 @@ from blemish.chunks import Spread
 from blemish.data.geometry import parse_image_size
 from blemish.errors import ConfigError, ExportError
 from blemish.holdout import good_training_records, plan_calibration, without_copies
+from blemish.kinds.image import Images
 from blemish.learning import Run, head_of, load_backbone, tensors
 from blemish.modelfile import Model
 from blemish.options import FitOptions
@@ -23,6 +25,7 @@ from blemish.runtime.routed import head_name
 from blemish.runtime.scores import Track, calibrators, no_track
 from blemish.samples import check_views
 from blemish.several import empty, fit_several, load_vote, state_of
+from blemish.sides import SIDE_OF_KIND, side_of
 from blemish.types import Record, Routing
 
 if TYPE_CHECKING:
@@ -48,15 +51,19 @@ def fit(
     """
     start = perf_counter()
     method_class = methods.get(options.method)
-    if not method_class.needs.graph:
-        raise ExportError(f"{options.method} cannot be one graph: {method_class.needs.reason}")
     settings = config.build(method_class.Config, options.options)
-    head_of(options)
+    head_class, head_settings = head_of(options)
+    needs = head_class.wants(head_settings)
+    side = side_of(needs)
+    if not needs.graph and not side.kind.without_graph:
+        raise ExportError(f"{options.method} cannot be one graph: {needs.reason}")
     check_views(options.views)
     parse_image_size(options.image_size)  # what is asked for is checked before any work
-    backbone = backbone or load_backbone(options)
-    good = without_copies(good_training_records(records))
+    backbone = (backbone or load_backbone(options)) if side.backbone else None
+    good = without_copies(good_training_records(records), side.kind)
     routing = method_class.routing(settings) or (Routing() if options.multi_class else None)
+    if routing and side.kind is not Images:
+        raise ConfigError(f"{options.method} learns no images, and only those are told apart by products")
     costly = bool(method_class.fitted_modules) or method_class.needs.costly
     kind, parts = (None, []) if routing else plan_calibration(good, options, costly=costly)
     learn = parts[0][0] if kind == "split" else good
@@ -64,7 +71,6 @@ def fit(
         if cache is None and method_class.fitted_modules:  # steps ask for the same features again and again
             folder = stack.enter_context(TemporaryDirectory(prefix="blemish-features-"))
             cache = FeatureCache(Path(folder))
-        head_class, head_settings = head_of(options)
         run = Run(good, learn, head_class, head_settings, options, backbone, cache, track, spread)
         return fit_several(run, routing, start) if routing else _fitted(run, kind, parts, learn, start)
 
@@ -78,32 +84,45 @@ def _fitted(
     per_unit = options.promise_per == "unit"
     run.share = 1 / (len(parts) + 1) if kind == "cross" else 1.0
     if kind == "cross":
-        scores = [run.scores(run.freeze(run.learn(rest)), fold) for rest, fold in parts]
+        scores = [run.scores(_model(run, run.learn(rest)), fold) for rest, fold in parts]
         made = calibrators(scores, options.false_alarm_rate, kind, per_unit=per_unit)
     method = run.learn(learn)
-    graph = run.freeze(method)
+    model = _model(run, method)
     if kind == "split":
-        made = calibrators([run.scores(graph, parts[0][1])], options.false_alarm_rate, kind, per_unit=per_unit)
-    parity = export.certify(graph, export.torch_engine(run.features.backbone, method), run.golden())
+        made = calibrators([run.scores(model, parts[0][1])], options.false_alarm_rate, kind, per_unit=per_unit)
+    parity = {}
+    if run.needs.graph:
+        parity = export.certify(model.graph, run.features.reference(method), run.golden())
+    return replace(model, calibrators=made, parity=parity, meta=run.meta(method, perf_counter() - start))
+
+
+def _model(run: Run, method: Method[Any]) -> Model:
+    """A learned method as a model that runs, without promises and without a certificate."""
     return Model(
-        meta=run.meta(method, perf_counter() - start),
-        calibrators=made,
+        meta=run.meta(method, 0.0),
+        calibrators={},
         tensors=tensors(method.fitted_state(), method.config),
-        graph=graph,
-        parity=parity,
-        run={**config.to_json(options), "options": config.to_json(run.config)},
+        graph=run.freeze(method) if run.needs.graph else b"",
+        parity={},
+        run={**config.to_json(run.options), "options": config.to_json(run.config)},
     )
 
 
-def restore(model: Model, backbone: Backbone | None = None, head: int = 0) -> tuple[Backbone, Method[Any]]:
-    """Backbone and fitted method of a model, in PyTorch; for the reference engine and for going on learning.
+def restore(model: Model, backbone: Backbone | None = None, head: int = 0) -> tuple[Backbone | None, Method[Any]]:
+    """Backbone (None where there is none) and fitted method of a model, in PyTorch; for the reference engine and for
+    going on learning.
 
     `head` is the number of the category, where each has a head of its own.
     """
     from safetensors.torch import load
 
     options = config.build(FitOptions, model.run)
+    if not SIDE_OF_KIND[model.meta.get("kind", Images.name)].backbone:
+        method = empty(model, None)
+        method.load_fitted(load(model.tensors))
+        return None, method
     backbone = backbone or load_backbone(options)
+    assert backbone is not None
     if backbone.identity != model.meta["backbone"]["identity"]:
         raise ConfigError(f"the model was made with {model.meta['backbone']['identity']}, not {backbone.identity}")
     state = load(model.tensors)

@@ -6,10 +6,12 @@ import math
 import random
 import warnings
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from blemish.calibration import Kind, images_needed
-from blemish.data.decode import content_id, read_file
 from blemish.errors import CalibrationError, ConfigError, DataError
+from blemish.kinds import SampleKind
+from blemish.kinds.image import Images
 from blemish.options import FitOptions
 from blemish.types import Record
 
@@ -24,12 +26,12 @@ def good_training_records(records: Iterable[Record]) -> list[Record]:
     return good
 
 
-def without_copies(records: Sequence[Record]) -> list[Record]:
+def without_copies(records: Sequence[Record], kind: type[SampleKind[Any]] = Images) -> list[Record]:
     """The first of each file content, with a warning where others are left out: copies say nothing new, and one on
     either side of a split would make the promise worthless."""
     first: dict[tuple[str | None, str], Record] = {}
     for record in records:
-        first.setdefault((record.group, content_id(read_file(record.path))), record)
+        first.setdefault((record.group, kind.content(record)), record)
     if len(first) < len(records):
         warnings.warn(f"{len(records) - len(first)} of {len(records)} images are copies and are left out", stacklevel=3)
     return list(first.values())

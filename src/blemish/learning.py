@@ -16,26 +16,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from blemish import config, export, methods
+from blemish import config, methods
 from blemish.backbones.cache import Blobs, FeatureCache
 from blemish.chunks import Chunk, Observed, Spread
-from blemish.data.decode import read_image
-from blemish.data.geometry import (
-    Preprocess,
-    image_size_of,
-    median_aspect,
-    pack_roi,
-    parse_image_size,
-    resolve,
-    white_levels,
-)
+from blemish.data.geometry import Preprocess
 from blemish.errors import ConfigError
-from blemish.features import BATCH, FeatureSource
+from blemish.features import FeatureSource
 from blemish.holdout import apart
+from blemish.kinds import SampleKind
+from blemish.modelfile import Model
 from blemish.options import FitOptions, seconds
 from blemish.runtime.engines import best_precision
 from blemish.runtime.scores import Scores, Track, good_scores, unit_id
-from blemish.samples import SCENE, ImageSamples, files, read_textures, scenes
+from blemish.samples import SCENE, ImageSamples, read_textures, scenes
+from blemish.sides import plan_geometry as plan_geometry
+from blemish.sides import plan_preprocess as plan_preprocess
+from blemish.sides import side_of
 from blemish.types import Record
 
 if TYPE_CHECKING:
@@ -44,7 +40,7 @@ if TYPE_CHECKING:
     from blemish.backbones.base import Backbone
     from blemish.export import Vote
     from blemish.methods.base import Method, Phase
-    from blemish.training import Plan
+    from blemish.training import Plan, Samples
 
 GOLDEN = 4  # training images on which graph and PyTorch are compared, beside one of noise
 
@@ -59,32 +55,40 @@ class Run:
         method_class: type[Method[Any]],
         settings: Any,
         options: FitOptions,
-        backbone: Backbone,
+        backbone: Backbone | None,
         cache: FeatureCache | None,
         track: Track,
         spread: Spread | None = None,
-        preprocess: Preprocess | None = None,
+        kind: SampleKind[Any] | None = None,
     ) -> None:
         self.options = options
         self.backbone = backbone
         self.track = track
         self.good, self.learned_from = good, learn
         self.method_class, self.config = method_class, settings
-        preprocess = preprocess or plan_preprocess(learn, options, backbone.stride)
         precision = None if options.precision == "auto" else options.precision
         self.needs = method_class.wants(settings)
-        self.features = FeatureSource(backbone, preprocess, cache, precision=precision, image=self.needs.image)
+        self.side = side_of(self.needs)
+        self.kind = kind or self.side.plan(learn, options, backbone)
+        self.features = self.side.open(self.kind, backbone, cache, precision=precision, image=self.needs.image)
         self.cache = cache
         self.learned: set[str] = set()  # content ids of what the last learning has seen
         self.share = 1.0  # of the budget that one learning may take
         self.report: list[dict[str, Any]] = []  # of the phases of the last learning
         self.textures = read_textures(options.textures) if self.needs.twin else []
-        self.chunk = Chunk(method_class, settings, options.seed, backbone, preprocess, self.features.precision, cache)
+        self.chunk = Chunk(method_class, settings, options.seed, backbone, self.kind, self.features.precision, cache)
         self.spread = spread
 
     def freeze(self, method: Method[Any], vote: Vote | None = None) -> bytes:
-        """The whole graph from image to score and map."""
-        return export.merge(self.features.trunk, export.export_head(method, vote))
+        """The whole graph from a prepared sample to score and map."""
+        return self.features.freeze(method, vote)
+
+    @property
+    def images(self) -> FeatureSource:
+        """`features`, for what is there for images alone; ConfigError where the samples are others."""
+        if not isinstance(self.features, FeatureSource):
+            raise ConfigError(f"{self.options.method} learns no images, and only those are told apart by products")
+        return self.features
 
     def learn(self, records: Sequence[Record]) -> Method[Any]:
         """The method, fitted on these records."""
@@ -99,7 +103,7 @@ class Run:
         if len(chunks) == 1:
             if self.spread is not None:
                 self.spread.warm(self.chunk, good)
-            batches = self.track(self.features.batches(good), "learn", math.ceil(len(good) / BATCH))
+            batches = self.track(self.features.batches(good), "learn", math.ceil(len(good) / self.features.batch))
             training.observe(method, batches)
             self.learned = set(self.features.seen)
         else:
@@ -127,16 +131,17 @@ class Run:
             self.report = plan.report
         else:
             method.recall(known)
-            training.train(method, self.track(self.features.batches(good), "learn", math.ceil(len(good) / BATCH)))
+            training.train(
+                method, self.track(self.features.batches(good), "learn", math.ceil(len(good) / self.features.batch))
+            )
         self.learned = set(self.features.seen)
 
-    def _samples(self, records: Sequence[Record]) -> ImageSamples:
-        items, views = files(records, self.features.preprocess), self.options.views
-        return ImageSamples(self.features, items, self.needs, views=views, textures=self.textures)
+    def _samples(self, records: Sequence[Record]) -> Samples:
+        return self.side.samples(self.features, records, self.needs, self.options, self.textures)
 
     def _scenes(self) -> ImageSamples:
         """Made images of one size, so that what is learned from them serves images of any."""
-        own = self.features
+        own = self.images
         source = FeatureSource(
             own.backbone, Preprocess(SCENE), self.cache, precision=own.precision, image=own.image, threads=own.threads
         )
@@ -147,7 +152,7 @@ class Run:
         from blemish import training
 
         features, options = self.features, self.options
-        same: list[Any] = [options.method, sources(type(method)), features.backbone.identity, features.precision]
+        same: list[Any] = [options.method, sources(type(method)), features.identity, features.precision]
         same += [version("torch")]
         data = [sorted(self.learned), features.preprocess.to_json(), options.views]
 
@@ -176,31 +181,32 @@ class Run:
             self.learned |= seen
             yield method
 
-    def scores(self, graph: bytes, good: Sequence[Record]) -> Scores:
-        """Scores of these records through the graph."""
-        return good_scores(graph, self.features.preprocess, good, self.track)
+    def scores(self, model: Model, good: Sequence[Record]) -> Scores:
+        """Scores of these records through the model."""
+        return good_scores(model, self.kind, good, self.track)
 
-    def golden(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """A few training images spread over the set, and one of noise."""
-        size = self.features.preprocess.size
-        noise = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    def golden(self) -> Any:
+        """A few prepared training samples spread over the set, and one of noise."""
         step = max(1, len(self.learned_from) // GOLDEN)
-        images = [self.features.preprocess(read_image(r.path)) for r in self.learned_from[::step][:GOLDEN]]
-        return np.stack([*images, noise])
+        some = [self.kind.prepare(self.kind.load(r)[1]) for r in self.learned_from[::step][:GOLDEN]]
+        return self.kind.stack([*some, self.kind.noise(np.random.default_rng(0))])
 
     def meta(self, method: Method[Any], seconds: float) -> dict[str, Any]:
         """The model's own description."""
-        backbone = self.features.backbone
+        features = self.features
+        name = self.options.backbone if self.backbone is not None else features.identity
         learned = self.learned_from
         ids = "\n".join(sorted(r.id for r in learned)).encode("utf-8", "surrogateescape")
         return {
             "method": self.options.method,
+            "kind": self.kind.name,
+            **({} if self.needs.graph else {"graph": False}),
             "config": config.to_json(method.config),
             "seed": self.options.seed,
             "training": self.report,
-            "backbone": {"name": self.options.backbone, "identity": backbone.identity, "layers": list(backbone.layers)},
+            "backbone": {"name": name, "identity": features.identity, "layers": list(features.layers)},
             "weights": self.options.weights,
-            "preprocess": self.features.preprocess.to_json(),
+            "preprocess": self.kind.preprocess.to_json(),
             "precision": self.features.precision,
             "data": {
                 "good_images": len(self.good),
@@ -229,13 +235,17 @@ def head_of(options: FitOptions) -> tuple[type[Method[Any]], Any]:
     return head, config.build(head.Config, routing.head_options)
 
 
-def load_backbone(options: FitOptions) -> Backbone:
-    """The backbone that the options name, with the levels that the method wants; a pair where two are named."""
+def load_backbone(options: FitOptions) -> Backbone | None:
+    """The backbone that the options name, with the levels that the method wants; a pair where two are named, None where
+    the method takes samples as they are.
+    """
     from blemish.backbones.pair import PairBackbone
     from blemish.backbones.timm_net import load
 
     cls, settings = head_of(options)
     needs = cls.wants(settings)
+    if not side_of(needs).backbone:
+        return None
     first = load(
         options.backbone,
         layers=tuple(options.layers) if options.layers is not None else None,
@@ -265,7 +275,7 @@ def sources(method_class: type[Method[Any]]) -> str:
     The method's file and what it is built of in `nn` and `ops`, the training loop, and what makes its samples.
     """
     root = Path(__file__).parent
-    files = {root / "training.py", root / "samples.py", *(root / "synthesis").glob("*.py")}
+    files = {root / "training.py", root / "samples.py", root / "windows.py", *(root / "synthesis").glob("*.py")}
     coming = [Path(inspect.getfile(method_class))]
     while coming:
         files.add(path := coming.pop())
@@ -276,31 +286,6 @@ def sources(method_class: type[Method[Any]]) -> str:
 
 def _name(kind: str, values: list[Any]) -> str:
     return f"{kind} {hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()}"
-
-
-def read_roi(path: str, size: tuple[int, int]) -> str:
-    """The region of interest of an image file, for a network input of `size`."""
-    image = read_image(path)
-    mask = np.any(image.reshape(*image.shape[:2], -1) > 0, axis=-1)
-    return pack_roi(np.asarray(mask, np.bool_), size)
-
-
-def plan_preprocess(good: Sequence[Record], options: FitOptions, stride: int) -> Preprocess:
-    """How an image becomes the network's input: planned from these images, with the region of interest."""
-    preprocess = plan_geometry(good, options.image_size, stride)
-    if options.roi is None:
-        return preprocess
-    return replace(preprocess, roi=read_roi(options.roi, preprocess.size))
-
-
-def plan_geometry(good: Sequence[Record], image_size: str, stride: int) -> Preprocess:
-    """The network's input for these images: size at their median aspect, white level of deep and real-valued ones."""
-    size = resolve(parse_image_size(image_size), median_aspect(image_size_of(r.path) for r in good), stride)
-    sample = good[:: max(1, len(good) // 8)]
-    if all(read_image(r.path).dtype == np.uint8 for r in sample):
-        return Preprocess(size)
-    white_uint16, white_float = white_levels(read_image(r.path).max() for r in good)
-    return Preprocess(size, white_uint16, white_float)
 
 
 def tensors(state: dict[str, Tensor], settings: Any) -> bytes:

@@ -2,7 +2,7 @@
 
     model.json           what the model is; its own digest and that of every other file
     tensors.safetensors  fitted state of the method, for going on learning and for the PyTorch reference
-    graph.onnx           the whole chain from uint8 image to score and map
+    graph.onnx           the whole chain from uint8 image, or signal, to score and map; none where `graph` is false
     parity.json          the certificate that the graph and PyTorch agree
     run.json             the options of the run, itself a valid recipe
     heads/<name>.onnx    of a model whose categories have heads of their own: the vote, and a head for each category
@@ -31,7 +31,8 @@ from blemish.errors import CalibrationError, ConfigError, ModelFileError
 SCHEMA = 1
 _LEFT_OVER = 3600  # seconds; a save takes a few
 _HEADS = "heads/"
-_FILES = ("tensors.safetensors", "graph.onnx", "parity.json", "run.json")
+_GRAPH = "graph.onnx"
+_FILES = ("tensors.safetensors", _GRAPH, "parity.json", "run.json")
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def save(model: Model, folder: str | Path) -> None:
         raise ModelFileError(f"{folder}: is there and is no model folder; not overwritten", hint="choose another --out")
     contents = {
         "tensors.safetensors": model.tensors,
-        "graph.onnx": model.graph,
+        **({_GRAPH: model.graph} if model.graph else {}),  # a method that cannot be one graph has none
         "parity.json": _pretty(model.parity),
         "run.json": _pretty(model.run),
         **{f"{_HEADS}{name}.onnx": data for name, data in model.heads.items()},
@@ -171,7 +172,8 @@ def load(folder: str | Path) -> Model:
         raise ModelFileError(f"{folder}: no such model folder", hint="`blemish fit DATA --out MODEL` makes one")
     head = _head(folder)
     heads = [name for name in head["files"] if name.startswith(_HEADS)]
-    files = {name: _checked(folder / name, head["files"].get(name)) for name in (*_FILES, *heads)}
+    wanted = [name for name in _FILES if name != _GRAPH or head.get("graph", True)]
+    files = {name: _checked(folder / name, head["files"].get(name)) for name in (*wanted, *heads)}
     calibration, categories = head.pop("calibration"), head.pop("categories", None)
     for key in ("schema", "files", "digest"):
         del head[key]
@@ -184,7 +186,7 @@ def load(folder: str | Path) -> Model:
         meta=head,
         calibrators=calibrators,
         tensors=files["tensors.safetensors"],
-        graph=files["graph.onnx"],
+        graph=files.get(_GRAPH, b""),
         parity=json.loads(files["parity.json"]),
         run=json.loads(files["run.json"]),
         categories=several,

@@ -264,6 +264,7 @@ def _galleries(cases: Cases) -> str:
 
 
 def _legend(cases: Cases) -> str:
+    kind = cases.kind
     stops = ", ".join(f"rgb({r},{g},{b})" for r, g, b in colours(np.linspace(0, 1, 9)))
     bar = f'<div class="bar" style="background:linear-gradient(90deg,{stops})"></div>'
     if cases.scale is not None and cases.calibrator is not None:
@@ -271,16 +272,17 @@ def _legend(cases: Cases) -> str:
         middle = cases.calibrator.map_threshold
         ends = f"<span>{low:.3g}</span><span>{middle:.3g}</span><span>{high:.3g}</span>"
         text = (
-            f"All heat maps share one scale, so a calm picture is a calm part: colour starts at {low:.3g}, the highest "
-            f"value in the map of a middling good part. Boxes are areas above the map threshold of {middle:.3g}."
+            f"All heat maps share one scale, so a calm picture is a calm {kind.part}: colour starts at {low:.3g}, the "
+            f"highest value in the map of a middling good {kind.part}. {kind.found} above the map threshold of "
+            f"{middle:.3g}."
         )
     else:
         ends = "<span>median of the map</span><span></span><span>its highest value</span>"
         text = "The model is not calibrated: each heat map has a scale of its own, so colours do not compare."
-    text += " A green outline is the defect as marked by people." if _outlined(cases) else ""
+    text += f" {kind.marked}" if _outlined(cases) else ""
     return (
-        '<section class="whole"><h2>How to read the pictures</h2><p>The part as photographed, beside it what the model '
-        f'found unusual. {text}</p>{bar}<div class="ends">{ends}</div></section>'
+        '<section class="whole"><h2>How to read the pictures</h2>'
+        f'<p>{kind.legend} {text}</p>{bar}<div class="ends">{ends}</div></section>'
     )
 
 

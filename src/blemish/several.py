@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from blemish import config, export, methods
+from blemish import config, export, kinds, methods
 from blemish.categories import Categories
-from blemish.data.geometry import Preprocess
 from blemish.errors import DataError
 from blemish.export import Vote
 from blemish.holdout import hold_out
@@ -29,6 +28,7 @@ from blemish.modelfile import Model
 from blemish.options import FitOptions
 from blemish.runtime.promises import promised
 from blemish.runtime.routed import VOTE, head_name
+from blemish.sides import side_of
 from blemish.types import FeatureSpec, Record, Routing
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def fit_several(run: Run, routing: Routing, start: float) -> Model:
     """A model of several products; `run` holds all of their good records."""
     options, good = run.options, run.good
     names, anchors, chosen = construct(run, good, routing)
-    vote = Vote(anchors, voting_level(run.features.spec, run.features.preprocess.size))
+    vote = Vote(anchors, voting_level(run.images.spec, run.images.preprocess.size))
     owner = [chosen.get(r.id, k) for r, k in zip(good, mine(run, vote, good), strict=True)]
     parts = []
     for k in range(len(names)):
@@ -62,8 +62,8 @@ def fit_several(run: Run, routing: Routing, start: float) -> Model:
     parity: dict[str, Any] = {}
     state = {f"{ANCHORS}{name}": value for name, value in anchors.state_dict().items()}
     if routing.separate:
-        heads[VOTE] = export.export_vote(vote, run.features.spec)
-        graph, seen = run.features.trunk, set[str]()
+        heads[VOTE] = export.export_vote(vote, run.images.spec)
+        graph, seen = run.images.trunk, set[str]()
         for k, (records, (_, held)) in enumerate(zip(learn, parts, strict=True)):
             one = _run(run, records, 1 / len(names))
             method = one.learn(records)
@@ -74,13 +74,13 @@ def fit_several(run: Run, routing: Routing, start: float) -> Model:
             run.report += [{**phase, "category": names[k]} for phase in one.report]
         run.learned |= seen
     else:
-        run.features.categories = {r.id: k for r, k in zip(good, owner, strict=True)}
-        run.chunk = replace(run.chunk, categories=run.features.categories)
+        run.images.categories = {r.id: k for r, k in zip(good, owner, strict=True)}
+        run.chunk = replace(run.chunk, categories=run.images.categories)
         run.learned_from = [r for part in learn for r in part]
         method = run.learn(run.learned_from)
         graph = run.freeze(method, vote)
         state |= method.fitted_state()
-        parity = export.certify(graph, export.torch_engine(run.backbone, method, vote), run.golden())
+        parity = export.certify(graph, export.torch_engine(run.images.backbone, method, vote), run.golden())
     run.learned_from = [r for part in learn for r in part]
     held = [r for _, part in parts for r in part]
     meta = run.meta(method, perf_counter() - start)
@@ -107,7 +107,7 @@ def fit_several(run: Run, routing: Routing, start: float) -> Model:
     if not held:
         return model
     per_unit = options.promise_per == "unit"
-    made = promised(model, run.features.preprocess, held, options.false_alarm_rate, per_unit, run.track)
+    made = promised(model, run.kind, held, options.false_alarm_rate, per_unit, run.track)
     return model.with_calibrators(*made)
 
 
@@ -128,8 +128,8 @@ def levels_of(run: Run, records: Sequence[Record]) -> Tensor:
     """(n, D, h, w): what votes, of these images."""
     import torch
 
-    level = voting_level(run.features.spec, run.features.preprocess.size)
-    return torch.cat([b.pyramid.maps[level] for b in run.features.batches(records) if b.pyramid is not None])
+    level = voting_level(run.images.spec, run.images.preprocess.size)
+    return torch.cat([b.pyramid.maps[level] for b in run.images.batches(records) if b.pyramid is not None])
 
 
 def construct(run: Run, good: Sequence[Record], routing: Routing) -> tuple[list[str], Anchors, dict[str, int]]:
@@ -192,7 +192,7 @@ def mine(run: Run, vote: Vote, records: Sequence[Record]) -> list[int]:
 
     found: list[int] = []
     with torch.no_grad():
-        for batch in run.features.batches(records):
+        for batch in run.images.batches(records):
             assert batch.pyramid is not None
             found += vote.anchors(batch.pyramid.maps[vote.level])[0].argmax(1).tolist()
     return found
@@ -210,7 +210,7 @@ def _run(run: Run, records: Sequence[Record], share: float) -> Run:
         run.cache,
         run.track,
         run.spread,
-        preprocess=run.features.preprocess,
+        kind=run.kind,
     )
     one.share = share
     return one
@@ -226,14 +226,14 @@ def frozen_head(run: Run, method: Method[Any], good: Sequence[Record]) -> tuple[
 
     scores, peaks = [], []
     with torch.no_grad():
-        for batch in run.features.batches(good):
+        for batch in run.images.batches(good):
             prediction = method(batch)
             scores.append(prediction.score)
             peaks.append(prediction.anomaly_map[:, ::8, ::8].flatten(1))
     scaled = export.Scaled(method, *_scale(torch.cat(scores)), *_scale(torch.cat(peaks).flatten()))
     head = export.export_head(scaled)
-    whole = export.merge(run.features.trunk, head)
-    return head, export.certify(whole, export.torch_engine(run.backbone, scaled), run.golden())
+    whole = export.merge(run.images.trunk, head)
+    return head, export.certify(whole, export.torch_engine(run.images.backbone, scaled), run.golden())
 
 
 def _scale(values: Tensor) -> tuple[float, float]:
@@ -258,11 +258,14 @@ def state_of(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(f"{prefix}."): v for k, v in state.items() if k.startswith(f"{prefix}.")}
 
 
-def empty(model: Model, backbone: Backbone) -> Method[Any]:
+def empty(model: Model, backbone: Backbone | None) -> Method[Any]:
     """The method of a model, or of its heads, before it knows anything."""
     cls, settings = head_of(config.build(FitOptions, model.run))
-    size = Preprocess.from_json(model.meta["preprocess"]).size
-    return cls(settings, backbone.spec(size), size, model.meta["seed"])
+    kind = kinds.of(model.meta)
+    spec = (
+        side_of(cls.wants(settings)).open(kind, backbone, None).spec if backbone is None else backbone.spec(kind.size)
+    )
+    return cls(settings, spec, kind.size, model.meta["seed"])
 
 
 def load_vote(model: Model, state: dict[str, Tensor]) -> Vote:

@@ -35,6 +35,7 @@ class Record:
     group: str | None = None  # category, product
     unit: str | None = None
     view: str | None = None
+    span: tuple[int, int] | None = None  # of a recording: first sample of a window, and the one behind its last
 
     @property
     def whole(self) -> str:
@@ -50,6 +51,7 @@ class FeatureSpec:
     channels: tuple[int, ...]
     grids: tuple[tuple[int, ...], ...]
     second: int = 0  # how many of the levels, the last ones, come from a second network
+    inputs: int = 3  # channels of a sample itself: colours of an image, leads of a signal
 
     @property
     def first(self) -> int:
@@ -110,7 +112,7 @@ class Batch:
 
     size: tuple[int, ...]  # spatial shape of the network's input, the shape of the anomaly map
     pyramid: Pyramid | None = None
-    x: Tensor | None = None  # (B, C, *size), normalised as the backbone wants it
+    x: Tensor | None = None  # (B, C, *size), normalised as the backbone wants it; signals (B, K leads, L)
     ids: tuple[str, ...] = ()
     twin: Pyramid | None = None  # the same samples, damaged
     mask: Tensor | None = None  # (B, *size) bool, where the twins are damaged
@@ -133,6 +135,7 @@ class Region:
     area_px: int
     peak: float
     score: float  # mean of the map inside
+    interval: tuple[float, float] | None = None  # of a signal: from when to when, in seconds of its recording
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +144,7 @@ class AnomalyResult:
 
     image_path: str | None
     score: float
-    anomaly_map: NDArray[np.float32] = field(repr=False)  # (H, W) of the source
+    anomaly_map: NDArray[np.float32] = field(repr=False)  # (H, W) of the source; (N,) of a signal's window
     p_value: float | None = None  # conformal; None where the model is not calibrated
     threshold: float | None = None
     regions: tuple[Region, ...] = ()
@@ -149,6 +152,7 @@ class AnomalyResult:
     category: str | None = None  # what a model of several products decided
     category_confidence: float | None = None  # how far its votes are ahead of the second, in [0, 1]
     unknown: bool | None = None  # stranger than the good parts of every product that the model knows
+    span: tuple[float, float] | None = None  # of a signal: the window, in seconds of its recording
 
     @property
     def verdict(self) -> Literal["good", "anomalous", "unknown"] | None:
@@ -164,6 +168,7 @@ class AnomalyResult:
         """The JSON line of one inspected input."""
         return {
             "image_path": self.image_path,
+            **({} if self.span is None else {"span": list(self.span)}),
             "pred_score": self.score,
             "p_value": self.p_value,
             "threshold": self.threshold,
@@ -172,7 +177,14 @@ class AnomalyResult:
             "category_confidence": self.category_confidence,
             "unknown": self.unknown,
             "regions": [
-                {"bbox": list(r.bbox), "area_px": r.area_px, "peak": r.peak, "score": r.score} for r in self.regions
+                {
+                    "bbox": list(r.bbox),
+                    "area_px": r.area_px,
+                    "peak": r.peak,
+                    "score": r.score,
+                    **({} if r.interval is None else {"interval": list(r.interval)}),
+                }
+                for r in self.regions
             ],
             "map": map_path,
             "seconds": round(self.seconds, 6),

@@ -12,6 +12,7 @@ from blemish.errors import DataError
 
 if TYPE_CHECKING:
     from blemish.adapting import Change
+    from blemish.kinds import SampleKind
 
 SHOWN = 20  # changes in the table on the terminal; the JSON has all
 
@@ -20,13 +21,17 @@ def run(
     model: Path, good: str, out: Path, earlier: list[Path], share: float, layout: str | None, categories: list[str]
 ) -> None:
     """Write the adapted model and print one JSON object."""
+    from blemish import kinds
     from blemish.adapting import changes
     from blemish.detector import Detector, as_records
 
     before = Detector.load(model)
-    sources = [file for path in earlier for file in _sources(path)]  # named wrongly is told before any work
+    kind = kinds.of(before.model.meta)
+    # what is named wrongly is told before any work
+    sources = [source for path in earlier for file in _files(path, kind) for source in kind.sources(file)]
     if not earlier:
-        sources = [r.path for r in as_records(good, layout=layout, categories=categories) if r.split == "train"]
+        records = as_records(good, layout=layout, categories=categories, cut=kind.cut)
+        sources = [kind.source(r) for r in records if r.split == "train"]
     after = Detector.load(model).adapt(good, share=share, layout=layout, categories=categories, track=track)
     after.save(out)
     found = list(changes(before.inspector(), after.inspector(), sources, track))
@@ -44,17 +49,15 @@ def run(
     )
 
 
-def _sources(path: Path) -> list[Path]:
-    """Image files: a file, those of a folder, or those named in the JSON lines of an earlier `inspect`."""
-    from blemish.data.layouts._common import images_in
-
+def _files(path: Path, kind: SampleKind[Any]) -> list[Path]:
+    """A file, those of a folder, or those named in the JSON lines of an earlier `inspect`, each once."""
     if path.is_dir():
-        return list(images_in(path, deep=True))
+        return kind.files(path)
     if path.suffix not in (".jsonl", ".json"):
         return [path]
     try:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        return [Path(line["image_path"]) for line in lines if not line["error"]]
+        return list(dict.fromkeys(Path(line["image_path"]) for line in lines if not line["error"]))
     except OSError as error:
         raise DataError(f"cannot be read ({error.strerror})", path=path) from None
     except (ValueError, KeyError, TypeError):

@@ -110,6 +110,10 @@ def fit(
     textures: Annotated[Optional[Path], typer.Option(help="Images that made defects take texture from.")] = None,  # noqa: UP045
     second_backbone: Annotated[Optional[str], typer.Option(help="A second network, for methods with two.")] = None,  # noqa: UP045
     second_weights: Annotated[Optional[Path], typer.Option(help="Its local weights file.")] = None,  # noqa: UP045
+    window: Annotated[float, typer.Option(help="Signals: seconds that are looked at together.")] = 9.6,
+    rate: Annotated[Optional[float], typer.Option(help="Signals: rate in Hz of files that state none.")] = None,  # noqa: UP045
+    resample: Annotated[float, typer.Option(help="Signals: the rate in Hz that they are brought to.")] = 125.0,
+    band: Annotated[str, typer.Option(help="Signals: filter in Hz, or none.")] = "0.5-40",
     device: Annotated[str, typer.Option(help="Where to learn; only cpu today.")] = "cpu",
     set_: Annotated[Optional[list[str]], typer.Option("--set", help="An option of the method, key=value.")] = None,  # noqa: UP045
     recipe: Annotated[Optional[Path], typer.Option(help="run.json of an earlier run; given options win.")] = None,  # noqa: UP045

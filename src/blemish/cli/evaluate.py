@@ -24,6 +24,7 @@ def run(
     engine: str,
 ) -> int:
     """Prints a table to stdout and writes the files that were asked for; returns the exit code."""
+    from blemish import kinds
     from blemish.data import layouts
     from blemish.detector import Detector
     from blemish.evaluation import evaluate
@@ -32,13 +33,14 @@ def run(
         if file is not None and not (file.parent.is_dir() and os.access(file.parent, os.W_OK)):
             raise DataError("its folder is not there or cannot be written to", path=file, hint="make the folder first")
     detector = Detector.load(model)
-    records = layouts.select(layouts.index(data, layout, split), categories)
+    cut = kinds.of(detector.model.meta).cut
+    records = layouts.select(layouts.index(data, layout, split, cut=cut), categories)
     line = detector.inspector(engine, threads=threads)
     cases: Any = None
     if report is not None:
         from blemish.cases import Cases
 
-        cases = Cases(line.calibrator)
+        cases = Cases(line.calibrator, kind=line.kind)
     evaluation = evaluate(
         line,
         records,

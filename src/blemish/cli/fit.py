@@ -35,6 +35,10 @@ _FIELDS = (
     "second_backbone",
     "second_weights",
     "multi_class",
+    "window",
+    "rate",
+    "resample",
+    "band",
 )
 _RECIPE = "a recipe is the run.json of a model folder"
 
@@ -50,7 +54,8 @@ def run(data: str, out: Path, params: dict[str, Any]) -> None:
     if params["device"] != "cpu":
         raise ConfigError(f"device '{params['device']}' is not supported", hint="leave --device out")
     options = _options(params)
-    records = layouts.select(layouts.index(data, params["layout"], params["split"]), params["category"] or [])
+    cut = layouts.Cut(float(options["window"]), None if options["rate"] is None else float(options["rate"]))
+    records = layouts.select(layouts.index(data, params["layout"], params["split"], cut=cut), params["category"] or [])
     groups = sorted({r.group for r in records if r.group and r.split == "train"})
     jobs = {out: records}
     cls = methods.get(options["method"])

@@ -17,13 +17,15 @@ from blemish.errors import ConfigError, DataError
 from blemish.files import write_whole
 
 if TYPE_CHECKING:
-    from blemish.calibration import Calibrator
+    from blemish.kinds import SampleKind
+    from blemish.runtime.inspector import Inspector
 
 _KEYS = (
     "image_path", "pred_score", "p_value", "threshold", "pred_label", "category", "category_confidence", "unknown",
     "regions", "map", "seconds", "error",
 )  # fmt: skip
 _COLUMNS = tuple(key for key in _KEYS if key != "regions")
+_SPAN = "span"  # stands behind the path where recordings are inspected
 
 
 def run(
@@ -38,26 +40,32 @@ def run(
     engine: str,
 ) -> int:
     """Returns the exit code."""
+    from blemish import kinds
     from blemish.detector import Detector
     from blemish.runtime.engines import cores
 
-    files = list(_files(paths))
     detector = Detector.load(model)
+    kind = kinds.of(detector.model.meta)
+    files = list(_sources(_files(paths, kind), kind))
     threads = threads or min(cores(), len(files))  # a stream that would stay idle takes its time to compile too
     line = detector.inspector(engine, threads=threads, batch=batch_size)
     _check_threshold(line.calibrator is not None, fail_on_anomaly)
-    write = _Writer(form)
-    places = _Places(maps, raw_maps, line.calibrator)
+    columns = _COLUMNS if kind.cut is None else (_COLUMNS[0], _SPAN, *_COLUMNS[1:])
+    write = _Writer(form, columns)
+    places = _Places(maps, raw_maps, line)
     failed = found = False
-    results = line.inspect_many((path for path, _ in files), errors=True)
-    for (path, stem), result in zip(files, track(results, "inspect", len(files)), strict=True):
+    readable = [source for _, source, _ in files if not isinstance(source, DataError)]
+    results = iter(track(line.inspect_many(readable, errors=True), "inspect", len(readable)))
+    for path, source, stem in files:
+        result = source if isinstance(source, DataError) else next(results)
         if isinstance(result, DataError):
             failed = True
-            write({**dict.fromkeys(_KEYS), "image_path": str(path), "regions": [], "error": str(result)})
+            where = {} if kind.cut is None else {_SPAN: None}
+            write({**dict.fromkeys(_KEYS), **where, "image_path": str(path), "regions": [], "error": str(result)})
             continue
         found = found or result.verdict in ("anomalous", "unknown")
         try:
-            write(result.to_json(places.store(path, stem, result)))
+            write(result.to_json(places.store(source, stem, result)))
         except DataError as error:  # the verdict stands, its picture could not be made
             failed = True
             write({**result.to_json(), "error": str(error)})
@@ -111,15 +119,25 @@ def refuse(options: dict[str, Any], where: str) -> None:
             raise ConfigError(f"{name} means nothing {where}", hint=f"leave {name} out")
 
 
-def _files(paths: list[Path]) -> Iterator[tuple[Path, str]]:
-    """(file, stem for its maps): the stem keeps the folders below a named folder, and is used once."""
-    from blemish.data.layouts._common import images_in
+def _sources(files: Iterator[tuple[Path, str]], kind: SampleKind[Any]) -> Iterator[tuple[Path, Any, str]]:
+    """(file, what is inspected of it, stem for its map): of a recording each window, or why there is none."""
+    for path, stem in files:
+        try:
+            found = kind.sources(path)
+        except DataError as error:
+            yield path, error, stem
+            continue
+        for number, source in enumerate(found):
+            yield path, source, stem if kind.cut is None else f"{stem}_{number:04}"
 
+
+def _files(paths: list[Path], kind: SampleKind[Any]) -> Iterator[tuple[Path, str]]:
+    """(file, stem for its maps): the stem keeps the folders below a named folder, and is used once."""
     taken: set[str] = set()
     for path in paths:
-        inside = images_in(path, deep=True) if path.is_dir() else [path]
+        inside = kind.files(path) if path.is_dir() else [path]
         if not inside:
-            raise DataError("no images in this folder", path=path, hint="png, jpg, tif, bmp and webp are read")
+            raise DataError(f"no {kind.name}s in this folder", path=path, hint=kind.hint)
         for file in inside:
             stem = file.relative_to(path).with_suffix("").as_posix() if path.is_dir() else file.stem
             numbered = (f"{stem}_{n}" for n in count(2))
@@ -131,10 +149,10 @@ def _files(paths: list[Path]) -> Iterator[tuple[Path, str]]:
 class _Places:
     """Where overlays and raw maps go."""
 
-    def __init__(self, maps: Path | None, raw_maps: Path | None, calibrator: Calibrator | None) -> None:
-        self.maps, self.raw_maps, self.calibrator = maps, raw_maps, calibrator
+    def __init__(self, maps: Path | None, raw_maps: Path | None, line: Inspector) -> None:
+        self.maps, self.raw_maps, self.line = maps, raw_maps, line
 
-    def store(self, path: Path, stem: str, result: Any) -> str | None:
+    def store(self, source: Any, stem: str, result: Any) -> str | None:
         """Write what was asked for; the overlay's path, or None."""
         if self.raw_maps is not None:
             import numpy as np
@@ -145,31 +163,29 @@ class _Places:
         if self.maps is None:
             return None
         from blemish import drawing
-        from blemish.data.decode import read_image
 
         target = self.maps / f"{stem}.png"
-        low, high = drawing.scale_of(self.calibrator, result.anomaly_map)
-        drawing.write_png(
-            target, drawing.overlay(read_image(path), result.anomaly_map, low=low, high=high, regions=result.regions)
-        )
+        kind, scale = self.line.kind, drawing.scale_of(self.line.calibrator, result.anomaly_map)
+        picture = kind.picture(kind.read(source), result.anomaly_map, scale=scale, regions=result.regions)
+        drawing.write_png(target, picture)
         return str(target)
 
 
 class _Writer:
     """Prints results as they come; a table only at the end, when its widths are known."""
 
-    def __init__(self, form: str) -> None:
-        self.form = form
+    def __init__(self, form: str, columns: tuple[str, ...]) -> None:
+        self.form, self.columns = form, columns
         self.rows: list[dict[str, Any]] = []
         if form == "csv":
-            self._csv(_COLUMNS)
+            self._csv(columns)
 
     def __call__(self, row: dict[str, Any]) -> None:
         if self.form == "jsonl":
             sys.stdout.write(json.dumps(row, allow_nan=False) + "\n")
             sys.stdout.flush()
         elif self.form == "csv":
-            self._csv(["" if row[c] is None else row[c] for c in _COLUMNS])
+            self._csv(["" if row[c] is None else row[c] for c in self.columns])
         else:
             self.rows.append(row)
 
@@ -188,9 +204,21 @@ class _Writer:
 
         from blemish.cli.about import console
 
-        table = Table("image", "score", "p", "verdict", "regions", "category", box=None, pad_edge=False)
+        recordings = _SPAN in self.columns
+        table = Table(
+            "recording" if recordings else "image",
+            "score",
+            "p",
+            "verdict",
+            "regions",
+            "category",
+            box=None,
+            pad_edge=False,
+        )
         for row in self.rows:
             name = escape(row["image_path"])
+            if row.get(_SPAN):
+                name += " {:.1f}-{:.1f} s".format(*row[_SPAN])
             if row["error"]:
                 table.add_row(name, "", "", "error", escape(row["error"]))
                 continue

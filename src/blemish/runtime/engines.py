@@ -1,7 +1,8 @@
 """Engines: one ONNX graph, run by OpenVINO or ONNX Runtime.
 
 A graph takes `image` (B, H, W, 3) uint8. A backbone's graph gives `features_0`, `features_1`, …; a model's graph gives
-`score` (B,) and `anomaly_map` (B, H, W), and still has the features inside under the same names.
+`score` (B,) and `anomaly_map` (B, H, W), and still has the features inside under the same names. A graph of signals
+takes `signal` (B, K, L) float32 and gives `score` (B,) and `anomaly_map` (B, L).
 
 With precision bf16, OpenVINO runs the part up to the features in bf16, then the networks of a method up to the border
 that it has drawn (`nn.precision.Exact`), and behind it only the products that it has marked as coarse
@@ -45,8 +46,8 @@ class Engine(Protocol):
     name: str
     precision: Precision
 
-    def __call__(self, images: NDArray[np.uint8]) -> Outputs:
-        """(B, H, W, 3) uint8 -> the graph's outputs in order."""
+    def __call__(self, images: NDArray[Any]) -> Outputs:
+        """(B, H, W, 3) uint8, or what else the graph takes, -> its outputs in order."""
         ...
 
 
@@ -142,6 +143,8 @@ class OpenVino:
         if precision == "bf16":
             trunk, *head = _cut_at_features(model)
             parts = [(trunk, "bf16"), *(part for h in head for part in _short_and_exact(h))]
+            if not head and not any(map(_is_feature, model.outputs)):  # a method that takes samples as they are
+                parts = _short_and_exact(model)
         self._compiled = _compile(core, parts, threads)
         self._local = threading.local()
 
@@ -150,7 +153,7 @@ class OpenVino:
             self._local.requests = _chained(self._compiled)
         return self._local.requests  # type: ignore[no-any-return]
 
-    def __call__(self, images: NDArray[np.uint8]) -> Outputs:
+    def __call__(self, images: NDArray[Any]) -> Outputs:
         n = len(images)
         if n < self.batch:
             images = np.concatenate([images, np.repeat(images[-1:], self.batch - n, 0)])
@@ -337,9 +340,10 @@ class OnnxRuntime:
             self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its errors have no common base
             raise ModelFileError(f"the graph cannot be read: {str(error).splitlines()[0]}") from error
+        self._input = self._session.get_inputs()[0].name
 
-    def __call__(self, images: NDArray[np.uint8]) -> Outputs:
-        return tuple(self._session.run(None, {"image": images}))
+    def __call__(self, images: NDArray[Any]) -> Outputs:
+        return tuple(self._session.run(None, {self._input: images}))
 
 
 class TorchEngine:
@@ -348,8 +352,8 @@ class TorchEngine:
     name = "torch"
     precision: Precision = "f32"
 
-    def __init__(self, run: Callable[[NDArray[np.uint8]], Outputs]) -> None:
+    def __init__(self, run: Callable[[NDArray[Any]], Outputs]) -> None:
         self._run = run
 
-    def __call__(self, images: NDArray[np.uint8]) -> Outputs:
+    def __call__(self, images: NDArray[Any]) -> Outputs:
         return self._run(images)

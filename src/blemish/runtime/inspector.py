@@ -7,22 +7,18 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from blemish import kinds
 from blemish.calibration import Calibrator
 from blemish.categories import Decided
-from blemish.data.decode import as_image, read_image
-from blemish.data.geometry import Preprocess, to_source
 from blemish.errors import ConfigError, DataError, EngineError, ModelFileError
 from blemish.modelfile import Model
-from blemish.regions import find_regions
 from blemish.runtime.engines import Engine, Outputs, best_precision, cores
-from blemish.runtime.routed import open_model
 from blemish.types import AnomalyResult
 
 
@@ -59,21 +55,22 @@ class Inspector:
             raise ConfigError(f"batch size has to be at least 1, not {batch}")
         self.threads = threads or cores()
         self.batch = batch
-        try:
-            self.preprocess = Preprocess.from_json(model.meta["preprocess"])
-        except (KeyError, ConfigError) as error:
-            raise ModelFileError(f"the model's preprocessing is not understood ({error})") from None
+        self.kind = kinds.of(model.meta)
+        self.preprocess = self.kind.preprocess
         if isinstance(engine, str):
             precision = precision_of(model, engine)
             options: Any = {"precision": precision, "threads": self.threads, "batch": batch}
-            engine = open_model(model.graph, model.heads, engine, **options)
+            engine = self.kind.open(model, engine, **options)
         self.engine = engine
         self.calibrator: Calibrator | None = model.calibrators.get(engine.precision)
         self.categories = model.categories
         self.known = set(model.meta["data"]["content_ids"]) | set(self.calibrator.ids if self.calibrator else ())
 
     def inspect(self, source: Any) -> AnomalyResult:
-        """One file, PIL image, numpy array (H, W[, C]) or tensor -> its result. DataError where it cannot be read."""
+        """One file, PIL image, numpy array (H, W[, C]) or tensor -> its result. DataError where it cannot be read.
+
+        A model of signals takes a `data.signals.Window`, a recording of one window's length, or an array (K, N).
+        """
         result: AnomalyResult = self._inspect_group([source])[0]
         return result
 
@@ -102,8 +99,8 @@ class Inspector:
         out: list[Any] = []
         for source in sources:
             try:
-                image = _read(source)
-                out.append((source, image.shape[:2], self.preprocess(image)))
+                raw = self.kind.read(source)
+                out.append((source, raw, self.kind.prepare(raw)))
             except DataError as error:
                 if not errors:
                     raise
@@ -111,24 +108,24 @@ class Inspector:
         ready = [entry for entry in out if isinstance(entry, tuple)]
         if not ready:
             return out
-        outputs = zip(*self.engine(np.stack([entry[2] for entry in ready])), strict=True)
+        outputs = zip(*self.engine(self.kind.stack([entry[2] for entry in ready])), strict=True)
         results = iter([self._decide(e[0], e[1], out) for e, out in zip(ready, outputs, strict=True)])
         seconds = (perf_counter() - start) / len(sources)
         return [replace(next(results), seconds=seconds) if isinstance(entry, tuple) else entry for entry in out]
 
-    def _decide(self, source: Any, shape: tuple[int, int], outputs: Outputs) -> AnomalyResult:
-        """What the graph gives for one image (of several products votes and strangeness too) -> its result."""
+    def _decide(self, source: Any, raw: Any, outputs: Outputs) -> AnomalyResult:
+        """What the graph gives for one sample (of several products votes and strangeness too) -> its result."""
         score, small, *vote = outputs
-        anomaly_map = to_source(self.preprocess.inside(small), shape)
+        anomaly_map = self.kind.back(small, raw)
         decided = self._category(*vote) if vote else None
         calibrator = decided.calibrator if decided else self.calibrator
         return AnomalyResult(
-            image_path=str(source) if isinstance(source, str | Path) else None,
+            **self.kind.named(source, raw),
             score=float(score),
             anomaly_map=anomaly_map,
             p_value=calibrator.p_value(float(score)) if calibrator else None,
             threshold=calibrator.threshold if calibrator else None,
-            regions=find_regions(anomaly_map, calibrator.map_threshold) if calibrator else (),
+            regions=self.kind.regions(anomaly_map, calibrator.map_threshold, raw) if calibrator else (),
             category=decided.category if decided else None,
             category_confidence=decided.confidence if decided else None,
             unknown=decided.unknown if decided else None,
@@ -138,7 +135,3 @@ class Inspector:
         if self.categories is None:
             raise ModelFileError("the graph votes for categories, and the model names none")
         return self.categories.decide(votes.tolist(), float(strangeness), self.engine.precision)
-
-
-def _read(source: Any) -> NDArray[Any]:
-    return read_image(source) if isinstance(source, str | Path) else as_image(source)

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from blemish.calibration import Calibrator
 from blemish.categories import Categories, Known, Row, of_rows
-from blemish.data.geometry import Preprocess
+from blemish.kinds import SampleKind
 from blemish.modelfile import Model
 from blemish.runtime.engines import Engine, Precision
-from blemish.runtime.routed import open_model
 from blemish.runtime.scores import Track, formats, no_track, scored
 from blemish.types import Record
 
 
 def promised(
     model: Model,
-    preprocess: Preprocess,
+    kind: SampleKind[Any],
     good: Sequence[Record],
     alpha: float,
     per_unit: bool,
@@ -31,7 +31,7 @@ def promised(
     """
     assert model.categories is not None
     names = model.categories.names
-    found = decided_scores(lambda p: open_model(model.graph, model.heads, precision=p), preprocess, good, track)
+    found = decided_scores(lambda p: kind.open(model, precision=p), kind, good, track)
     made = {p: of_rows([row for _, _, row in rows], alpha, per_unit=per_unit) for p, rows in found.items()}
     pooled = {p: calibrator for p, calibrator in made.items() if calibrator is not None}
     each = {p: known(rows, len(names), alpha, per_unit=per_unit) for p, rows in found.items()}
@@ -43,14 +43,14 @@ def promised(
 
 
 def decided_scores(
-    open_in: Callable[[Precision], Engine], preprocess: Preprocess, records: Sequence[Record], track: Track = no_track
+    open_in: Callable[[Precision], Engine], kind: SampleKind[Any], records: Sequence[Record], track: Track = no_track
 ) -> dict[str, list[tuple[int, float, Row]]]:
     """Of a model of several products: (decided category, strangeness, row of its score) of each image.
 
     By number format; copies of one file count once.
     """
     out: dict[str, list[tuple[int, float, Row]]] = {p: [] for p in formats()}
-    for precision, (_, _, votes, strangeness), row in scored(open_in, preprocess, records, track):
+    for precision, (_, _, votes, strangeness), row in scored(open_in, kind, records, track):
         out[precision].append((int(votes[0].argmax()), float(strangeness[0]), row))
     return out
 

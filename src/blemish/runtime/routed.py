@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,7 +60,7 @@ class Routed:
         self._trunk = open_engine(trunk, precision=precision, threads=threads, batch=batch)
         self._routes = Routes(heads, precision=precision, threads=threads)
 
-    def __call__(self, images: NDArray[np.uint8]) -> Outputs:
+    def __call__(self, images: NDArray[Any]) -> Outputs:
         levels = self._trunk(images)
         each = [self._routes([level[i] for level in levels]) for i in range(len(images))]
         return tuple(np.concatenate(parts) for parts in zip(*each, strict=True))

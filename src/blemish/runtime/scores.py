@@ -7,9 +7,10 @@ from typing import Any
 
 from blemish.calibration import Calibrator, Kind
 from blemish.categories import Row
-from blemish.data.decode import content_id, decode_image, read_file
-from blemish.data.geometry import Preprocess
-from blemish.runtime.engines import Engine, Outputs, Precision, best_precision, open_engine
+from blemish.data.decode import content_id
+from blemish.kinds import SampleKind
+from blemish.modelfile import Model
+from blemish.runtime.engines import Engine, Outputs, Precision, best_precision
 from blemish.types import Record
 
 Track = Callable[[Iterable[Any], str, int | None], Iterable[Any]]
@@ -29,16 +30,16 @@ def unit_id(record: Record) -> str:
     return content_id(record.whole.encode("utf-8", "surrogateescape"))
 
 
-def good_scores(graph: bytes, preprocess: Preprocess, records: Sequence[Record], track: Track = no_track) -> Scores:
-    """Run each image through the graph in every number format of this machine, float32 always among them."""
+def good_scores(model: Model, kind: SampleKind[Any], records: Sequence[Record], track: Track = no_track) -> Scores:
+    """Run each sample through the model in every number format of this machine, float32 always among them."""
     out: Scores = {p: [] for p in formats()}
-    for precision, _, row in scored(lambda p: open_engine(graph, precision=p), preprocess, records, track):
+    for precision, _, row in scored(lambda p: kind.open(model, precision=p), kind, records, track):
         out[precision].append(row)
     return out
 
 
 def scored(
-    open_in: Callable[[Precision], Engine], preprocess: Preprocess, records: Sequence[Record], track: Track = no_track
+    open_in: Callable[[Precision], Engine], kind: SampleKind[Any], records: Sequence[Record], track: Track = no_track
 ) -> Iterator[tuple[Precision, Outputs, Row]]:
     """(number format, outputs of the engine, row of the score) of each image in each format of this machine.
 
@@ -47,13 +48,13 @@ def scored(
     engines = {p: open_in(p) for p in formats()}
     seen: set[str] = set()
     for record in track(records, "calibrate", len(records)):
-        data = read_file(record.path)
-        if (content := content_id(data)) in seen:
+        content, raw = kind.load(record)
+        if content in seen:
             continue
         seen.add(content)
-        image = preprocess(decode_image(data, str(record.path)))[None]
+        prepared = kind.stack([kind.prepare(raw)])
         for precision, engine in engines.items():
-            outputs = engine(image)
+            outputs = engine(prepared)
             yield precision, outputs, (float(outputs[0][0]), float(outputs[1].max()), record.whole, content)
 
 

@@ -2,7 +2,7 @@
 
 Each has `PRIORITY` (smaller = more specific, asked first), `detect(root) -> bool` and
 `index(root, *, split=None) -> list[Record]`; one whose data come as a package has `locate() -> Path` too, and one
-that draws its split takes a `seed`.
+that draws its split takes a `seed`, one of recordings a `cut`: how they become windows.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from typing import Protocol, cast
 
 from blemish.config import nearest
 from blemish.data.layouts._common import check_disjoint
+from blemish.data.layouts._recordings import Cut
 from blemish.errors import ConfigError, DataError
 from blemish.types import Record
 
-__all__ = ["check_disjoint", "index", "names", "select"]
+__all__ = ["Cut", "check_disjoint", "index", "names", "select"]
 
 
 class Layout(Protocol):
@@ -38,12 +39,18 @@ def names() -> list[str]:
 
 
 def index(
-    source: str | Path, layout: str | None = None, split: str | None = None, *, seed: int | None = None
+    source: str | Path,
+    layout: str | None = None,
+    split: str | None = None,
+    *,
+    seed: int | None = None,
+    cut: Cut | None = None,
 ) -> list[Record]:
     """The records of a data set, sorted by id; `layout` is found out where it is None.
 
     `source` is a folder, a manifest file, or the name of a layout whose data come as a package. `split` names one of
-    the layout's other splits, `seed` draws the split anew where the layout draws it. Raises ConfigError on an unknown
+    the layout's other splits, `seed` draws the split anew where the layout draws it, `cut` says how long the windows of
+    recordings are. Raises ConfigError on an unknown
     layout or split, DataError where there is nothing to index or a check of `check_disjoint` fails.
     """
     if layout is not None and layout not in names():
@@ -55,8 +62,9 @@ def index(
             raise DataError("no such file or folder", path=root, hint="check the path")
         root, layout = packaged(), layout or str(source)
     module = _load(layout) if layout is not None else _detected(root)
-    drawn = {"seed": seed} if seed is not None and "seed" in inspect.signature(module.index).parameters else {}
-    records = sorted(module.index(root, split=split, **drawn), key=lambda record: record.id)
+    taken = inspect.signature(module.index).parameters
+    given = {k: v for k, v in {"seed": seed, "cut": cut}.items() if v is not None and k in taken}
+    records = sorted(module.index(root, split=split, **given), key=lambda record: record.id)
     if not records:
         hint = "give a folder of images, a data set or a manifest (.csv, .jsonl), or name its layout"
         raise DataError("no images found", path=root, hint=hint)

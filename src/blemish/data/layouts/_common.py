@@ -121,10 +121,10 @@ def check_disjoint(records: Iterable[Record]) -> None:
             raise DataError("is anomalous and in the training split", path=record.path, hint="only good images train")
         if record.split == "held":
             continue
-        keys: list[object] = [record.path]
+        keys: list[object] = [record.path if record.span is None else (record.path, record.span)]
         if record.unit is not None and not record.label:
             keys.append((record.group, record.unit))
         for key in keys:
             if sides.setdefault(key, record.split) != record.split:
-                what = "the file" if key == record.path else f"unit '{record.unit}'"
+                what = "the file" if key == keys[0] else f"unit '{record.unit}'"
                 raise DataError(f"{what} is in train and in test", path=record.path, hint="mend the split")

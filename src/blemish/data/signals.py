@@ -1,0 +1,533 @@
+"""Recordings of one or more leads, and the windows that are cut from them: read, filtered, brought to one rate.
+
+Read are WFDB (`.hea` with its `.dat`; package wfdb), CSV (a column for each lead, with names where there is a header; a
+column `time` in seconds gives the rate), numpy (`.npy`, (N,), (N, K) or (K, N)), and tables that hold a window in each
+row (UCR: `.txt` with the class first, or a CSV with columns t0, t1, ...). WFDB states its rate; for the others it has
+to be given.
+
+Filter, rate and scale are those of the whole recording: a window that was scaled by itself would hide a tall beat.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from functools import lru_cache
+from io import BytesIO, StringIO
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blemish.data.decode import content_id, read_file
+from blemish.errors import ConfigError, DataError
+from blemish.types import Record
+
+Values = NDArray[np.float32]
+
+SUFFIXES = frozenset({".hea", ".csv", ".txt", ".npy"})
+WINDOW = 9.6  # seconds, where nothing else is asked for
+LONGEST_GAP = 0.2  # seconds that are bridged by a straight line; a window with a longer gap is refused
+CLIP = 12.0  # of the scaled values, in standard deviations of a usual window
+MOST_LEADS = 32  # a table without header that is wider holds a window in each row
+KEPT = 8  # recordings that stay filtered
+_EXTRA = "pip install 'blemish[ecg]'"
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """`values` (K, N) in the file's own unit, NaN where nothing was recorded; `rate` in Hz where the file states one.
+
+    `piece`: samples of the pieces that it consists of, where those do not follow each other (a table of windows).
+    """
+
+    values: Values
+    rate: float | None
+    leads: tuple[str | None, ...]
+    piece: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Signal:
+    """One window as it is inspected."""
+
+    values: Values  # (K, N) at the recording's own rate, in its own unit: for people
+    x: Values  # (K, L), filtered, at the model's rate, scaled: for the graph
+    rate: float  # of `values`, in Hz
+    start: float  # seconds in the recording
+    leads: tuple[str | None, ...]
+
+
+@dataclass(frozen=True)
+class Window:
+    """A part of a recording on disk: `span` is its first sample and the one behind its last, None = all of it."""
+
+    path: Path
+    span: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SignalPlan:
+    """How a recording becomes the input of a graph: leads, rate, filter, scale, length of a window.
+
+    `leads` names those that every recording has to have; None takes the place of any other. `file_rate` is the rate of
+    files that state none.
+    """
+
+    leads: tuple[str | None, ...]
+    rate: float = 125.0  # Hz, behind resampling
+    window: float = WINDOW  # seconds
+    band: tuple[float, float] | None = (0.5, 40.0)  # Hz; None leaves the filter out
+    file_rate: float | None = None
+
+    def __post_init__(self) -> None:
+        if not (0 < self.rate < math.inf and 0 < self.window < math.inf and self.leads):
+            raise ConfigError(f"rate {self.rate:g} Hz and window {self.window:g} s have to be positive, with a lead")
+        if self.file_rate is not None and not 0 < self.file_rate < math.inf:
+            raise ConfigError(f"rate {self.file_rate:g} Hz has to be positive")
+        if self.band is not None and not 0 < self.band[0] < self.band[1] < math.inf:
+            raise ConfigError(f"band {self.band[0]:g}-{self.band[1]:g} Hz is none", hint="0.5-40, or none")
+        if self.size[0] < 2:
+            raise ConfigError(f"a window of {self.window:g} s at {self.rate:g} Hz has less than two samples")
+
+    @property
+    def size(self) -> tuple[int]:
+        """(L,), samples of a window."""
+        return (round(self.window * self.rate),)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values by field name, and the size."""
+        band = None if self.band is None else list(self.band)
+        return {**asdict(self), "leads": list(self.leads), "band": band, "size": list(self.size)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> SignalPlan:
+        """The inverse of `to_json`; ConfigError on a missing, unknown or ill-typed value."""
+        try:
+            given = {k: v for k, v in values.items() if k != "size"}
+            band = None if given["band"] is None else (float(given["band"][0]), float(given["band"][1]))
+            return cls(**{**given, "leads": tuple(given["leads"]), "band": band})
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigError(f"preprocess {dict(values)} is not understood ({error})") from None
+
+
+def parse_band(text: str) -> tuple[float, float] | None:
+    """`0.5-40` in Hz, or `none`; ConfigError else."""
+    if text.strip().lower() == "none":
+        return None
+    match = re.fullmatch(r"\s*([\d.]+)\s*-\s*([\d.]+)\s*", text)
+    try:
+        if match is None:
+            raise ValueError
+        return float(match[1]), float(match[2])
+    except ValueError:
+        raise ConfigError(f"band '{text}' is not understood", hint="0.5-40 in Hz, or none") from None
+
+
+def is_recording(path: Path) -> bool:
+    """By its name; `.txt` only where it is a table of windows by its name (UCR: NAME_TRAIN, NAME_TEST)."""
+    if path.name.startswith(".") or path.suffix.lower() not in SUFFIXES:
+        return False
+    return path.suffix.lower() != ".txt" or re.search(r"_(TRAIN|TEST)$", path.stem) is not None
+
+
+def recordings_in(folder: Path, *, deep: bool = False) -> list[Path]:
+    """Sorted recordings of a folder, with `deep` of its sub-folders too."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in (folder.rglob("*") if deep else folder.iterdir()) if is_recording(path))
+
+
+def read_recording(path: str | Path) -> Recording:
+    """DataError, naming the file, on anything that cannot be read right."""
+    path = Path(path)
+    return _recording(path, _stamp(path))
+
+
+class Extent(NamedTuple):
+    """Samples of a recording, its rate where it states one, and the samples of its pieces where it has such."""
+
+    samples: int
+    rate: float | None
+    piece: int | None
+
+
+def extent(path: str | Path) -> Extent:
+    """What a recording is cut by, from its header where it has one. DataError as `read_recording`."""
+    path = Path(path)
+    if path.suffix.lower() == ".hea":
+        header = _understood(path, lambda name: _wfdb().rdheader(name))
+        if header.sig_len:
+            return Extent(int(header.sig_len), float(header.fs), None)
+    recording = read_recording(path)
+    return Extent(recording.values.shape[1], recording.rate, recording.piece)
+
+
+def spans(of: Extent, window: float, rate: float | None, *, whole: bool = False) -> list[tuple[int, int]]:
+    """Windows side by side, in samples of the recording; the rest is left out, or, with `whole`, one more window ends
+    with the recording. DataError where the recording is shorter than a window or its rate is unknown."""
+    n = of.samples
+    if of.piece is not None:
+        return [(start, start + of.piece) for start in range(0, n, of.piece)]
+    length = window * _known(of.rate or rate)
+    count = math.floor(n / length + 1e-9)
+    if not count:
+        raise DataError(f"{n} samples are less than a window of {window:g} s", hint="--window makes shorter ones")
+    found = [(round(k * length), round(k * length) + round(length)) for k in range(count)]
+    found = [(a, b) for a, b in found if b <= n]
+    if whole and found[-1][1] < n:
+        found.append((n - round(length), n))
+    return found
+
+
+def window_content(window: Window) -> str:
+    """16 hex digits for the bytes of the recording's files and the span."""
+    digest = _digest(window.path, _stamp(window.path))
+    return content_id(f"{digest} {window.span}".encode())
+
+
+def plan_leads(paths: Iterable[str | Path]) -> tuple[str | None, ...]:
+    """Leads that recordings have in common, by name, in the order of the first; None for each that varies.
+
+    DataError where they have unlike numbers of leads.
+    """
+    known: list[tuple[str | None, ...]] = []
+    for path in dict.fromkeys(map(str, paths)):
+        leads = read_recording(path).leads
+        if known and len(leads) != len(known[0]):
+            message = f"has {len(leads)} leads, others have {len(known[0])}"
+            raise DataError(message, path=path, hint="learn from recordings with the same leads")
+        known.append(leads)
+    common = [name for name in known[0] if name is not None and all(name in leads for leads in known)]
+    return (*common, *[None] * (len(known[0]) - len(common)))
+
+
+def read_window(window: Window, plan: SignalPlan) -> Signal:
+    """One window, filtered and scaled with its recording. DataError where it cannot be used."""
+    stamp = _stamp(window.path)
+    recording = _recording(window.path, stamp)
+    try:
+        return cut(recording, _prepared(window.path, stamp, plan), window.span, plan)
+    except DataError as error:
+        raise DataError(str(error), path=window.path, hint=error.hint) from None
+
+
+def as_signal(value: Any, plan: SignalPlan) -> Signal:
+    """An array (K, N) or (N,) of the caller's, at the rate that the model takes files to have, else at its own."""
+    array = np.asarray(value.detach() if hasattr(value, "detach") else value)
+    if array.ndim not in (1, 2) or array.dtype.kind not in "iuf" or array.size == 0:
+        raise DataError(f"an array of shape {array.shape}, type {array.dtype} is no signal", hint="pass (K, N) numbers")
+    values = np.atleast_2d(array).astype(np.float32)
+    recording = Recording(values, plan.file_rate or plan.rate, (None,) * len(values))
+    return cut(recording, prepare(recording, plan), None, plan)
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A whole recording at the model's rate: (K, M) scaled values, the order of its leads, and its gaps in seconds."""
+
+    values: Values
+    order: tuple[int, ...]
+    gaps: tuple[tuple[float, float], ...]
+
+
+def prepare(recording: Recording, plan: SignalPlan) -> Prepared:
+    """Choose leads, bridge short gaps, filter (zero phase), resample; then, for each lead, subtract the median and
+    divide by the standard deviation of a usual window. DataError where a lead is missing, empty or flat."""
+    rate = _known(recording.rate or plan.file_rate)
+    order = chosen(recording.leads, plan.leads)
+    values = recording.values[list(order)].astype(np.float64)
+    gaps = tuple(sorted((a / rate, b / rate) for lead in values for a, b in _runs(~np.isfinite(lead))))
+    gaps = tuple((a, b) for a, b in gaps if b - a > LONGEST_GAP)
+    values = np.stack([_bridged(lead, name) for lead, name in zip(values, _names(recording, order), strict=True)])
+    pieces = values[:, None] if recording.piece is None else values.reshape(len(values), -1, recording.piece)
+    pieces = _resampled(_filtered(pieces, rate, plan.band), rate, plan.rate)
+    flat = pieces.reshape(len(values), -1)
+    flat = flat - np.median(flat, axis=1, keepdims=True)
+    scale = _usual_deviation(flat, plan.size[0])
+    for name, one, whole in zip(_names(recording, order), scale, np.abs(values).max(axis=1), strict=True):
+        if one <= 1e-6 * max(whole, 1e-6):
+            raise DataError(f"{name} is flat: it never moves", hint="is the electrode connected?")
+    scaled = np.clip(flat / scale[:, None], -CLIP, CLIP)
+    return Prepared(scaled.astype(np.float32), order, gaps)
+
+
+def cut(recording: Recording, prepared: Prepared, span: tuple[int, int] | None, plan: SignalPlan) -> Signal:
+    """One window of a prepared recording. DataError where it is too short, too long, or lies in a gap."""
+    rate = _known(recording.rate or plan.file_rate)
+    first, last = span or (0, recording.values.shape[1])
+    length = plan.size[0]
+    if not 0 <= first < last <= recording.values.shape[1]:
+        raise DataError(f"samples {first} to {last} lie outside of the recording")
+    if abs((last - first) / rate - plan.window) > max(1.5 / rate, 1.5 / plan.rate):
+        longer = (last - first) / rate > plan.window
+        hint = "cut it into windows" if longer else "the model was learned from longer windows"
+        raise DataError(f"{(last - first) / rate:.3g} s, and a window has {plan.window:g} s", hint=hint)
+    start, stop = first / rate, last / rate
+    for a, b in prepared.gaps:
+        if a < stop and b > start:
+            raise DataError(f"nothing was recorded from {a:.2f} to {b:.2f} s", hint="inspect what lies around the gap")
+    at = round(start * plan.rate)
+    if recording.piece is not None:  # each piece was resampled by itself
+        pieces = recording.values.shape[1] // recording.piece
+        at = first // recording.piece * (prepared.values.shape[1] // pieces)
+    x = prepared.values[:, at : at + length]
+    if x.shape[1] < length:  # rates that divide to no whole number: at most two samples at the end
+        x = np.pad(x, ((0, 0), (0, length - x.shape[1])), mode="edge")
+    names = tuple(recording.leads[i] for i in prepared.order)
+    return Signal(recording.values[list(prepared.order), first:last], np.ascontiguousarray(x), rate, start, names)
+
+
+def chosen(leads: Sequence[str | None], wanted: Sequence[str | None]) -> tuple[int, ...]:
+    """Which leads of a recording stand for those of a model: by name, the others in order. DataError where they do
+    not fit; leads without names are taken in order."""
+    if len(leads) < len(wanted):
+        raise DataError(f"{len(leads)} leads, and the model takes {len(wanted)}", hint="record all of them")
+    if not any(leads):
+        if len(leads) > len(wanted):
+            raise DataError(f"{len(leads)} leads without names, and the model takes {len(wanted)}", hint="choose them")
+        return tuple(range(len(wanted)))
+    missing = [name for name in wanted if name is not None and name not in leads]
+    if missing:
+        raise DataError(f"there is no lead {missing[0]}", hint=f"it has {', '.join(map(str, leads))}")
+    named = [leads.index(name) if name is not None else None for name in wanted]
+    rest = [i for i in range(len(leads)) if i not in named]
+    return tuple(i if i is not None else rest.pop(0) for i in named)
+
+
+def _names(recording: Recording, order: Sequence[int]) -> list[str]:
+    return [f"lead {i + 1}" + (f" ({recording.leads[i]})" if recording.leads[i] else "") for i in order]
+
+
+def _known(rate: float | None) -> float:
+    if rate is None:
+        raise DataError("does not state its sampling rate", hint="--rate gives it, in Hz")
+    return rate
+
+
+def _runs(missing: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Stretches of True as (first, behind the last)."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], missing.astype(np.int8), [0]])))
+    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
+
+
+def _bridged(lead: NDArray[np.float64], name: str) -> NDArray[np.float64]:
+    there = np.isfinite(lead)
+    if there.all():
+        return lead
+    if not there.any():
+        raise DataError(f"{name} holds no number", hint="is the electrode connected?")
+    at = np.arange(len(lead))
+    return np.interp(at, at[there], lead[there])
+
+
+def _scipy() -> Any:
+    try:
+        from scipy import signal
+    except ImportError:
+        raise DataError("signals need the package scipy", hint=_EXTRA) from None
+    return signal
+
+
+def _filtered(values: NDArray[np.float64], rate: float, band: tuple[float, float] | None) -> NDArray[np.float64]:
+    """Butterworth of third order, forwards and backwards; without an upper edge where the rate has none."""
+    if band is None:
+        return values
+    signal = _scipy()
+    low, high = band
+    if low >= rate / 2:
+        raise DataError(f"at {rate:g} Hz there is nothing above {low:g} Hz", hint="give another band")
+    kind = ("bandpass", [low, high]) if high < 0.95 * rate / 2 else ("highpass", low)
+    sections = signal.butter(3, kind[1], kind[0], fs=rate, output="sos")
+    pad = 3 * (2 * len(sections) + 1)
+    if values.shape[-1] <= pad:
+        raise DataError(f"{values.shape[-1]} samples are too few for a filter", hint="a longer recording, or band none")
+    return cast(NDArray[np.float64], signal.sosfiltfilt(sections, values, axis=-1, padlen=pad))
+
+
+def _resampled(values: NDArray[np.float64], rate: float, wanted: float) -> NDArray[np.float64]:
+    ratio = Fraction(wanted / rate).limit_denominator(1000)
+    if ratio == 1:
+        return values
+    if ratio == 0:
+        raise DataError(f"a rate of {rate:g} Hz cannot become {wanted:g} Hz", hint="is --rate right?")
+    resampled = _scipy().resample_poly(values, ratio.numerator, ratio.denominator, axis=-1, padtype="line")
+    return cast(NDArray[np.float64], resampled)
+
+
+def _usual_deviation(values: NDArray[np.float64], length: int) -> NDArray[np.float64]:
+    """(K,): the median over windows of their standard deviation."""
+    count = max(values.shape[1] // length, 1)
+    windows = values[:, : count * length].reshape(len(values), count, -1)
+    return cast(NDArray[np.float64], np.median(windows.std(axis=2), axis=1))
+
+
+def _stamp(path: Path) -> tuple[tuple[str, int, int], ...]:
+    """Names, times and sizes of a recording's files: what is kept of it is forgotten when they change."""
+    found = []
+    for file in _files(path):
+        try:
+            stat = file.stat()
+        except OSError as error:
+            message = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+            raise DataError(message, path=file, hint="check the path") from None
+        found.append((str(file), stat.st_mtime_ns, stat.st_size))
+    return tuple(found)
+
+
+def _files(path: Path) -> list[Path]:
+    """A WFDB header names its signal files; any other recording is one file."""
+    if path.suffix.lower() != ".hea":
+        return [path]
+    lines = [line for line in _text(path).splitlines() if line.strip() and not line.startswith("#")]
+    names = dict.fromkeys(line.split()[0] for line in lines[1:])
+    return [path, *(path.parent / name for name in names)]
+
+
+def _text(path: Path) -> str:
+    try:
+        return read_file(path).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise DataError("is no text", path=path, hint="copy it again") from None
+
+
+@lru_cache(1024)
+def _digest(path: Path, stamp: tuple[tuple[str, int, int], ...]) -> str:  # noqa: ARG001  (the stamp is a key)
+    digest = hashlib.sha256()
+    for file in _files(path):
+        digest.update(read_file(file))
+    return digest.hexdigest()
+
+
+@lru_cache(KEPT)
+def _recording(path: Path, stamp: tuple[tuple[str, int, int], ...]) -> Recording:  # noqa: ARG001
+    suffix = path.suffix.lower()
+    readers = {".hea": _read_wfdb, ".npy": _read_numpy, ".csv": _read_table, ".txt": _read_ucr}
+    if suffix not in readers:
+        raise DataError("is no recording", path=path, hint=f"{', '.join(sorted(readers))} are read")
+    return readers[suffix](path)
+
+
+@lru_cache(KEPT)
+def _prepared(path: Path, stamp: tuple[tuple[str, int, int], ...], plan: SignalPlan) -> Prepared:
+    return prepare(_recording(path, stamp), plan)
+
+
+def _wfdb() -> Any:
+    try:
+        import wfdb
+    except ImportError:
+        raise DataError("WFDB files need the package wfdb", hint=_EXTRA) from None
+    return wfdb
+
+
+def _read_wfdb(path: Path) -> Recording:
+    record = _understood(path, lambda name: _wfdb().rdrecord(name))
+    values = record.p_signal
+    if values is None or values.size == 0:
+        raise DataError("holds no signal", path=path, hint="copy the record again")
+    names = tuple(str(name) for name in record.sig_name)
+    return Recording(np.ascontiguousarray(values.T, np.float32), float(record.fs), names)
+
+
+def _understood(path: Path, read: Callable[[str], Any]) -> Any:
+    """What `read` makes of the path without its suffix; DataError for whatever wfdb raises on a damaged file."""
+    try:
+        return read(str(path.with_suffix("")))
+    except DataError:
+        raise
+    except Exception as error:  # its errors have no common base
+        raise DataError(f"cannot be read as WFDB ({error})", path=path, hint="copy the record again") from None
+
+
+def read_beats(path: Path) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """(samples, symbols) of a WFDB annotation file; DataError where it cannot be read."""
+    return _beats(path, _stamp(path))
+
+
+@lru_cache(64)
+def _beats(path: Path, stamp: tuple[tuple[str, int, int], ...]) -> tuple[NDArray[np.int64], tuple[str, ...]]:  # noqa: ARG001
+    notes = _understood(path, lambda name: _wfdb().rdann(name, path.suffix.removeprefix(".")))
+    return np.asarray(notes.sample, np.int64), tuple(notes.symbol)
+
+
+def _read_numpy(path: Path) -> Recording:
+    try:
+        values = np.load(BytesIO(read_file(path)), allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise DataError(f"is no numpy array ({error})", path=path, hint="save it with numpy.save") from None
+    if not isinstance(values, np.ndarray) or values.ndim not in (1, 2) or values.dtype.kind not in "iuf":
+        raise DataError("is no array (N,), (N, K) or (K, N) of numbers", path=path, hint="save one recording in a file")
+    values = np.atleast_2d(values)
+    values = values if values.shape[0] <= values.shape[1] else values.T
+    return _of_values(values, None, (None,) * len(values), path)
+
+
+def _read_table(path: Path) -> Recording:
+    rows = [row for row in csv.reader(StringIO(_text(path), newline="")) if row]
+    header = rows[0] if rows and not _numeric(rows[0]) else None
+    body = rows[1:] if header else rows
+    if header and "t0" in header:
+        return _pieces([row[header.index("t0") :] for row in body], path)
+    if header is None and body and len(body[0]) > MOST_LEADS:
+        return _pieces([row[1:] for row in body], path)
+    values = _numbers(body, path).T
+    names: list[str | None] = [name.strip() for name in header] if header else [None] * len(values)
+    rate = None
+    if "time" in names:
+        k = names.index("time")
+        steps = np.diff(values[k].astype(np.float64))
+        if len(steps) == 0 or not (steps > 0).all() or np.ptp(steps) > 0.5 * np.median(steps):
+            raise DataError("its times do not rise evenly", path=path, hint="one row for each sample, in seconds")
+        rate = round(1 / float(steps.mean()), 6)
+        values = np.delete(values, k, axis=0)
+        names.pop(k)
+    return _of_values(values, rate, tuple(names), path)
+
+
+def _read_ucr(path: Path) -> Recording:
+    rows = [line.replace(",", " ").split() for line in _text(path).splitlines() if line.strip()]
+    return _pieces([row[1:] for row in rows], path)
+
+
+def _pieces(rows: list[list[str]], path: Path) -> Recording:
+    values = _numbers(rows, path)
+    return Recording(values.reshape(1, -1), None, (None,), values.shape[1])
+
+
+def _numbers(rows: list[list[str]], path: Path) -> Values:
+    """(rows, columns); an empty cell is a gap."""
+    try:
+        values = np.array([[float(cell) if cell.strip() else math.nan for cell in row] for row in rows], np.float32)
+    except ValueError as error:
+        raise DataError(f"is no table of numbers ({error})", path=path, hint="a column for each lead") from None
+    if values.ndim != 2 or values.size == 0:
+        raise DataError("holds no numbers", path=path, hint="a column for each lead")
+    return values
+
+
+def _numeric(row: list[str]) -> bool:
+    try:
+        [float(cell) for cell in row if cell.strip()]
+    except ValueError:
+        return False
+    return True
+
+
+def _of_values(values: NDArray[Any], rate: float | None, leads: tuple[str | None, ...], path: Path) -> Recording:
+    if values.size == 0:
+        raise DataError("holds no lead", path=path, hint="a column for each lead")
+    if len(values) > MOST_LEADS:
+        raise DataError(f"has {len(values)} leads", path=path, hint=f"at most {MOST_LEADS}")
+    return Recording(np.ascontiguousarray(values, np.float32), rate, leads)
+
+
+def window_of(record: Record) -> Window:
+    """The window that a record names."""
+    return Window(record.path, record.span)

@@ -1,0 +1,144 @@
+"""What a kind of samples is: how one is read, brought to the graph, and its map brought back, searched and drawn."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blemish.data.layouts import Cut
+from blemish.drawing import Picture, Scale
+from blemish.modelfile import Model
+from blemish.runtime.engines import Engine
+from blemish.runtime.routed import open_model
+from blemish.types import Record, Region
+
+Raw = TypeVar("Raw")
+
+
+class SampleKind(ABC, Generic[Raw]):
+    """Samples of one kind as one model sees them. `Raw` is a sample as it was read, before the model's preparation.
+
+    The class methods need no model; they are for the line before there is one, and for what looks at records alone.
+
+    Args:
+        preprocess: the plan by which a sample becomes the graph's input; it has `size`, the shape of the graph's map,
+            and `to_json`.
+    """
+
+    name: ClassVar[str]  # `kind` in model.json
+    map_unit: ClassVar[str]  # what pixel metrics are measured in
+    part: ClassVar[str]  # what one sample is to people
+    legend: ClassVar[str]  # how a report's pictures are read: what is drawn,
+    found: ClassVar[str]  # what regions are drawn as,
+    marked: ClassVar[str]  # and what people have marked
+    hint: ClassVar[str]  # which files are read
+    without_graph: ClassVar[bool] = False  # `open` runs models of methods that cannot be one graph
+
+    def __init__(self, preprocess: Any) -> None:
+        self.preprocess = preprocess
+
+    @property
+    def size(self) -> Any:
+        """Shape of the graph's map, a tuple of whole numbers."""
+        return tuple(self.preprocess.size)
+
+    @property
+    def cut(self) -> Cut | None:
+        """How recordings of a data set become samples; None where a file is one."""
+        return None
+
+    @classmethod
+    @abstractmethod
+    def from_json(cls, preprocess: Mapping[str, Any]) -> Self:
+        """Of a model's `preprocess`; ConfigError where it is not understood."""
+
+    @staticmethod
+    @abstractmethod
+    def content(record: Record) -> str:
+        """16 hex digits for the bytes that a record shows, wherever they lie. DataError where they cannot be read."""
+
+    @staticmethod
+    @abstractmethod
+    def source(record: Record) -> Any:
+        """What `read` takes, of a record."""
+
+    @staticmethod
+    @abstractmethod
+    def mask(record: Record, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
+        """Where a record is defective, in the shape of its map; None where its mask is not known."""
+
+    @staticmethod
+    @abstractmethod
+    def files(folder: Path) -> list[Path]:
+        """The samples' files in a folder and below."""
+
+    def sources(self, path: Path) -> list[Any]:
+        """What is inspected of one file."""
+        return [path]
+
+    @abstractmethod
+    def read(self, source: Any) -> Raw:
+        """A file, or a value of the caller's. DataError where it cannot be read."""
+
+    @abstractmethod
+    def load(self, record: Record) -> tuple[str, Raw]:
+        """`content` and sample of a record, read once."""
+
+    @abstractmethod
+    def prepare(self, raw: Raw) -> NDArray[Any]:
+        """The graph's input for one sample. DataError where the sample does not fit the model."""
+
+    def stack(self, prepared: Sequence[NDArray[Any]]) -> Any:
+        """Prepared samples as one input of the engine."""
+        return np.stack(prepared)
+
+    @abstractmethod
+    def noise(self, generator: np.random.Generator) -> NDArray[Any]:
+        """A prepared sample of noise, on which graph and PyTorch are compared."""
+
+    @abstractmethod
+    def back(self, anomaly_map: NDArray[np.float32], raw: Raw) -> NDArray[np.float32]:
+        """The graph's map in the sample's own coordinates; values are never rescaled."""
+
+    @abstractmethod
+    def regions(self, anomaly_map: NDArray[np.float32], threshold: float, raw: Raw) -> tuple[Region, ...]:
+        """Connected places of a map (in the sample's coordinates) above a threshold, highest peak first."""
+
+    @abstractmethod
+    def named(self, source: Any, raw: Raw) -> dict[str, Any]:
+        """Fields of `AnomalyResult` that say which sample it was."""
+
+    @abstractmethod
+    def picture(
+        self, raw: Raw, anomaly_map: NDArray[np.float32], *, scale: Scale, regions: Sequence[Region] = ()
+    ) -> Picture:
+        """The sample with its map on it, in full size, for people."""
+
+    @abstractmethod
+    def thumbnail(
+        self,
+        raw: Raw,
+        anomaly_map: NDArray[np.float32],
+        *,
+        scale: Scale,
+        regions: Sequence[Region] = (),
+        mask: NDArray[np.bool_] | None = None,
+    ) -> Picture:
+        """The same as a report shows it, with the place that people have marked."""
+
+    def open(
+        self,
+        model: Model,
+        name: str = "openvino",
+        *,
+        precision: Any = "f32",
+        threads: int = 1,
+        batch: int = 1,
+    ) -> Engine:
+        """What runs the model."""
+        return open_model(model.graph, model.heads, name, precision=precision, threads=threads, batch=batch)

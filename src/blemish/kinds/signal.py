@@ -1,0 +1,132 @@
+"""Signals: windows of recordings become float32 (K, L); maps come back in their samples, regions in seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blemish import strips
+from blemish.data.beats import beat_mask
+from blemish.data.layouts import Cut
+from blemish.data.signals import (
+    Signal,
+    SignalPlan,
+    Window,
+    as_signal,
+    extent,
+    read_window,
+    recordings_in,
+    spans,
+    window_content,
+    window_of,
+)
+from blemish.drawing import Picture, Scale
+from blemish.errors import DataError
+from blemish.kinds.base import SampleKind
+from blemish.regions import find_regions
+from blemish.types import Record, Region
+
+
+class Signals(SampleKind[Signal]):
+    """`Raw` is one window with the recording's filter and scale applied, and as it was recorded."""
+
+    name = "signal"
+    map_unit = "samples of the recording, marked or not, connected regions, pooled over the set"
+    legend = "Each lead as it was recorded, below it the anomaly score over time; colour lies where it is high."
+    part = "window"
+    found = "Black bars are the times"
+    marked = "A green bar is what people have marked."
+    hint = "hea (WFDB), csv and npy are read"
+    preprocess: SignalPlan
+
+    @classmethod
+    def from_json(cls, preprocess: Mapping[str, Any]) -> Self:
+        return cls(SignalPlan.from_json(preprocess))
+
+    @property
+    def cut(self) -> Cut:
+        return Cut(self.preprocess.window, self.preprocess.file_rate)
+
+    @staticmethod
+    def content(record: Record) -> str:
+        return window_content(window_of(record))
+
+    @staticmethod
+    def source(record: Record) -> Window:
+        return window_of(record)
+
+    @staticmethod
+    def mask(record: Record, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
+        if record.mask is None:
+            return None
+        if not isinstance(record.mask, Path):
+            raise DataError("has several masks, and a recording has one", path=record.path)
+        return beat_mask(record.mask, record.path, record.span, shape[0])
+
+    @staticmethod
+    def files(folder: Path) -> list[Path]:
+        return recordings_in(folder, deep=True)
+
+    def sources(self, path: Path) -> list[Window]:
+        """Windows side by side; one more ends with the recording, so that nothing is left out."""
+        try:
+            cut = spans(extent(path), self.preprocess.window, self.preprocess.file_rate, whole=True)
+        except DataError as error:
+            raise error if error.path else DataError(str(error), path=path, hint=error.hint) from None
+        return [Window(path, span) for span in cut]
+
+    def read(self, source: Any) -> Signal:
+        if isinstance(source, Window):
+            return read_window(source, self.preprocess)
+        if isinstance(source, str | Path):
+            return read_window(Window(Path(source)), self.preprocess)
+        return as_signal(source, self.preprocess)
+
+    def load(self, record: Record) -> tuple[str, Signal]:
+        return self.content(record), self.read(self.source(record))
+
+    def prepare(self, raw: Signal) -> NDArray[np.float32]:
+        return raw.x
+
+    def noise(self, generator: np.random.Generator) -> NDArray[np.float32]:
+        return generator.standard_normal((len(self.preprocess.leads), *self.size)).astype(np.float32)
+
+    def back(self, anomaly_map: NDArray[np.float32], raw: Signal) -> NDArray[np.float32]:
+        count = raw.values.shape[1]
+        at = (np.arange(count) + 0.5) * (len(anomaly_map) / count) - 0.5
+        return np.asarray(np.interp(at, np.arange(len(anomaly_map)), anomaly_map), np.float32)
+
+    def regions(self, anomaly_map: NDArray[np.float32], threshold: float, raw: Signal) -> tuple[Region, ...]:
+        found = find_regions(anomaly_map[None], threshold)
+        return tuple(replace(r, interval=(_time(raw, r.bbox[0]), _time(raw, r.bbox[2]))) for r in found)
+
+    def named(self, source: Any, raw: Signal) -> dict[str, Any]:
+        path = source.path if isinstance(source, Window) else source
+        span = (_time(raw, 0), _time(raw, raw.values.shape[1]))
+        return {"image_path": str(path) if isinstance(path, str | Path) else None, "span": span}
+
+    def picture(
+        self, raw: Signal, anomaly_map: NDArray[np.float32], *, scale: Scale, regions: Sequence[Region] = ()
+    ) -> Picture:
+        return strips.strip(raw.values, anomaly_map, raw.rate, raw.start, raw.leads, scale, regions)
+
+    def thumbnail(
+        self,
+        raw: Signal,
+        anomaly_map: NDArray[np.float32],
+        *,
+        scale: Scale,
+        regions: Sequence[Region] = (),
+        mask: NDArray[np.bool_] | None = None,
+    ) -> Picture:
+        return strips.strip(raw.values, anomaly_map, raw.rate, raw.start, raw.leads, scale, regions, mask)
+
+
+def _time(raw: Signal, sample: int) -> float:
+    """Seconds in the recording."""
+    return round(raw.start + sample / raw.rate, 6)

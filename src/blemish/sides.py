@@ -1,0 +1,197 @@
+"""The learning side of each kind of samples: how it is planned, where its samples come from, how steps get them.
+
+The inspecting side is `kinds`. `SIDES` is found by `Needs.source`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from blemish.backbones.cache import FeatureCache
+from blemish.data.decode import read_image
+from blemish.data.geometry import (
+    Preprocess,
+    image_size_of,
+    median_aspect,
+    pack_roi,
+    parse_image_size,
+    resolve,
+    white_levels,
+)
+from blemish.data.signals import SignalPlan, parse_band, plan_leads, read_recording
+from blemish.errors import ConfigError, DataError
+from blemish.features import FeatureSource
+from blemish.kinds import SampleKind
+from blemish.kinds.image import Images
+from blemish.kinds.signal import Signals
+from blemish.options import FitOptions
+from blemish.runtime.engines import Engine, Precision
+from blemish.samples import ImageSamples, files
+from blemish.types import Batch, FeatureSpec, Needs, Record
+from blemish.windows import WindowSamples, WindowSource
+
+if TYPE_CHECKING:
+    from blemish.backbones.base import Backbone
+    from blemish.export import Vote
+    from blemish.methods.base import Method
+    from blemish.training import Samples
+
+
+class Source(Protocol):
+    """Samples as a method sees them, and its way to a graph; `FeatureSource` and `WindowSource` are two."""
+
+    spec: FeatureSpec
+    preprocess: Any
+    precision: Precision
+    threads: int
+    seen: set[str]
+    categories: dict[str, int]
+    batch: int
+
+    @property
+    def identity(self) -> str:
+        """Of the frozen network; equal ones give equal samples."""
+        ...
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Of the frozen network."""
+        ...
+
+    def stream(self, records: Iterable[Record]) -> Iterator[tuple[Record, Any]]:
+        """Records with their samples, in order."""
+        ...
+
+    def batches(self, records: Iterable[Record]) -> Iterator[Batch]:
+        """The same as batches for a method."""
+        ...
+
+    def freeze(self, method: Method[Any], vote: Vote | None = None) -> bytes:
+        """The whole graph from a prepared sample to score and map."""
+        ...
+
+    def reference(self, method: Method[Any], vote: Vote | None = None) -> Engine:
+        """The same in PyTorch."""
+        ...
+
+
+@dataclass(frozen=True)
+class Side:
+    """The learning side of one kind.
+
+    plan       records to learn from, options, frozen network -> the kind with its preprocessing
+    open       where a method gets its samples from
+    samples    the samples of a step
+    backbone   whether there is a frozen network in front of the method
+    kind       the inspecting side
+    """
+
+    kind: type[SampleKind[Any]]
+    plan: Callable[[Sequence[Record], FitOptions, Any], SampleKind[Any]]
+    open: Callable[..., Source]
+    samples: Callable[[Any, Sequence[Record], Needs, FitOptions, Sequence[Any]], Samples]
+    backbone: bool = True
+
+
+def side_of(needs: Needs) -> Side:
+    """By `Needs.source`; ConfigError where there is none."""
+    if needs.source not in SIDES:
+        raise ConfigError(f"no samples of kind '{needs.source}' can be learned from")
+    return SIDES[needs.source]
+
+
+def _plan_images(learn: Sequence[Record], options: FitOptions, backbone: Backbone) -> SampleKind[Any]:
+    return Images(plan_preprocess(learn, options, backbone.stride))
+
+
+def _open_images(
+    kind: Images,
+    backbone: Backbone,
+    cache: FeatureCache | None,
+    *,
+    threads: int | None = None,
+    precision: Precision | None = None,
+    image: bool = False,
+) -> FeatureSource:
+    return FeatureSource(backbone, kind.preprocess, cache, threads=threads, precision=precision, image=image)
+
+
+def _image_samples(
+    source: FeatureSource, records: Sequence[Record], needs: Needs, options: FitOptions, textures: Sequence[Any]
+) -> ImageSamples:
+    items = files(records, source.preprocess)
+    return ImageSamples(source, items, needs, views=options.views, textures=textures)
+
+
+def _plan_windows(learn: Sequence[Record], options: FitOptions, backbone: Any) -> SampleKind[Any]:  # noqa: ARG001
+    """Leads of the recordings that are learned from, rate and filter as asked; DataError where a rate is unknown."""
+    plan = SignalPlan(
+        leads=plan_leads(record.path for record in learn),
+        rate=options.resample,
+        window=options.window,
+        band=parse_band(options.band),
+        file_rate=options.rate,
+    )
+    first = read_recording(learn[0].path)
+    rate = first.rate or options.rate
+    if rate is None:
+        raise DataError("does not state its sampling rate", path=learn[0].path, hint="--rate gives it, in Hz")
+    if first.piece is not None:  # a table of windows: their length is what it is
+        plan = replace(plan, window=first.piece / rate)
+    return Signals(plan)
+
+
+def _open_windows(
+    kind: Signals,
+    backbone: Any,  # noqa: ARG001
+    cache: FeatureCache | None,
+    *,
+    threads: int | None = None,
+    precision: Precision | None = None,
+    image: bool = False,  # noqa: ARG001
+) -> WindowSource:
+    return WindowSource(kind, cache, threads=threads, precision=precision)
+
+
+def _window_samples(
+    source: WindowSource, records: Sequence[Record], needs: Needs, options: FitOptions, textures: Sequence[Any]
+) -> WindowSamples:
+    if options.views or textures or needs.twin:
+        raise ConfigError("views, textures and made defects are for images", hint="leave them out")
+    return WindowSamples(source, records)
+
+
+_IMAGES = Side(Images, _plan_images, _open_images, _image_samples)
+_WINDOWS = Side(Signals, _plan_windows, _open_windows, _window_samples, backbone=False)
+
+SIDES: dict[str, Side] = {"pyramid": _IMAGES, "image": _IMAGES, "signal": _WINDOWS}
+SIDE_OF_KIND: dict[str, Side] = {side.kind.name: side for side in SIDES.values()}
+
+
+def read_roi(path: str, size: tuple[int, int]) -> str:
+    """The region of interest of an image file, for a network input of `size`."""
+    image = read_image(path)
+    mask = np.any(image.reshape(*image.shape[:2], -1) > 0, axis=-1)
+    return pack_roi(np.asarray(mask, np.bool_), size)
+
+
+def plan_preprocess(good: Sequence[Record], options: FitOptions, stride: int) -> Preprocess:
+    """How an image becomes the network's input: planned from these images, with the region of interest."""
+    preprocess = plan_geometry(good, options.image_size, stride)
+    if options.roi is None:
+        return preprocess
+    return replace(preprocess, roi=read_roi(options.roi, preprocess.size))
+
+
+def plan_geometry(good: Sequence[Record], image_size: str, stride: int) -> Preprocess:
+    """The network's input for these images: size at their median aspect, white level of deep and real-valued ones."""
+    size = resolve(parse_image_size(image_size), median_aspect(image_size_of(r.path) for r in good), stride)
+    sample = good[:: max(1, len(good) // 8)]
+    if all(read_image(r.path).dtype == np.uint8 for r in sample):
+        return Preprocess(size)
+    white_uint16, white_float = white_levels(read_image(r.path).max() for r in good)
+    return Preprocess(size, white_uint16, white_float)

@@ -1,0 +1,102 @@
+"""Windows of recordings for a method that takes signals as they are: no backbone, no pyramid, `Batch.x` alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blemish import export
+from blemish.backbones.cache import FeatureCache, feature_key
+from blemish.kinds.signal import Signals
+from blemish.runtime.engines import Engine, Precision, best_precision, cores
+from blemish.types import Batch, FeatureSpec, Record
+
+if TYPE_CHECKING:
+    import torch
+
+    from blemish.export import Vote
+    from blemish.methods.base import Method
+
+BATCH = 64  # windows that a method observes at a time
+
+
+class WindowSource:
+    """Prepared windows, from the cache or from their recordings; the counterpart of `features.FeatureSource`."""
+
+    identity = "none"  # of the frozen network
+    layers: tuple[int, ...] = ()
+    batch = BATCH
+
+    def __init__(
+        self,
+        kind: Signals,
+        cache: FeatureCache | None,
+        *,
+        threads: int | None = None,
+        precision: Precision | None = None,
+    ) -> None:
+        self.kind, self.preprocess, self.cache = kind, kind.preprocess, cache
+        self.threads = threads or cores()
+        self.precision = precision or best_precision()
+        self.spec = FeatureSpec((), (), (), inputs=len(kind.preprocess.leads))
+        self.seen: set[str] = set()  # content ids of every window asked for
+        self.categories: dict[str, int] = {}  # of several products: there are none of signals
+        self._kept = FeatureSpec((0,), (self.spec.inputs,), (kind.size,))  # what the cache holds of a window
+
+    def window(self, record: Record) -> NDArray[np.float32]:
+        """(K, L) as the graph takes it. DataError where it cannot be read."""
+        content = self.kind.content(record)
+        self.seen.add(content)
+        key = feature_key(content.encode(), self.preprocess.to_json(), "window", "f32")
+        if self.cache is not None and (cached := self.cache.get(key, self._kept)) is not None:
+            return cached[0]
+        x = self.kind.prepare(self.kind.read(self.kind.source(record)))
+        if self.cache is not None:
+            self.cache.put(key, (x,))
+        return np.asarray(x, np.float32)
+
+    def stream(self, records: Iterable[Record]) -> Iterator[tuple[Record, NDArray[np.float32]]]:
+        """Records with their windows, in order."""
+        for record in records:
+            yield record, self.window(record)
+
+    def batches(self, records: Iterable[Record]) -> Iterator[Batch]:
+        """The same as batches for a method."""
+        rest = iter(records)
+        while some := list(islice(rest, BATCH)):
+            yield self.stacked(some)
+
+    def stacked(self, records: Sequence[Record]) -> Batch:
+        """These windows as one batch."""
+        import torch
+
+        x = torch.from_numpy(np.stack([self.window(record) for record in records]))
+        return Batch(size=self.kind.size, x=x, ids=tuple(record.id for record in records))
+
+    def freeze(self, method: Method[Any], vote: Vote | None = None) -> bytes:
+        """The whole graph from signal to score and map."""
+        assert vote is None, "signals have no categories"
+        return export.export_plain(method)
+
+    def reference(self, method: Method[Any], vote: Vote | None = None) -> Engine:
+        """The same in PyTorch."""
+        assert vote is None, "signals have no categories"
+        return export.plain_engine(method)
+
+
+class WindowSamples:
+    """Windows by number; the `training.Samples` of signals. What a step changes about them is the method's to draw."""
+
+    def __init__(self, source: WindowSource, records: Sequence[Record]) -> None:
+        self.source, self.records = source, records
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def batch(self, indices: Sequence[int], generator: torch.Generator | None = None) -> Batch:  # noqa: ARG002
+        """These windows."""
+        return self.source.stacked([self.records[i] for i in indices])
