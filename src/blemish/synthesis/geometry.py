@@ -16,7 +16,7 @@ Points = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 COARSE = 10_000  # points whose normals are oriented from neighbour to neighbour; all others follow the nearest of them
-BLOCK = 100_000  # points at once, where each has its neighbours beside it
+BLOCK = 50_000  # points at once, where each has its neighbours beside it
 
 
 def tree_of(points: Points) -> Any:
@@ -147,11 +147,11 @@ def components(neighbours: Indices, chosen: NDArray[np.bool_], rows: Indices) ->
     out = np.zeros(len(chosen), np.int32)
     if not own.size:
         return out
-    kept = rows[own]
-    place = np.minimum(np.searchsorted(kept, neighbours[own]), len(kept) - 1)
-    there = kept[place] == neighbours[own]
-    start = np.broadcast_to(np.arange(len(own))[:, None], there.shape)[there]
-    graph = csr_matrix((np.ones(len(start), np.int8), (start, place[there])), (len(own), len(own)))
+    place = np.full(max(int(neighbours.max()), int(rows.max())) + 1, -1, np.int32)
+    place[rows[own]] = np.arange(len(own))
+    to = place[neighbours[own]]
+    start = np.broadcast_to(np.arange(len(own))[:, None], to.shape)[to >= 0]
+    graph = csr_matrix((np.ones(len(start), np.int8), (start, to[to >= 0])), (len(own), len(own)))
     part = connected_components(graph, directed=False)[1]
     first = np.unique(part, return_index=True)[1]
     out[own] = np.argsort(np.argsort(first))[part] + 1

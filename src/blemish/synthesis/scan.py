@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from blemish.errors import DataError
 from blemish.synthesis.geometry import (
+    BLOCK,
     Indices,
     Orientation,
     Points,
@@ -23,6 +24,7 @@ from blemish.synthesis.geometry import (
 from blemish.types import Cloud
 
 LEAST = 100  # points of a cloud: fewer show no surface
+LINKS = 8  # neighbours by which points hang together
 
 
 class Scan:
@@ -41,7 +43,11 @@ class Scan:
             raise DataError("all of its points lie in one place", hint="is it the right file?")
         self.tree = tree_of(self.points)
         self.spacing = spacing(self.tree, self.points, generator)
-        self.source, self._known, self._outside = self._given(generator)
+        self._near = np.empty((len(points), min(max(k, LINKS), len(points))), np.int32)
+        self._looked = np.zeros(len(points), bool)
+        self.source, known, self._outside = self._given(generator)
+        self._normals: Points = np.empty_like(points) if known is None else known
+        self._told = np.full(len(points), known is not None)
         _, axes = np.linalg.eigh(self.points.T @ self.points)
         along = self.points @ axes[:, ::-1]
         # toward its longer tail, which turns with the part; where it has none, the largest component is positive
@@ -66,14 +72,23 @@ class Scan:
         return None if faces is None else face_normals(points.astype(np.float64), faces)
 
     def near(self, rows: Indices, k: int) -> Indices:
-        """(M, k) neighbours of valid points, the point itself among them."""
-        return nearest(self.tree, self.points[rows], k)
+        """(M, k) neighbours of valid points, the point itself among them; looked up once for each point."""
+        fresh = np.unique(rows[~self._looked[rows]])
+        for at in range(0, len(fresh), BLOCK):
+            own = fresh[at : at + BLOCK]
+            self._near[own] = nearest(self.tree, self.points[own], self._near.shape[1])
+        self._looked[fresh] = True
+        return self._near[rows, :k].astype(np.int64)
 
     def normals(self, rows: Indices) -> Points:
-        """(M, 3) unit normals of valid points."""
-        if self._known is not None:
-            return self._known[rows]
-        plain = fitted_normals(self.points, self.near(rows, self.k))
-        if self._outside is not None:
-            return self._outside(plain, self.points[rows])
-        return toward(plain, self.points[rows], np.asarray(self.cloud.viewpoint) - self.mean)
+        """(M, 3) unit normals of valid points; looked up once for each point."""
+        fresh = np.unique(rows[~self._told[rows]])
+        for at in range(0, len(fresh), BLOCK):
+            own = fresh[at : at + BLOCK]
+            plain = fitted_normals(self.points, self.near(own, self.k))
+            if self._outside is not None:
+                self._normals[own] = self._outside(plain, self.points[own])
+            else:
+                self._normals[own] = toward(plain, self.points[own], np.asarray(self.cloud.viewpoint) - self.mean)
+        self._told[fresh] = True
+        return self._normals[rows]

@@ -26,13 +26,12 @@ from blemish.errors import ConfigError
 from blemish.synthesis import geometry
 from blemish.synthesis.geometry import Indices, Points
 from blemish.synthesis.perlin import Fractal
-from blemish.synthesis.scan import Scan
+from blemish.synthesis.scan import LINKS, Scan
 from blemish.types import Cloud
 
 Values = NDArray[np.float64]
 
 FINEST = 4096  # nodes of the grid along an axis, at most
-LINKS = 8  # neighbours by which points hang together
 
 
 @dataclass(frozen=True)
@@ -229,14 +228,15 @@ def _field(laid: _Laid, options: SurfaceDefect, generator: np.random.Generator) 
         peak = (np.array(np.unravel_index(room.argmax(), room.shape)) + first) / (nodes - 1)
         q = np.clip(q + peak - q[laid.centre], 0, 1)
     at = noise.at(q) if options.sample == "points" else _between(grid, q * (nodes - 1))
-    return np.clip((at - bottom) / span, 0, 1)
+    n: Values = np.clip((at - bottom) / span, 0, 1)
+    return n
 
 
 def _between(grid: Values, places: Points) -> Values:
     """Bilinear: the grid's values at places (M, 2), counted in nodes."""
     i, j = np.minimum(places.astype(int), np.array(grid.shape) - 2).T
     y, x = places[:, 0] - i, places[:, 1] - j
-    left = (1 - y) * grid[i, j] + y * grid[i + 1, j]
+    left: Values = (1 - y) * grid[i, j] + y * grid[i + 1, j]
     right = (1 - y) * grid[i, j + 1] + y * grid[i + 1, j + 1]
     out: Values = (1 - x) * left + x * right
     return out
