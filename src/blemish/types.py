@@ -43,6 +43,27 @@ class Record:
         return f"\0{self.id}" if self.unit is None else f"{self.group}\0{self.unit}"
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Cloud:
+    """Points of a surface as a file holds them, and what it says of each of them.
+
+    A row that holds NaN or infinity is no point, and in an organised cloud (0, 0, 0) is none either: see `valid`.
+    """
+
+    points: NDArray[Any]  # (N, 3) float32 or float64, in the file's own unit
+    normals: NDArray[Any] | None = None  # (N, 3), of length 1
+    faces: NDArray[np.int64] | None = None  # (F, 3), rows of `points`, where it is a mesh
+    shape: tuple[int, int] | None = None  # (H, W) of an organised cloud: N = H * W, row by row
+    viewpoint: tuple[float, float, float] | None = None  # where the camera stood
+    fields: dict[str, NDArray[Any]] = field(default_factory=dict)  # all else, (N,) each: colours, intensity, label
+
+    @property
+    def valid(self) -> NDArray[np.bool_]:
+        """(N,) which rows are points."""
+        there: NDArray[np.bool_] = np.isfinite(self.points).all(1)
+        return there if self.shape is None else there & (self.points != 0).any(1)
+
+
 @dataclass(frozen=True, slots=True)
 class FeatureSpec:
     """What a backbone yields for one input size: channels and grid of each level, finest first."""
