@@ -129,9 +129,10 @@ class PBAS(Method[Config]):
         return (Phase("boundary", c.steps, learns, c.batch, c.rate, floor=c.floor, decay=1e-5, paces=paces),)
 
     def _embedded(self, batch: Batch) -> Tensor:
-        """(B, C, h, w), frozen."""
+        """(B, C, h, w), frozen; channels last, in which a CPU takes means and gathers cells several times faster."""
         assert batch.pyramid is not None
-        return self.embedding([x.float() for x in batch.pyramid.maps])  # type: ignore[no-any-return]
+        maps = [x.float().contiguous(memory_format=torch.channels_last) for x in batch.pyramid.maps]
+        return self.embedding(maps)  # type: ignore[no-any-return]
 
     def _standard(self, x: Tensor) -> Tensor:
         """(..., C) embedded features, by their mean and spread."""
@@ -222,7 +223,8 @@ class PBAS(Method[Config]):
         t: Tensor = self.projection(self._standard(self._embedded(batch).permute(2, 0, 3, 1)))  # (h, B, w, C)
         t = self.exact_features(t)
         offset = t - self.assigned(t, torch.arange(self.grid[1]))
-        return torch.linalg.vector_norm(offset, dim=3).transpose(0, 1)
+        far: Tensor = offset.norm(dim=3)
+        return far.transpose(0, 1)
 
     def predict(self, batch: Batch) -> Prediction:
         if self.config.score == "discriminator":

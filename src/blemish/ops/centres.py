@@ -70,7 +70,7 @@ def ray(offset: Tensor, least: Tensor, generator: torch.Generator) -> Tensor:
     A feature that lies on its centre has no ray.
     """
     length = offset.norm(dim=1, keepdim=True)
-    unit = offset / length.clamp_min(least.clamp_min(1e-12))
+    unit: Tensor = offset / length.clamp_min(1e-12)
     if bool((length < least).any()):
         unit = torch.where(length < least, anywhere(offset, generator), unit)
     return unit
