@@ -193,10 +193,9 @@ class _PhaseRun:
         self.method, self.number, self.phase, self.samples, self.plan = method, number, phase, samples, plan
         self.seconds = seconds
         method.requires_grad_(False)
-        self.parameters = [p.requires_grad_() for p in _parameters(method, phase)]
-        self.optimiser = torch.optim.AdamW(
-            self.parameters, lr=phase.rate, betas=phase.betas, weight_decay=phase.decay, foreach=True
-        )
+        groups = _groups(method, phase)
+        self.parameters = [p.requires_grad_() for group in groups for p in group["params"]]
+        self.optimiser = torch.optim.AdamW(groups, betas=phase.betas, foreach=True)
         self.step, self.elapsed = 0, 0.0
         self.seed = 0 if phase.shared else method.seed  # what is shared is the same for all seeds
         self.size = max(min(phase.batch, len(samples)), 2)  # 2: a batch norm needs more than one value
@@ -237,7 +236,7 @@ class _PhaseRun:
         phase, method = self.phase, self.method
         progress = min(self.progress(), 1.0)
         for group in self.optimiser.param_groups:
-            group["lr"] = phase.rate * (phase.floor + (1 - phase.floor) * 0.5 * (1 + math.cos(math.pi * progress)))
+            group["lr"] = group["rate"] * (phase.floor + (1 - phase.floor) * 0.5 * (1 + math.cos(math.pi * progress)))
         method.generator.manual_seed(_mix(self.seed, self.number, self.step, 1))
         self.optimiser.zero_grad(set_to_none=True)
         with _short(self.plan.bf16):
@@ -309,12 +308,25 @@ class _PhaseRun:
         return reached
 
 
-def _parameters(method: Method[Any], phase: Phase) -> list[nn.Parameter]:
-    found: list[nn.Parameter] = []
+def _groups(method: Method[Any], phase: Phase) -> list[dict[str, Any]]:
+    """The parameters that learn, by rate and decay: those of the phase, then those of each part with its own pace."""
+    usual: list[nn.Parameter] = []
+    apart: list[dict[str, Any]] = []
+    paces = {pace.part: pace for pace in phase.paces}
+    if strange := paces.keys() - set(phase.learns):
+        raise ValueError(f"phase {phase.name} has a pace for {sorted(strange)}, which does not learn in it")
     for name in phase.learns:
         part = getattr(method, name)
-        found += list(part.parameters()) if isinstance(part, nn.Module) else [part]
-    return found
+        found = list(part.parameters()) if isinstance(part, nn.Module) else [part]
+        if (pace := paces.get(name)) is None:
+            usual += found
+        else:
+            apart.append(_group(found, pace.rate, pace.decay))
+    return [*([_group(usual, phase.rate, phase.decay)] if usual else []), *apart]
+
+
+def _group(parameters: list[nn.Parameter], rate: float, decay: float) -> dict[str, Any]:
+    return {"params": parameters, "lr": rate, "rate": rate, "weight_decay": decay}
 
 
 def _short(wanted: bool) -> AbstractContextManager[Any]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from blemish import training
 from blemish.errors import NotFittedError, TrainingDiverged
-from blemish.methods.base import Method, Phase
+from blemish.methods.base import Method, Pace, Phase
 from blemish.training import Plan
 from blemish.types import Batch, Needs, Prediction
 from tests.fakes import SIZE, FakeBackbone, FakeSamples, batch_of, good_image, learn
@@ -176,6 +176,49 @@ def test_a_snapshot_of_something_else_is_not_taken(backbone: FakeBackbone) -> No
     other = toy(backbone)
     plan = learn(other, backbone, IMAGES, Plan(store=store, name="another run"))
     assert "resumed" not in plan.report[0]
+
+
+class Paced(Toy):
+    """Both networks in one phase, the second at a pace of its own where there is one."""
+
+    paces: tuple[Pace, ...] = ()
+
+    def phases(self) -> tuple[Phase, ...]:
+        return (Phase("both", self.config.steps, ("first", "second"), batch=4, paces=self.paces),)
+
+    def loss(self, phase: Phase, batch: Batch, progress: float) -> dict[str, Tensor]:
+        if round(progress * phase.steps) == self.config.stop:
+            raise Killed
+        x = batch.pyramid.maps[0]
+        return {"fit": (self.second(self.first(x)) - x).square().mean()}
+
+
+def paced(backbone: FakeBackbone, *paces: Pace, plan: Plan | None = None, **options: int) -> dict[str, Tensor]:
+    method = Paced(Config(**options), backbone.spec(SIZE), SIZE)
+    method.paces = paces
+    learn(method, backbone, IMAGES, plan)
+    return {k: v.clone() for k, v in method.state_dict().items() if "." in k}
+
+
+def test_a_part_may_learn_at_a_pace_of_its_own(backbone: FakeBackbone) -> None:
+    usual, start = paced(backbone), state(toy(backbone))
+    assert same(paced(backbone, Pace("second", 1e-3, 1e-4)), usual)  # the phase's own, said again
+    slow = paced(backbone, Pace("second", 1e-3 / 8, 1e-4), steps=1)
+    once = paced(backbone, steps=1)
+    for k in ("second.weight", "second.bias"):  # Adam's first step is the rate itself
+        torch.testing.assert_close(8 * (slow[k] - start[k]), once[k] - start[k], rtol=1e-2, atol=1e-5)
+    assert torch.equal(slow["first.0.weight"], once["first.0.weight"])
+    assert not torch.equal(paced(backbone, Pace("second", 1e-3, 10.0))["second.weight"], usual["second.weight"])
+    with pytest.raises(ValueError, match="third"):
+        paced(backbone, Pace("third", 1e-3, 0.0))
+
+
+def test_paces_outlive_a_kill(backbone: FakeBackbone) -> None:
+    pace, store = Pace("first", 5e-3, 0.0), Memory()
+    with pytest.raises(Killed):
+        paced(backbone, pace, plan=Plan(store=store, name="run", snapshot_every=0), stop=5)
+    again = paced(backbone, pace, plan=Plan(store=store, name="run", snapshot_every=0))
+    assert same(again, paced(backbone, pace))
 
 
 def test_what_is_shared_is_learned_once_for_all_seeds(backbone: FakeBackbone) -> None:

@@ -32,6 +32,14 @@ class Published(NamedTuple):
     where: str = ""  # the set of ours that is split in the same way; empty where we do not have the data
 
 
+class Pace(NamedTuple):
+    """Of a part that learns at a rate of its own."""
+
+    part: str  # one of those that learn
+    rate: float  # at the start; it falls along the phase's cosine
+    decay: float
+
+
 @dataclass(frozen=True)
 class Phase:
     """A stretch of training: which parts learn, for how long, and how.
@@ -48,6 +56,7 @@ class Phase:
     floor: float = 0.05
     betas: tuple[float, float] = (0.9, 0.999)
     decay: float = 1e-4  # AdamW's; 0 makes it Adam
+    paces: tuple[Pace, ...] = ()  # of parts that do not learn at this rate and decay
     clip: float = 0.0  # largest norm of the gradient; 0 = any
     data: Literal["good", "scenes"] = "good"  # scenes: made images that are the same for every data set
     shared: bool = False  # what was learned is kept in the cache, for every fit that would learn the same, of any seed
