@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blemish.errors import DataError
-from blemish.synthesis.geometry import (
+from blemish.ops.geometry import (
     BLOCK,
     Indices,
     Orientation,

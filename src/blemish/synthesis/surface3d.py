@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from blemish.config import nearest as nearest_name
 from blemish.errors import ConfigError
-from blemish.synthesis import geometry
-from blemish.synthesis.geometry import Indices, Points
+from blemish.ops import geometry
+from blemish.ops.geometry import Indices, Points
 from blemish.synthesis.perlin import Fractal
 from blemish.synthesis.scan import LINKS, Scan
 from blemish.types import Cloud

@@ -21,7 +21,7 @@ from blemish.errors import DataError
 from blemish.files import write_whole
 from blemish.types import Cloud
 
-__all__ = ["HOLDS_FIELDS", "SUFFIXES", "clouds_in", "read_cloud", "write_cloud"]
+__all__ = ["HOLDS_FIELDS", "SUFFIXES", "clouds_in", "is_cloud", "read_cloud", "write_cloud"]
 
 _KINDS = {
     ".ply": "ply", ".pcd": "pcd", ".stl": "mesh", ".obj": "mesh", ".tif": "grid", ".tiff": "grid", ".png": "grid",
@@ -79,7 +79,12 @@ def write_cloud(path: str | Path, cloud: Cloud) -> None:
     write_whole(path, data)
 
 
+def is_cloud(path: Path, *, depth: bool = False) -> bool:
+    """By its name; with `depth` PNG files too."""
+    suffix = path.suffix.lower()
+    return not path.name.startswith(".") and suffix in _KINDS and (suffix not in _ALONE or (depth and suffix == ".png"))
+
+
 def clouds_in(folder: Path, *, depth: bool = False) -> list[Path]:
     """Sorted files of a folder and its sub-folders that are clouds by their names; with `depth` PNG files too."""
-    wanted = {s for s in SUFFIXES if s not in _ALONE or (depth and s == ".png")}
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in wanted and not p.name.startswith("."))
+    return sorted(path for path in folder.rglob("*") if is_cloud(path, depth=depth))

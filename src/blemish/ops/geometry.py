@@ -40,12 +40,19 @@ def spacing(tree: Any, points: Points, generator: np.random.Generator) -> float:
     return float(np.median(away[np.isfinite(away)])) if np.isfinite(away).any() else 0.0
 
 
-def fitted_normals(points: Points, neighbours: Indices) -> Points:
-    """Unit normals (M, 3) of planes through the neighbours (M, k): where they spread least. Their sign is arbitrary."""
+def fitted_normals(points: Points, neighbours: Indices, there: NDArray[np.bool_] | None = None) -> Points:
+    """Unit normals (M, 3) of planes through the neighbours (M, k): where they spread least. Their sign is arbitrary.
+
+    `there` (M, k) says which of the neighbours count; all of them where it is not given.
+    """
     out = np.empty((len(neighbours), 3))
     for at in range(0, len(neighbours), BLOCK):
         around = points[neighbours[at : at + BLOCK]]
-        around = around - around.mean(1, keepdims=True)
+        if there is None:
+            around = around - around.mean(1, keepdims=True)
+        else:
+            some = there[at : at + BLOCK, :, None]
+            around = (around - around.mean(1, keepdims=True, where=some)) * some
         out[at : at + BLOCK] = np.linalg.eigh(np.einsum("nki,nkj->nij", around, around))[1][:, :, 0]
     return out
 
@@ -174,7 +181,7 @@ def sampled(points: Points, faces: Indices, count: int, generator: np.random.Gen
     face = np.searchsorted(np.cumsum(double), generator.random(drawn) * total).clip(max=len(faces) - 1)
     u, v = np.sqrt(generator.random(drawn)), generator.random(drawn)
     found = (1 - u)[:, None] * a[face] + (u * (1 - v))[:, None] * b[face] + (u * v)[:, None] * c[face]
-    kept = _apart(found, 0.7 * np.sqrt(total / 2 / count))
+    kept = apart(found, 0.7 * np.sqrt(total / 2 / count))
     order = np.concatenate([np.flatnonzero(kept), np.flatnonzero(~kept)])[:count]
     outward = face_normals(points, faces)
     normals = cross[face[order]] / double[face[order]][:, None]
@@ -183,8 +190,8 @@ def sampled(points: Points, faces: Indices, count: int, generator: np.random.Gen
     return found[order], -normals if flip.mean() > 0.5 else normals
 
 
-def _apart(points: Points, radius: float) -> NDArray[np.bool_]:
-    """(N,) points with no earlier kept point within `radius`."""
+def apart(points: Points, radius: float) -> NDArray[np.bool_]:
+    """(N,) points with no earlier kept point within `radius`: a Poisson disc that depends on order, and on no axis."""
     pairs = tree_of(points).query_pairs(radius, output_type="ndarray").astype(np.int64)
     pairs.sort(1)
     kept = np.ones(len(points), bool)
