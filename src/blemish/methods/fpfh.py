@@ -7,18 +7,19 @@ Fit      each cloud is thinned to points one voxel apart (`ops.fpfh.thinned`), w
          the angles between normals of a point and its neighbours make three histograms, and those of the neighbours
          are added, the near ones counting more: 33 numbers that no motion of the part changes (`ops.fpfh.fpfh`). All
          points of all clouds are offered to the bank, of which a greedy k-centre coreset keeps a share.
-Predict  a point is as anomalous as it is far from the bank; a cloud takes its worst point, re-weighted on request; a
-         point between those that were looked at takes the blurred value of its neighbours.
+Predict  a point is as anomalous as it is far from the bank, blurred over its neighbours, and so is one between those
+         that were looked at; a cloud takes its worst place, re-weighted on request.
 Differs  the voxel is a share of the typical part's diagonal and at least one and a half spacings of its points, not a
-         length; thinning has no axes; weights of neighbours are normalised (BTF's come from Open3D, which has squared
-         distances); the coreset is exact, without random projection; no pooling to 28 x 28, so that clouds without a
-         grid go the same way; no plane is taken out of the background.
+         length; thinning has no axes; the worst place is that of the blurred map, not a single point (`score`);
+         weights of neighbours are normalised (BTF's come from Open3D, with squared distances); the coreset is exact,
+         without random projection; nothing is pooled to 28 x 28, so that clouds without a grid go the same way; no
+         plane is taken out of the background.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
@@ -46,8 +47,9 @@ class Config:
     bank: int = 10_000  # most points kept, whatever the ratio says: it bounds the time of an inspection
     pool: int = 1_000_000  # most points held while learning; more are condensed on the way
     neighbours: int = 1  # rows of the bank that re-weight the score; 1 turns that off, BTF uses 3
-    top: int = 1  # points whose mean distance is the score
-    sigma: float = 1.0  # blur of the anomaly map, in voxels
+    score: Literal["map", "point"] = "map"  # highest place of the blurred map, or farthest point as in BTF
+    top: int = 1  # places whose mean is the score
+    sigma: float = 2.0  # blur of the anomaly map, in voxels
 
     def __post_init__(self) -> None:
         if not 0 < self.voxel <= COARSEST or self.spacings < 0:
@@ -151,16 +153,20 @@ class Fpfh(Method[Config]):
             there, seen = self._look(sample, voxel)
             x = torch.from_numpy(seen.features) - self.centre
             distance, index = nearest(x, self.memory, torch.matmul)
-            worst = distance.topk(min(self.config.top, len(distance))).values.mean()
-            scores.append(worst * self._weight(x, distance, index) if self.config.neighbours > 1 else worst)
+            blur = self.config.sigma * voxel
+            if self.config.score == "map":
+                judged = torch.from_numpy(spread(distance.numpy(), seen.points, seen.points, blur))
+            else:
+                judged = distance
+            score = judged.topk(min(self.config.top, len(judged))).values.mean()
+            scores.append(score * self._weight(x, judged, index) if self.config.neighbours > 1 else score)
             at = sample[there, :3].double().numpy()
-            values = spread(distance.numpy(), seen.points, at, self.config.sigma * voxel)
-            anomaly_map[there] = torch.from_numpy(values)
+            anomaly_map[there] = torch.from_numpy(spread(distance.numpy(), seen.points, at, blur))
         return Prediction(torch.stack(scores), maps)
 
-    def _weight(self, x: Tensor, distance: Tensor, index: Tensor) -> Tensor:
+    def _weight(self, x: Tensor, judged: Tensor, index: Tensor) -> Tensor:
         """Small where the nearest row's own neighbours are just as near to the worst point (PatchCore, Eq. 7)."""
-        worst = distance.argmax()
+        worst = judged.argmax()
         far = (x[worst] - self.memory[self.support[index[worst]]]).square().sum(1).sqrt()
         shares: Tensor = (far / x.shape[1] ** 0.5).softmax(0)
         return 1 - shares[0]

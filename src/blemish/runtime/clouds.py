@@ -47,9 +47,10 @@ class FpfhBank:
         seen = look(sample[:, :3], sample[:, 3:], self.voxel, self.radii)
         x = seen.features - self.centre
         distance, index = self._nearest(x)
-        worst = np.sort(distance)[-self.config["top"] :]
-        score = float(worst.mean()) * self._weight(x, distance, index)
-        return score, spread(distance, seen.points, sample[:, :3], self.config["sigma"] * self.voxel)
+        blur = self.config["sigma"] * self.voxel
+        judged = spread(distance, seen.points, seen.points, blur) if self.config["score"] == "map" else distance
+        score = float(np.sort(judged)[-self.config["top"] :].mean()) * self._weight(x, judged, index)
+        return score, spread(distance, seen.points, sample[:, :3], blur)
 
     def _nearest(self, x: Floats) -> tuple[Floats, NDArray[np.intp]]:
         """Distance to, and index of, each row's nearest row of the bank."""
@@ -58,11 +59,11 @@ class FpfhBank:
             index[at : at + _BLOCK] = (self.norms - 2 * x[at : at + _BLOCK] @ self.memory.T).argmin(1)
         return np.sqrt(((x - self.memory[index]) ** 2).sum(1)), index
 
-    def _weight(self, x: Floats, distance: Floats, index: NDArray[np.intp]) -> float:
+    def _weight(self, x: Floats, judged: Floats, index: NDArray[np.intp]) -> float:
         """Small where the nearest row's own neighbours are just as near to the worst point (PatchCore, Eq. 7)."""
         if self.support.shape[1] == 1:
             return 1.0
-        worst = int(distance.argmax())
+        worst = int(judged.argmax())
         far = np.sqrt(((x[worst] - self.memory[self.support[index[worst]]]) ** 2).sum(1)) / np.sqrt(x.shape[1])
         shares = np.exp(far - far.max())
         return float(1 - shares[0] / shares.sum())

@@ -1,4 +1,4 @@
-"""A cloud as a model sees it: its points without what is none, with places on the faces of a mesh, in the model's scale."""
+"""A cloud as a model sees it: without what is no point, with places on the faces of a mesh, in the model's scale."""
 
 from __future__ import annotations
 
