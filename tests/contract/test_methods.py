@@ -12,14 +12,15 @@ import openvino
 import pytest
 import torch
 
-from blemish import config, export, methods
+from blemish import config, export, methods, training
 from blemish.errors import ConfigError, NotFittedError
 from blemish.methods.base import Method
 from blemish.nn.precision import Exact
 from blemish.runtime import engines
 from blemish.runtime.engines import best_precision, open_engine
+from blemish.training import Plan
 from blemish.types import Batch, Prediction
-from tests.fakes import SIZE, FakeBackbone, batch_of, defective_image, good_image, learn
+from tests.fakes import SIZE, FakeBackbone, FakeSamples, batch_of, defective_image, good_image, learn
 
 TRAIN = 12
 
@@ -253,3 +254,30 @@ def test_a_changed_head_is_refused(name: str, models: dict[str, Method], backbon
     golden = np.stack([good_image(100), defective_image(101)[0]])
     with pytest.raises(ExportError, match="disagree"):
         export.certify(graph, export.torch_engine(backbone, models[name]), golden)
+
+
+@every_method
+def test_learning_goes_on_from_a_finished_model(name: str, models: Fitted) -> None:
+    """What was put back from a file learns further images, and still finds a planted defect."""
+    cls = methods.get(name)
+    if not cls.adaptable() or cls.routing(settings(name)) is not None:
+        pytest.skip("learns all at once")
+    backbone = FakeBackbone()
+    method = make(name, backbone)
+    method.load_fitted(models[name].fitted_state())
+    good = [good_image(i) for i in range(100, 112)]
+    if cls.fitted_modules:
+        plan = Plan()
+        training.go_on(method, FakeSamples(backbone, good, method.wants(method.config)), None, plan, 0.2, 0.3)
+        assert [p["steps"] for p in plan.report] == [
+            max(round(0.2 * p.steps), 1) for p in method.phases() if not p.shared
+        ]
+    else:
+        method.recall(TRAIN)
+        training.train(method, [batch_of(backbone, good)])
+    changed = [k for k, v in method.fitted_state().items() if not torch.equal(v, models[name].fitted_state()[k])]
+    assert changed
+    with torch.no_grad():
+        scores = method(batch_of(backbone, [good_image(77), defective_image(78)[0]])).score
+    assert bool(scores.isfinite().all())
+    assert scores[1] > scores[0]
