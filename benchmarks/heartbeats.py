@@ -135,11 +135,12 @@ def stacked(source: WindowSource, records: Sequence[Record]) -> torch.Tensor:
 def learned(folder: Path, protocol: str, seed: int, variant: str, more: dict[str, Any]) -> Figures:
     """Fit one model and measure it in every way."""
     good, test = data(folder, protocol)
-    start = perf_counter()
-    detector = Detector(
-        METHOD, seed=seed, calibration="split", false_alarm_rate=RATE, **{**VARIANTS[variant], **more}
-    ).fit(good, track=_told)
-    seconds = perf_counter() - start
+    place = OUT / f"{title(protocol, variant, seed, more)}.blemish"
+    if not place.is_dir():
+        options = {**VARIANTS[variant], **more}
+        fresh = Detector(METHOD, seed=seed, calibration="split", false_alarm_rate=RATE, **options)
+        fresh.fit(good, track=_told).save(place)
+    detector = Detector.load(place)
     model = detector.model
     _, method = fitting.restore(model)
     kind = of(model.meta)
@@ -168,7 +169,7 @@ def learned(folder: Path, protocol: str, seed: int, variant: str, more: dict[str
         "steps": [p["steps"] for p in model.meta["training"]],
         "loss": [p["last"] for p in model.meta["training"]],
         "parameters": sum(p.numel() for p in method.network.parameters()),
-        "fit_seconds": round(seconds, 1),
+        "fit_seconds": model.meta["fit_seconds"],
         "milliseconds": timed(deployed, x.numpy()),
         "deployed": {"window": truth.windows(scores), "segment": truth.segments(places)},
         "promise": {
@@ -179,6 +180,12 @@ def learned(folder: Path, protocol: str, seed: int, variant: str, more: dict[str
         "masked_error": masked_error(method, x[torch.from_numpy(truth.labels == 0)]),
         "ways": ways,
     }
+
+
+def title(protocol: str, variant: str, seed: int, more: dict[str, Any]) -> str:
+    """Of a run, by all that it depends on."""
+    own = "".join(f"-{k}{v}" for k, v in more.items())
+    return f"{protocol}-{variant.replace(' ', '_')}-seed{seed}{own}"
 
 
 def other(method: Any, **options: Any) -> Any:
@@ -394,13 +401,12 @@ def main() -> None:
         smoke(asked.smoke)
         return
     more = {} if asked.steps is None else {"steps": asked.steps}
-    suffix = "" if asked.steps is None else f"-{asked.steps}"
     bases = {p: kept(f"baselines-{p}", lambda p=p: baselines(asked.data, p)) for p in asked.protocols}
     runs = []
     for protocol in asked.protocols:
         for variant in asked.variants:
             for seed in asked.seeds:
-                name = f"{protocol}-{variant.replace(' ', '_')}-seed{seed}{suffix}"
+                name = title(protocol, variant, seed, more)
                 runs.append(kept(name, lambda a=(protocol, seed, variant): learned(asked.data, *a, more)))
     given = f" --seeds {' '.join(map(str, asked.seeds))}"
     given += "" if asked.protocols == list(SPLITS) else f" --protocols {' '.join(asked.protocols)}"
