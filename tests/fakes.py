@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from blemish import training
+from blemish import export, training
 from blemish.backbones.base import Backbone
 from blemish.methods.base import Method
+from blemish.runtime.engines import Engine
 from blemish.synthesis.makers import MAKERS
 from blemish.training import Plan
-from blemish.types import Batch, Needs, Pyramid, Record
+from blemish.types import Batch, FeatureSpec, Needs, Pyramid, Record
 
 SIZE = (48, 64)  # not square on purpose
 
@@ -107,6 +109,129 @@ def learn(method: Method, backbone: Backbone, images: list[NDArray[np.uint8]], p
     plan = plan or Plan()
     plan.scenes = plan.scenes or FakeSamples(backbone, scenes, needs)
     return training.learn(method, FakeSamples(backbone, images, needs), plan=plan)
+
+
+class ImageWorld:
+    """Images with a planted spot, behind the tiny backbone: how the contract tests see a method of images."""
+
+    size: tuple[int, ...] = SIZE
+    sizes = {"square": (64, 64), "tall": (96, 32)}
+    near = 12  # a peak so far from the defect is still at it
+
+    def __init__(self) -> None:
+        self.backbone = FakeBackbone()
+
+    def spec(self, size: tuple[int, ...]) -> FeatureSpec:
+        return self.backbone.spec(size)
+
+    def good(self, seed: int, size: tuple[int, ...] = SIZE) -> NDArray[Any]:
+        return good_image(seed, size)
+
+    def defective(self, seed: int, size: tuple[int, ...] = SIZE) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        return defective_image(seed, size)
+
+    def constant(self, size: tuple[int, ...]) -> NDArray[Any]:
+        return np.full((*size, 3), 90, np.uint8)
+
+    def batch(self, samples: list[NDArray[Any]]) -> Batch:
+        return batch_of(self.backbone, samples)
+
+    def learn(self, method: Method, samples: list[NDArray[Any]]) -> Plan:
+        return learn(method, self.backbone, samples)
+
+    def samples(self, method: Method, samples: list[NDArray[Any]]) -> FakeSamples:
+        return FakeSamples(self.backbone, samples, method.wants(method.config))
+
+    def head(self, method: Method) -> bytes:
+        return export.export_head(method)
+
+    def graph(self, method: Method) -> bytes:
+        trunk = export.export_backbone(self.backbone, SIZE, image=method.wants(method.config).image)
+        return export.merge(trunk, self.head(method))
+
+    def reference(self, method: Method) -> Engine:
+        return export.torch_engine(self.backbone, method)
+
+
+LENGTH = (96,)
+LEADS = 2
+
+
+def good_signal(seed: int, size: tuple[int, ...] = LENGTH) -> NDArray[np.float32]:
+    """(K, L): beats of a sharp and a slow wave, each lead in a form of its own, with noise; every seed another one."""
+    at = np.arange(size[0])
+    waves = np.stack([3 * np.exp(-(((at % 24) - 8) ** 2) / 4) + np.sin(at / 3.8), np.cos(at / 3.8)])
+    return (waves + np.random.default_rng(seed).normal(0, 0.1, waves.shape)).astype(np.float32)
+
+
+def defective_signal(seed: int, size: tuple[int, ...] = LENGTH) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """The same with a stretch upside down, and its mask."""
+    x = good_signal(seed, size)
+    mask = np.zeros(size, bool)
+    mask[size[0] // 2 : size[0] // 2 + 16] = True
+    x[:, mask] = 2 * np.sin(np.arange(16) * 1.9)
+    return x, mask
+
+
+class WindowsInMemory:
+    """Signals in memory as training samples."""
+
+    def __init__(self, windows: list[NDArray[np.float32]]) -> None:
+        self.windows = windows
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def batch(self, indices: Sequence[int], generator: torch.Generator | None = None) -> Batch:
+        return signals_of([self.windows[i] for i in indices])
+
+
+def signals_of(windows: list[NDArray[np.float32]]) -> Batch:
+    """Windows of one length as a method sees them."""
+    x = torch.from_numpy(np.stack(windows))
+    return Batch(size=tuple(x.shape[2:]), x=x, ids=tuple(map(str, range(len(windows)))))
+
+
+class SignalWorld:
+    """Signals with a planted defect, without a backbone: how the contract tests see a method of signals."""
+
+    size: tuple[int, ...] = LENGTH
+    sizes = {"square": (64,), "tall": (120,)}
+    near = 8
+
+    def spec(self, size: tuple[int, ...]) -> FeatureSpec:
+        return FeatureSpec((), (), (), inputs=LEADS)
+
+    def good(self, seed: int, size: tuple[int, ...] = LENGTH) -> NDArray[Any]:
+        return good_signal(seed, size)
+
+    def defective(self, seed: int, size: tuple[int, ...] = LENGTH) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        return defective_signal(seed, size)
+
+    def constant(self, size: tuple[int, ...]) -> NDArray[Any]:
+        return np.zeros((LEADS, *size), np.float32)
+
+    def batch(self, samples: list[NDArray[Any]]) -> Batch:
+        return signals_of(samples)
+
+    def learn(self, method: Method, samples: list[NDArray[Any]]) -> Plan:
+        return training.learn(method, WindowsInMemory(samples))
+
+    def samples(self, method: Method, samples: list[NDArray[Any]]) -> WindowsInMemory:  # noqa: ARG002
+        return WindowsInMemory(samples)
+
+    def head(self, method: Method) -> bytes:
+        return export.export_plain(method)
+
+    def graph(self, method: Method) -> bytes:
+        return export.export_plain(method)
+
+    def reference(self, method: Method) -> Engine:
+        return export.plain_engine(method)
+
+
+WORLDS = {"pyramid": ImageWorld, "image": ImageWorld, "signal": SignalWorld}
+"""By what a method takes (`Needs.source`)."""
 
 
 def write_images(folder: Path, count: int, size: tuple[int, int] = SIZE, first: int = 0) -> list[Record]:

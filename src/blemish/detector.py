@@ -47,8 +47,8 @@ class Detector:
         views: "flip_h", "flip_v", "turn_180": views of a good part that are good parts too.
         multi_class: one model that tells the categories apart and has a threshold for each; without it, good images of
             several categories are learned as if they were of one.
-        window, rate, resample, band: of signals: seconds that are looked at together, sampling rate of files that state
-            none, the rate that recordings are brought to (Hz), filter ("0.5-40" Hz, or "none").
+        window, file_rate, resample, band: of signals: seconds that are looked at together, sampling rate of files that
+            state none, the rate that recordings are brought to (Hz), filter ("0.5-40" Hz, or "none").
         layers, weights, allow_download, textures, second_backbone, second_weights: see `blemish.options.FitOptions`.
         cache: where frozen features are kept; False computes them each time, True takes the default folder.
         options: the method's own, by name; its page lists them.
@@ -79,7 +79,7 @@ class Detector:
         second_weights: str | Path | None = None,
         multi_class: bool = False,
         window: float = 9.6,
-        rate: float | None = None,
+        file_rate: float | None = None,
         resample: float = 125.0,
         band: str = "0.5-40",
         cache: bool | FeatureCache = True,
@@ -116,7 +116,7 @@ class Detector:
                 "second_weights": None if second_weights is None else str(second_weights),
                 "multi_class": multi_class,
                 "window": window,
-                "rate": rate,
+                "file_rate": file_rate,
                 "resample": resample,
                 "band": band,
                 "options": options,
@@ -320,7 +320,7 @@ class Detector:
             return kinds.of(self._model.meta).cut
         if self._options is None:
             return None
-        return layouts.Cut(self._options.window, self._options.rate)
+        return layouts.Cut(self._options.window, self._options.file_rate)
 
     def _line(self) -> Inspector:
         if self._inspector is None:

@@ -35,7 +35,7 @@ class FitOptions:
     second_weights: str | None = None  # its local weights file
     multi_class: bool = False  # one model that tells the categories apart, with promises for each
     window: float = 9.6  # of signals: seconds that are looked at together
-    rate: float | None = None  # of signals: sampling rate in Hz of files that state none
+    file_rate: float | None = None  # of signals: sampling rate in Hz of files that state none
     resample: float = 125.0  # of signals: the rate in Hz that recordings are brought to
     band: str = "0.5-40"  # of signals: filter in Hz, or none
     options: dict[str, Any] = field(default_factory=dict)  # the method's own
@@ -46,8 +46,8 @@ class FitOptions:
             raise ConfigError(f"held_out has to lie between 0 and 1, not {self.held_out}")
         if not 0 <= self.seed < 2**63:
             raise ConfigError(f"seed has to lie between 0 and 2**63 - 1, not {self.seed}")
-        if min(self.window, self.resample, self.rate or 1.0) <= 0:
-            raise ConfigError("window, rate and resample have to be positive")
+        if min(self.window, self.resample, self.file_rate or 1.0) <= 0:
+            raise ConfigError("window, file_rate and resample have to be positive")
         if self.budget is not None:
             seconds(self.budget)
 

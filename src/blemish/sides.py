@@ -134,10 +134,10 @@ def _plan_windows(learn: Sequence[Record], options: FitOptions, backbone: Any) -
         rate=options.resample,
         window=options.window,
         band=parse_band(options.band),
-        file_rate=options.rate,
+        file_rate=options.file_rate,
     )
     first = read_recording(learn[0].path)
-    rate = first.rate or options.rate
+    rate = first.rate or options.file_rate
     if rate is None:
         raise DataError("does not state its sampling rate", path=learn[0].path, hint="--rate gives it, in Hz")
     if first.piece is not None:  # a table of windows: their length is what it is

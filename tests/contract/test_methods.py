@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from dataclasses import FrozenInstanceError, fields, is_dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from blemish.runtime import engines
 from blemish.runtime.engines import best_precision, open_engine
 from blemish.training import Plan
 from blemish.types import Batch, Prediction
-from tests.fakes import SIZE, FakeBackbone, FakeSamples, batch_of, defective_image, good_image, learn
+from tests.fakes import WORLDS, FakeBackbone
 
 TRAIN = 12
 
@@ -35,21 +36,25 @@ def settings(name: str) -> Any:
     return config.build(cls.Config, cls.brief)
 
 
-def make(name: str, backbone: FakeBackbone, size: tuple[int, int] = SIZE, seed: int = 0) -> Method:
-    return methods.get(name)(settings(name), backbone.spec(size), size, seed)
+def world_of(name: str) -> Any:
+    """The samples that a method is tried on, good and defective: images, signals."""
+    return _world(methods.get(name).needs.source)
 
 
-def fitted(
-    name: str,
-    backbone: FakeBackbone,
-    size: tuple[int, int] = SIZE,
-    *,
-    order: list[int] | None = None,
-    count: int = TRAIN,
-    seed: int = 0,
-) -> Method:
-    method = make(name, backbone, size, seed)
-    learn(method, backbone, [good_image(i, size) for i in (order or range(count))])
+@lru_cache
+def _world(source: str) -> Any:
+    return WORLDS[source]()
+
+
+def make(name: str, size: tuple[int, ...] | None = None, seed: int = 0) -> Method:
+    world = world_of(name)
+    size = size or world.size
+    return methods.get(name)(settings(name), world.spec(size), size, seed)
+
+
+def fitted(name: str, *, order: list[int] | None = None, count: int = TRAIN, seed: int = 0) -> Method:
+    method, world = make(name, seed=seed), world_of(name)
+    world.learn(method, [world.good(i) for i in (order or range(count))])
     return method
 
 
@@ -57,7 +62,7 @@ class Fitted(dict[str, Method]):
     """Each method by name, fitted when it is first asked for."""
 
     def __missing__(self, name: str) -> Method:
-        self[name] = fitted(name, FakeBackbone())
+        self[name] = fitted(name)
         return self[name]
 
 
@@ -66,12 +71,9 @@ def models() -> Fitted:
     return Fitted()
 
 
-def trunk(method: Method, backbone: FakeBackbone) -> bytes:
-    return export.export_backbone(backbone, SIZE, image=method.wants(method.config).image)
-
-
-def probe(backbone: FakeBackbone) -> Batch:
-    return batch_of(backbone, [good_image(100), defective_image(101)[0], good_image(102)])
+def probe(name: str) -> Batch:
+    world = world_of(name)
+    return world.batch([world.good(100), world.defective(101)[0], world.good(102)])
 
 
 def same(a: Prediction, b: Prediction) -> bool:
@@ -117,117 +119,117 @@ def test_unknown_option_names_the_nearest(name: str) -> None:
 
 
 @every_method
-def test_unfitted_refuses(name: str, backbone: FakeBackbone) -> None:
+def test_unfitted_refuses(name: str) -> None:
     with pytest.raises(NotFittedError):
-        make(name, backbone)(probe(backbone))
+        make(name)(probe(name))
 
 
 @every_method
-def test_fit_leaves_config_and_backbone_untouched(name: str, models: dict[str, Method], backbone: FakeBackbone) -> None:
+def test_fit_leaves_config_and_backbone_untouched(name: str, models: dict[str, Method]) -> None:
     assert models[name].config == settings(name)
-    assert all(torch.equal(v, backbone.state_dict()[k]) for k, v in FakeBackbone().state_dict().items())
+    if hasattr(world := world_of(name), "backbone"):
+        assert all(torch.equal(v, world.backbone.state_dict()[k]) for k, v in FakeBackbone().state_dict().items())
 
 
 @every_method
-def test_shapes_types_and_finite_values(name: str, models: dict[str, Method], backbone: FakeBackbone) -> None:
-    out = models[name](probe(backbone))
+def test_shapes_types_and_finite_values(name: str, models: dict[str, Method]) -> None:
+    out = models[name](probe(name))
     assert out.score.shape == (3,)
-    assert out.anomaly_map.shape == (3, *SIZE)
+    assert out.anomaly_map.shape == (3, *world_of(name).size)
     assert out.score.dtype == out.anomaly_map.dtype == torch.float32
     assert torch.isfinite(out.score).all()
     assert torch.isfinite(out.anomaly_map).all()
 
 
 @every_method
-def test_a_planted_defect_scores_higher_and_lights_up(
-    name: str, models: dict[str, Method], backbone: FakeBackbone
-) -> None:
-    good = models[name](batch_of(backbone, [good_image(200 + i) for i in range(8)]))
-    images, masks = zip(*(defective_image(300 + i) for i in range(4)), strict=True)
-    bad = models[name](batch_of(backbone, list(images)))
+def test_a_planted_defect_scores_higher_and_lights_up(name: str, models: dict[str, Method]) -> None:
+    world = world_of(name)
+    good = models[name](world.batch([world.good(200 + i) for i in range(8)]))
+    samples, masks = zip(*(world.defective(300 + i) for i in range(4)), strict=True)
+    bad = models[name](world.batch(list(samples)))
     assert bad.score.min() > good.score.max()
     for anomaly_map, mask in zip(bad.anomaly_map.numpy(), masks, strict=True):
         assert anomaly_map[mask].mean() > 1.5 * anomaly_map[~mask].mean()
-        row, column = np.unravel_index(anomaly_map.argmax(), mask.shape)
-        near = mask[max(row - 12, 0) : row + 13, max(column - 12, 0) : column + 13]
+        peak = np.unravel_index(anomaly_map.argmax(), mask.shape)
+        near = mask[tuple(slice(max(at - world.near, 0), at + world.near + 1) for at in peak)]
         assert near.any(), "the peak of the map is not at the defect"
 
 
 @every_method
-def test_alone_equals_in_a_batch(name: str, models: dict[str, Method], backbone: FakeBackbone) -> None:
-    images = [good_image(100), defective_image(101)[0], good_image(102)]
-    together = models[name](batch_of(backbone, images))
-    for i, image in enumerate(images):
-        alone = models[name](batch_of(backbone, [image]))
+def test_alone_equals_in_a_batch(name: str, models: dict[str, Method]) -> None:
+    world = world_of(name)
+    samples = [world.good(100), world.defective(101)[0], world.good(102)]
+    together = models[name](world.batch(samples))
+    for i, sample in enumerate(samples):
+        alone = models[name](world.batch([sample]))
         close(alone, Prediction(together.score[i : i + 1], together.anomaly_map[i : i + 1]))
 
 
 @every_method
-def test_order_of_training_images_does_not_matter_much(name: str, backbone: FakeBackbone) -> None:
+def test_order_of_training_images_does_not_matter_much(name: str) -> None:
     """Equal up to what a greedy or stochastic choice may turn on; ranking of good and bad must hold."""
-    a, b = fitted(name, backbone), fitted(name, backbone, order=list(range(TRAIN))[::-1])
-    x, y = a(probe(backbone)), b(probe(backbone))
+    a, b = fitted(name), fitted(name, order=list(range(TRAIN))[::-1])
+    x, y = a(probe(name)), b(probe(name))
     assert x.score.argmax() == y.score.argmax() == 1
     torch.testing.assert_close(x.score, y.score, rtol=0.5, atol=0)  # steps see images in another order
 
 
 @every_method
-def test_same_seed_same_scores_and_global_random_state_is_left_alone(
-    name: str, models: dict[str, Method], backbone: FakeBackbone
-) -> None:
-    first = models[name](probe(backbone))  # before the state is looked at: making a backbone draws
+def test_same_seed_same_scores_and_global_random_state_is_left_alone(name: str, models: dict[str, Method]) -> None:
+    first = models[name](probe(name))  # before the state is looked at: making a backbone draws
     torch.manual_seed(2)
     np.random.seed(2)
     before, before_numpy = torch.get_rng_state(), np.random.get_state()[1].copy()
-    assert same(fitted(name, backbone)(probe(backbone)), first)
+    assert same(fitted(name)(probe(name)), first)
     assert torch.equal(before, torch.get_rng_state())
     assert (before_numpy == np.random.get_state()[1]).all()
 
 
 @every_method
-def test_predict_changes_no_state(name: str, models: dict[str, Method], backbone: FakeBackbone) -> None:
+def test_predict_changes_no_state(name: str, models: dict[str, Method]) -> None:
     method = models[name]
     before = {k: v.clone() for k, v in method.fitted_state().items()}
-    first = method(probe(backbone))
-    method(batch_of(backbone, [defective_image(9)[0]]))
-    assert same(first, method(probe(backbone)))
+    first = method(probe(name))
+    method(world_of(name).batch([world_of(name).defective(9)[0]]))
+    assert same(first, method(probe(name)))
     assert all(torch.equal(before[k], v) for k, v in method.fitted_state().items())
 
 
 @every_method
-def test_fitted_state_is_the_whole_model(name: str, models: dict[str, Method], backbone: FakeBackbone) -> None:
+def test_fitted_state_is_the_whole_model(name: str, models: dict[str, Method]) -> None:
     from safetensors.torch import load, save
 
-    other = make(name, backbone)
+    other = make(name)
     other.load_fitted(load(save({k: v.contiguous() for k, v in models[name].fitted_state().items()})))
-    assert same(other(probe(backbone)), models[name](probe(backbone)))
+    assert same(other(probe(name)), models[name](probe(name)))
 
 
 @every_method
 @pytest.mark.parametrize("case", ["one image", "constant images", "square", "tall"])
-def test_awkward_training_sets(name: str, case: str, backbone: FakeBackbone) -> None:
-    size = {"square": (64, 64), "tall": (96, 32)}.get(case, SIZE)
-    images = [good_image(i, size) for i in range(1 if case == "one image" else 6)]
+def test_awkward_training_sets(name: str, case: str) -> None:
+    world = world_of(name)
+    size = world.sizes.get(case, world.size)
+    samples = [world.good(i, size) for i in range(1 if case == "one image" else 6)]
     if case == "constant images":
-        images = [np.full((*size, 3), 90, np.uint8)] * 6
-    method = make(name, backbone, size)
-    learn(method, backbone, images)
-    out = method(batch_of(backbone, [images[0], defective_image(5, size)[0]]))
+        samples = [world.constant(size)] * 6
+    method = make(name, size)
+    world.learn(method, samples)
+    out = method(world.batch([samples[0], world.defective(5, size)[0]]))
     assert torch.isfinite(out.score).all()
     assert torch.isfinite(out.anomaly_map).all()
     assert out.score[1] > out.score[0]
 
 
 @every_method
-def test_graph_agrees_with_pytorch(name: str, models: dict[str, Method], backbone: FakeBackbone) -> None:
-    method = models[name]
+def test_graph_agrees_with_pytorch(name: str, models: dict[str, Method]) -> None:
+    method, world = models[name], world_of(name)
     if not method.needs.graph:
         pytest.skip(f"declared impossible: {method.needs.reason}")
-    graph = export.merge(trunk(method, backbone), export.export_head(method))
-    golden = np.stack([good_image(100), defective_image(101)[0]])
-    certificate = export.certify(graph, export.torch_engine(backbone, method), golden)
+    graph = world.graph(method)
+    golden = np.stack([world.good(100), world.defective(101)[0]])
+    certificate = export.certify(graph, world.reference(method), golden)
     assert certificate["engines"]["openvino-f32"]["score"] < export.SCORE_LIMIT
-    reference = export.torch_engine(backbone, method)(golden)
+    reference = world.reference(method)(golden)
     for engine in (open_engine(graph, "onnxruntime"), open_engine(graph, batch=2)):
         for got, expected in zip(engine(golden), reference, strict=True):
             np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
@@ -239,21 +241,25 @@ def test_graph_agrees_with_pytorch(name: str, models: dict[str, Method], backbon
 @every_method
 def test_the_engine_finds_the_border_that_a_method_draws(name: str, models: dict[str, Method]) -> None:
     """Networks in front of it run in bf16: a border that is not found would leave them slow, and nobody the wiser."""
+    if not models[name].needs.graph:
+        pytest.skip(f"declared impossible: {models[name].needs.reason}")
     drawn = any(isinstance(module, Exact) for module in models[name].modules())
-    parts = engines._short_and_exact(openvino.Core().read_model(export.export_head(models[name])))
+    parts = engines._short_and_exact(openvino.Core().read_model(world_of(name).head(models[name])))
     assert [format_ for _, format_ in parts] == (["bf16", "f32"] if drawn else ["f32"])
 
 
 @every_method
-def test_a_changed_head_is_refused(name: str, models: dict[str, Method], backbone: FakeBackbone) -> None:
+def test_a_changed_head_is_refused(name: str, models: dict[str, Method]) -> None:
     """The certificate can fail: the graph of one model does not pass for another."""
     from blemish.errors import ExportError
 
-    other = fitted(name, backbone, count=3)
-    graph = export.merge(trunk(other, backbone), export.export_head(other))
-    golden = np.stack([good_image(100), defective_image(101)[0]])
+    world = world_of(name)
+    if not models[name].needs.graph:
+        pytest.skip(f"declared impossible: {models[name].needs.reason}")
+    graph = world.graph(fitted(name, count=3))
+    golden = np.stack([world.good(100), world.defective(101)[0]])
     with pytest.raises(ExportError, match="disagree"):
-        export.certify(graph, export.torch_engine(backbone, models[name]), golden)
+        export.certify(graph, world.reference(models[name]), golden)
 
 
 @every_method
@@ -262,22 +268,21 @@ def test_learning_goes_on_from_a_finished_model(name: str, models: Fitted) -> No
     cls = methods.get(name)
     if not cls.adaptable() or cls.routing(settings(name)) is not None:
         pytest.skip("learns all at once")
-    backbone = FakeBackbone()
-    method = make(name, backbone)
+    method, world = make(name), world_of(name)
     method.load_fitted(models[name].fitted_state())
-    good = [good_image(i) for i in range(100, 112)]
+    good = [world.good(i) for i in range(100, 112)]
     if cls.fitted_modules:
         plan = Plan()
-        training.go_on(method, FakeSamples(backbone, good, method.wants(method.config)), None, plan, 0.2, 0.3)
+        training.go_on(method, world.samples(method, good), None, plan, 0.2, 0.3)
         assert [p["steps"] for p in plan.report] == [
             max(round(0.2 * p.steps), 1) for p in method.phases() if not p.shared
         ]
     else:
         method.recall(TRAIN)
-        training.train(method, [batch_of(backbone, good)])
+        training.train(method, [world.batch(good)])
     changed = [k for k, v in method.fitted_state().items() if not torch.equal(v, models[name].fitted_state()[k])]
     assert changed
     with torch.no_grad():
-        scores = method(batch_of(backbone, [good_image(77), defective_image(78)[0]])).score
-    assert bool(scores.isfinite().all())
+        scores = [float(method(world.batch([x])).score) for x in (world.good(77), world.defective(78)[0])]
+    assert np.isfinite(scores).all()
     assert scores[1] > scores[0]

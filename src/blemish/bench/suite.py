@@ -207,11 +207,16 @@ def of_sources(sources: Sequence[str], only_methods: Sequence[str], seeds: Seque
     return _built(raw, Path())
 
 
+def of_images() -> list[str]:
+    """The methods that learn images; others have benchmarks of their own."""
+    return [name for name in methods.names() if methods.get(name).needs.source in ("pyramid", "image")]
+
+
 def _built(raw: dict[str, Any], base: Path) -> Suite:
     known = {f.name for f in fields(Suite)} - {"entries"} | {"methods", "method"}
     if unknown := sorted(set(raw) - known):
         raise ConfigError(f"unknown key '{unknown[0]}'", hint=config.nearest(unknown[0], sorted(known)))
-    listed = [n for name in raw.pop("methods", ["all"]) for n in (methods.names() if name == "all" else [name])]
+    listed = [n for name in raw.pop("methods", ["all"]) for n in (of_images() if name == "all" else [name])]
     for name in listed:
         methods.get(name)  # says which name is meant; inside a table the hint would be lost
     tables = [{"name": name} for name in listed] + _tables(raw.pop("method", []), "method")

@@ -111,7 +111,7 @@ def fit(
     second_backbone: Annotated[Optional[str], typer.Option(help="A second network, for methods with two.")] = None,  # noqa: UP045
     second_weights: Annotated[Optional[Path], typer.Option(help="Its local weights file.")] = None,  # noqa: UP045
     window: Annotated[float, typer.Option(help="Signals: seconds that are looked at together.")] = 9.6,
-    rate: Annotated[Optional[float], typer.Option(help="Signals: rate in Hz of files that state none.")] = None,  # noqa: UP045
+    file_rate: Annotated[Optional[float], typer.Option("--rate", help="Signals: Hz of files that state none.")] = None,  # noqa: UP045
     resample: Annotated[float, typer.Option(help="Signals: the rate in Hz that they are brought to.")] = 125.0,
     band: Annotated[str, typer.Option(help="Signals: filter in Hz, or none.")] = "0.5-40",
     device: Annotated[str, typer.Option(help="Where to learn; only cpu today.")] = "cpu",

@@ -36,7 +36,7 @@ _FIELDS = (
     "second_weights",
     "multi_class",
     "window",
-    "rate",
+    "file_rate",
     "resample",
     "band",
 )
@@ -54,7 +54,7 @@ def run(data: str, out: Path, params: dict[str, Any]) -> None:
     if params["device"] != "cpu":
         raise ConfigError(f"device '{params['device']}' is not supported", hint="leave --device out")
     options = _options(params)
-    cut = layouts.Cut(float(options["window"]), None if options["rate"] is None else float(options["rate"]))
+    cut = layouts.Cut(float(options["window"]), None if options["file_rate"] is None else float(options["file_rate"]))
     records = layouts.select(layouts.index(data, params["layout"], params["split"], cut=cut), params["category"] or [])
     groups = sorted({r.group for r in records if r.group and r.split == "train"})
     jobs = {out: records}

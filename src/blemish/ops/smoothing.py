@@ -57,3 +57,14 @@ class LevelMaps(nn.Module):
         """(B, h_l, w_l) of each level -> (B, H, W)."""
         pairs = zip(maps, self.matrices, strict=True)
         return torch.stack([smooth_map(grid, rows, columns) for grid, (rows, columns) in pairs]).sum(0)
+
+
+def smooth_curve(curve: Tensor, sigma: float) -> Tensor:
+    """(B, L) blurred by a Gaussian of `sigma` samples, borders reflected; 0 leaves it as it is."""
+    radius = min(math.ceil(4 * sigma), curve.shape[1] - 1)
+    if radius < 1:
+        return curve
+    at = torch.arange(-radius, radius + 1, dtype=torch.float64)
+    kernel = torch.exp(-0.5 * (at / sigma) ** 2)
+    kernel = (kernel / kernel.sum()).float()[None, None]
+    return F.conv1d(F.pad(curve[:, None], (radius, radius), mode="reflect"), kernel)[:, 0]
