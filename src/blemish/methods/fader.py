@@ -54,7 +54,7 @@ class Config:
     hint: Literal["mosaic", "zero"] = "mosaic"  # what stands in the place of what is hidden
     width: int = 8  # channels of the U-Net's finest level
     steps: int = 300  # of the U-Net
-    batch: int = 16  # images in a step, of both phases
+    batch: int = 8  # images in a step, of both phases
     rate: float = 3e-3  # of the U-Net's steps, at the start
     gate: Literal["learned", "off"] | float = "learned"  # a number: the same everywhere, nothing is learned
     variant: Literal["A", "B"] = "B"  # the gate learns from errors on A: good images as they are, B: made corruption
@@ -62,8 +62,8 @@ class Config:
     hidden: int = 64  # units between the two layers of the gate
     per_skip: bool = False  # a gate for each level of the U-Net, by that level alone
     skip_only: bool = False  # the bottleneck is let through whole
-    gate_steps: int = 100  # of the gate
-    gate_rate: float = 3e-3  # of the gate's steps, at the start
+    gate_steps: int = 150  # of the gate
+    gate_rate: float = 2e-2  # of the gate's steps, at the start
     map: Literal["msgms", "l2+msgms"] = "msgms"  # gradients alone, or squared differences of colour too
     sigma: float = 7.0  # blur of the anomaly map, in pixels of the network's input
     top: float = 0.01  # share of the map whose mean is the image score; 0 takes its highest place, as RIAD does
@@ -92,7 +92,10 @@ class Look(NamedTuple):
 
 class FADeR(Method[Config]):
     needs = Needs(strides=(8, 16), image=True)
-    brief = {"steps": 40, "batch": 12, "rate": 1e-2, "gate_steps": 20, "gate_rate": 1e-2, "hidden": 16}
+    brief = {
+        **{"steps": 40, "rate": 1e-2, "gate_steps": 15, "gate_rate": 1e-2},
+        **{"width": 4, "side": 32, "hidden": 16},
+    }
     fitted_modules = ("unet", "door")
     fitted_buffers = ("low", "span", "usual", "fixed")
     low: Tensor  # (3, 1, 1) darkest value of each channel on good images
