@@ -18,7 +18,7 @@ $(VENV)/.demo: $(BIN)/python pyproject.toml
 	touch $@
 
 $(VENV)/.dev: $(BIN)/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench,ray,demo,docs,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench,ray,3d,demo,docs,dev]'
 	touch $@ $(VENV)/.demo
 
 demo: $(VENV)/.demo

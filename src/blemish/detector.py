@@ -14,6 +14,7 @@ from blemish.data import layouts
 from blemish.data.layouts._recordings import windows_in
 from blemish.data.signals import is_recording
 from blemish.errors import ConfigError, DataError, EngineError, NotFittedError
+from blemish.kinds.cloud import Clouds
 from blemish.modelfile import Model
 from blemish.runtime.engines import Engine
 from blemish.runtime.inspector import Inspector
@@ -173,7 +174,7 @@ class Detector:
         if self._options is None:
             raise ConfigError("a loaded detector cannot be fitted again", hint="make a new Detector")
         self._model = fitting.fit(
-            as_records(source, layout=layout, split=split, categories=categories, cut=self._cut()),
+            as_records(source, layout=layout, split=split, categories=categories, cut=self._cut(), kind=self._kind()),
             self._options,
             backbone=self._backbone,
             cache=self._cache,
@@ -232,7 +233,9 @@ class Detector:
         from blemish.learning import load_backbone
         from blemish.options import FitOptions
 
-        records = good_training_records(as_records(good, layout=layout, categories=categories, cut=self._cut()))
+        records = good_training_records(
+            as_records(good, layout=layout, categories=categories, cut=self._cut(), kind=self._kind())
+        )
         records = self._not_learned(without_copies(records, type(kinds.of(self.model.meta))))
         if not records:
             raise DataError("the model has learned from all of these images", hint="give images that are new to it")
@@ -271,7 +274,7 @@ class Detector:
             made = {k: c.again(false_alarm_rate) for k, c in self.model.calibrators.items()}
             categories = self.model.categories and self.model.categories.again(false_alarm_rate)
         else:
-            fresh = as_records(good, cut=self._cut())
+            fresh = as_records(good, cut=self._cut(), kind=self._kind())
             records = self._not_learned([r for r in fresh if r.label == 0 and r.split != "test"])
             per_unit = (promise_per or self.model.run["promise_per"]) == "unit"
             kind = kinds.of(self.model.meta)
@@ -322,6 +325,18 @@ class Detector:
             return None
         return layouts.Cut(self._options.window, self._options.file_rate)
 
+    def _kind(self) -> str | None:
+        """Of the samples that the method takes."""
+        if self._model is not None:
+            return kinds.of(self._model.meta).name
+        if self._options is None:
+            return None
+        from blemish.learning import head_of
+        from blemish.sides import side_of
+
+        cls, settings = head_of(self._options)
+        return side_of(cls.wants(settings)).kind.name
+
     def _line(self) -> Inspector:
         if self._inspector is None:
             self._inspector = self.inspector()
@@ -347,7 +362,9 @@ class Detector:
         """Metrics on the test records of a data set."""
         from blemish.evaluation import evaluate
 
-        records = as_records(source, layout=layout, split=split, categories=categories, cut=self._cut())
+        records = as_records(
+            source, layout=layout, split=split, categories=categories, cut=self._cut(), kind=self._kind()
+        )
         name = str(source) if isinstance(source, str | Path) else f"{len(records)} records"
         return evaluate(self._line(), records, model=self.model.describe(), source=name, track=track)
 
@@ -359,18 +376,19 @@ def as_records(
     split: str | None = None,
     categories: Sequence[str] = (),
     cut: layouts.Cut | None = None,
+    kind: str | None = None,
 ) -> list[Record]:
     """Records of whatever a user names: a path, a list of files (all good, to learn from), or records.
 
-    `cut` says how recordings become windows.
+    `cut` says how recordings become windows, `kind` what samples are wanted; None = any.
     """
     if isinstance(source, str | Path):
-        return layouts.select(layouts.index(source, layout, split, cut=cut), categories)
+        return layouts.select(layouts.index(source, layout, split, cut=cut, kind=kind), categories)
     records: list[Record] = []
     for item in source:
         if isinstance(item, Record):
             records.append(item)
-        elif is_recording(Path(item)):
+        elif kind != Clouds.name and is_recording(Path(item)):
             records += windows_in(Path(item), str(item), cut)
         else:
             records.append(Record(id=str(item), path=Path(item)))

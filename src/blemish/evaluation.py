@@ -108,7 +108,10 @@ def evaluate(
         scale = scale or max(float(np.abs(result.anomaly_map).mean()), 1e-12)
         if record.label == 0 or record.mask is not None:
             mask = kind.mask(record, result.anomaly_map.shape)
-            counts.setdefault(record.group, PixelCounts(scale)).update(result.anomaly_map, mask)
+            places = None if mask is None else kind.places(record, mask)
+            alone = None if places is None else [SaturatedRegion(place, 1.0, relative=True) for place in places]
+            mask = mask if places is None else None
+            counts.setdefault(record.group, PixelCounts(scale)).update(result.anomaly_map, mask, saturated=alone)
             if saturates:
                 regions = [SaturatedRegion(m, s) for m, s in saturated_masks(record, result.anomaly_map.shape)]
                 saturated.setdefault(record.group, PixelCounts(scale)).update(result.anomaly_map, saturated=regions)
@@ -168,7 +171,7 @@ def _setting(inspector: Inspector, kind: type[SampleKind[Any]], source: str, tes
     return {
         "source": source,
         "kind": kind.name,
-        "network_input": "x".join(str(side) for side in reversed(inspector.preprocess.size)),
+        "network_input": inspector.kind.takes,
         "pixel_metrics_in": kind.map_unit,
         "engine": inspector.engine.name,
         "precision": inspector.engine.precision,

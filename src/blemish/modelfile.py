@@ -24,6 +24,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from blemish.calibration import Calibrator
 from blemish.categories import Categories
 from blemish.errors import CalibrationError, ConfigError, ModelFileError
@@ -32,6 +35,7 @@ SCHEMA = 1
 _LEFT_OVER = 3600  # seconds; a save takes a few
 _HEADS = "heads/"
 _GRAPH = "graph.onnx"
+_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U8": "u1", "BOOL": "?"}
 _FILES = ("tensors.safetensors", _GRAPH, "parity.json", "run.json")
 
 
@@ -192,6 +196,25 @@ def load(folder: str | Path) -> Model:
         categories=several,
         heads={name.removeprefix(_HEADS).removesuffix(".onnx"): files[name] for name in heads},
     )
+
+
+def arrays(tensors: bytes) -> dict[str, NDArray[Any]]:
+    """The tensors of a model by name, without the package that wrote them; ModelFileError where they are damaged.
+
+    A safetensors file: length of a JSON head, the head (type, shape and place of each), the numbers.
+    """
+    try:
+        start = 8 + int.from_bytes(tensors[:8], "little")
+        head = json.loads(tensors[8:start])
+        return {
+            name: np.frombuffer(tensors[start:][slice(*entry["data_offsets"])], _TYPES[entry["dtype"]])
+            .reshape(entry["shape"])
+            .copy()
+            for name, entry in head.items()
+            if name != "__metadata__"
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelFileError(f"tensors.safetensors: is not understood ({error})") from None
 
 
 def _head(folder: Path) -> dict[str, Any]:

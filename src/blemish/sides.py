@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from blemish.backbones.cache import FeatureCache
+from blemish.clouds import CloudSamples, CloudSource
+from blemish.data.clouds.part import CloudPlan
 from blemish.data.decode import read_image
 from blemish.data.geometry import (
     Preprocess,
@@ -26,6 +28,7 @@ from blemish.data.signals import SignalPlan, parse_band, plan_leads, read_record
 from blemish.errors import ConfigError, DataError
 from blemish.features import FeatureSource
 from blemish.kinds import SampleKind
+from blemish.kinds.cloud import Clouds, part_at
 from blemish.kinds.image import Images
 from blemish.kinds.signal import Signals
 from blemish.options import FitOptions
@@ -165,10 +168,36 @@ def _window_samples(
     return WindowSamples(source, records)
 
 
+def _plan_clouds(learn: Sequence[Record], options: FitOptions, backbone: Any) -> SampleKind[Any]:  # noqa: ARG001
+    """Size and spacing of the typical part, of eight spread over the set."""
+    return Clouds(CloudPlan.of(part_at(record.path) for record in learn[:: max(1, len(learn) // 8)]))
+
+
+def _open_clouds(
+    kind: Clouds,
+    backbone: Any,  # noqa: ARG001
+    cache: FeatureCache | None,  # noqa: ARG001
+    *,
+    threads: int | None = None,
+    precision: Precision | None = None,  # noqa: ARG001
+    image: bool = False,  # noqa: ARG001
+) -> CloudSource:
+    return CloudSource(kind, threads=threads)
+
+
+def _cloud_samples(
+    source: CloudSource, records: Sequence[Record], needs: Needs, options: FitOptions, textures: Sequence[Any]
+) -> CloudSamples:
+    if options.views or textures or needs.twin:
+        raise ConfigError("views, textures and made defects are for images", hint="leave them out")
+    return CloudSamples(source, records)
+
+
 _IMAGES = Side(Images, _plan_images, _open_images, _image_samples)
 _WINDOWS = Side(Signals, _plan_windows, _open_windows, _window_samples, backbone=False)
+_CLOUDS = Side(Clouds, _plan_clouds, _open_clouds, _cloud_samples, backbone=False)
 
-SIDES: dict[str, Side] = {"pyramid": _IMAGES, "image": _IMAGES, "signal": _WINDOWS}
+SIDES: dict[str, Side] = {"pyramid": _IMAGES, "image": _IMAGES, "signal": _WINDOWS, "points": _CLOUDS}
 SIDE_OF_KIND: dict[str, Side] = {side.kind.name: side for side in SIDES.values()}
 
 

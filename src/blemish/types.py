@@ -43,6 +43,27 @@ class Record:
         return f"\0{self.id}" if self.unit is None else f"{self.group}\0{self.unit}"
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Cloud:
+    """Points of a surface as a file holds them, and what it says of each of them.
+
+    A row that holds NaN or infinity is no point, and in an organised cloud (0, 0, 0) is none either: see `valid`.
+    """
+
+    points: NDArray[Any]  # (N, 3) float32 or float64, in the file's own unit
+    normals: NDArray[Any] | None = None  # (N, 3), of length 1
+    faces: NDArray[np.int64] | None = None  # (F, 3), rows of `points`, where it is a mesh
+    shape: tuple[int, int] | None = None  # (H, W) of an organised cloud: N = H * W, row by row
+    viewpoint: tuple[float, float, float] | None = None  # where the camera stood
+    fields: dict[str, NDArray[Any]] = field(default_factory=dict)  # all else, (N,) each: colours, intensity, label
+
+    @property
+    def valid(self) -> NDArray[np.bool_]:
+        """(N,) which rows are points."""
+        there: NDArray[np.bool_] = np.isfinite(self.points).all(1)
+        return there if self.shape is None else there & (self.points != 0).any(1)
+
+
 @dataclass(frozen=True, slots=True)
 class FeatureSpec:
     """What a backbone yields for one input size: channels and grid of each level, finest first."""
@@ -52,6 +73,7 @@ class FeatureSpec:
     grids: tuple[tuple[int, ...], ...]
     second: int = 0  # how many of the levels, the last ones, come from a second network
     inputs: int = 3  # channels of a sample itself: colours of an image, leads of a signal
+    spacing: float = 0.0  # of a cloud: between neighbouring points, where the typical part is 1 across
 
     @property
     def first(self) -> int:
@@ -112,7 +134,8 @@ class Batch:
 
     size: tuple[int, ...]  # spatial shape of the network's input, the shape of the anomaly map
     pyramid: Pyramid | None = None
-    x: Tensor | None = None  # (B, C, *size), normalised as the backbone wants it; signals (B, K leads, L)
+    x: Tensor | None = None  # (B, C, *size), normalised as the backbone wants it; signals (B, K leads, L); clouds
+    # (B, N, 6), the typical part 1 across: points, and what points out of the material; rows of NaN fill up to N
     ids: tuple[str, ...] = ()
     twin: Pyramid | None = None  # the same samples, damaged
     mask: Tensor | None = None  # (B, *size) bool, where the twins are damaged
@@ -129,13 +152,17 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """One connected area above the map threshold, in source pixels."""
+    """One connected area above the map threshold, in the map's own places: pixels; samples of a signal; of a cloud
+    without a grid the rows of its file, from the first to the last that belongs to it.
+    """
 
     bbox: tuple[int, int, int, int]  # x0, y0, x1, y1; x1 and y1 exclusive
     area_px: int
     peak: float
     score: float  # mean of the map inside
     interval: tuple[float, float] | None = None  # of a signal: from when to when, in seconds of its recording
+    box: tuple[float, ...] | None = None  # of a cloud: x0, y0, z0, x1, y1, z1 in its own unit
+    points: int | None = None  # of a cloud: how many
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +171,7 @@ class AnomalyResult:
 
     image_path: str | None
     score: float
-    anomaly_map: NDArray[np.float32] = field(repr=False)  # (H, W) of the source; (N,) of a signal's window
+    anomaly_map: NDArray[np.float32] = field(repr=False)  # (H, W) of the source; (N,) of a signal's window or a cloud
     p_value: float | None = None  # conformal; None where the model is not calibrated
     threshold: float | None = None
     regions: tuple[Region, ...] = ()
@@ -183,6 +210,7 @@ class AnomalyResult:
                     "peak": r.peak,
                     "score": r.score,
                     **({} if r.interval is None else {"interval": list(r.interval)}),
+                    **({} if r.box is None else {"box": list(r.box), "points": r.points}),
                 }
                 for r in self.regions
             ],

@@ -30,7 +30,7 @@ def run(
     # what is named wrongly is told before any work
     sources = [source for path in earlier for file in _files(path, kind) for source in kind.sources(file)]
     if not earlier:
-        records = as_records(good, layout=layout, categories=categories, cut=kind.cut)
+        records = as_records(good, layout=layout, categories=categories, cut=kind.cut, kind=kind.name)
         sources = [kind.source(r) for r in records if r.split == "train"]
     after = Detector.load(model).adapt(good, share=share, layout=layout, categories=categories, track=track)
     after.save(out)

@@ -33,8 +33,8 @@ def run(
         if file is not None and not (file.parent.is_dir() and os.access(file.parent, os.W_OK)):
             raise DataError("its folder is not there or cannot be written to", path=file, hint="make the folder first")
     detector = Detector.load(model)
-    cut = kinds.of(detector.model.meta).cut
-    records = layouts.select(layouts.index(data, layout, split, cut=cut), categories)
+    kind = kinds.of(detector.model.meta)
+    records = layouts.select(layouts.index(data, layout, split, cut=kind.cut, kind=kind.name), categories)
     line = detector.inspector(engine, threads=threads)
     cases: Any = None
     if report is not None:

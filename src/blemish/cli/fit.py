@@ -50,16 +50,20 @@ def run(data: str, out: Path, params: dict[str, Any]) -> None:
     from blemish.backbones.cache import FeatureCache
     from blemish.data import layouts
     from blemish.detector import Detector
+    from blemish.sides import side_of
 
     if params["device"] != "cpu":
         raise ConfigError(f"device '{params['device']}' is not supported", hint="leave --device out")
     options = _options(params)
     cut = layouts.Cut(float(options["window"]), None if options["file_rate"] is None else float(options["file_rate"]))
-    records = layouts.select(layouts.index(data, params["layout"], params["split"], cut=cut), params["category"] or [])
+    cls = methods.get(options["method"])
+    settings = config.build(cls.Config, _own(options))
+    kind = side_of(cls.wants(settings)).kind.name
+    found = layouts.index(data, params["layout"], params["split"], cut=cut, kind=kind)
+    records = layouts.select(found, params["category"] or [])
     groups = sorted({r.group for r in records if r.group and r.split == "train"})
     jobs = {out: records}
-    cls = methods.get(options["method"])
-    several = options["multi_class"] or cls.routing(config.build(cls.Config, _own(options))) is not None
+    several = options["multi_class"] or cls.routing(settings) is not None
     if len(groups) > 1 and not several:
         jobs = {out / group: [r for r in records if r.group == group] for group in groups}
     cache = FeatureCache() if params["cache"] else False
@@ -85,6 +89,8 @@ def _spread(engine: str, address: str | None) -> Iterator[Any]:
 
 def _one(detector: Any, folder: Path) -> None:
     """Save a fitted model and print its line; what a budget has cut is said."""
+    from blemish import kinds
+
     detector.save(folder)
     model = detector.model
     for phase in model.meta["training"]:
@@ -98,9 +104,9 @@ def _one(detector: Any, folder: Path) -> None:
             "model": str(folder),
             "method": model.meta["method"],
             "data": model.describe()["data"],
-            "network_input": "x".join(str(side) for side in reversed(model.meta["preprocess"]["size"])),
+            "network_input": kinds.of(model.meta).takes,
             "promise": detector.promise,
-            "parity": model.parity["engines"],
+            "parity": model.parity.get("engines"),
             "training": [{k: p[k] for k in ("phase", "steps", "planned")} for p in model.meta["training"]],
             "fit_seconds": model.meta["fit_seconds"],
         }

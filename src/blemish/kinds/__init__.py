@@ -1,7 +1,7 @@
 """Kinds of samples. What differs between them is one object each; everything else is one line for all.
 
 `get` finds a kind by name, `of` the one of a model. A new kind is one file here, a line in `KINDS`, and a line in
-`learning.SIDES`.
+`sides.SIDES`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from typing import Any
 from blemish.config import nearest
 from blemish.errors import ConfigError, ModelFileError
 from blemish.kinds.base import SampleKind
+from blemish.kinds.cloud import Clouds
 from blemish.kinds.image import Images
 from blemish.kinds.signal import Signals
 
 __all__ = ["KINDS", "SampleKind", "get", "of"]
 
-KINDS: dict[str, type[SampleKind[Any]]] = {kind.name: kind for kind in (Images, Signals)}
+KINDS: dict[str, type[SampleKind[Any]]] = {kind.name: kind for kind in (Images, Signals, Clouds)}
 
 
 def get(name: str) -> type[SampleKind[Any]]:

@@ -52,6 +52,11 @@ class SampleKind(ABC, Generic[Raw]):
         """How recordings of a data set become samples; None where a file is one."""
         return None
 
+    @property
+    def takes(self) -> str:
+        """What goes into the model, for people."""
+        return "x".join(str(side) for side in reversed(self.size))
+
     @classmethod
     @abstractmethod
     def from_json(cls, preprocess: Mapping[str, Any]) -> Self:
@@ -71,6 +76,11 @@ class SampleKind(ABC, Generic[Raw]):
     @abstractmethod
     def mask(record: Record, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
         """Where a record is defective, in the shape of its map; None where its mask is not known."""
+
+    @staticmethod
+    def places(record: Record, mask: NDArray[np.bool_]) -> list[NDArray[np.bool_]] | None:  # noqa: ARG004
+        """The defects of a mask one by one, where other than side by side in the array; None where it is that."""
+        return None
 
     @staticmethod
     @abstractmethod

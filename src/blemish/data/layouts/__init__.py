@@ -2,7 +2,8 @@
 
 Each has `PRIORITY` (smaller = more specific, asked first), `detect(root) -> bool` and
 `index(root, *, split=None) -> list[Record]`; one whose data come as a package has `locate() -> Path` too, and one
-that draws its split takes a `seed`, one of recordings a `cut`: how they become windows.
+that draws its split takes a `seed`, one of recordings a `cut`: how they become windows. One of point clouds says so in
+`KIND`: the same files may be pictures to one method and points to another.
 """
 
 from __future__ import annotations
@@ -45,13 +46,15 @@ def index(
     *,
     seed: int | None = None,
     cut: Cut | None = None,
+    kind: str | None = None,
 ) -> list[Record]:
     """The records of a data set, sorted by id; `layout` is found out where it is None.
 
     `source` is a folder, a manifest file, or the name of a layout whose data come as a package. `split` names one of
     the layout's other splits, `seed` draws the split anew where the layout draws it, `cut` says how long the windows of
-    recordings are. Raises ConfigError on an unknown
-    layout or split, DataError where there is nothing to index or a check of `check_disjoint` fails.
+    recordings are, `kind` what samples are wanted ("cloud" or another; None = any) where the layout is found out.
+    Raises ConfigError on an unknown layout or split, DataError where there is nothing to index or a check of
+    `check_disjoint` fails.
     """
     if layout is not None and layout not in names():
         raise ConfigError(f"no layout '{layout}'", hint=nearest(layout, names()))
@@ -61,7 +64,7 @@ def index(
         if packaged is None:
             raise DataError("no such file or folder", path=root, hint="check the path")
         root, layout = packaged(), layout or str(source)
-    module = _load(layout) if layout is not None else _detected(root)
+    module = _load(layout) if layout is not None else _detected(root, kind)
     taken = inspect.signature(module.index).parameters
     given = {k: v for k, v in {"seed": seed, "cut": cut}.items() if v is not None and k in taken}
     records = sorted(module.index(root, split=split, **given), key=lambda record: record.id)
@@ -85,9 +88,13 @@ def _load(name: str) -> Layout:
     return cast(Layout, importlib.import_module(f"{__name__}.{name}"))
 
 
-def _detected(root: Path) -> Layout:
+def _detected(root: Path, kind: str | None) -> Layout:
     for module in sorted(map(_load, names()), key=lambda module: module.PRIORITY):
-        if module.detect(root):
+        of_clouds = getattr(module, "KIND", None) == "cloud"
+        if (kind is None or of_clouds == (kind == "cloud")) and module.detect(root):
             return module
+    if kind == "cloud":
+        hint = "give a folder of clouds (ply, pcd, stl, obj, xyz, npy, tiff), or name its layout"
+        raise DataError("no point clouds found" if root.is_dir() else "no point cloud", path=root, hint=hint)
     hint = "give a folder of images, a data set or a manifest (.csv, .jsonl)"
     raise DataError("no images found" if root.is_dir() else "not a data set", path=root, hint=hint)

@@ -1,0 +1,94 @@
+"""The valid points of a cloud, and what is known of their surface before anything is done to it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blemish.errors import DataError
+from blemish.ops.geometry import (
+    BLOCK,
+    Indices,
+    Orientation,
+    Points,
+    face_normals,
+    fitted_normals,
+    nearest,
+    spacing,
+    toward,
+    tree_of,
+)
+from blemish.types import Cloud
+
+LEAST = 100  # points of a cloud: fewer show no surface
+LINKS = 8  # neighbours by which points hang together
+
+
+class Scan:
+    """The valid points of a cloud about their mean, and what their surface is like."""
+
+    def __init__(self, cloud: Cloud, k: int, generator: np.random.Generator) -> None:
+        self.cloud, self.k, self.rows = cloud, k, np.flatnonzero(cloud.valid)
+        if len(self.rows) < LEAST:
+            hint = f"a surface needs {LEAST} of them; of a mesh, points can be taken from its faces (--points)"
+            raise DataError(f"holds {len(self.rows)} points", hint=hint)
+        points = cloud.points[self.rows].astype(np.float64)
+        self.mean = points.mean(0)
+        self.points: Points = points - self.mean
+        self.diagonal = float(np.linalg.norm(np.ptp(points, axis=0)))
+        if not 0 < self.diagonal < math.inf:
+            raise DataError("all of its points lie in one place", hint="is it the right file?")
+        self.tree = tree_of(self.points)
+        self.spacing = spacing(self.tree, self.points, generator)
+        self._near = np.empty((len(points), min(max(k, LINKS), len(points))), np.int32)
+        self._looked = np.zeros(len(points), bool)
+        self.source, known, self._outside = self._given(generator)
+        self._normals: Points = np.empty_like(points) if known is None else known
+        self._told = np.full(len(points), known is not None)
+        _, axes = np.linalg.eigh(self.points.T @ self.points)
+        along = self.points @ axes[:, ::-1]
+        # toward its longer tail, which turns with the part; where it has none, the largest component is positive
+        tail = (along**3).mean(0) / self.diagonal**3
+        largest = np.take_along_axis(axes[:, ::-1], np.abs(axes[:, ::-1]).argmax(0)[None], 0)[0]
+        self.axes: Points = axes[:, ::-1] * np.where(np.abs(tail) > 1e-9, np.sign(tail), np.sign(largest))
+
+    def _given(self, generator: np.random.Generator) -> tuple[str, Points | None, Orientation | None]:
+        """Normals of the file, else of the faces, else estimated: toward the camera, else outward."""
+        for source, normals in (("given", self.cloud.normals), ("faces", self.of_faces(self.cloud.points))):
+            if normals is not None:
+                own = normals[self.rows].astype(np.float64)
+                length = np.sqrt((own**2).sum(1, keepdims=True))
+                if np.isfinite(length).all() and length.min() > 1e-6:
+                    return source, own / length, None
+        if self.cloud.viewpoint is not None:
+            return "camera", None, None
+        return "estimated", None, Orientation(self.tree, self.points, generator, self.k)
+
+    def of_faces(self, points: NDArray[Any]) -> Points | None:
+        faces = self.cloud.faces
+        return None if faces is None else face_normals(points.astype(np.float64), faces)
+
+    def near(self, rows: Indices, k: int) -> Indices:
+        """(M, k) neighbours of valid points, the point itself among them; looked up once for each point."""
+        fresh = np.unique(rows[~self._looked[rows]])
+        for at in range(0, len(fresh), BLOCK):
+            own = fresh[at : at + BLOCK]
+            self._near[own] = nearest(self.tree, self.points[own], self._near.shape[1])
+        self._looked[fresh] = True
+        return self._near[rows, :k].astype(np.int64)
+
+    def normals(self, rows: Indices) -> Points:
+        """(M, 3) unit normals of valid points; looked up once for each point."""
+        fresh = np.unique(rows[~self._told[rows]])
+        for at in range(0, len(fresh), BLOCK):
+            own = fresh[at : at + BLOCK]
+            plain = fitted_normals(self.points, self.near(own, self.k))
+            if self._outside is not None:
+                self._normals[own] = self._outside(plain, self.points[own])
+            else:
+                self._normals[own] = toward(plain, self.points[own], np.asarray(self.cloud.viewpoint) - self.mean)
+        self._told[fresh] = True
+        return self._normals[rows]
