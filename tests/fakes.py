@@ -139,6 +139,9 @@ class ImageWorld:
     def learn(self, method: Method, samples: list[NDArray[Any]]) -> Plan:
         return learn(method, self.backbone, samples)
 
+    def samples(self, method: Method, samples: list[NDArray[Any]]) -> FakeSamples:
+        return FakeSamples(self.backbone, samples, method.wants(method.config))
+
     def head(self, method: Method) -> bytes:
         return export.export_head(method)
 
@@ -213,6 +216,9 @@ class SignalWorld:
 
     def learn(self, method: Method, samples: list[NDArray[Any]]) -> Plan:
         return training.learn(method, WindowsInMemory(samples))
+
+    def samples(self, method: Method, samples: list[NDArray[Any]]) -> WindowsInMemory:  # noqa: ARG002
+        return WindowsInMemory(samples)
 
     def head(self, method: Method) -> bytes:
         return export.export_plain(method)

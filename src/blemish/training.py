@@ -146,13 +146,24 @@ def run_phases(method: Method[Any], samples: Samples, held: Samples | None, plan
 
 def go_on(method: Method[Any], samples: Samples, held: Samples | None, plan: Plan, share: float, rate: float) -> None:
     """Further steps of a fitted method, on other samples: each phase but the shared ones, at `share` of its steps and
-    `rate` of its rate. `begin` is not called: what a phase starts from is there.
+    `rate` of its rate.
+
+    The samples are observed, and phases begin on them, for what only training needs (a bank to draw from, noise like
+    theirs); what was fitted is put back then, and steps go on from there.
     """
+    state = {name: value.clone() for name, value in method.fitted_state().items()}
+    train(method, in_order(samples))
+    method.load_fitted(state)
     for number, phase in enumerate(method.phases()):
         if phase.shared:
             continue
-        shorter = replace(phase, steps=max(round(share * phase.steps), 1), rate=rate * phase.rate)
+        paces = tuple(pace._replace(rate=rate * pace.rate) for pace in phase.paces)
+        shorter = replace(phase, steps=max(round(share * phase.steps), 1), rate=rate * phase.rate, paces=paces)
         entry: dict[str, Any] = {"phase": phase.name, "planned": shorter.steps, "kept": False}
+        state = {name: value.clone() for name, value in method.fitted_state().items()}
+        with torch.no_grad():
+            method.begin(phase, in_order(samples))
+        method.load_fitted(state)
         plan.report.append({**entry, **_PhaseRun(method, number, shorter, samples, plan, None).steps()})
     method.requires_grad_(False)
     method.eval()

@@ -13,12 +13,13 @@ import openvino
 import pytest
 import torch
 
-from blemish import config, export, methods
+from blemish import config, export, methods, training
 from blemish.errors import ConfigError, NotFittedError
 from blemish.methods.base import Method
 from blemish.nn.precision import Exact
 from blemish.runtime import engines
 from blemish.runtime.engines import best_precision, open_engine
+from blemish.training import Plan
 from blemish.types import Batch, Prediction
 from tests.fakes import WORLDS, FakeBackbone
 
@@ -259,3 +260,29 @@ def test_a_changed_head_is_refused(name: str, models: dict[str, Method]) -> None
     golden = np.stack([world.good(100), world.defective(101)[0]])
     with pytest.raises(ExportError, match="disagree"):
         export.certify(graph, world.reference(models[name]), golden)
+
+
+@every_method
+def test_learning_goes_on_from_a_finished_model(name: str, models: Fitted) -> None:
+    """What was put back from a file learns further images, and still finds a planted defect."""
+    cls = methods.get(name)
+    if not cls.adaptable() or cls.routing(settings(name)) is not None:
+        pytest.skip("learns all at once")
+    method, world = make(name), world_of(name)
+    method.load_fitted(models[name].fitted_state())
+    good = [world.good(i) for i in range(100, 112)]
+    if cls.fitted_modules:
+        plan = Plan()
+        training.go_on(method, world.samples(method, good), None, plan, 0.2, 0.3)
+        assert [p["steps"] for p in plan.report] == [
+            max(round(0.2 * p.steps), 1) for p in method.phases() if not p.shared
+        ]
+    else:
+        method.recall(TRAIN)
+        training.train(method, [world.batch(good)])
+    changed = [k for k, v in method.fitted_state().items() if not torch.equal(v, models[name].fitted_state()[k])]
+    assert changed
+    with torch.no_grad():
+        scores = [float(method(world.batch([x])).score) for x in (world.good(77), world.defective(78)[0])]
+    assert np.isfinite(scores).all()
+    assert scores[1] > scores[0]

@@ -37,7 +37,10 @@ class Signals(SampleKind[Signal]):
 
     name = "signal"
     map_unit = "samples of the recording, marked or not, connected regions, pooled over the set"
-    legend = "Each lead as it was recorded, below it the anomaly score over time; colour lies where it is high."
+    legend = (
+        "Each lead as it was recorded (large squares: 0.2 s, and 0.5 mV where the unit is mV), below it the anomaly "
+        "score over time; colour lies where it is high."
+    )
     part = "window"
     found = "Black bars are the times"
     marked = "A green bar is what people have marked."

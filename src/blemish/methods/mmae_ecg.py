@@ -177,7 +177,8 @@ class MMAEECG(Method[Config]):
         """(B, occurrences, K, S): squared differences of repainted and hidden segments."""
         repainted = self.exact_repainted(self.network(segments.flatten(2), at))
         wanted: Tensor = self.exact_targets(self.targets(segments)).index_select(1, at.targets)
-        return (repainted.reshape_as(wanted) - wanted).square()
+        error: Tensor = (repainted.reshape_as(wanted) - wanted).square()
+        return error
 
     # -- learning ------------------------------------------------------------------------------------------------------
 

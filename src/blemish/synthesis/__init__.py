@@ -10,5 +10,6 @@ texture   what it looks like: drawn textures, crops of images; PasteTexture; who
 cutpaste  defects made of the image itself, to choose options with where training used `texture`
 makers    those of them that a method may ask for by name
 worlds    drawn parts with rules, whose anomalies are known: for tests and ablations
+weave     a drawn cloth whose flaws have clean twins
 probes    to measure with, and never to learn from
 """

@@ -91,11 +91,11 @@ def test_every_format_gives_the_same_window(tmp_path: Path) -> None:
 def test_rate_filter_and_scale_are_those_of_the_recording(tmp_path: Path) -> None:
     """A tall beat keeps its height beside the usual ones, a drift is gone, and another rate gives the same window."""
     values = beats(40)
-    values[int(18.4 * RATE) - 10 : int(18.4 * RATE) + 10, 0] *= 2
+    values[int(18.4 * RATE) - 10 : int(18.4 * RATE) + 10, 0] *= 1.4
     values[:, 0] += np.linspace(0, 30, len(values))
     slow = read_window(Window(write_record(tmp_path, "a", values), (4000, 5000)), PLAN).x
     usual = read_window(Window(tmp_path / "a.hea", (2000, 3000)), PLAN).x
-    assert slow[0].max() > 1.7 * usual[0].max()
+    assert slow[0].max() > 1.25 * usual[0].max()
     assert abs(np.median(slow[0])) < 0.2
     from scipy.signal import resample_poly
 
@@ -268,7 +268,7 @@ def sides(records: list[Record]) -> dict[tuple[str, int], int]:
 
 def test_labels_come_from_the_beats(tmp_path: Path) -> None:
     records = layouts.index(annotated(tmp_path, ["101", "100", "102"]), cut=Cut(4.0))
-    assert sides(records) == {("train", 0): 7, ("held", 1): 1, ("held", 0): 4, ("test", 0): 7, ("test", 1): 1}
+    assert sides(records) == {("train", 0): 7, ("held", 1): 5, ("test", 0): 7, ("test", 1): 1}
     assert {r.path.stem for r in records} == {"100", "101"}, "paced recordings stay out"
     bad = next(r for r in records if r.split == "test" and r.label)
     assert (bad.span, bad.defect, bad.unit) == ((1000, 2000), "ventricular", "100")

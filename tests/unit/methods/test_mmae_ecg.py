@@ -281,16 +281,22 @@ def test_scores_are_mean_top_and_highest() -> None:
     torch.testing.assert_close(ready(score="top")(batch).score, places.topk(2, 1).values.mean(1))
 
 
-def test_standard_errors_of_normal_windows_have_median_0(trained: METHOD) -> None:
-    fresh = signals_of([beats(k) for k in range(500, 560)])
-    with torch.no_grad():
-        places = trained(fresh).anomaly_map.reshape(60, TOTAL, SEGMENT).mean(2)
-    assert places.median(0).values.abs().max() < 1.5
-    assert trained.spread.min() > 0
-    bare = make(standard=False)
+@torch.no_grad()
+def test_standard_errors_of_normal_windows_have_median_0_and_deviation_1() -> None:
+    fresh = signals_of([beats(k) for k in range(500, 561)])
+    method = ready(sigma=0.0)
+    plain = method(fresh).anomaly_map.reshape(61, TOTAL, SEGMENT).mean(2)
+    method.settle([fresh])
+    places = method(fresh).anomaly_map.reshape(61, TOTAL, SEGMENT).mean(2)
+    torch.testing.assert_close(places.median(0).values, torch.zeros(TOTAL), atol=1e-4, rtol=0)
+    wide = 1.4826 * (plain - plain.median(0).values).abs().median(0).values > 0.1 * plain.median(0).values.mean()
+    assert wide.any()
+    deviation = places.abs().median(0).values
+    torch.testing.assert_close(deviation[wide], torch.full_like(deviation[wide], 1 / 1.4826), atol=1e-3, rtol=0)
+    assert (deviation[~wide] < 1 / 1.4826).all(), "a place that hardly varies is not blown up"
+    bare = ready(sigma=0.0, standard=False)
     bare.settle([fresh])
-    assert torch.equal(bare.middle, torch.zeros(TOTAL))
-    assert torch.equal(bare.spread, torch.ones(TOTAL))
+    assert torch.equal(bare(fresh).anomaly_map, ready(sigma=0.0)(fresh).anomaly_map)
 
 
 def test_windows_are_shifted_apart_and_scaled_together() -> None:

@@ -2,7 +2,7 @@
 
 A window whose beats are all normal (N) is good. One with a beat outside N, L, R, e and j is anomalous; its mask is
 -0.25 to +0.35 s around each of those. Windows with fewer than four beats, and those with bundle branch or escape beats
-alone, are held: in neither side. unit = recording.
+alone, are held: in neither side, and taken for good by nobody. unit = recording.
 
 The MIT-BIH Arrhythmia Database (Moody and Mark 2001) has its published halves, DS1 and DS2 (de Chazal et al. 2004),
 without the four paced recordings: the default split learns from good windows of DS1 and tests on DS2. With
@@ -26,7 +26,7 @@ from blemish.data.signals import extent
 from blemish.errors import DataError
 from blemish.types import Record, Split
 
-PRIORITY = 30
+PRIORITY = 32
 FEWEST = 4  # beats in a window
 CALIBRATION = 600  # seconds of each tested recording, of the split "patient-calibrated"
 DS1 = frozenset("101 106 108 109 112 114 115 116 118 119 122 124 201 203 205 207 208 209 215 220 223 230".split())
@@ -73,17 +73,20 @@ def _windows(path: Path, id_: str, unit: str, cut: Cut | None, learned: bool, ca
         except DataError as error:
             raise error if error.path else DataError(str(error), path=notes, hint=error.hint) from None
         kind = ectopic(symbols)
+        unclear = (
+            "few beats" if len(symbols) < FEWEST else "other beats" if not kind and set(symbols) != {"N"} else None
+        )
         side: Split = "train" if learned or early else "test"
-        if len(symbols) < FEWEST or (kind is None and set(symbols) != {"N"}) or (side == "train" and kind):
+        if unclear or (side == "train" and kind):
             side = "held"
         out.append(
             Record(
                 window.id,
                 path,
                 side,
-                int(kind is not None),
+                int(bool(kind or unclear)),
                 mask=notes if kind else None,
-                defect=kind,
+                defect=kind or unclear,
                 unit=f"{unit}, calibrating" if early else unit,
                 span=window.span,
             )
