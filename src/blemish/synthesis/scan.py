@@ -80,6 +80,13 @@ class Scan:
         self._looked[fresh] = True
         return self._near[rows, :k].astype(np.int64)
 
+    def own_side(self, rows: Indices, near: Indices, normals: Points) -> Indices:
+        """The neighbours (M, k) without those on the far side of a thin wall: the point itself stands for them."""
+        if self.source in ("camera", "estimated"):  # of these very neighbours: they tell no side
+            return near
+        same = np.einsum("nkd,nd->nk", self._normals[near], normals) > 0.3
+        return np.where(same, near, rows[:, None])
+
     def normals(self, rows: Indices) -> Points:
         """(M, 3) unit normals of valid points; looked up once for each point."""
         fresh = np.unique(rows[~self._told[rows]])

@@ -49,7 +49,7 @@ class SurfaceDefect:
     mode: Literal["islands", "global"] = "islands"  # global: the whole field moves the whole part, both ways
     plane: Literal["pca", "local", "cylinder"] = "pca"  # what the noise is laid on: see `_laid`
     guard: bool = True  # only the side of the part that the window's centre faces, else both that the plane folds
-    clamp: bool = True  # less where the surface is so hollow that points would move through each other
+    clamp: bool = True  # less where points would move through each other: in hollows, and through walls
     stretch: float = 1.0  # noise so many times longer than wide, in any direction: scratches
     at: tuple[float, float, float] | None = None  # the window's centre, in the cloud's unit; by lot if not given
     scale_units: Literal["relative", "raw"] = "relative"  # raw: cells per unit of the file, as the paper multiplies
@@ -76,7 +76,7 @@ _RANGES = (
 PRESETS: dict[str, dict[str, Any]] = {
     "dent": {"scale": 2.0, "octaves": 1, "strength": 0.015, "sign": "sink"},
     "bump": {"scale": 3.0, "octaves": 2, "strength": 0.015, "sign": "bulge"},
-    "rough": {"scale": 12.0, "octaves": 5, "persistence": 0.7, "strength": 0.004, "tau": 0.35, "sign": "bulge"},
+    "rough": {"scale": 12.0, "octaves": 5, "persistence": 0.7, "strength": 0.006, "tau": 0.2, "sign": "bulge"},
     "warp": {"scale": 1.5, "octaves": 1, "mode": "global", "strength": 0.01},
     "scratch": {"scale": 20.0, "octaves": 1, "stretch": 8.0, "tau": 0.7, "strength": 0.006, "sign": "sink"},
 }
@@ -293,12 +293,20 @@ def _moves(
     else:
         move = move * lots[geometry.components(part.near(rows, LINKS), weight > 0, rows)]
     if options.clamp and rows.size and options.strength > 0:
-        near = part.near(rows, options.neighbours)
+        near = part.own_side(rows, part.near(rows, options.neighbours), normals)
         bend = geometry.principal_curvatures(part.points, part.points[rows], normals, near)
         hollow = np.where(move > 0, bend[:, 1], -bend[:, 0])  # toward where it goes
-        most = 0.5 / np.maximum(hollow, 1e-9 / part.diagonal)
+        most = np.minimum(0.5 / np.maximum(hollow, 1e-9 / part.diagonal), _room(part, rows, move, normals))
         move = np.clip(move, -most, most)
     return move, normals
+
+
+def _room(part: Scan, rows: Indices, move: Values, normals: Points) -> Values:
+    """(K,) how far each may go before it meets a wall that faces it: the far side of a sheet, or across a gap."""
+    hit = geometry.nearest(part.tree, part.points[rows] + move[:, None] * normals, 1)[:, 0]
+    away = ((part.points[hit] - part.points[rows]) * normals).sum(1) * np.sign(move)
+    faces = (part.normals(hit) * normals).sum(1) < -0.3
+    return np.where(faces & (away > 0), 0.8 * away, np.inf)
 
 
 def _normals_after(part: Scan, rows: Indices, points: NDArray[Any]) -> NDArray[Any] | None:
@@ -311,7 +319,8 @@ def _normals_after(part: Scan, rows: Indices, points: NDArray[Any]) -> NDArray[A
         fresh = of_faces[part.rows[rows]]
     else:
         own = points[part.rows].astype(np.float64) - part.mean
-        fresh = geometry.fitted_normals(own, part.near(rows, part.k))
+        near = part.own_side(rows, part.near(rows, part.k), part.normals(rows))
+        fresh = geometry.fitted_normals(own, near)
         fresh = np.where(((fresh * part.normals(rows)).sum(1) < 0)[:, None], -fresh, fresh)
     out = before.copy()
     out[part.rows[rows]] = fresh
