@@ -80,8 +80,9 @@ def shape_of(
     assert near is not None
     some = np.linspace(0, len(points) - 1, min(len(points), 5000)).astype(int)
     apart = np.median(np.linalg.norm(points[near[some, min(6, near.shape[1] - 1)]] - points[some], axis=1))
-    known = normals is not None
-    return Shape(points, normals if known else geometry.fitted_normals(points, near), float(apart), None, known)
+    if normals is not None:
+        return Shape(points, normals, float(apart), outward=True)
+    return Shape(points, geometry.fitted_normals(points, near), float(apart))
 
 
 def draw(shape: Shape, colours: NDArray[np.float64] | None, view: View, side: int = 320) -> Picture:

@@ -158,7 +158,7 @@ def defects(
             image = read_image(path)
             good = out / "test" / "good" / f"{name}{path.suffix}"
             write_whole(good, read_file(path))
-            made = []
+            made: list[tuple[dict[str, Any], Row | None]] = []
             for k in range(count):
                 changed, mask = damage(image, make, lots_of(seed, kind, name, k))
                 row = _write(out, kind, name if count == 1 else f"{name}_{k}", changed, mask)
@@ -239,10 +239,10 @@ def _pictures(before: Array, after: Array, mask: Mask, row: dict[str, str]) -> R
     scale = 440 / max(mask.shape)
     size = max(1, round(mask.shape[1] * scale)), max(1, round(mask.shape[0] * scale))
     way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    # deep images: both by the scale of the original, so that nothing but the defect differs
-    both = drawing.display(np.concatenate([before, after])) if before.dtype != np.uint8 else None
-    first, second = (both[: len(mask)], both[len(mask) :]) if both is not None else (before, after)
-    first, second = (cv2.resize(drawing.display(p), size, interpolation=way) for p in (first, second))
+    both = drawing.display(np.concatenate([before, after]))  # at once: deep images are stretched by what is in them
+    first, second = (
+        np.asarray(cv2.resize(p, size, interpolation=way), np.uint8) for p in (both[: len(mask)], both[len(mask) :])
+    )
     share = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA)[:, :, None]
     red = np.array([226, 58, 52], np.float32)
     over = (second * (1 - 0.55 * share) + red * (0.55 * share)).round().astype(np.uint8)

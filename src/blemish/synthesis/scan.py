@@ -99,3 +99,27 @@ class Scan:
                 self._normals[own] = toward(plain, self.points[own], np.asarray(self.cloud.viewpoint) - self.mean)
         self._told[fresh] = True
         return self._normals[rows]
+
+    def room(self, rows: Indices, move: NDArray[np.float64], normals: Points) -> NDArray[np.float64]:
+        """(M,) how far each point may go before it meets a wall that faces it: a sheet's far side, or across a gap."""
+        hit = nearest(self.tree, self.points[rows] + move[:, None] * normals, 1)[:, 0]
+        away = ((self.points[hit] - self.points[rows]) * normals).sum(1) * np.sign(move)
+        faces = (self.normals(hit) * normals).sum(1) < -0.3
+        return np.where(faces & (away > 0), 0.8 * away, np.inf)
+
+    def normals_after(self, rows: Indices, points: NDArray[Any]) -> NDArray[Any] | None:
+        """The cloud's normals, those of the moved `rows` made anew from all its `points`; None where it has none."""
+        before = self.cloud.normals
+        if before is None or not rows.size:
+            return before
+        of_faces = self.of_faces(points)
+        if of_faces is not None:
+            fresh = of_faces[self.rows[rows]]
+        else:
+            known = self.normals(rows)
+            after = points[self.rows].astype(np.float64) - self.mean
+            fresh = fitted_normals(after, self.own_side(rows, self.near(rows, self.k), known))
+            fresh = np.where(((fresh * known).sum(1) < 0)[:, None], -fresh, fresh)
+        out = before.copy()
+        out[self.rows[rows]] = fresh
+        return out

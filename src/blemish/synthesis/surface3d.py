@@ -140,7 +140,7 @@ def damage(cloud: Cloud, options: SurfaceDefect, generator: np.random.Generator)
     displacement, component = np.zeros(len(points), np.float32), np.zeros(len(points), np.int32)
     points[at], labels[at], displacement[at] = after, 1, away
     component[at] = geometry.components(part.near(rows, LINKS), np.ones(len(rows), bool), rows)
-    made = replace(cloud, points=points, normals=_normals_after(part, rows, points))
+    made = replace(cloud, points=points, normals=part.normals_after(rows, points))
     made = replace(made, fields={**cloud.fields, "label": labels, "displacement": displacement, "component": component})
     record = {
         "options": asdict(options),
@@ -296,32 +296,6 @@ def _moves(
         near = part.own_side(rows, part.near(rows, options.neighbours), normals)
         bend = geometry.principal_curvatures(part.points, part.points[rows], normals, near)
         hollow = np.where(move > 0, bend[:, 1], -bend[:, 0])  # toward where it goes
-        most = np.minimum(0.5 / np.maximum(hollow, 1e-9 / part.diagonal), _room(part, rows, move, normals))
+        most = np.minimum(0.5 / np.maximum(hollow, 1e-9 / part.diagonal), part.room(rows, move, normals))
         move = np.clip(move, -most, most)
     return move, normals
-
-
-def _room(part: Scan, rows: Indices, move: Values, normals: Points) -> Values:
-    """(K,) how far each may go before it meets a wall that faces it: the far side of a sheet, or across a gap."""
-    hit = geometry.nearest(part.tree, part.points[rows] + move[:, None] * normals, 1)[:, 0]
-    away = ((part.points[hit] - part.points[rows]) * normals).sum(1) * np.sign(move)
-    faces = (part.normals(hit) * normals).sum(1) < -0.3
-    return np.where(faces & (away > 0), 0.8 * away, np.inf)
-
-
-def _normals_after(part: Scan, rows: Indices, points: NDArray[Any]) -> NDArray[Any] | None:
-    """The cloud's normals, those of the moved `rows` made anew; None where it has none."""
-    before = part.cloud.normals
-    if before is None or not rows.size:
-        return before
-    of_faces = part.of_faces(points)
-    if of_faces is not None:
-        fresh = of_faces[part.rows[rows]]
-    else:
-        own = points[part.rows].astype(np.float64) - part.mean
-        near = part.own_side(rows, part.near(rows, part.k), part.normals(rows))
-        fresh = geometry.fitted_normals(own, near)
-        fresh = np.where(((fresh * part.normals(rows)).sum(1) < 0)[:, None], -fresh, fresh)
-    out = before.copy()
-    out[part.rows[rows]] = fresh
-    return out
