@@ -102,7 +102,7 @@ def draw(shape: Shape, colours: NDArray[np.float64] | None, view: View, side: in
         _faces(paint, seen, place, shown, shape.faces)
     else:
         front = facing[:, 2] > 0 if shape.outward else np.ones(len(seen), bool)
-        _discs(paint, seen[front], place[front], shown[front], int(np.clip(round(shape.apart * scale), 1, 16)))
+        _discs(paint, seen[front], place[front], shown[front], int(np.clip(round(shape.apart * scale), 1, 40)))
     return np.asarray(cv2.resize(paint, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
 
 

@@ -31,7 +31,9 @@ def contact_sheet(
         raise ConfigError(f"each row of the sheet needs {len(heads)} pictures")
     across = max(1, min(across, len(rows)))
     card = len(heads) * side + (len(heads) + 1) * _GAP
-    high = side + 2 * _LINE + 2 * _GAP
+    shapes = [picture.shape for _, pictures in rows for picture in pictures]
+    low = max((round(side * h / max(h, w)) for h, w, _ in shapes), default=side)  # of the cells, where all are wide
+    high = low + 2 * _LINE + 2 * _GAP
     down = -(-len(rows) // across)
     width = 2 * _MARGIN + across * card + (across - 1) * _GAP
     sheet = Image.new("RGB", (width, 2 * _MARGIN + 64 + down * (high + _GAP)), BACK)
@@ -45,18 +47,18 @@ def contact_sheet(
         for k, (head, picture) in enumerate(zip(heads, pictures, strict=True)):
             x = left + _GAP + k * (side + _GAP)
             pen.text((x, top + 5), head, SOFT, _font(13))
-            sheet.paste(Image.fromarray(fitted(picture, side)), (x, top + _LINE + 2))
-        pen.text((left + _GAP, top + _LINE + side + 8), _cut(pen, caption, 13, card - 2 * _GAP), INK, _font(13))
+            sheet.paste(Image.fromarray(fitted(picture, (low, side))), (x, top + _LINE + 2))
+        pen.text((left + _GAP, top + _LINE + low + 8), _cut(pen, caption, 13, card - 2 * _GAP), INK, _font(13))
     return np.asarray(sheet)
 
 
-def fitted(picture: Picture, side: int) -> Picture:
-    """The picture in the middle of a square of `side`, its aspect kept."""
-    scale = side / max(picture.shape[:2])
+def fitted(picture: Picture, size: tuple[int, int]) -> Picture:
+    """The picture in the middle of a field of `size` (H, W), its aspect kept."""
+    scale = min(size[0] / picture.shape[0], size[1] / picture.shape[1])
     h, w = (max(1, round(n * scale)) for n in picture.shape[:2])
     way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    out = np.full((side, side, 3), BACK, np.uint8)
-    y, x = (side - h) // 2, (side - w) // 2
+    out = np.full((*size, 3), BACK, np.uint8)
+    y, x = (size[0] - h) // 2, (size[1] - w) // 2
     out[y : y + h, x : x + w] = cv2.resize(picture, (w, h), interpolation=way)
     return out
 

@@ -34,7 +34,7 @@ from blemish.synthesis.texture import FromImages, PasteTexture, Procedural
 Array = NDArray[Any]
 
 SHOWN = 8  # outputs on the contact sheet
-TRIES = 6  # draws of a defect that cannot be seen in a grey image although its colours could
+TRIES, LEVELS, SEEN = 6, 4, 0.5  # draws until this share of a mask differs by so many of 255 levels
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ def damage(
         difference = changed.astype(np.float64) - colour
         if image.ndim == 2:
             difference = difference.mean(2)
-        if (np.abs(difference[mask]) >= 4).mean() >= 0.1:
+        if (np.abs(difference[mask]) >= LEVELS).mean() >= SEEN:
             break
     after = image.astype(np.float64) + difference * step
     if image.dtype.kind != "f":
@@ -245,9 +245,10 @@ def _pictures(before: Array, after: Array, mask: Mask, row: dict[str, str]) -> R
     )
     share = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA)[:, :, None]
     red = np.array([226, 58, 52], np.float32)
-    over = (second * (1 - 0.55 * share) + red * (0.55 * share)).round().astype(np.uint8)
-    over = drawing.outline(np.ascontiguousarray(over), share[:, :, 0] > 0.3)
-    return f"{Path(row['path']).stem}   {mask.mean():.2%} of the image", [first, second, over]
+    over: Any = (second * (1 - 0.55 * share) + red * (0.55 * share)).round().astype(np.uint8)
+    edges = cv2.findContours((share > 0.3).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)[0]
+    over = cv2.drawContours(np.ascontiguousarray(over), edges, -1, red.tolist(), 2)
+    return f"{Path(row['path']).stem}   {mask.mean():.2%} of the image", [first, second, np.asarray(over, np.uint8)]
 
 
 def textures_in(folder: str | Path) -> tuple[Array, ...]:

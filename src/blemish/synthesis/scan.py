@@ -38,9 +38,16 @@ class Scan:
         points = cloud.points[self.rows].astype(np.float64)
         self.mean = points.mean(0)
         self.points: Points = points - self.mean
-        self.diagonal = float(np.linalg.norm(np.ptp(points, axis=0)))
-        if not 0 < self.diagonal < math.inf:
+        extent = float(np.linalg.norm(np.ptp(points, axis=0)))
+        if not 0 < extent < math.inf:
             raise DataError("all of its points lie in one place", hint="is it the right file?")
+        _, axes = np.linalg.eigh(self.points.T @ self.points)
+        along = self.points @ axes[:, ::-1]
+        # toward its longer tail, which turns with the part; where it has none, the largest component is positive
+        tail = (along**3).mean(0) / extent**3
+        largest = np.take_along_axis(axes[:, ::-1], np.abs(axes[:, ::-1]).argmax(0)[None], 0)[0]
+        self.axes: Points = axes[:, ::-1] * np.where(np.abs(tail) > 1e-9, np.sign(tail), np.sign(largest))
+        self.diagonal = float(np.linalg.norm(np.ptp(self.points @ self.axes, axis=0)))  # of the box along the axes
         self.tree = tree_of(self.points)
         self.spacing = spacing(self.tree, self.points, generator)
         self._near = np.empty((len(points), min(max(k, LINKS), len(points))), np.int32)
@@ -48,12 +55,6 @@ class Scan:
         self.source, known, self._outside = self._given(generator)
         self._normals: Points = np.empty_like(points) if known is None else known
         self._told = np.full(len(points), known is not None)
-        _, axes = np.linalg.eigh(self.points.T @ self.points)
-        along = self.points @ axes[:, ::-1]
-        # toward its longer tail, which turns with the part; where it has none, the largest component is positive
-        tail = (along**3).mean(0) / self.diagonal**3
-        largest = np.take_along_axis(axes[:, ::-1], np.abs(axes[:, ::-1]).argmax(0)[None], 0)[0]
-        self.axes: Points = axes[:, ::-1] * np.where(np.abs(tail) > 1e-9, np.sign(tail), np.sign(largest))
 
     def _given(self, generator: np.random.Generator) -> tuple[str, Points | None, Orientation | None]:
         """Normals of the file, else of the faces, else estimated: toward the camera, else outward."""

@@ -39,7 +39,7 @@ class SurfaceDefect:
     """Options of one defect. ConfigError for values that make none."""
 
     scale: float = 4.0  # cells of the noise across the part's longer side: few large blobs, or many small ones
-    strength: float = 0.01  # how far the most moved point goes, as a share of the bounding box's diagonal
+    strength: float = 0.01  # how far the most moved point goes, as a share of the diagonal of the box around the part
     octaves: int = 3  # layers of ever finer noise
     persistence: float = 0.5  # weight of an octave against the one before it
     lacunarity: float = 2.0  # cells of an octave against the one before it
@@ -150,12 +150,24 @@ def damage(cloud: Cloud, options: SurfaceDefect, generator: np.random.Generator)
         "share": len(rows) / len(part.rows),
         "components": int(component.max(initial=0)),
         "depth": float(np.abs(displacement).max(initial=0)),
+        "roughness": _slope(part, rows, displacement),
         "diagonal": part.diagonal,
         "spacing": part.spacing,
         "limit": limit,
         "normals": part.source,
     }
     return Made(made, labels, displacement, component, record)
+
+
+def _slope(part: Scan, rows: Indices, displacement: NDArray[np.float32]) -> float:
+    """How much the displacement differs between neighbours, over their distance: root mean square; 0 without any."""
+    if not rows.size:
+        return 0.0
+    near = part.near(rows, LINKS)
+    own = displacement[part.rows].astype(np.float64)
+    away = np.sqrt(((part.points[near] - part.points[rows][:, None]) ** 2).sum(2))
+    slope = np.divide(own[near] - own[rows][:, None], away, out=np.zeros_like(away), where=away > 0)
+    return float(np.sqrt((slope[:, 1:] ** 2).mean()))
 
 
 class _Laid(NamedTuple):
@@ -212,10 +224,10 @@ def _field(laid: _Laid, options: SurfaceDefect, generator: np.random.Generator) 
     cells = fold * options.scale * sides / unit / (options.stretch, 1)
     finest = options.scale * (sides.max() / unit) * options.lacunarity ** (options.octaves - 1)
     wanted = max(options.resolution, math.ceil(4 * finest))
-    if options.sample == "grid" and fold * wanted > FINEST:
+    if fold * (wanted if options.sample == "grid" else finest) > FINEST:
         raise ConfigError(
-            f"noise of {finest:.0f} cells across the part needs a grid of more than {FINEST // fold} nodes",
-            hint="a smaller scale, fewer octaves, or sample=points",
+            f"noise of {finest:.0f} cells across the part is finer than a grid of {FINEST // fold} nodes shows",
+            hint="a smaller scale, fewer octaves, or, up to four times as fine, sample=points",
         )
     noise = Fractal.drawn(cells.tolist(), generator, options.octaves, options.persistence, options.lacunarity)
     nodes = np.maximum(np.ceil(fold * min(wanted, FINEST // fold) * sides / sides.max()), 8).astype(int)
