@@ -8,13 +8,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from blemish.cloud_view import PLAIN, View, draw, view_of
+from blemish.cloud_view import PLAIN, View, draw, shape_of, view_of
 from blemish.data.clouds.part import Part
 from blemish.drawing import BOX, TRUTH, Picture, Scale, colours
 from blemish.ops.geometry import nearest, tree_of
 from blemish.types import Region
 
 DRAWN = 40_000  # points of a picture, at most
+NEAR = 12  # neighbours that a point is lit by
 LEAN = 0.5  # of the viewer, away from straight above the place and toward where the part bulges
 
 
@@ -48,7 +49,11 @@ def heat(
         alpha = np.sqrt(share)[:, None]
         paint = paint * (1 - alpha) + colours(share) * alpha
     paint[marked] = TRUTH
-    picture = draw(part.points[some], paint[some], view, side)
+    shown, out = part.points[some], part.outside[some]
+    length = np.sqrt((out**2).sum(1, keepdims=True))
+    known = part.cloud.viewpoint is None and bool((length > 0).all())
+    near = nearest(tree_of(shown), shown, NEAR)
+    picture = draw(shape_of(shown, None, near, out / length if known else None), paint[some], view, side)
     for region in regions:
         _ring(picture, part, view, region)
     return picture

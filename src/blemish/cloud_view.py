@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blemish.errors import DataError
+from blemish.ops import geometry
 from blemish.types import Cloud
 
 Picture = NDArray[np.uint8]
@@ -20,7 +21,6 @@ Axes = NDArray[np.float64]
 
 PLAIN = np.array([206, 209, 214], np.float64)  # RGB of a surface that was left alone
 BULGE, SINK = np.array([222, 62, 54], np.float64), np.array([30, 104, 214], np.float64)
-MOST = 150_000  # points that are drawn: more show nothing more
 FINE = 2  # the picture is drawn so many times larger, and made small at the end
 
 
@@ -60,75 +60,89 @@ def tinted(displacement: NDArray[Any], most: float) -> NDArray[np.float64]:
     return PLAIN + (strong - PLAIN) * np.where(share > 0, 0.25 + 0.75 * share, 0)
 
 
-def draw(points: Axes, colours: NDArray[np.float64] | None, view: View, side: int = 320) -> Picture:
-    """RGB (side, side, 3): the points (N, 3) as a lit surface on white, in their colours (N, 3).
+class Shape(NamedTuple):
+    """What is drawn."""
 
-    Painted from back to front with discs that just close; light and shade come from the depths that are seen.
+    points: Axes  # (N, 3)
+    normals: Axes  # (N, 3); of either sign where not `outward`: what is seen looks at the viewer
+    apart: float  # how wide a disc on each point has to be for the surface to close
+    faces: NDArray[np.int64] | None = None  # (F, 3): then these are drawn
+    outward: bool = False  # the normals are known to point out: what looks away is not drawn
+
+
+def shape_of(
+    points: Axes, faces: NDArray[np.int64] | None, near: NDArray[np.int64] | None, normals: NDArray[Any] | None = None
+) -> Shape:
+    """The points with the normals that are known, or of faces, or of neighbours (N, k); the sixth tells how dense they
+    lie."""
+    if faces is not None:
+        return Shape(points, geometry.face_normals(points, faces), 0, faces)
+    assert near is not None
+    some = np.linspace(0, len(points) - 1, min(len(points), 5000)).astype(int)
+    apart = np.median(np.linalg.norm(points[near[some, min(6, near.shape[1] - 1)]] - points[some], axis=1))
+    if normals is not None:
+        return Shape(points, normals, float(apart), outward=True)
+    return Shape(points, geometry.fitted_normals(points, near), float(apart))
+
+
+def draw(shape: Shape, colours: NDArray[np.float64] | None, view: View, side: int = 320) -> Picture:
+    """RGB (side, side, 3): the shape as a lit surface on white, its points in their colours (N, 3).
+
+    Painted from back to front: faces, or discs that just close.
     """
     size = side * FINE
     scale = size / 2 / view.reach
-    seen = (points - view.middle) @ view.axes.T
-    place = np.rint(seen[:, :2] * (scale, -scale) + size / 2).astype(np.int64)
-    inside = ((place > -20) & (place < size + 20)).all(1)
-    order = np.flatnonzero(inside)
+    seen = (shape.points - view.middle) @ view.axes.T
+    place = seen[:, :2] * (scale, -scale) + size / 2
+    facing = shape.normals @ view.axes.T
+    plain = np.broadcast_to(PLAIN, (len(seen), 3)) if colours is None else colours
+    shown = np.clip(plain * lit(np.where(facing[:, 2:] < 0, -facing, facing))[:, None], 0, 255)
+    paint = np.full((size, size, 3), 255, np.uint8)
+    if shape.faces is not None:
+        _faces(paint, seen, place, shown, shape.faces)
+    else:
+        front = facing[:, 2] > 0 if shape.outward else np.ones(len(seen), bool)
+        _discs(paint, seen[front], place[front], shown[front], int(np.clip(round(shape.apart * scale), 1, 40)))
+    return np.asarray(cv2.resize(paint, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def lit(normals: Axes) -> NDArray[np.float64]:
+    """Brightness (N,) of surfaces with these normals (N, 3: right, up, toward the viewer), lamp at the upper left."""
+    lamp = np.array([-0.5, 0.55, 0.67])
+    return np.asarray(0.3 + 0.85 * np.clip(normals @ lamp, 0, 1))
+
+
+def _faces(paint: Picture, seen: Axes, place: Axes, shown: Axes, faces: NDArray[np.int64]) -> None:
+    corners = place[faces]
+    a, b = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
+    inside = ((corners.max(1) > 0) & (corners.min(1) < len(paint))).all(1)
+    rows = np.flatnonzero(inside & (np.abs(a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]) > 1e-3))
+    rows = rows[np.argsort(seen[faces[rows], 2].mean(1), kind="stable")]
+    fixed = np.rint(corners[rows] * 16).astype(np.int32)
+    tones = shown[faces[rows]].mean(1).tolist()
+    for corner, tone in zip(fixed, tones, strict=True):
+        cv2.fillConvexPoly(paint, corner, tone, cv2.LINE_8, 4)
+
+
+def _discs(paint: Picture, seen: Axes, place: Axes, shown: Axes, radius: int) -> None:
+    size, at = len(paint), np.rint(place).astype(np.int64)
+    order = np.flatnonzero(((at > -radius) & (at < size + radius)).all(1))
     order = order[np.argsort(seen[order, 2], kind="stable")]
-    radius = _disc(place[order], size)
-    depth = np.full((size, size), np.nan, np.float32)
-    paint = np.full((size, size, 3), 255, np.float32)
-    shown = np.broadcast_to(PLAIN, (len(points), 3)) if colours is None else colours
-    span = np.arange(-radius, radius + 1)
-    y, x = np.meshgrid(span, span)
-    steps = np.stack([x, y], 2)[(x**2 + y**2) <= radius**2 + 1]
-    # a block at a time, so that a near point is never painted over by the rim of a far one
-    for block in np.array_split(order, max(1, len(order) // 2000)):
-        to = (place[block][:, None] + steps).reshape(-1, 2)
-        fits = ((to >= 0) & (to < size)).all(1)
-        who = np.repeat(block, len(steps))[fits]
-        column, row = to[fits].T
-        depth[row, column] = seen[who, 2]
-        paint[row, column] = shown[who]
-    lit = _lit(depth, scale, radius)
-    picture = np.where(np.isnan(depth)[..., None], 255, paint * lit[..., None])
-    small = cv2.resize(np.clip(picture, 0, 255).astype(np.float32), (side, side), interpolation=cv2.INTER_AREA)
-    return np.asarray(small.round(), np.uint8)
-
-
-def _disc(place: NDArray[np.int64], size: int) -> int:
-    """Pixels: as wide as the points lie apart where they lie densest, so that the surface closes."""
-    if not len(place):
-        return 1
-    cell = max(size // 40, 1)
-    counts = np.bincount((place // cell + 2) @ np.array([1, 100]), minlength=1)
-    typical = float(np.median(counts[counts > 0]))
-    return int(np.clip(round(1.3 * cell / max(typical, 1) ** 0.5), 1, 9))
-
-
-def _lit(depth: NDArray[np.float32], scale: float, radius: int) -> NDArray[np.float32]:
-    """Brightness (size, size) of a surface with these depths, lamp at the upper left."""
-    there = ~np.isnan(depth)
-    flat = np.where(there, depth, np.nanmin(depth) if there.any() else 0).astype(np.float32) * scale
-    sigma = 0.9 * radius
-    weight = cv2.GaussianBlur(there.astype(np.float32), (0, 0), sigma)
-    smooth = cv2.GaussianBlur(np.where(there, flat, 0).astype(np.float32), (0, 0), sigma) / np.maximum(weight, 1e-3)
-    smooth = np.where(np.abs(smooth - flat) < 6 * radius, smooth, flat)  # not over the edge of what lies in front
-    dy, dx = np.gradient(smooth)
-    steep = np.sqrt(dx**2 + dy**2 + 1)
-    lamp = np.array([-0.45, -0.55, 0.70])
-    light = (-dx * lamp[0] - dy * lamp[1] + lamp[2]) / steep
-    return np.asarray(0.28 + 0.92 * np.clip(light, 0, 1) ** 0.9, np.float32)
+    for centre, tone in zip(at[order].tolist(), shown[order].tolist(), strict=True):
+        cv2.circle(paint, centre, radius, tone, -1, cv2.LINE_8)
 
 
 class Exhibit(NamedTuple):
-    """One cloud on the page."""
+    """One cloud on the page; points and normals as (right, up, toward the viewer)."""
 
     title: str
-    before: Axes  # (N, 3)
-    after: Axes  # (N, 3)
+    before: Shape
+    after: Shape
     displacement: NDArray[Any]  # (N,)
 
 
 def write_page(exhibits: Sequence[Exhibit]) -> bytes:
-    """A page that holds all it needs: turn, zoom, before and after, the defect in colour. Scripts from nowhere else."""
+    """A page that holds all it needs: turn, zoom, before and after, the defect in colour. Nothing is loaded for it."""
     if not exhibits:
         raise DataError("there is no cloud to show")
     data = json.dumps([_packed(e) for e in exhibits], separators=(",", ":")).replace("</", "<\\/")
@@ -137,29 +151,30 @@ def write_page(exhibits: Sequence[Exhibit]) -> bytes:
 
 
 def _packed(exhibit: Exhibit) -> dict[str, Any]:
-    """Points as 16-bit steps of the box around them, displacement as 8-bit steps."""
-    both = np.concatenate([exhibit.before, exhibit.after])
+    """Points as 16-bit steps of the box around them, normals and displacement as 8-bit steps."""
+    shapes = exhibit.before, exhibit.after
+    both = np.concatenate([shape.points for shape in shapes])
     low, side = both.min(0), max(float(np.ptp(both, axis=0).max()), 1e-30)
-    most = max(float(np.abs(exhibit.displacement).max(initial=0)), 1e-30)
+    most = float(np.abs(exhibit.displacement).max(initial=0))
 
     def text(values: NDArray[Any], kind: str) -> str:
         return base64.b64encode(np.ascontiguousarray(values).astype(kind).tobytes()).decode()
 
-    steps = [np.rint((p - low) / side * 65535) for p in (exhibit.before, exhibit.after)]
-    levels = np.rint(exhibit.displacement / most * 127)
+    levels = np.rint(exhibit.displacement / max(most, 1e-30) * 127)
     levels = np.where((levels == 0) & (exhibit.displacement != 0), np.sign(exhibit.displacement), levels)
     return {
         "title": exhibit.title,
-        "points": len(exhibit.before),
+        "points": len(both) // 2,
         "moved": int((exhibit.displacement != 0).sum()),
-        "depth": most if exhibit.displacement.any() else 0,
-        "before": text(steps[0], "<u2"),
-        "after": text(steps[1], "<u2"),
+        "depth": most,
+        "apart": exhibit.before.apart / side,
+        "places": [text(np.rint((shape.points - low) / side * 65535), "<u2") for shape in shapes],
+        "normals": [text(np.rint(shape.normals * 127), "i1") for shape in shapes],
         "levels": text(levels, "i1"),
     }
 
 
-def some_of(cloud: Cloud, displacement: NDArray[Any], most: int = MOST) -> NDArray[np.int64]:
+def some_of(cloud: Cloud, displacement: NDArray[Any], most: int) -> NDArray[np.int64]:
     """Rows of points that are drawn: all that moved, and so many of the others that it is `most` in all."""
     rows = np.flatnonzero(cloud.valid)
     if len(rows) <= most:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterable
+from itertools import chain, count
 from pathlib import Path
 
 from blemish.errors import DataError
@@ -28,3 +30,17 @@ def write_whole(path: str | Path, data: bytes) -> None:
             raise
     except OSError as error:
         raise DataError(f"cannot be written ({error.strerror})", path=path, hint="check folder and space") from None
+
+
+def outputs(files: Iterable[Path], source: Path) -> list[tuple[Path, str]]:
+    """Each file of `source`, a folder or the file itself, and the name of what is made of it: a/b.png becomes a_b.
+
+    Names are used once: where two files would share one, the later ones carry their suffix or a number.
+    """
+    found: dict[str, Path] = {}
+    for path in files:
+        inside = path.relative_to(source) if path != source and path.is_relative_to(source) else Path(path.name)
+        stem = "_".join(inside.with_suffix("").parts)
+        names = chain((stem, f"{stem}_{path.suffix[1:]}"), (f"{stem}_{n}" for n in count(2)))
+        found[next(name for name in names if name not in found)] = path
+    return [(path, name) for name, path in found.items()]

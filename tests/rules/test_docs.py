@@ -129,7 +129,8 @@ def test_commands_and_options_exist(page: Path) -> None:
         if not line.startswith("blemish "):
             continue
         words = shlex.split(line, comments=True)
-        options = {o for p in known[words[1]].params for o in (*p.opts, *p.secondary_opts)}
+        command = known.get(words[1]) or known[" ".join(words[1:3])]
+        options = {o for p in command.params for o in (*p.opts, *p.secondary_opts)}
         assert {w for w in words[2:] if w.startswith("--")} <= options, line
     for script in re.findall(r"benchmarks/\w+\.\w+", page.read_text(encoding="utf-8")):
         assert (ROOT / script).is_file(), script

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from blemish.cli import about
+from blemish.cli import about, synthesize
 
 app = typer.Typer(
     name="blemish",
@@ -306,11 +306,16 @@ def demo(
     show(run_demo(data, out, method, track=track), about.console())
 
 
+app.add_typer(synthesize.app, name="synthesize")
 for command in (about.methods, about.backbones, about.cache, about.doctor):
     app.command()(command)
 
 
 def commands() -> dict[str, Any]:
-    """The click commands by name; the documentation is checked against them."""
+    """The click commands by name, those of a group as `group command`; the documentation is checked against them."""
     group: Any = typer.main.get_command(app)
-    return dict(group.commands)
+    found: dict[str, Any] = {}
+    for name, one in group.commands.items():
+        inner = getattr(one, "commands", None)
+        found |= {name: one} if inner is None else {f"{name} {kind}": own for kind, own in inner.items()}
+    return found

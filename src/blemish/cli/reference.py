@@ -31,7 +31,7 @@ def _usage(command: Any) -> Iterator[str]:
     """Arguments, and the options that have to be given."""
     for parameter in command.params:
         if parameter.param_type_name == "argument":
-            yield parameter.name.upper() + ("..." if parameter.nargs == -1 else "")
+            yield _name(parameter) + ("..." if parameter.nargs == -1 else "")
         elif parameter.required:
             yield f"{parameter.opts[0]} {parameter.name.strip('_').upper()}"
 
@@ -40,7 +40,7 @@ def _rows(command: Any) -> Iterator[tuple[str, str, str]]:
     for parameter in command.params:
         text = (parameter.help or "").replace("|", "\\|")
         if parameter.param_type_name == "argument":
-            yield f"`{parameter.name.upper()}`", "", text
+            yield f"`{_name(parameter)}`", "", text
             continue
         names = ", ".join(f"`{option}`" for option in (*parameter.opts, *parameter.secondary_opts))
         choices = getattr(parameter.type, "choices", None)
@@ -49,6 +49,10 @@ def _rows(command: Any) -> Iterator[tuple[str, str, str]]:
         if getattr(parameter, "multiple", False):
             names += " (repeatable)"
         yield names, _default(parameter), text
+
+
+def _name(argument: Any) -> str:
+    return str(argument.metavar or argument.name.upper())
 
 
 def _default(parameter: Any) -> str:

@@ -38,9 +38,16 @@ class Scan:
         points = cloud.points[self.rows].astype(np.float64)
         self.mean = points.mean(0)
         self.points: Points = points - self.mean
-        self.diagonal = float(np.linalg.norm(np.ptp(points, axis=0)))
-        if not 0 < self.diagonal < math.inf:
+        extent = float(np.linalg.norm(np.ptp(points, axis=0)))
+        if not 0 < extent < math.inf:
             raise DataError("all of its points lie in one place", hint="is it the right file?")
+        _, axes = np.linalg.eigh(self.points.T @ self.points)
+        along = self.points @ axes[:, ::-1]
+        # toward its longer tail, which turns with the part; where it has none, the largest component is positive
+        tail = (along**3).mean(0) / extent**3
+        largest = np.take_along_axis(axes[:, ::-1], np.abs(axes[:, ::-1]).argmax(0)[None], 0)[0]
+        self.axes: Points = axes[:, ::-1] * np.where(np.abs(tail) > 1e-9, np.sign(tail), np.sign(largest))
+        self.diagonal = float(np.linalg.norm(np.ptp(self.points @ self.axes, axis=0)))  # of the box along the axes
         self.tree = tree_of(self.points)
         self.spacing = spacing(self.tree, self.points, generator)
         self._near = np.empty((len(points), min(max(k, LINKS), len(points))), np.int32)
@@ -48,12 +55,6 @@ class Scan:
         self.source, known, self._outside = self._given(generator)
         self._normals: Points = np.empty_like(points) if known is None else known
         self._told = np.full(len(points), known is not None)
-        _, axes = np.linalg.eigh(self.points.T @ self.points)
-        along = self.points @ axes[:, ::-1]
-        # toward its longer tail, which turns with the part; where it has none, the largest component is positive
-        tail = (along**3).mean(0) / self.diagonal**3
-        largest = np.take_along_axis(axes[:, ::-1], np.abs(axes[:, ::-1]).argmax(0)[None], 0)[0]
-        self.axes: Points = axes[:, ::-1] * np.where(np.abs(tail) > 1e-9, np.sign(tail), np.sign(largest))
 
     def _given(self, generator: np.random.Generator) -> tuple[str, Points | None, Orientation | None]:
         """Normals of the file, else of the faces, else estimated: toward the camera, else outward."""
@@ -80,6 +81,13 @@ class Scan:
         self._looked[fresh] = True
         return self._near[rows, :k].astype(np.int64)
 
+    def own_side(self, rows: Indices, near: Indices, normals: Points) -> Indices:
+        """The neighbours (M, k) without those on the far side of a thin wall: the point itself stands for them."""
+        if self.source in ("camera", "estimated"):  # of these very neighbours: they tell no side
+            return near
+        same = np.einsum("nkd,nd->nk", self._normals[near], normals) > 0.3
+        return np.where(same, near, rows[:, None])
+
     def normals(self, rows: Indices) -> Points:
         """(M, 3) unit normals of valid points; looked up once for each point."""
         fresh = np.unique(rows[~self._told[rows]])
@@ -92,3 +100,27 @@ class Scan:
                 self._normals[own] = toward(plain, self.points[own], np.asarray(self.cloud.viewpoint) - self.mean)
         self._told[fresh] = True
         return self._normals[rows]
+
+    def room(self, rows: Indices, move: NDArray[np.float64], normals: Points) -> NDArray[np.float64]:
+        """(M,) how far each point may go before it meets a wall that faces it: a sheet's far side, or across a gap."""
+        hit = nearest(self.tree, self.points[rows] + move[:, None] * normals, 1)[:, 0]
+        away = ((self.points[hit] - self.points[rows]) * normals).sum(1) * np.sign(move)
+        faces = (self.normals(hit) * normals).sum(1) < -0.3
+        return np.where(faces & (away > 0), 0.8 * away, np.inf)
+
+    def normals_after(self, rows: Indices, points: NDArray[Any]) -> NDArray[Any] | None:
+        """The cloud's normals, those of the moved `rows` made anew from all its `points`; None where it has none."""
+        before = self.cloud.normals
+        if before is None or not rows.size:
+            return before
+        of_faces = self.of_faces(points)
+        if of_faces is not None:
+            fresh = of_faces[self.rows[rows]]
+        else:
+            known = self.normals(rows)
+            after = points[self.rows].astype(np.float64) - self.mean
+            fresh = fitted_normals(after, self.own_side(rows, self.near(rows, self.k), known))
+            fresh = np.where(((fresh * known).sum(1) < 0)[:, None], -fresh, fresh)
+        out = before.copy()
+        out[self.rows[rows]] = fresh
+        return out

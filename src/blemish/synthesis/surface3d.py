@@ -39,7 +39,7 @@ class SurfaceDefect:
     """Options of one defect. ConfigError for values that make none."""
 
     scale: float = 4.0  # cells of the noise across the part's longer side: few large blobs, or many small ones
-    strength: float = 0.01  # how far the most moved point goes, as a share of the bounding box's diagonal
+    strength: float = 0.01  # how far the most moved point goes, as a share of the diagonal of the box around the part
     octaves: int = 3  # layers of ever finer noise
     persistence: float = 0.5  # weight of an octave against the one before it
     lacunarity: float = 2.0  # cells of an octave against the one before it
@@ -49,7 +49,7 @@ class SurfaceDefect:
     mode: Literal["islands", "global"] = "islands"  # global: the whole field moves the whole part, both ways
     plane: Literal["pca", "local", "cylinder"] = "pca"  # what the noise is laid on: see `_laid`
     guard: bool = True  # only the side of the part that the window's centre faces, else both that the plane folds
-    clamp: bool = True  # less where the surface is so hollow that points would move through each other
+    clamp: bool = True  # less where points would move through each other: in hollows, and through walls
     stretch: float = 1.0  # noise so many times longer than wide, in any direction: scratches
     at: tuple[float, float, float] | None = None  # the window's centre, in the cloud's unit; by lot if not given
     scale_units: Literal["relative", "raw"] = "relative"  # raw: cells per unit of the file, as the paper multiplies
@@ -76,7 +76,7 @@ _RANGES = (
 PRESETS: dict[str, dict[str, Any]] = {
     "dent": {"scale": 2.0, "octaves": 1, "strength": 0.015, "sign": "sink"},
     "bump": {"scale": 3.0, "octaves": 2, "strength": 0.015, "sign": "bulge"},
-    "rough": {"scale": 12.0, "octaves": 5, "persistence": 0.7, "strength": 0.004, "tau": 0.35, "sign": "bulge"},
+    "rough": {"scale": 12.0, "octaves": 5, "persistence": 0.7, "strength": 0.006, "tau": 0.2, "sign": "bulge"},
     "warp": {"scale": 1.5, "octaves": 1, "mode": "global", "strength": 0.01},
     "scratch": {"scale": 20.0, "octaves": 1, "stretch": 8.0, "tau": 0.7, "strength": 0.006, "sign": "sink"},
 }
@@ -140,7 +140,7 @@ def damage(cloud: Cloud, options: SurfaceDefect, generator: np.random.Generator)
     displacement, component = np.zeros(len(points), np.float32), np.zeros(len(points), np.int32)
     points[at], labels[at], displacement[at] = after, 1, away
     component[at] = geometry.components(part.near(rows, LINKS), np.ones(len(rows), bool), rows)
-    made = replace(cloud, points=points, normals=_normals_after(part, rows, points))
+    made = replace(cloud, points=points, normals=part.normals_after(rows, points))
     made = replace(made, fields={**cloud.fields, "label": labels, "displacement": displacement, "component": component})
     record = {
         "options": asdict(options),
@@ -150,12 +150,24 @@ def damage(cloud: Cloud, options: SurfaceDefect, generator: np.random.Generator)
         "share": len(rows) / len(part.rows),
         "components": int(component.max(initial=0)),
         "depth": float(np.abs(displacement).max(initial=0)),
+        "roughness": _slope(part, rows, displacement),
         "diagonal": part.diagonal,
         "spacing": part.spacing,
         "limit": limit,
         "normals": part.source,
     }
     return Made(made, labels, displacement, component, record)
+
+
+def _slope(part: Scan, rows: Indices, displacement: NDArray[np.float32]) -> float:
+    """How much the displacement differs between neighbours, over their distance: root mean square; 0 without any."""
+    if not rows.size:
+        return 0.0
+    near = part.near(rows, LINKS)
+    own = displacement[part.rows].astype(np.float64)
+    away = np.sqrt(((part.points[near] - part.points[rows][:, None]) ** 2).sum(2))
+    slope = np.divide(own[near] - own[rows][:, None], away, out=np.zeros_like(away), where=away > 0)
+    return float(np.sqrt((slope[:, 1:] ** 2).mean()))
 
 
 class _Laid(NamedTuple):
@@ -212,10 +224,10 @@ def _field(laid: _Laid, options: SurfaceDefect, generator: np.random.Generator) 
     cells = fold * options.scale * sides / unit / (options.stretch, 1)
     finest = options.scale * (sides.max() / unit) * options.lacunarity ** (options.octaves - 1)
     wanted = max(options.resolution, math.ceil(4 * finest))
-    if options.sample == "grid" and fold * wanted > FINEST:
+    if fold * (wanted if options.sample == "grid" else finest) > FINEST:
         raise ConfigError(
-            f"noise of {finest:.0f} cells across the part needs a grid of more than {FINEST // fold} nodes",
-            hint="a smaller scale, fewer octaves, or sample=points",
+            f"noise of {finest:.0f} cells across the part is finer than a grid of {FINEST // fold} nodes shows",
+            hint="a smaller scale, fewer octaves, or, up to four times as fine, sample=points",
         )
     noise = Fractal.drawn(cells.tolist(), generator, options.octaves, options.persistence, options.lacunarity)
     nodes = np.maximum(np.ceil(fold * min(wanted, FINEST // fold) * sides / sides.max()), 8).astype(int)
@@ -293,26 +305,9 @@ def _moves(
     else:
         move = move * lots[geometry.components(part.near(rows, LINKS), weight > 0, rows)]
     if options.clamp and rows.size and options.strength > 0:
-        near = part.near(rows, options.neighbours)
+        near = part.own_side(rows, part.near(rows, options.neighbours), normals)
         bend = geometry.principal_curvatures(part.points, part.points[rows], normals, near)
         hollow = np.where(move > 0, bend[:, 1], -bend[:, 0])  # toward where it goes
-        most = 0.5 / np.maximum(hollow, 1e-9 / part.diagonal)
+        most = np.minimum(0.5 / np.maximum(hollow, 1e-9 / part.diagonal), part.room(rows, move, normals))
         move = np.clip(move, -most, most)
     return move, normals
-
-
-def _normals_after(part: Scan, rows: Indices, points: NDArray[Any]) -> NDArray[Any] | None:
-    """The cloud's normals, those of the moved `rows` made anew; None where it has none."""
-    before = part.cloud.normals
-    if before is None or not rows.size:
-        return before
-    of_faces = part.of_faces(points)
-    if of_faces is not None:
-        fresh = of_faces[part.rows[rows]]
-    else:
-        own = points[part.rows].astype(np.float64) - part.mean
-        fresh = geometry.fitted_normals(own, part.near(rows, part.k))
-        fresh = np.where(((fresh * part.normals(rows)).sum(1) < 0)[:, None], -fresh, fresh)
-    out = before.copy()
-    out[part.rows[rows]] = fresh
-    return out

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from blemish.errors import ConfigError
-from blemish.synthesis.perlin import fractal, perlin
+from blemish.synthesis.perlin import Fractal, fractal, perlin
 
 CASES = [((96,), (6,)), ((48, 64), (4, 8)), ((12, 16, 20), (3, 4, 5))]
 
@@ -109,3 +109,68 @@ def test_what_cannot_be_drawn_is_refused(shape: tuple[int, ...], cells: float) -
 def test_octaves_are_checked() -> None:
     with pytest.raises(ConfigError, match="octaves"):
         fractal((4, 4), 2, rng(), octaves=0)
+
+
+def fractal_field(seed: int, cells: float, octaves: int = 1, side: int = 256) -> np.ndarray:
+    return Fractal.drawn((cells, cells), rng(seed), octaves).on_grid((side, side)).astype(np.float64)
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_what_is_drawn_once_is_the_same_on_any_grid_and_at_points(axes: int) -> None:
+    noise = Fractal.drawn((3.2, 7.7, 1.4)[:axes], rng(3), octaves=3, persistence=0.6, lacunarity=1.9)
+    shape = (9, 17, 5)[:axes]
+    places = np.stack(np.meshgrid(*[np.linspace(0, 1, n) for n in shape], indexing="ij"), -1)
+    coarse = noise.on_grid(shape)
+    assert noise.at(places.reshape(-1, axes)) == pytest.approx(coarse.reshape(-1), abs=1e-6)
+    fine = noise.on_grid([2 * n - 1 for n in shape])
+    assert fine[(slice(None, None, 2),) * axes] == pytest.approx(coarse, abs=1e-6)
+    assert 0.1 < coarse.std() < 1
+
+
+def test_drawn_noise_has_its_zeros_where_its_lattice_is() -> None:
+    noise = Fractal.drawn((6, 6), rng(5))
+    corners = (np.stack(np.meshgrid(np.arange(1, 6), np.arange(1, 6)), -1).reshape(-1, 2) - noise.offsets[0]) / 6
+    assert np.abs(noise.at(corners)).max() < 1e-6
+    assert np.abs(noise.at(corners + 0.5 / 6)).max() > 0.2
+
+
+def test_drawn_noise_leans_to_no_side_and_other_seeds_are_other_noise() -> None:
+    field = fractal_field(0, 60.0, octaves=3, side=600)
+    assert abs(field.mean()) < 0.02
+    assert np.array_equal(field, fractal_field(0, 60.0, octaves=3, side=600))
+    assert abs(np.corrcoef(field.ravel(), fractal_field(1, 60.0, octaves=3, side=600).ravel())[0, 1]) < 0.1
+
+
+def power_at(field: np.ndarray, cycles: float) -> float:
+    """Share of the field's energy within a third of an octave of so many cycles across."""
+    energy = np.abs(np.fft.fft2(field - field.mean())) ** 2
+    along = np.fft.fftfreq(len(field), 1 / len(field))
+    radius = np.hypot(along[:, None], along)
+    return float(energy[np.abs(np.log2(np.maximum(radius, 1e-9) / cycles)) < 1 / 3].sum() / field.size**2)
+
+
+def test_each_octave_adds_energy_at_its_own_frequency() -> None:
+    def mean(octaves: int, cycles: float) -> float:
+        weight = sum(0.5**k for k in range(octaves))  # undo the mean over octaves
+        return float(np.mean([power_at(weight * fractal_field(s, 6, octaves), cycles) for s in range(6)]))
+
+    for octave in (1, 2, 3):
+        cycles = 6 * 2**octave
+        assert mean(octave + 1, cycles) > 2 * mean(octave, cycles)
+        assert mean(octave + 1, 6) == pytest.approx(mean(octave, 6), rel=0.5)
+
+
+def test_twice_the_scale_is_twice_the_frequency() -> None:
+    def peak(cells: float) -> float:
+        tried = np.geomspace(2, 64, 26)
+        return float(
+            tried[np.argmax([np.mean([power_at(fractal_field(s, cells), c) for s in range(6)]) for c in tried])]
+        )
+
+    assert peak(20) / peak(10) == pytest.approx(2, rel=0.35)
+
+
+@pytest.mark.parametrize("bad", [{"octaves": 0}, {"persistence": 0}, {"lacunarity": -1}])
+def test_noise_that_cannot_be_drawn_is_refused(bad: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match="no noise"):
+        Fractal.drawn((4, 4), rng(), **bad)

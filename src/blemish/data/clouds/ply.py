@@ -59,7 +59,7 @@ def _faces(file: Any, count: int) -> NDArray[np.int64] | None:
         name = next((n for n in _FACES if n in (element.data.dtype.names or ())), None)
         if name is None or not len(element.data):
             continue
-        lists = element.data[name]
+        lists: Any = element.data[name]
         if element.name == "tristrips":
             found += [strips(np.asarray(one, np.int64)) for one in lists]
         elif lists.ndim == 2:
@@ -96,7 +96,7 @@ def strips(strip: NDArray[np.int64]) -> NDArray[np.int64]:
     a, b, c = strip[at - 2], strip[at - 1], strip[at]
     odd = (at - first[at]) % 2 == 1
     faces = np.stack([np.where(odd, b, a), np.where(odd, a, b), c], 1)
-    return faces[(a != b) & (b != c) & (a != c)]
+    return np.asarray(faces[(a != b) & (b != c) & (a != c)])
 
 
 def written(cloud: Cloud, _: str) -> bytes:

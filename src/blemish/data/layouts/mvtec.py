@@ -3,7 +3,8 @@
 Bergmann et al., MVTec AD: a comprehensive real-world dataset for unsupervised anomaly detection, CVPR 2019.
 Many others are laid out like it. Beyond the original, each category may hold `box_masks/` (filled boxes, used where
 there is no ground_truth), `groups.json` ({image file name: unit}) and `split_<name>.json` ({"train": [image file
-names], "test_good": [...]} over the good images of both folders; asked for with split="<name>").
+names], "test_good": [...]} over the good images of both folders; asked for with split="<name>"). Made defects have no
+`train/`: such a set can be tested with alone.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ PRIORITY = 80
 
 
 def is_category(folder: Path) -> bool:
-    return bool(images_in(folder / "train" / "good"))
+    """With good training images, or, to be tested with alone, with good test images and ground truth."""
+    tested = bool(images_in(folder / "test" / "good")) and (folder / "ground_truth").is_dir()
+    return tested or bool(images_in(folder / "train" / "good"))
 
 
 def detect(root: Path) -> bool:
