@@ -40,8 +40,8 @@ class Config:
     spacings: float = 1.5  # the voxel is at least so many distances between neighbouring points; 0 = whatever it is
     normal_radius: float = 2.0  # of the neighbours that a normal comes from, in voxels
     normal_points: int = 30  # at most so many of them
-    radius: float = 5.0  # of the neighbours that a histogram counts, in voxels
-    points: int = 100  # at most so many of them
+    radius: float = 8.0  # of the neighbours that a histogram counts, in voxels; BTF has 5
+    points: int = 150  # at most so many of them
     fast: bool = True  # FPFH; False leaves the neighbours' own histograms out (SPFH)
     coreset_ratio: float = 0.1  # share of all points kept, in (0, 1]
     bank: int = 10_000  # most points kept, whatever the ratio says: it bounds the time of an inspection
