@@ -41,7 +41,6 @@ class Config:
     normal_radius: float = 2.0  # of the neighbours that a normal comes from, in voxels
     normal_points: int = 30  # at most so many of them
     radius: float = 8.0  # of the neighbours that a histogram counts, in voxels; BTF has 5
-    points: int = 150  # at most so many of them
     fast: bool = True  # FPFH; False leaves the neighbours' own histograms out (SPFH)
     coreset_ratio: float = 0.1  # share of all points kept, in (0, 1]
     bank: int = 10_000  # most points kept, whatever the ratio says: it bounds the time of an inspection
@@ -54,8 +53,8 @@ class Config:
     def __post_init__(self) -> None:
         if not 0 < self.voxel <= COARSEST or self.spacings < 0:
             raise ConfigError(f"voxel has to be in (0, {COARSEST}], and spacings 0 or more")
-        if min(self.normal_radius, self.radius) <= 0 or self.normal_points < 3 or self.points < 3:
-            raise ConfigError("radii have to be positive, with 3 points or more")
+        if min(self.normal_radius, self.radius) <= 0 or self.normal_points < 3:
+            raise ConfigError("radii have to be positive, with 3 points of a normal or more")
         if not 0 < self.coreset_ratio <= 1:
             raise ConfigError(f"coreset_ratio has to be in (0, 1], not {self.coreset_ratio}")
         if self.bank < 1 or self.pool < 4 * self.bank:
