@@ -170,6 +170,8 @@ def _window_samples(
 
 def _plan_clouds(learn: Sequence[Record], options: FitOptions, backbone: Any) -> SampleKind[Any]:  # noqa: ARG001
     """Size and spacing of the typical part, of eight spread over the set."""
+    if options.views or options.textures or options.roi:
+        raise ConfigError("views, textures and a region of interest are for images", hint="leave them out")
     return Clouds(CloudPlan.of(part_at(record.path) for record in learn[:: max(1, len(learn) // 8)]))
 
 
@@ -188,8 +190,8 @@ def _open_clouds(
 def _cloud_samples(
     source: CloudSource, records: Sequence[Record], needs: Needs, options: FitOptions, textures: Sequence[Any]
 ) -> CloudSamples:
-    if options.views or textures or needs.twin:
-        raise ConfigError("views, textures and made defects are for images", hint="leave them out")
+    if textures or needs.twin:
+        raise ConfigError("textures and made defects are for images", hint="leave them out")
     return CloudSamples(source, records)
 
 

@@ -62,7 +62,9 @@ def bank() -> Fpfh:
 def with_defect(seed: int, **options: Any) -> tuple[Cloud, NDArray[np.bool_]]:
     """The whole plate under the noise's blobs: no window, as the bare idea has it."""
     made = damage(
-        plate(1000 + seed), SurfaceDefect(**{"radius": 0.0, "sign": "bulge", **options}), np.random.default_rng(3)
+        plate(1000 + seed),
+        SurfaceDefect(**{"radius": 0.0, "sign": "bulge", "noise": 0.0008, **options}),
+        np.random.default_rng(3),
     )
     return made.cloud, made.labels > 0
 
@@ -108,20 +110,19 @@ def features(seen: Looked) -> Tensor:
     return torch.from_numpy(seen.features)
 
 
-def ball_on(cloud: Cloud, seed: int) -> tuple[Cloud, NDArray[np.bool_]]:
-    """Half a ball sticks to the plate: no Perlin noise has made it."""
+def lens_on(cloud: Cloud, seed: int, radius: float = 0.05, height: float = 0.006) -> tuple[Cloud, NDArray[np.bool_]]:
+    """A drop sticks to the plate, a cap of a ball: no Perlin noise has made it."""
     generator = np.random.default_rng(seed)
-    centre, radius = cloud.points[generator.integers(len(cloud.points))], 0.03
+    centre = cloud.points[generator.integers(len(cloud.points))]
     assert cloud.normals is not None
-    away = np.linalg.norm(cloud.points - centre, axis=1)
+    away = np.linalg.norm(cloud.points - centre, axis=1) / radius
     points = cloud.points.copy()
-    inside = away < radius
-    points[inside, 2] += np.sqrt(radius**2 - away[inside] ** 2)
-    return Cloud(points, cloud.normals), inside
+    points[:, 2] += height * np.sqrt(np.clip(1 - away**2, 0, 1))
+    return Cloud(points, cloud.normals), away < 1
 
 
 def test_learning_from_made_defects_helps_on_others(bank: Fpfh) -> None:
-    """A linear judge of features, learned from defects by Perlin noise, beside the bank: on balls better than it."""
+    """A linear judge of features, learned from defects by Perlin noise, beside the bank: on drops better than it."""
     normal = torch.cat([features(bank.look(sample(plate(i)))) for i in range(3)])
     made = []
     for k in range(3):
@@ -153,7 +154,7 @@ def test_learning_from_made_defects_helps_on_others(bank: Fpfh) -> None:
     for of in ((far,), (far, judge)):
         truth, maps = [], []
         for k in range(3):
-            cloud, labels = ball_on(plate(60 + k), k)
+            cloud, labels = lens_on(plate(60 + k), k)
             seen = bank.look(sample(cloud))
             total = sum((f(seen) - m) / s for f, (m, s) in zip(of, scale, strict=False))
             maps.append(bank.blurred(total, seen, sample(cloud)[:, :3]).numpy())
