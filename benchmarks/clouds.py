@@ -53,13 +53,13 @@ MESHES = ("fandisk.obj", "igea.ply", "spot.obj", "stanford-bunny.obj")
 OPTIONS: dict[str, Any] = {
     "points": 4000,  # of a scan
     "noise": 0.0004,  # of the sensor, as a share of the diagonal
-    "learn": 16,  # normal scans
-    "negatives": 16,  # the same scans with made defects, which the network alone sees
-    "held": 20,  # normal scans that thresholds come from
-    "good": 20,  # normal scans to test on
-    "null": 12,  # with a defect of strength 0
-    "each": 4,  # scans with a defect, of each depth and size
-    "others": 6,  # of each family that is not Perlin noise
+    "learn": 12,  # normal scans
+    "negatives": 12,  # the same scans with made defects, which the network alone sees
+    "held": 12,  # normal scans that thresholds come from
+    "good": 12,  # normal scans to test on
+    "null": 8,  # with a defect of strength 0
+    "each": 2,  # scans with a defect, of each depth and size
+    "others": 4,  # of each family that is not Perlin noise
     "depths": [0.005, 0.01, 0.02],  # of the diagonal
     "sizes": [0.08, 0.15, 0.25],  # radius of the defect's window, of the part's longer side
     "rate": 0.1,  # of false alarms, promised

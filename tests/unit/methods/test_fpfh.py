@@ -14,7 +14,6 @@ from blemish.config import build
 from blemish.errors import ConfigError
 from blemish.methods.fpfh import Config, Fpfh
 from blemish.metrics.ranking import auroc
-from blemish.ops.fpfh import Looked
 from blemish.synthesis.surface3d import SurfaceDefect, damage
 from blemish.types import Batch, Cloud, FeatureSpec
 from tests.fakes import CloudWorld, good_cloud
@@ -23,7 +22,7 @@ SPACING = 0.008
 WORLD = CloudWorld()
 
 
-def plate(seed: int, count: int = 2500) -> Cloud:
+def plate(seed: int, count: int = 3600) -> Cloud:
     """A ribbed plate, 1 across, scanned with noise from above."""
     generator = np.random.default_rng(seed)
     side = round(count**0.5)
@@ -56,7 +55,7 @@ def fitted(*clouds: Cloud, **options: Any) -> Fpfh:
 
 @pytest.fixture(scope="module")
 def bank() -> Fpfh:
-    return fitted(*(plate(i) for i in range(3)), voxel=0.02)
+    return fitted(*(plate(i) for i in range(3)), voxel=0.016)
 
 
 def with_defect(seed: int, **options: Any) -> tuple[Cloud, NDArray[np.bool_]]:
@@ -77,11 +76,12 @@ def found(bank: Fpfh, **options: Any) -> float:
 
 
 def test_stronger_and_finer_defects_are_found_better_and_both_ways_alike(bank: Fpfh) -> None:
-    by_strength = [found(bank, strength=a, octaves=4) for a in (0.002, 0.006, 0.02)]
+    by_strength = [found(bank, strength=a, scale=2.0, octaves=4) for a in (0.003, 0.01, 0.03)]
     assert by_strength[0] < by_strength[1] < by_strength[2]
-    assert by_strength[2] > 0.85
-    assert found(bank, strength=0.006, octaves=1) < by_strength[1]
-    sunk = found(bank, strength=0.006, octaves=4, sign="sink")
+    assert by_strength[1] > 0.8
+    assert by_strength[2] > 0.95
+    assert found(bank, strength=0.01, scale=2.0, octaves=1) < by_strength[1] - 0.1
+    sunk = found(bank, strength=0.01, scale=2.0, octaves=4, sign="sink")
     assert sunk == pytest.approx(by_strength[1], abs=0.03)
 
 
@@ -106,63 +106,6 @@ def test_a_motion_changes_no_score(bank: Fpfh) -> None:
     assert float((a.anomaly_map - b.anomaly_map).abs().mean()) < 0.02 * float(a.anomaly_map.mean())
 
 
-def features(seen: Looked) -> Tensor:
-    return torch.from_numpy(seen.features)
-
-
-def lens_on(cloud: Cloud, seed: int, radius: float = 0.05, height: float = 0.006) -> tuple[Cloud, NDArray[np.bool_]]:
-    """A drop sticks to the plate, a cap of a ball: no Perlin noise has made it."""
-    generator = np.random.default_rng(seed)
-    centre = cloud.points[generator.integers(len(cloud.points))]
-    assert cloud.normals is not None
-    away = np.linalg.norm(cloud.points - centre, axis=1) / radius
-    points = cloud.points.copy()
-    points[:, 2] += height * np.sqrt(np.clip(1 - away**2, 0, 1))
-    return Cloud(points, cloud.normals), away < 1
-
-
-def test_learning_from_made_defects_helps_on_others(bank: Fpfh) -> None:
-    """A linear judge of features, learned from defects by Perlin noise, beside the bank: on drops better than it."""
-    normal = torch.cat([features(bank.look(sample(plate(i)))) for i in range(3)])
-    made = []
-    for k in range(3):
-        cloud, labels = with_defect(k, strength=0.015, octaves=3, tau=0.7)
-        seen = bank.look(sample(cloud))
-        near = np.linalg.norm(cloud.points.astype(np.float32) - seen.points[:, None], axis=2).argmin(1)
-        made.append(features(seen)[torch.from_numpy(labels[near])])
-    bad = torch.cat(made)
-    mean, spread = normal.mean(0), normal.std(0).clamp_min(1e-3)
-    x = (torch.cat([normal, bad]) - mean) / spread
-    y = torch.cat([torch.zeros(len(normal)), torch.ones(len(bad))])
-    pull = torch.where(y > 0, 0.5 / y.mean(), 0.5 / (1 - y.mean()))
-    weight = torch.zeros(x.shape[1] + 1, requires_grad=True)
-    optimiser = torch.optim.LBFGS([weight], max_iter=40)
-
-    def loss() -> Tensor:
-        optimiser.zero_grad()
-        z = x @ weight[1:] + weight[0]
-        value = torch.nn.functional.binary_cross_entropy_with_logits(z, y, pull) + 1e-3 * weight.square().sum()
-        value.backward()
-        return value
-
-    optimiser.step(loss)
-    held = bank.look(sample(plate(50)))
-    judge = lambda seen: ((features(seen) - mean) / spread) @ weight.detach()[1:]  # noqa: E731
-    far = lambda seen: torch.cdist(features(seen) - bank.centre, bank.memory).amin(1)  # noqa: E731
-    scale = [(f(held).mean(), f(held).std()) for f in (far, judge)]
-    areas = []
-    for of in ((far,), (far, judge)):
-        truth, maps = [], []
-        for k in range(3):
-            cloud, labels = lens_on(plate(60 + k), k)
-            seen = bank.look(sample(cloud))
-            total = sum((f(seen) - m) / s for f, (m, s) in zip(of, scale, strict=False))
-            maps.append(bank.blurred(total, seen, sample(cloud)[:, :3]).numpy())
-            truth.append(labels)
-        areas.append(auroc(np.concatenate(truth).astype(int), np.concatenate(maps)))
-    assert areas[1] > areas[0] > 0.7
-
-
 def test_the_voxel_follows_part_and_scan() -> None:
     assert method()._voxel == pytest.approx(1.5 * SPACING)  # 0.012 and not the 0.01 of the part
     assert method(voxel=0.05)._voxel == 0.05
@@ -175,7 +118,7 @@ def test_the_voxel_follows_part_and_scan() -> None:
 def test_switches_change_what_they_say() -> None:
     clouds = [plate(i, 900) for i in range(2)]
     cloud, _ = with_defect(0, strength=0.02)
-    probe = batch(Cloud(cloud.points[::3], cloud.normals[::3]))  # type: ignore[index]
+    probe = batch(Cloud(cloud.points[::4], cloud.normals[::4]))  # type: ignore[index]
     base = {"voxel": 0.035}
     plain = fitted(*clouds, **base)
     out = plain(probe)
