@@ -22,8 +22,8 @@ from blemish.data.clouds import HOLDS_FIELDS, clouds_in, read_cloud, write_cloud
 from blemish.drawing import write_png
 from blemish.errors import ConfigError, DataError
 from blemish.files import outputs, write_whole
-from blemish.runtime.scores import Track, no_track
 from blemish.ops.geometry import sampled
+from blemish.runtime.scores import Track, no_track
 from blemish.synthesis.lots import lots_of
 from blemish.synthesis.surface3d import Made, damage, options_of
 from blemish.types import Cloud
