@@ -18,7 +18,7 @@ from blemish.data.clouds import read_cloud, write_cloud
 from blemish.data.decode import read_image
 from blemish.errors import ConfigError, DataError
 from blemish.studio3d import surfaces
-from blemish.synthesis import geometry
+from blemish.ops import geometry
 from blemish.types import Cloud
 
 for package in ("scipy", "plyfile", "pypcd4", "tifffile"):
