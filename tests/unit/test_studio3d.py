@@ -17,8 +17,8 @@ from blemish.cloud_view import draw, shape_of, tinted, view_of
 from blemish.data.clouds import read_cloud, write_cloud
 from blemish.data.decode import read_image
 from blemish.errors import ConfigError, DataError
-from blemish.studio3d import surfaces
 from blemish.ops import geometry
+from blemish.studio3d import surfaces
 from blemish.types import Cloud
 
 for package in ("scipy", "plyfile", "pypcd4", "tifffile"):
