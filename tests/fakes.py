@@ -12,9 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from blemish import export, training
+from blemish import export, learning, training
 from blemish.backbones.base import Backbone
+from blemish.config import to_json
+from blemish.data.clouds.part import CloudPlan
+from blemish.kinds.cloud import Clouds
 from blemish.methods.base import Method
+from blemish.modelfile import Model
 from blemish.runtime.engines import Engine
 from blemish.synthesis.makers import MAKERS
 from blemish.training import Plan
@@ -111,6 +115,11 @@ def learn(method: Method, backbone: Backbone, images: list[NDArray[np.uint8]], p
     return training.learn(method, FakeSamples(backbone, images, needs), plan=plan)
 
 
+def beside(mask: NDArray[np.bool_], peak: tuple[int, ...], near: int) -> bool:
+    """Whether a place of an array lies at a mask."""
+    return bool(mask[tuple(slice(max(at - near, 0), at + near + 1) for at in peak)].any())
+
+
 class ImageWorld:
     """Images with a planted spot, behind the tiny backbone: how the contract tests see a method of images."""
 
@@ -129,6 +138,9 @@ class ImageWorld:
 
     def defective(self, seed: int, size: tuple[int, ...] = SIZE) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         return defective_image(seed, size)
+
+    def beside(self, sample: NDArray[Any], mask: NDArray[np.bool_], peak: tuple[int, ...]) -> bool:
+        return beside(mask, peak, self.near)
 
     def constant(self, size: tuple[int, ...]) -> NDArray[Any]:
         return np.full((*size, 3), 90, np.uint8)
@@ -208,6 +220,9 @@ class SignalWorld:
     def defective(self, seed: int, size: tuple[int, ...] = LENGTH) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         return defective_signal(seed, size)
 
+    def beside(self, sample: NDArray[Any], mask: NDArray[np.bool_], peak: tuple[int, ...]) -> bool:
+        return beside(mask, peak, self.near)
+
     def constant(self, size: tuple[int, ...]) -> NDArray[Any]:
         return np.zeros((LEADS, *size), np.float32)
 
@@ -230,7 +245,70 @@ class SignalWorld:
         return export.plain_engine(method)
 
 
-WORLDS = {"pyramid": ImageWorld, "image": ImageWorld, "signal": SignalWorld}
+COUNT = (900,)
+
+
+def good_cloud(seed: int, size: tuple[int, ...] = COUNT) -> NDArray[np.float32]:
+    """(N, 6): a waved sheet as a model sees it, about 1 across, every seed scanned anew; up is out of it."""
+    generator = np.random.default_rng(seed)
+    side = round(size[0] ** 0.5)
+    u, v = (np.stack(np.divmod(np.arange(size[0]), side)) + generator.uniform(0.2, 0.8, (2, size[0]))) * 0.7 / side
+    z = 0.03 * np.sin(20 * u) + generator.normal(0, 0.0005, size)
+    return np.stack([u, v, z, 0 * z, 0 * z, 0 * z + 1], 1).astype(np.float32)
+
+
+def defective_cloud(seed: int, size: tuple[int, ...] = COUNT) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """The same with a knob, and which points lie on it."""
+    x = good_cloud(seed, size)
+    away = np.hypot(x[:, 0] - 0.3, x[:, 1] - 0.4)
+    x[:, 2] += 0.06 * np.clip(1 - (away / 0.08) ** 2, 0, 1)
+    return x, away < 0.08
+
+
+class CloudWorld:
+    """Point clouds with a planted defect: how the contract tests see a method of points."""
+
+    size: tuple[int, ...] = COUNT
+    sizes = {"square": (784,), "tall": (1156,)}
+    near = 0.06  # in the part's unit
+
+    def spec(self, size: tuple[int, ...]) -> FeatureSpec:
+        return FeatureSpec((), (), (), inputs=6, spacing=0.6 * 0.7 / size[0] ** 0.5)
+
+    def good(self, seed: int, size: tuple[int, ...] = COUNT) -> NDArray[Any]:
+        return good_cloud(seed, size)
+
+    def defective(self, seed: int, size: tuple[int, ...] = COUNT) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        return defective_cloud(seed, size)
+
+    def beside(self, sample: NDArray[Any], mask: NDArray[np.bool_], peak: tuple[int, ...]) -> bool:
+        return bool(np.linalg.norm(sample[mask, :3] - sample[peak[0], :3], axis=1).min() <= self.near)
+
+    def constant(self, size: tuple[int, ...]) -> NDArray[Any]:
+        x = good_cloud(0, size)
+        x[:, 2] = 0
+        return x
+
+    def batch(self, samples: list[NDArray[Any]]) -> Batch:
+        x = torch.from_numpy(np.stack(samples))
+        return Batch(size=(x.shape[1],), x=x, ids=tuple(map(str, range(len(samples)))))
+
+    def learn(self, method: Method, samples: list[NDArray[Any]]) -> Plan:
+        plan = Plan()
+        training.train(method, [self.batch([sample]) for sample in samples])
+        return plan
+
+    def engine(self, method: Method) -> Engine:
+        """What runs the method's model without torch."""
+        meta = {"method": method.__module__.rpartition(".")[2], "config": to_json(method.config)}
+        state = learning.tensors(method.fitted_state(), method.config)
+        return Clouds(CloudPlan(1.0, 0.02)).open(Model(meta, {}, state, b"", {}, {}))
+
+    def reference(self, method: Method) -> Engine:
+        return export.plain_engine(method)
+
+
+WORLDS = {"pyramid": ImageWorld, "image": ImageWorld, "signal": SignalWorld, "points": CloudWorld}
 """By what a method takes (`Needs.source`)."""
 
 

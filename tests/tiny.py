@@ -20,9 +20,10 @@ from blemish.types import Record
 from tests.fakes import FakeBackbone, write_images
 
 ROOT = Path(__file__).resolve().parents[1]
-TRAINED = [name for name in methods.names() if methods.get(name).fitted_modules]
-ROUTED = [name for name in methods.names() if methods.get(name).routing(methods.get(name).Config()) is not None]
-SAMPLE = [name for name in methods.names() if name not in TRAINED] + [n for n in TRAINED if n not in ROUTED][:1]
+OF_IMAGES = [name for name in methods.names() if methods.get(name).needs.source in ("pyramid", "image")]
+TRAINED = [name for name in OF_IMAGES if methods.get(name).fitted_modules]
+ROUTED = [name for name in OF_IMAGES if methods.get(name).routing(methods.get(name).Config()) is not None]
+SAMPLE = [name for name in OF_IMAGES if name not in TRAINED] + [n for n in TRAINED if n not in ROUTED][:1]
 """What is tried with files: methods of one pass, and one that is trained; the contract tests try each without."""
 RATE = 0.2  # small enough a promise that four held-out images support it
 

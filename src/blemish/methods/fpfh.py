@@ -40,8 +40,8 @@ class Config:
     spacings: float = 1.5  # the voxel is at least so many distances between neighbouring points; 0 = whatever it is
     normal_radius: float = 2.0  # of the neighbours that a normal comes from, in voxels
     normal_points: int = 30  # at most so many of them
-    radius: float = 5.0  # of the neighbours that a histogram counts, in voxels
-    points: int = 100  # at most so many of them
+    radius: float = 8.0  # of the neighbours that a histogram counts, in voxels; BTF has 5
+    points: int = 150  # at most so many of them
     fast: bool = True  # FPFH; False leaves the neighbours' own histograms out (SPFH)
     coreset_ratio: float = 0.1  # share of all points kept, in (0, 1]
     bank: int = 10_000  # most points kept, whatever the ratio says: it bounds the time of an inspection
@@ -92,20 +92,22 @@ class Fpfh(Method[Config]):
         self._pooled = self._seen = 0
         self._radius = 0.0
 
-    def _look(self, sample: Tensor, voxel: float) -> tuple[Tensor, Looked]:
-        """Which rows (N,) of a sample are points, and what those look like."""
-        there = sample.isfinite().all(1)
-        rows = sample[there].double().numpy()
-        return there, look(rows[:, :3], rows[:, 3:], voxel, self.radii)
+    def look(self, sample: Tensor) -> Looked:
+        """Points, normals and histograms of a sample (N, 6); rows of NaN are no points."""
+        rows = sample[sample.isfinite().all(1)].double().numpy()
+        return look(rows[:, :3], rows[:, 3:], float(self.voxel) if self.fitted else self._voxel, self.radii)
 
     def observe(self, batch: Batch) -> None:
         assert batch.x is not None
         for sample in batch.x:
-            features = torch.from_numpy(self._look(sample, self._voxel)[1].features)
-            self._make_room(len(features))
-            self._pool.append(features)
-            self._pooled += len(features)
-            self._seen += len(features)
+            self.take(self.look(sample))
+
+    def take(self, seen: Looked) -> None:
+        """Offer the points of a normal cloud to the bank."""
+        self._make_room(len(seen.features))
+        self._pool.append(torch.from_numpy(seen.features))
+        self._pooled += len(seen.features)
+        self._seen += len(seen.features)
 
     def _make_room(self, points: int) -> None:
         if self._pooled + points > self.config.pool:
@@ -148,21 +150,25 @@ class Fpfh(Method[Config]):
 
     def predict(self, batch: Batch) -> Prediction:
         assert batch.x is not None
-        scores, maps, voxel = [], torch.zeros(batch.x.shape[:2]), float(self.voxel)
+        scores, maps = [], torch.zeros(batch.x.shape[:2])
         for sample, anomaly_map in zip(batch.x, maps, strict=True):
-            there, seen = self._look(sample, voxel)
+            seen, there = self.look(sample), sample.isfinite().all(1)
             x = torch.from_numpy(seen.features) - self.centre
             distance, index = nearest(x, self.memory, torch.matmul)
-            blur = self.config.sigma * voxel
-            if self.config.score == "map":
-                judged = torch.from_numpy(spread(distance.numpy(), seen.points, seen.points, blur))
-            else:
-                judged = distance
-            score = judged.topk(min(self.config.top, len(judged))).values.mean()
-            scores.append(score * self._weight(x, judged, index) if self.config.neighbours > 1 else score)
-            at = sample[there, :3].double().numpy()
-            anomaly_map[there] = torch.from_numpy(spread(distance.numpy(), seen.points, at, blur))
+            scores.append(self._score(x, distance, index, seen))
+            anomaly_map[there] = self.blurred(distance, seen, sample[there, :3])
         return Prediction(torch.stack(scores), maps)
+
+    def blurred(self, values: Tensor, seen: Looked, at: Tensor) -> Tensor:
+        """Values (M,) of the points that were looked at, read at places (N, 3)."""
+        sigma = self.config.sigma * float(self.voxel)
+        return torch.from_numpy(spread(values.numpy(), seen.points, at.double().numpy(), sigma))
+
+    def _score(self, x: Tensor, distance: Tensor, index: Tensor, seen: Looked) -> Tensor:
+        places = self.config.score == "map"
+        judged = self.blurred(distance, seen, torch.from_numpy(seen.points)) if places else distance
+        score = judged.topk(min(self.config.top, len(judged))).values.mean()
+        return score * self._weight(x, judged, index) if self.config.neighbours > 1 else score
 
     def _weight(self, x: Tensor, judged: Tensor, index: Tensor) -> Tensor:
         """Small where the nearest row's own neighbours are just as near to the worst point (PatchCore, Eq. 7)."""

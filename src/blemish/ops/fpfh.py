@@ -27,8 +27,8 @@ class Radii(NamedTuple):
 
     normal_radius: float = 2.0
     normal_points: int = 30  # most neighbours
-    radius: float = 5.0
-    points: int = 100
+    radius: float = 8.0
+    points: int = 150
     fast: bool = True  # FPFH; False leaves out what the neighbours see (SPFH)
 
 
