@@ -54,6 +54,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/logical.py
 	$(BIN)/python benchmarks/places.py
 	$(BIN)/python benchmarks/made_defects.py
+	$(BIN)/python benchmarks/surface3d.py
 	$(BIN)/blemish bench benchmarks/choices.toml --out .bench/choices
 
 clean:
