@@ -58,6 +58,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/clouds.py
 	$(BIN)/python benchmarks/heartbeats.py
 	$(BIN)/python benchmarks/made_defects.py
+	$(BIN)/python benchmarks/surface3d.py
 	$(BIN)/blemish bench benchmarks/choices.toml --out .bench/choices
 
 clean:

@@ -160,14 +160,15 @@ def damage(cloud: Cloud, options: SurfaceDefect, generator: np.random.Generator)
 
 
 def _slope(part: Scan, rows: Indices, displacement: NDArray[np.float32]) -> float:
-    """How much the displacement differs between neighbours, over their distance: root mean square; 0 without any."""
+    """How much the displacement of moved neighbours differs, over their distance: root mean square; 0 without any."""
     if not rows.size:
         return 0.0
     near = part.near(rows, LINKS)
     own = displacement[part.rows].astype(np.float64)
     away = np.sqrt(((part.points[near] - part.points[rows][:, None]) ** 2).sum(2))
-    slope = np.divide(own[near] - own[rows][:, None], away, out=np.zeros_like(away), where=away > 0)
-    return float(np.sqrt((slope[:, 1:] ** 2).mean()))
+    both = (own[near] != 0) & (away > 0)
+    slope = (own[near] - own[rows][:, None])[both] / away[both]
+    return float(np.sqrt((slope**2).mean())) if slope.size else 0.0
 
 
 class _Laid(NamedTuple):
