@@ -209,6 +209,7 @@ def test_report_shows_windows_with_their_curves(model: Path, folder: Path, tmp_p
     assert "Each lead as it was recorded" in page
     assert len(re.findall("data:image/jpeg", page)) >= 6
     assert "photographed" not in page
+    assert '<ul class="cases wide">' in page, "a strip in a third of the page could not be read"
 
 
 @pytest.mark.filterwarnings("default")
