@@ -16,6 +16,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from blemish.ops.geometry import sampled
 
 from blemish import drawing
 from blemish.cloud_sheets import Look, parameter_grid, sheet
@@ -25,7 +26,6 @@ from blemish.data.decode import read_image
 from blemish.files import write_whole
 from blemish.studio import StudioOptions, maker, pictures_of
 from blemish.studio import damage as paint
-from blemish.synthesis.geometry import sampled
 from blemish.synthesis.lots import lots_of
 from blemish.synthesis.surface3d import PRESETS, SurfaceDefect, damage, options_of
 from blemish.types import Cloud
