@@ -16,7 +16,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from blemish.ops.geometry import sampled
 
 from blemish import drawing
 from blemish.cloud_sheets import Look, parameter_grid, sheet
@@ -24,6 +23,7 @@ from blemish.contact_sheet import contact_sheet
 from blemish.data.clouds import read_cloud, write_cloud
 from blemish.data.decode import read_image
 from blemish.files import write_whole
+from blemish.ops.geometry import sampled
 from blemish.studio import StudioOptions, maker, pictures_of
 from blemish.studio import damage as paint
 from blemish.synthesis.lots import lots_of
