@@ -27,7 +27,7 @@ from torch import Tensor
 from blemish.errors import ConfigError
 from blemish.methods.base import Method, Published
 from blemish.ops.coreset import greedy_k_centre
-from blemish.ops.fpfh import Looked, Radii, look, spread
+from blemish.ops.histograms import Looked, Radii, look, spread
 from blemish.ops.neighbours import nearest, nearest_within
 from blemish.types import Batch, FeatureSpec, Needs, Prediction
 
@@ -69,6 +69,7 @@ class Fpfh(Method[Config]):
         source="points",
         axes=1,
         graph=False,
+        engine="histogram bank",
         costly=True,
         reason="who is whose neighbour differs from cloud to cloud and is searched in trees, which a graph cannot",
     )

@@ -48,7 +48,7 @@ def look(points: Points, outside: Points, voxel: float, radii: Radii) -> Looked:
     some = np.sort(np.random.default_rng(0).permutation(len(points))[:MOST])
     points, normals = thinned(points[some], outside[some], voxel, radii)
     near, away = within(points, radii.radius * voxel, radii.points)
-    return Looked(points, normals, fpfh(points, normals, near, away, fast=radii.fast))
+    return Looked(points, normals, fast_histograms(points, normals, near, away, fast=radii.fast))
 
 
 def thinned(points: Points, outside: Points, voxel: float, radii: Radii) -> tuple[Points, Points]:
@@ -81,7 +81,7 @@ def within(points: Points, radius: float, most: int) -> tuple[Indices, NDArray[n
     return near, np.where(away > radius, np.inf, away)
 
 
-def fpfh(
+def fast_histograms(
     points: Points, normals: Points, near: Indices, away: NDArray[np.float64], *, fast: bool = True
 ) -> NDArray[np.float32]:
     """(M, 33): a point's own histograms, and on top the mean of its neighbours', the near ones counting more.
