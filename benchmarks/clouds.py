@@ -37,8 +37,8 @@ from blemish.kinds.cloud import Clouds
 from blemish.methods.fpfh import Config, Fpfh
 from blemish.metrics.intervals import wilson
 from blemish.metrics.ranking import auroc
-from blemish.ops.histograms import Looked
 from blemish.ops.geometry import sampled
+from blemish.ops.histograms import Looked
 from blemish.ops.neighbours import nearest
 from blemish.synthesis.surface3d import SurfaceDefect, damage, options_of
 from blemish.types import Cloud
