@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import inspect
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -30,6 +31,7 @@ from torch import nn
 
 from blemish.calibration import Calibrator
 from blemish.clouds import CloudSource
+from blemish.config import to_json
 from blemish.data.clouds import read_cloud
 from blemish.data.clouds.part import CloudPlan, part_of
 from blemish.files import write_whole
@@ -37,7 +39,9 @@ from blemish.kinds.cloud import Clouds
 from blemish.methods.fpfh import Config, Fpfh
 from blemish.metrics.intervals import wilson
 from blemish.metrics.ranking import auroc
-from blemish.ops.geometry import sampled
+from blemish.ops import histograms
+from blemish.ops.geometry import nearest as nearest_point
+from blemish.ops.geometry import sampled, tree_of
 from blemish.ops.histograms import Looked
 from blemish.ops.neighbours import nearest
 from blemish.synthesis.surface3d import SurfaceDefect, damage, options_of
@@ -265,21 +269,15 @@ def measure(mesh: Path, seed: int, options: dict[str, Any]) -> dict[str, Any]:
 
 def _owned(scan: Scan) -> NDArray[np.bool_]:
     """Which of the points that were looked at lie on a defect: those whose nearest point of the scan does."""
-    from blemish.ops.geometry import nearest as nearest_point
-    from blemish.ops.geometry import tree_of
-
     near = nearest_point(tree_of(scan.at.double().numpy()), scan.seen.points, 1)[:, 0]
     return np.asarray(scan.labels[near])
 
 
 def name_of(options: dict[str, Any]) -> str:
-    """Of a run, by all that it depends on."""
-    code = [Path(__file__).parent / "clouds.py", *(Path(m).parent / f for m, f in _CODE)]
-    text = json.dumps(options, sort_keys=True).encode() + b"".join(p.read_bytes() for p in code)
+    """Of a run, by all that its figures depend on; the page may change without measuring anew."""
+    code = [inspect.getsource(what) for what in (measure, network, Part, moved, perlin, hole, cut, sphere, histograms)]
+    text = json.dumps([options, to_json(Config()), *code], sort_keys=True).encode()
     return hashlib.sha256(text).hexdigest()[:12]
-
-
-_CODE = ((nearest.__code__.co_filename, "fpfh.py"), (Fpfh.look.__code__.co_filename, "fpfh.py"))
 
 
 def mean(runs: Sequence[dict[str, Any]], *path: str) -> str:

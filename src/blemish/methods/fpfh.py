@@ -3,9 +3,9 @@
 Paper    Horwitz and Hoshen, Back to the Feature: Classical 3D Features are (Almost) All You Need for 3D Anomaly
          Detection, CVPR Workshops 2023 (BTF, its FPFH alone); Rusu, Blodow and Beetz, Fast Point Feature Histograms
          (FPFH) for 3D Registration, ICRA 2009.
-Fit      each cloud is thinned to points one voxel apart (`ops.fpfh.thinned`), which get normals from their neighbours;
+Fit      each cloud is thinned to points one voxel apart (`ops.histograms.thinned`), which get normals from their neighbours;
          the angles between normals of a point and its neighbours make three histograms, and those of the neighbours
-         are added, the near ones counting more: 33 numbers that no motion of the part changes (`ops.fpfh.fpfh`). All
+         are added, the near ones counting more: 33 numbers that no motion of the part changes (`ops.histograms.fast_histograms`). All
          points of all clouds are offered to the bank, of which a greedy k-centre coreset keeps a share.
 Predict  a point is as anomalous as it is far from the bank, blurred over its neighbours, and so is one between those
          that were looked at; a cloud takes its worst place, re-weighted on request.
@@ -41,7 +41,6 @@ class Config:
     normal_radius: float = 2.0  # of the neighbours that a normal comes from, in voxels
     normal_points: int = 30  # at most so many of them
     radius: float = 8.0  # of the neighbours that a histogram counts, in voxels; BTF has 5
-    points: int = 150  # at most so many of them
     fast: bool = True  # FPFH; False leaves the neighbours' own histograms out (SPFH)
     coreset_ratio: float = 0.1  # share of all points kept, in (0, 1]
     bank: int = 10_000  # most points kept, whatever the ratio says: it bounds the time of an inspection
@@ -54,8 +53,8 @@ class Config:
     def __post_init__(self) -> None:
         if not 0 < self.voxel <= COARSEST or self.spacings < 0:
             raise ConfigError(f"voxel has to be in (0, {COARSEST}], and spacings 0 or more")
-        if min(self.normal_radius, self.radius) <= 0 or self.normal_points < 3 or self.points < 3:
-            raise ConfigError("radii have to be positive, with 3 points or more")
+        if min(self.normal_radius, self.radius) <= 0 or self.normal_points < 3:
+            raise ConfigError("radii have to be positive, with 3 points of a normal or more")
         if not 0 < self.coreset_ratio <= 1:
             raise ConfigError(f"coreset_ratio has to be in (0, 1], not {self.coreset_ratio}")
         if self.bank < 1 or self.pool < 4 * self.bank:

@@ -6,7 +6,7 @@ the distance at which points are looked at (`voxel`), so that no unit is preferr
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,6 @@ class Radii(NamedTuple):
     normal_radius: float = 2.0
     normal_points: int = 30  # most neighbours
     radius: float = 8.0
-    points: int = 150
     fast: bool = True  # FPFH; False leaves out what the neighbours see (SPFH)
 
 
@@ -47,8 +46,7 @@ def look(points: Points, outside: Points, voxel: float, radii: Radii) -> Looked:
     """
     some = np.sort(np.random.default_rng(0).permutation(len(points))[:MOST])
     points, normals = thinned(points[some], outside[some], voxel, radii)
-    near, away = within(points, radii.radius * voxel, radii.points)
-    return Looked(points, normals, fast_histograms(points, normals, near, away, fast=radii.fast))
+    return Looked(points, normals, fast_histograms(points, normals, radii.radius * voxel, fast=radii.fast))
 
 
 def thinned(points: Points, outside: Points, voxel: float, radii: Radii) -> tuple[Points, Points]:
@@ -81,68 +79,68 @@ def within(points: Points, radius: float, most: int) -> tuple[Indices, NDArray[n
     return near, np.where(away > radius, np.inf, away)
 
 
-def fast_histograms(
-    points: Points, normals: Points, near: Indices, away: NDArray[np.float64], *, fast: bool = True
-) -> NDArray[np.float32]:
+def fast_histograms(points: Points, normals: Points, radius: float, *, fast: bool = True) -> NDArray[np.float32]:
     """(M, 33): a point's own histograms, and on top the mean of its neighbours', the near ones counting more.
 
-    FPFH(p) = SPFH(p) + sum SPFH(p_k) / w_k, w_k the distance to neighbour k (Eq. 2). The weights are normalised, which
-    makes the sum free of units; the paper divides by the number of neighbours.
+    FPFH(p) = SPFH(p) + sum SPFH(p_k) / w_k, w_k the distance to neighbour k (Eq. 2); neighbours are all points within
+    the radius. The weights are normalised, which makes the sum free of units; the paper divides by their number.
     """
     from scipy.sparse import csr_matrix
 
-    there = (away > 0) & np.isfinite(away)
-    rows, columns = np.nonzero(there)[0], near[there]
-    own = spfh(points, normals, rows, columns)
+    pairs = tree_of(points).query_pairs(radius, output_type="ndarray")
+    own = spfh(points, normals, pairs)
     if not fast:
         return own.astype(np.float32)
-    weight = 1 / away[there]
+    away = _dot(line := points[pairs[:, 1]] - points[pairs[:, 0]], line) ** 0.5
+    pairs, away = pairs[away > 0], away[away > 0]
+    rows, columns = np.concatenate([pairs, pairs[:, ::-1]]).T
+    weight = np.tile(1 / away, 2)
     weight /= np.bincount(rows, weight, len(points))[rows]
     mixed = csr_matrix((weight, (rows, columns)), (len(points), len(points))) @ own
     return np.asarray(own + mixed, np.float32)
 
 
-def spfh(points: Points, normals: Points, rows: Indices, columns: Indices) -> NDArray[np.float64]:
+def spfh(points: Points, normals: Points, pairs: NDArray[Any]) -> NDArray[np.float64]:
     """(M, 33): how often each angle between a point and a neighbour falls into each of 11 bins, in percent.
 
-    rows, columns (P,) are the pairs of a point and a neighbour. Zeros where a point has no neighbour.
+    pairs (P, 2), each pair once: it counts for both of its points. Zeros where a point has no neighbour.
     """
     counts = np.zeros(len(points) * WIDTH)
-    for at in range(0, len(rows), _BLOCK):
-        row = rows[at : at + _BLOCK]
-        angles, there = pair_angles(points, normals, row, columns[at : at + _BLOCK])
-        row, (alpha, phi, theta) = row[there], angles[:, there]
+    for at in range(0, len(pairs), _BLOCK):
+        first, second = pairs[at : at + _BLOCK].T
+        angles, there = pair_angles(points, normals, first, second)
+        both, (alpha, phi, theta) = np.concatenate([first[there], second[there]]) * WIDTH, angles[:, there]
         for kind, share in enumerate(((alpha + 1) / 2, (phi + 1) / 2, theta / (2 * np.pi) + 0.5)):
-            bins = np.clip((share * BINS).astype(np.int64), 0, BINS - 1)
-            counts += np.bincount(row * WIDTH + kind * BINS + bins, minlength=len(counts))
+            bins = np.clip((share * BINS).astype(np.int64), 0, BINS - 1) + kind * BINS
+            counts += np.bincount(both + np.tile(bins, 2), minlength=len(counts))
     histograms = counts.reshape(-1, 3, BINS)
     total = histograms.sum(2, keepdims=True)
     return np.asarray(100 * histograms / np.maximum(total, 1)).reshape(-1, WIDTH)
 
 
 def pair_angles(
-    points: Points, normals: Points, rows: Indices, columns: Indices
+    points: Points, normals: Points, first: NDArray[Any], second: NDArray[Any]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """The three angles (alpha, phi, theta) of each pair of points, (3, P), and where they are defined, (P,).
 
     The source of a pair is the point whose normal lies nearer to the line between them. With u its normal,
     v = line x u and w = u x v: alpha = v . n_target, phi = u . line, theta = atan2(w . n_target, u . n_target).
     """
-    line = points[columns] - points[rows]
-    length = np.sqrt((line**2).sum(1))
+    line, u, target = points[second] - points[first], normals[first], normals[second]
+    length = np.sqrt(_dot(line, line))
     line /= np.maximum(length, np.finfo(float).tiny)[:, None]
-    here, there = normals[rows], normals[columns]
-    swap = np.abs((here * line).sum(1)) < np.abs((there * line).sum(1))
-    u, target = here.copy(), there.copy()
-    u[swap], target[swap] = there[swap], here[swap]
-    line[swap] *= -1
+    swap = (np.abs(_dot(u, line)) < np.abs(_dot(target, line)))[:, None]
+    u, target, line = np.where(swap, target, u), np.where(swap, u, target), np.where(swap, -line, line)
     v = _cross(line, u)
-    size = np.sqrt((v**2).sum(1))
+    size = np.sqrt(_dot(v, v))
     v /= np.maximum(size, np.finfo(float).tiny)[:, None]
     w = _cross(u, v)
-    alpha, phi = (v * target).sum(1), (u * line).sum(1)
-    theta = np.arctan2((w * target).sum(1), (u * target).sum(1))
-    return np.stack([alpha, phi, theta]), (length > 0) & (size > 1e-9)
+    theta = np.arctan2(_dot(w, target), _dot(u, target))
+    return np.stack([_dot(v, target), _dot(u, line), theta]), (length > 0) & (size > 1e-9)
+
+
+def _dot(a: Points, b: Points) -> NDArray[np.float64]:
+    return np.asarray(np.einsum("ni,ni->n", a, b))
 
 
 def _cross(a: Points, b: Points) -> Points:

@@ -1,0 +1,224 @@
+"""Method fpfh: what the papers say of it, and what made defects on drawn plates come to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from blemish.config import build
+from blemish.errors import ConfigError
+from blemish.methods.fpfh import Config, Fpfh
+from blemish.metrics.ranking import auroc
+from blemish.ops.histograms import Looked
+from blemish.synthesis.surface3d import SurfaceDefect, damage
+from blemish.types import Batch, Cloud, FeatureSpec
+from tests.fakes import CloudWorld, good_cloud
+
+SPACING = 0.008
+WORLD = CloudWorld()
+
+
+def plate(seed: int, count: int = 2500) -> Cloud:
+    """A ribbed plate, 1 across, scanned with noise from above."""
+    generator = np.random.default_rng(seed)
+    side = round(count**0.5)
+    u, v = (np.stack(np.divmod(np.arange(side**2), side)) + generator.uniform(0, 1, (2, side**2))) * 0.7 / side
+    z = 0.02 * np.cos(5 * u) + 0.01 * np.tanh(40 * (np.abs(v - 0.35) - 0.12)) + generator.normal(0, 0.0008, len(u))
+    points = np.stack([u, v, z], 1)
+    return Cloud(points, np.tile([0.0, 0.0, 1.0], (len(points), 1)))
+
+
+def sample(cloud: Cloud) -> Tensor:
+    assert cloud.normals is not None
+    return torch.from_numpy(np.concatenate([cloud.points, cloud.normals], 1).astype(np.float32))
+
+
+def batch(*clouds: Cloud) -> Batch:
+    x = torch.stack([sample(cloud) for cloud in clouds])
+    return Batch(size=(x.shape[1],), x=x, ids=tuple(map(str, range(len(clouds)))))
+
+
+def method(**options: Any) -> Fpfh:
+    return Fpfh(build(Config, options), FeatureSpec((), (), (), inputs=6, spacing=SPACING), (0,))  # type: ignore[arg-type]
+
+
+def fitted(*clouds: Cloud, **options: Any) -> Fpfh:
+    made = method(**options)
+    made.observe(batch(*clouds))
+    made.conclude()
+    return made
+
+
+@pytest.fixture(scope="module")
+def bank() -> Fpfh:
+    return fitted(*(plate(i) for i in range(3)), voxel=0.02)
+
+
+def with_defect(seed: int, **options: Any) -> tuple[Cloud, NDArray[np.bool_]]:
+    """The whole plate under the noise's blobs: no window, as the bare idea has it."""
+    made = damage(
+        plate(1000 + seed), SurfaceDefect(**{"radius": 0.0, "sign": "bulge", **options}), np.random.default_rng(3)
+    )
+    return made.cloud, made.labels > 0
+
+
+def found(bank: Fpfh, **options: Any) -> float:
+    """Point AUROC of one kind of defect."""
+    clouds, labels = zip(*(with_defect(k, **options) for k in range(2)), strict=True)
+    maps = bank(batch(*clouds)).anomaly_map.numpy()
+    return float(auroc(np.concatenate(labels).astype(int), maps.reshape(-1)))
+
+
+def test_stronger_and_finer_defects_are_found_better_and_both_ways_alike(bank: Fpfh) -> None:
+    by_strength = [found(bank, strength=a, octaves=4) for a in (0.002, 0.006, 0.02)]
+    assert by_strength[0] < by_strength[1] < by_strength[2]
+    assert by_strength[2] > 0.85
+    assert found(bank, strength=0.006, octaves=1) < by_strength[1]
+    sunk = found(bank, strength=0.006, octaves=4, sign="sink")
+    assert sunk == pytest.approx(by_strength[1], abs=0.03)
+
+
+def test_a_defect_of_strength_0_is_none(bank: Fpfh) -> None:
+    clouds = [plate(2000 + k) for k in range(3)]
+    made = [damage(cloud, SurfaceDefect(strength=0.0), np.random.default_rng(k)) for k, cloud in enumerate(clouds)]
+    assert not any(m.labels.any() for m in made)
+    before, after = bank(batch(*clouds)), bank(batch(*(m.cloud for m in made)))
+    assert torch.equal(before.score, after.score)
+    scores = torch.cat([before.score, after.score]).numpy()
+    assert auroc(np.repeat([0, 1], 3), scores) == 0.5
+
+
+def test_a_motion_changes_no_score(bank: Fpfh) -> None:
+    cloud, _ = with_defect(0, strength=0.02)
+    turn = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
+    turn *= np.sign(np.linalg.det(turn))
+    assert cloud.normals is not None
+    other = Cloud(cloud.points @ turn.T, cloud.normals @ turn.T)
+    a, b = bank(batch(cloud)), bank(batch(other))
+    assert float(b.score) == pytest.approx(float(a.score), rel=0.02)
+    assert float((a.anomaly_map - b.anomaly_map).abs().mean()) < 0.02 * float(a.anomaly_map.mean())
+
+
+def features(seen: Looked) -> Tensor:
+    return torch.from_numpy(seen.features)
+
+
+def ball_on(cloud: Cloud, seed: int) -> tuple[Cloud, NDArray[np.bool_]]:
+    """Half a ball sticks to the plate: no Perlin noise has made it."""
+    generator = np.random.default_rng(seed)
+    centre, radius = cloud.points[generator.integers(len(cloud.points))], 0.03
+    assert cloud.normals is not None
+    away = np.linalg.norm(cloud.points - centre, axis=1)
+    points = cloud.points.copy()
+    inside = away < radius
+    points[inside, 2] += np.sqrt(radius**2 - away[inside] ** 2)
+    return Cloud(points, cloud.normals), inside
+
+
+def test_learning_from_made_defects_helps_on_others(bank: Fpfh) -> None:
+    """A linear judge of features, learned from defects by Perlin noise, beside the bank: on balls better than it."""
+    normal = torch.cat([features(bank.look(sample(plate(i)))) for i in range(3)])
+    made = []
+    for k in range(3):
+        cloud, labels = with_defect(k, strength=0.015, octaves=3, tau=0.7)
+        seen = bank.look(sample(cloud))
+        near = np.linalg.norm(cloud.points.astype(np.float32) - seen.points[:, None], axis=2).argmin(1)
+        made.append(features(seen)[torch.from_numpy(labels[near])])
+    bad = torch.cat(made)
+    mean, spread = normal.mean(0), normal.std(0).clamp_min(1e-3)
+    x = (torch.cat([normal, bad]) - mean) / spread
+    y = torch.cat([torch.zeros(len(normal)), torch.ones(len(bad))])
+    pull = torch.where(y > 0, 0.5 / y.mean(), 0.5 / (1 - y.mean()))
+    weight = torch.zeros(x.shape[1] + 1, requires_grad=True)
+    optimiser = torch.optim.LBFGS([weight], max_iter=40)
+
+    def loss() -> Tensor:
+        optimiser.zero_grad()
+        z = x @ weight[1:] + weight[0]
+        value = torch.nn.functional.binary_cross_entropy_with_logits(z, y, pull) + 1e-3 * weight.square().sum()
+        value.backward()
+        return value
+
+    optimiser.step(loss)
+    held = bank.look(sample(plate(50)))
+    judge = lambda seen: ((features(seen) - mean) / spread) @ weight.detach()[1:]  # noqa: E731
+    far = lambda seen: torch.cdist(features(seen) - bank.centre, bank.memory).amin(1)  # noqa: E731
+    scale = [(f(held).mean(), f(held).std()) for f in (far, judge)]
+    areas = []
+    for of in ((far,), (far, judge)):
+        truth, maps = [], []
+        for k in range(3):
+            cloud, labels = ball_on(plate(60 + k), k)
+            seen = bank.look(sample(cloud))
+            total = sum((f(seen) - m) / s for f, (m, s) in zip(of, scale, strict=False))
+            maps.append(bank.blurred(total, seen, sample(cloud)[:, :3]).numpy())
+            truth.append(labels)
+        areas.append(auroc(np.concatenate(truth).astype(int), np.concatenate(maps)))
+    assert areas[1] > areas[0] > 0.7
+
+
+def test_the_voxel_follows_part_and_scan() -> None:
+    assert method()._voxel == pytest.approx(1.5 * SPACING)  # 0.012 and not the 0.01 of the part
+    assert method(voxel=0.05)._voxel == 0.05
+    assert method(spacings=0)._voxel == 0.01
+    made = fitted(plate(0, 900), voxel=0.04)
+    assert float(made.voxel) == 0.04
+    assert made.fitted_state()["voxel"].dtype == torch.float64
+
+
+def test_switches_change_what_they_say() -> None:
+    clouds = [plate(i, 900) for i in range(2)]
+    cloud, _ = with_defect(0, strength=0.02)
+    probe = batch(Cloud(cloud.points[::3], cloud.normals[::3]))  # type: ignore[index]
+    base = {"voxel": 0.035}
+    plain = fitted(*clouds, **base)
+    out = plain(probe)
+    assert not torch.equal(fitted(*clouds, **base, fast=False)(probe).score, out.score)
+    assert not torch.equal(fitted(*clouds, **base, radius=4.0)(probe).score, out.score)
+    point = fitted(*clouds, **base, score="point")(probe)
+    assert torch.equal(point.anomaly_map, out.anomaly_map)
+    assert point.score > out.score  # the farthest point is farther than any mean of neighbours
+    assert fitted(*clouds, **base, top=20)(probe).score < out.score
+    weighed = fitted(*clouds, **base, neighbours=3)(probe)
+    assert weighed.score < out.score  # its weight is below 1
+    sharp = fitted(*clouds, **base, sigma=0.0)(probe)
+    assert sharp.anomaly_map.std() > out.anomaly_map.std()
+    assert len(fitted(*clouds, **base, bank=20).memory) == 20
+
+
+def test_chunks_that_are_merged_and_a_bank_that_is_recalled() -> None:
+    clouds = [good_cloud(i) for i in range(4)]
+    spec, size = WORLD.spec(WORLD.size), (900,)
+    parts = []
+    for half in (clouds[:2], clouds[2:]):
+        parts.append(Fpfh(Config(), spec, size))  # type: ignore[arg-type]
+        parts[-1].observe(WORLD.batch(half))
+    parts[0].merge(parts[1])
+    parts[0].conclude()
+    whole = Fpfh(Config(), spec, size)  # type: ignore[arg-type]
+    whole.observe(WORLD.batch(clouds))
+    whole.conclude()
+    assert torch.equal(whole.memory, parts[0].memory)
+    probe = WORLD.batch([WORLD.defective(9)[0]])
+    before = whole(probe)
+    again = Fpfh(Config(), spec, size)  # type: ignore[arg-type]
+    again.load_fitted(whole.fitted_state())
+    again.recall(4)
+    again.observe(WORLD.batch([WORLD.defective(9)[0]] * 2))  # from now on it is normal
+    again.conclude()
+    assert len(again.memory) > len(whole.memory)
+    assert again(probe).score < 0.7 * before.score
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"voxel": 0}, {"voxel": 0.5}, {"radius": 0}, {"normal_points": 2}, {"coreset_ratio": 0}, {"bank": 0}, {"top": 0}],
+)
+def test_options_that_make_no_sense(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        build(Config, options)
