@@ -3,10 +3,10 @@
 Paper    Horwitz and Hoshen, Back to the Feature: Classical 3D Features are (Almost) All You Need for 3D Anomaly
          Detection, CVPR Workshops 2023 (BTF, its FPFH alone); Rusu, Blodow and Beetz, Fast Point Feature Histograms
          (FPFH) for 3D Registration, ICRA 2009.
-Fit      each cloud is thinned to points one voxel apart (`ops.histograms.thinned`), which get normals from their neighbours;
-         the angles between normals of a point and its neighbours make three histograms, and those of the neighbours
-         are added, the near ones counting more: 33 numbers that no motion of the part changes (`ops.histograms.fast_histograms`). All
-         points of all clouds are offered to the bank, of which a greedy k-centre coreset keeps a share.
+Fit      each cloud is thinned to points one voxel apart, which get normals from their neighbours; the angles between
+         normals of a point and its neighbours make three histograms, and those of the neighbours are added, the near
+         ones counting more: 33 numbers that no motion of the part changes (`ops.histograms`). All points of all clouds
+         are offered to the bank, of which a greedy k-centre coreset keeps a share.
 Predict  a point is as anomalous as it is far from the bank, blurred over its neighbours, and so is one between those
          that were looked at; a cloud takes its worst place, re-weighted on request.
 Differs  the voxel is a share of the typical part's diagonal and at least one and a half spacings of its points, not a
