@@ -18,7 +18,7 @@ $(VENV)/.demo: $(BIN)/python pyproject.toml
 	touch $@
 
 $(VENV)/.dev: $(BIN)/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench,ray,3d,demo,docs,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench,ray,3d,ecg,demo,docs,dev]'
 	touch $@ $(VENV)/.demo
 
 demo: $(VENV)/.demo
@@ -53,7 +53,12 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/categories.py
 	$(BIN)/python benchmarks/logical.py
 	$(BIN)/python benchmarks/places.py
+	$(BIN)/python benchmarks/attenuation.py
+	$(BIN)/python benchmarks/surface3d.py
+	$(BIN)/python benchmarks/clouds.py
+	$(BIN)/python benchmarks/heartbeats.py
 	$(BIN)/python benchmarks/made_defects.py
+	$(BIN)/python benchmarks/surface3d.py
 	$(BIN)/blemish bench benchmarks/choices.toml --out .bench/choices
 
 clean:

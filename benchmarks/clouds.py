@@ -39,10 +39,10 @@ from blemish.kinds.cloud import Clouds
 from blemish.methods.fpfh import Config, Fpfh
 from blemish.metrics.intervals import wilson
 from blemish.metrics.ranking import auroc
-from blemish.ops import fpfh as ops_fpfh
-from blemish.ops.fpfh import Looked
+from blemish.ops import histograms
 from blemish.ops.geometry import nearest as nearest_point
 from blemish.ops.geometry import sampled, tree_of
+from blemish.ops.histograms import Looked
 from blemish.ops.neighbours import nearest
 from blemish.synthesis.surface3d import SurfaceDefect, damage, options_of
 from blemish.types import Cloud
@@ -275,7 +275,9 @@ def _owned(scan: Scan) -> NDArray[np.bool_]:
 
 def name_of(options: dict[str, Any]) -> str:
     """Of a run, by all that its figures depend on; the page may change without measuring anew."""
-    code = [inspect.getsource(what) for what in (measure, network, Part, moved, perlin, hole, cut, sphere, ops_fpfh)]
+    own = (measure, network, Part, moved, perlin, hole, cut, sphere)
+    theirs = (histograms.look, histograms.thinned, histograms.fast_histograms, histograms.spfh, histograms.pair_angles)
+    code = [inspect.getsource(what) for what in (*own, *theirs)]
     text = json.dumps([options, to_json(Config()), *code], sort_keys=True).encode()
     return hashlib.sha256(text).hexdigest()[:12]
 

@@ -300,7 +300,7 @@ class CloudWorld:
 
     def engine(self, method: Method) -> Engine:
         """What runs the method's model without torch."""
-        meta = {"method": method.__module__.rpartition(".")[2], "config": to_json(method.config)}
+        meta = {"engine": method.needs.engine, "config": to_json(method.config)}
         state = learning.tensors(method.fitted_state(), method.config)
         return Clouds(CloudPlan(1.0, 0.02)).open(Model(meta, {}, state, b"", {}, {}))
 

@@ -200,7 +200,7 @@ class Run:
         return {
             "method": self.options.method,
             "kind": self.kind.name,
-            **({} if self.needs.graph else {"graph": False}),
+            **({} if self.needs.graph else {"graph": False, "engine": self.needs.engine}),
             "config": config.to_json(method.config),
             "seed": self.options.seed,
             "training": self.report,

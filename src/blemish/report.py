@@ -258,7 +258,11 @@ def _galleries(cases: Cases) -> str:
             heading, text = WITHOUT_THRESHOLD.get(heading, (heading, text))
         shown = [case for kind in kinds for case in cases.of(kind)]
         figures = "".join(map(_figure, shown))
-        inner = f'<ul class="cases">{figures}</ul>' if shown else '<p class="soft">None.</p>'
+        inner = (
+            f'<ul class="cases{" wide" if cases.kind.wide else ""}">{figures}</ul>'
+            if shown
+            else '<p class="soft">None.</p>'
+        )
         out.append(f'<section class="whole"><h2>{heading}</h2><p class="soft">{text}</p>{inner}</section>')
     return "".join(out)
 

@@ -163,7 +163,9 @@ def defects(
                 changed, mask = damage(image, make, lots_of(seed, kind, name, k))
                 row = _write(out, kind, name if count == 1 else f"{name}_{k}", changed, mask)
                 said = {"good": str(good), "kind": kind, "seed": seed, "number": k, "share": float(mask.mean())}
-                made.append(({"source": str(path), **row, **said, "error": None}, _pictures(image, changed, mask, row)))
+                caption = f"{Path(row['path']).stem}   {mask.mean():.2%} of the image"
+                pictures = (caption, pictures_of(image, changed, mask)) if picture else None
+                made.append(({"source": str(path), **row, **said, "error": None}, pictures))
             return made
         except DataError as error:
             if not source.is_dir():
@@ -173,9 +175,9 @@ def defects(
     shown: list[Row] = []
     with ThreadPoolExecutor(max(1, threads)) as pool:
         for made in track(pool.map(one, named), "synthesize", len(named)):
-            for row, pictures in made:
-                if pictures is not None and len(shown) < SHOWN:
-                    shown.append(pictures)
+            for row, card in made:
+                if card is not None and len(shown) < SHOWN:
+                    shown.append(card)
                 yield row
     if picture and shown:
         heads = ["original", "with defect", "mask"]
@@ -234,8 +236,8 @@ def _write(out: Path, kind: str, name: str, changed: Array, mask: Mask) -> dict[
     return {"path": str(target), "mask": str(truth)}
 
 
-def _pictures(before: Array, after: Array, mask: Mask, row: dict[str, str]) -> Row:
-    """Original, with the defect, and the mask over it, small."""
+def pictures_of(before: Array, after: Array, mask: Mask) -> list[NDArray[np.uint8]]:
+    """Original, with the defect, and the mask over it: RGB, their longest side 440 pixels."""
     scale = 440 / max(mask.shape)
     size = max(1, round(mask.shape[1] * scale)), max(1, round(mask.shape[0] * scale))
     way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
@@ -248,7 +250,7 @@ def _pictures(before: Array, after: Array, mask: Mask, row: dict[str, str]) -> R
     over: Any = (second * (1 - 0.55 * share) + red * (0.55 * share)).round().astype(np.uint8)
     edges = cv2.findContours((share > 0.3).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)[0]
     over = cv2.drawContours(np.ascontiguousarray(over), edges, -1, red.tolist(), 2)
-    return f"{Path(row['path']).stem}   {mask.mean():.2%} of the image", [first, second, np.asarray(over, np.uint8)]
+    return [first, second, np.asarray(over, np.uint8)]
 
 
 def textures_in(folder: str | Path) -> tuple[Array, ...]:

@@ -101,6 +101,7 @@ class Needs:
     held: float = 0.0  # share of what is learned from that no step sees: `Method.settle` gets it
     graph: bool = True  # False: cannot be one graph; say why in `reason`
     reason: str | None = None
+    engine: str | None = None  # what runs its models then, a name of `runtime.clouds.ENGINES`
 
 
 @dataclass(frozen=True, slots=True)

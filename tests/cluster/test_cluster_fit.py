@@ -35,7 +35,7 @@ def fitted(records: list[Record], method: str, **more: Any) -> Model:
     return fit(records, options, backbone=FakeBackbone(), **more)
 
 
-@pytest.mark.parametrize("method", [name for name in names() if get(name).mergeable()])
+@pytest.mark.parametrize("method", [n for n in names() if get(n).mergeable() and get(n).needs.source == "pyramid"])
 def test_a_cluster_learns_the_same_bits(ray: Any, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "CHUNK", 8)
     records = write_images(tmp_path / "good", 30)

@@ -20,7 +20,7 @@ from blemish.options import FitOptions
 from blemish.types import Record
 from tests.fakes import SIZE, FakeBackbone, batch_of, good_image, write_images
 
-MERGEABLE = [name for name in names() if get(name).mergeable()]
+MERGEABLE = [n for n in names() if get(n).mergeable() and get(n).needs.source == "pyramid"]
 
 
 class Elsewhere:

@@ -20,9 +20,11 @@ from rich.console import Console
 from blemish import demo, plots
 from blemish.calibration import Calibrator
 from blemish.cases import Cases
+from blemish.data.geometry import Preprocess
 from blemish.drawing import write_png
 from blemish.errors import DataError
 from blemish.evaluation import Evaluation, evaluate
+from blemish.kinds.image import Images
 from blemish.report import chances, judge, write_report
 from blemish.report_tables import PRODUCT, table
 from blemish.types import AnomalyResult, Record, Region
@@ -64,7 +66,8 @@ class Line:
     def __init__(self, records: list[Record], calibrator: Calibrator | None, shape: tuple[int, int] = (24, 32)) -> None:
         self.calibrator, self.categories = calibrator, None
         self.known: set[str] = set()
-        self.preprocess = SimpleNamespace(size=(256, 256))
+        self.preprocess = Preprocess((256, 256))
+        self.kind = Images(self.preprocess)
         self.engine = SimpleNamespace(name="openvino", precision="f32")
         self.threads, self.batch, self.shape = 2, 1, shape
         self.scores = {str(r.path): float(r.view or 0) for r in records}

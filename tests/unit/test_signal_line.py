@@ -209,6 +209,7 @@ def test_report_shows_windows_with_their_curves(model: Path, folder: Path, tmp_p
     assert "Each lead as it was recorded" in page
     assert len(re.findall("data:image/jpeg", page)) >= 6
     assert "photographed" not in page
+    assert '<ul class="cases wide">' in page, "a strip in a third of the page could not be read"
 
 
 @pytest.mark.filterwarnings("default")
@@ -288,6 +289,11 @@ def test_pictures_mark_what_was_found(tmp_path: Path) -> None:
     anomaly_map = np.zeros(1000, np.float32)
     calm = strips.strip(values, anomaly_map, RATE, 0.0, ("I", None), Scale(1.0, 5.0))
     anomaly_map[400:600] = 4.0
+    bare = strips.strip(values, anomaly_map, RATE, 0.0, ("I", None), Scale(1.0, 5.0))
+    at = strips.LEFT + strips.WIDTH // 2
+    changed = np.flatnonzero((calm[:, at].astype(int) != bare[:, at]).any(axis=1))
+    assert changed.min() <= strips.TOP + 1, "it is tinted behind the leads"
+    assert changed.max() > len(calm) - strips.BOTTOM - strips.CURVE, "and the curve below rises"
     mask = np.zeros(1000, bool)
     mask[450:550] = True
     region = Region((400, 0, 600, 1), 200, 4.0, 4.0)

@@ -68,7 +68,8 @@ def _learning(source: str) -> str:
     return re.sub(r"^    def recall\(.*?(?=^    def )", "", source, flags=re.S | re.M)
 
 
-LATER = {"multi_class": False}  # options that came later: where they are off, older digests hold
+# options that came later: where they are as they come, older digests hold
+LATER = {"multi_class": False, "window": 9.6, "file_rate": None, "resample": 125.0, "band": "0.5-40"}
 
 
 def _named(options: dict[str, Any]) -> dict[str, Any]:

@@ -74,7 +74,8 @@ class CachedLine(Inspector):
                     raise
                 out.append(error)
                 continue
-            result = self._decide(source, (height, width), tuple(part[0] for part in self._head(maps)))
+            shape = np.broadcast_to(np.uint8(0), (height, width))  # of the image, which need not be decoded
+            result = self._decide(source, shape, tuple(part[0] for part in self._head(maps)))
             out.append(replace(result, seconds=perf_counter() - start))
         return out
 

@@ -37,6 +37,7 @@ class SampleKind(ABC, Generic[Raw]):
     found: ClassVar[str]  # what regions are drawn as,
     marked: ClassVar[str]  # and what people have marked
     hint: ClassVar[str]  # which files are read
+    wide: ClassVar[bool] = False  # a report shows one picture beside the other, or each over the whole width
     without_graph: ClassVar[bool] = False  # `open` runs models of methods that cannot be one graph
 
     def __init__(self, preprocess: Any) -> None:

@@ -185,7 +185,7 @@ class Clouds(SampleKind[Part]):
         """The method's own engine, in numpy; EngineError for one that would need a graph."""
         if name not in ("openvino", "local", "numpy"):
             raise EngineError(f"'{name}' runs graphs, and {model.meta['method']} is none", hint="leave --engine out")
-        return ENGINES[model.meta["method"]](model.meta["config"], arrays(model.tensors))
+        return ENGINES[model.meta["engine"]](model.meta["config"], arrays(model.tensors))
 
 
 def part_at(path: str | Path, mesh_points: int = CloudPlan.mesh_points) -> Part:

@@ -42,6 +42,7 @@ class Signals(SampleKind[Signal]):
         "score over time; colour lies where it is high."
     )
     part = "window"
+    wide = True
     found = "Black bars are the times"
     marked = "A green bar is what people have marked."
     hint = "hea (WFDB), csv and npy are read"

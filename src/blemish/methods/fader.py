@@ -93,7 +93,7 @@ class Look(NamedTuple):
 class FADeR(Method[Config]):
     needs = Needs(strides=(8, 16), image=True)
     brief = {
-        **{"steps": 40, "rate": 1e-2, "gate_steps": 15, "gate_rate": 1e-2},
+        **{"steps": 40, "batch": 12, "rate": 1e-2, "gate_steps": 10},
         **{"width": 4, "side": 32, "hidden": 16},
     }
     fitted_modules = ("unet", "door")

@@ -3,10 +3,10 @@
 Paper    Horwitz and Hoshen, Back to the Feature: Classical 3D Features are (Almost) All You Need for 3D Anomaly
          Detection, CVPR Workshops 2023 (BTF, its FPFH alone); Rusu, Blodow and Beetz, Fast Point Feature Histograms
          (FPFH) for 3D Registration, ICRA 2009.
-Fit      each cloud is thinned to points one voxel apart (`ops.fpfh.thinned`), which get normals from their neighbours;
-         the angles between normals of a point and its neighbours make three histograms, and those of the neighbours
-         are added, the near ones counting more: 33 numbers that no motion of the part changes (`ops.fpfh.fpfh`). All
-         points of all clouds are offered to the bank, of which a greedy k-centre coreset keeps a share.
+Fit      each cloud is thinned to points one voxel apart, which get normals from their neighbours; the angles between
+         normals of a point and its neighbours make three histograms, and those of the neighbours are added, the near
+         ones counting more: 33 numbers that no motion of the part changes (`ops.histograms`). All points of all clouds
+         are offered to the bank, of which a greedy k-centre coreset keeps a share.
 Predict  a point is as anomalous as it is far from the bank, blurred over its neighbours, and so is one between those
          that were looked at; a cloud takes its worst place, re-weighted on request.
 Differs  the voxel is a share of the typical part's diagonal and at least one and a half spacings of its points, not a
@@ -27,7 +27,7 @@ from torch import Tensor
 from blemish.errors import ConfigError
 from blemish.methods.base import Method, Published
 from blemish.ops.coreset import greedy_k_centre
-from blemish.ops.fpfh import Looked, Radii, look, spread
+from blemish.ops.histograms import Looked, Radii, look, spread
 from blemish.ops.neighbours import nearest, nearest_within
 from blemish.types import Batch, FeatureSpec, Needs, Prediction
 
@@ -68,6 +68,7 @@ class Fpfh(Method[Config]):
         source="points",
         axes=1,
         graph=False,
+        engine="histogram bank",
         costly=True,
         reason="who is whose neighbour differs from cloud to cloud and is searched in trees, which a graph cannot",
     )

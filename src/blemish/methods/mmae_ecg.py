@@ -175,7 +175,7 @@ class MMAEECG(Method[Config]):
 
     def errors(self, segments: Tensor, at: Indices) -> Tensor:
         """(B, occurrences, K, S): squared differences of repainted and hidden segments."""
-        repainted = self.exact_repainted(self.network(segments.flatten(2), at))
+        repainted: Tensor = self.exact_repainted(self.network(segments.flatten(2), at))
         wanted: Tensor = self.exact_targets(self.targets(segments)).index_select(1, at.targets)
         error: Tensor = (repainted.reshape_as(wanted) - wanted).square()
         return error

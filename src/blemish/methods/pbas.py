@@ -8,10 +8,10 @@ Fit      frozen features of 3 x 3 neighbourhoods go through one linear layer, th
          to tell features from such fakes (RBO). As distances shrink, fakes come closer.
 Predict  the discriminator's logit at each cell; the map is bilinear and blurred, the image takes the highest cells.
          Centres are not needed: projection and discriminator are folded into one matrix.
-Differs  means over a neighbourhood instead of pooled windows (`faithful_pool`), on standardised channels
-         (`standardise`); some cells of each image in a step; centres are searched near a cell (`exact_assign`); logits
-         instead of probabilities; far fewer steps at higher rates along a cosine; the last step is kept, where the
-         published code keeps the epoch that is best on the test set.
+Differs  means over a neighbourhood instead of pooled windows (`faithful_pool`); some cells of each image in a step;
+         centres are searched near a cell (`exact_assign`); logits instead of probabilities; far fewer steps at higher
+         rates along a cosine; the last step is kept, where the published code keeps the epoch that is best on the test
+         set.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ class Config:
     window: int = 4  # cells to each side that count as near
     neighbourhood: int = 3  # side of the square of cells that each cell is seen with
     faithful_pool: bool = False  # its values are pooled one behind the other as in the paper, or their mean is taken
-    standardise: bool = True  # embedded channels by their mean and spread
+    standardise: bool = False  # embedded channels by their mean and spread
     width: int = 0  # channels of the embedding; 0 = as many as the levels have together
     hidden: int = 128  # units of the discriminator
-    steps: int = 1000  # of training, whatever the number of images
+    steps: int = 300  # of training, whatever the number of images
     batch: int = 8  # images in a step
     share: float = 0.25  # of each row's cells that a step sees
-    rate: float = 1e-3  # of the projection, at the start; it falls along a cosine
-    boundary_rate: float = 2e-3  # the same of the discriminator
+    rate: float = 3e-3  # of the projection, at the start; it falls along a cosine
+    boundary_rate: float = 6e-3  # the same of the discriminator
     floor: float = 0.05  # of both rates at the end, as a share; 1 = constant, as in the paper
     top: float = 0.0  # share of the cells whose mean is the image score; 0 takes the highest one, as in the paper
     sigma: float = 4.0  # blur of the anomaly map, in pixels of the network's input

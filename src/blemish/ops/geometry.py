@@ -181,7 +181,7 @@ def sampled(points: Points, faces: Indices, count: int, generator: np.random.Gen
     face = np.searchsorted(np.cumsum(double), generator.random(drawn) * total).clip(max=len(faces) - 1)
     u, v = np.sqrt(generator.random(drawn)), generator.random(drawn)
     found = (1 - u)[:, None] * a[face] + (u * (1 - v))[:, None] * b[face] + (u * v)[:, None] * c[face]
-    kept = apart(found, 0.7 * np.sqrt(total / 2 / count))
+    kept = apart(found, 0.6 * np.sqrt(total / 2 / count))
     order = np.concatenate([np.flatnonzero(kept), np.flatnonzero(~kept)])[:count]
     outward = face_normals(points, faces)
     normals = cross[face[order]] / double[face[order]][:, None]

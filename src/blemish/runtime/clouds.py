@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blemish.ops.fpfh import Radii, look, spread
+from blemish.ops.histograms import Radii, look, spread
 from blemish.runtime.engines import Engine, Outputs, Precision
 
 Floats = NDArray[np.float32]
@@ -20,8 +20,8 @@ Floats = NDArray[np.float32]
 _BLOCK = 1024  # points whose products with the bank are there at once
 
 
-class FpfhBank:
-    """Method `fpfh` as `methods.fpfh` has it, step by step: distance to the bank, score, map."""
+class HistogramBank:
+    """A bank of point feature histograms: distance to it, score and map, step by step as the method itself has them."""
 
     name = "numpy"
     precision: Precision = "f32"
@@ -69,5 +69,7 @@ class FpfhBank:
         return float(1 - shares[0] / shares.sum())
 
 
-ENGINES: dict[str, Callable[[Mapping[str, Any], Mapping[str, NDArray[Any]]], Engine]] = {"fpfh": FpfhBank}
-"""By method."""
+ENGINES: dict[str, Callable[[Mapping[str, Any], Mapping[str, NDArray[Any]]], Engine]] = {
+    "histogram bank": HistogramBank
+}
+"""By `Needs.engine`."""

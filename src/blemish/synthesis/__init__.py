@@ -4,11 +4,13 @@ A synthesizer is `(image, generator) -> (image', mask)`: image' differs from ima
 never empty, and the same state of the generator gives the same bits. Images are uint8 (H, W, 3), masks bool (H, W);
 numpy's and OpenCV's global random states are neither read nor changed.
 
-perlin    gradient noise over one, two or three axes
+perlin    gradient noise over one, two or three axes, on grids and at points
 masks     where a defect lies: Perlin islands, boxes, blobs, threads
 texture   what it looks like: drawn textures, crops of images; PasteTexture; whole made scenes to distil with
 cutpaste  defects made of the image itself, to choose options with where training used `texture`
 makers    those of them that a method may ask for by name
+surface3d defects on point clouds; scan, geometry: what is known of their surface
+lots      where the chance of one output comes from
 worlds    drawn parts with rules, whose anomalies are known: for tests and ablations
 weave     a drawn cloth whose flaws have clean twins
 probes    to measure with, and never to learn from

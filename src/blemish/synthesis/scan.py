@@ -124,3 +124,15 @@ class Scan:
         out = before.copy()
         out[self.rows[rows]] = fresh
         return out
+
+    def slope(self, rows: Indices, displacement: NDArray[Any]) -> float:
+        """How much the displacement of moved neighbours differs, over their distance: root mean square; 0 without any.
+
+        rows are those that moved, displacement that of every row of the cloud.
+        """
+        near = self.near(rows, LINKS)
+        own = displacement[self.rows].astype(np.float64)
+        away = np.sqrt(((self.points[near] - self.points[rows][:, None]) ** 2).sum(2))
+        both = (own[near] != 0) & (away > 0)
+        steps = (own[near] - own[rows][:, None])[both] / away[both]
+        return float(np.sqrt((steps**2).mean())) if steps.size else 0.0

@@ -98,11 +98,9 @@ def options_of(preset: str, given: dict[str, Any], generator: np.random.Generato
         "tau": float(generator.uniform(0.6, 0.85)),
         "radius": float(generator.uniform(0.05, 0.25)),
     }
-    if preset != "random":
-        if preset not in PRESETS:
-            raise ConfigError(f"no preset '{preset}'", hint=nearest_name(preset, [*PRESETS, "random"]))
-        values = PRESETS[preset]
-    return SurfaceDefect(**{**values, **given})
+    if preset not in (*PRESETS, "random"):
+        raise ConfigError(f"no preset '{preset}'", hint=nearest_name(preset, [*PRESETS, "random"]))
+    return SurfaceDefect(**{**PRESETS.get(preset, values), **given})
 
 
 class Made(NamedTuple):
@@ -140,8 +138,8 @@ def damage(cloud: Cloud, options: SurfaceDefect, generator: np.random.Generator)
     displacement, component = np.zeros(len(points), np.float32), np.zeros(len(points), np.int32)
     points[at], labels[at], displacement[at] = after, 1, away
     component[at] = geometry.components(part.near(rows, LINKS), np.ones(len(rows), bool), rows)
-    made = replace(cloud, points=points, normals=part.normals_after(rows, points))
-    made = replace(made, fields={**cloud.fields, "label": labels, "displacement": displacement, "component": component})
+    fields = {**cloud.fields, "label": labels, "displacement": displacement, "component": component}
+    made = replace(cloud, points=points, normals=part.normals_after(rows, points), fields=fields)
     record = {
         "options": asdict(options),
         "centre": None if laid.centre is None else cloud.points[part.rows[laid.centre]].tolist(),
@@ -150,24 +148,13 @@ def damage(cloud: Cloud, options: SurfaceDefect, generator: np.random.Generator)
         "share": len(rows) / len(part.rows),
         "components": int(component.max(initial=0)),
         "depth": float(np.abs(displacement).max(initial=0)),
-        "roughness": _slope(part, rows, displacement),
+        "roughness": part.slope(rows, displacement),
         "diagonal": part.diagonal,
         "spacing": part.spacing,
         "limit": limit,
         "normals": part.source,
     }
     return Made(made, labels, displacement, component, record)
-
-
-def _slope(part: Scan, rows: Indices, displacement: NDArray[np.float32]) -> float:
-    """How much the displacement differs between neighbours, over their distance: root mean square; 0 without any."""
-    if not rows.size:
-        return 0.0
-    near = part.near(rows, LINKS)
-    own = displacement[part.rows].astype(np.float64)
-    away = np.sqrt(((part.points[near] - part.points[rows][:, None]) ** 2).sum(2))
-    slope = np.divide(own[near] - own[rows][:, None], away, out=np.zeros_like(away), where=away > 0)
-    return float(np.sqrt((slope[:, 1:] ** 2).mean()))
 
 
 class _Laid(NamedTuple):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from blemish.ops.fpfh import BINS, Radii, fpfh, look, spread
+from blemish.ops.histograms import BINS, Radii, fast_histograms, look, spread
 
 Floats = NDArray[np.float64]
 
@@ -53,7 +53,7 @@ def test_histograms_are_those_of_the_formulas(fast: bool) -> None:
     generator = np.random.default_rng(1)
     points, normals = generator.normal(size=(60, 3)), generator.normal(size=(60, 3))
     normals /= np.linalg.norm(normals, axis=1, keepdims=True)
-    got = fpfh(points, normals, 0.9, fast=fast)
+    got = fast_histograms(points, normals, 0.9, fast=fast)
     single = [slow_histogram(points, normals, i, 0.9) for i in range(60)]
     assert min(len(own) for _, own in single) < 2
     assert max(len(own) for _, own in single) > 8
@@ -71,7 +71,7 @@ def test_a_plane_and_a_point_alone() -> None:
     u, v = np.meshgrid(np.arange(5.0), np.arange(5.0))
     points = np.stack([u.ravel(), v.ravel(), 0 * u.ravel()], 1)
     points = np.concatenate([points, [[100.0, 0, 0]]])
-    got = fpfh(points, np.tile([0.0, 0, 1], (26, 1)), 1.1, fast=False).reshape(26, 3, BINS)
+    got = fast_histograms(points, np.tile([0.0, 0, 1], (26, 1)), 1.1, fast=False).reshape(26, 3, BINS)
     assert (got[:25, :, BINS // 2] == 100).all()
     assert not got[25].any()
 

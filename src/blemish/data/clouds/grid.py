@@ -56,5 +56,5 @@ def written(cloud: Cloud, _: str) -> bytes:
     if cloud.shape is None:
         raise DataError("a TIFF holds an organised cloud, and this one has no rows and columns", hint="write a .ply")
     out = BytesIO()
-    imwrite(out, cloud.points.reshape(*cloud.shape, 3))
+    imwrite(out, cloud.points.reshape(*cloud.shape, 3), photometric="rgb")
     return out.getvalue()

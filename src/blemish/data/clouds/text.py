@@ -79,7 +79,7 @@ def written(cloud: Cloud, suffix: str) -> bytes:
     if cloud.normals is not None:
         columns |= dict(zip(_NORMAL, cloud.normals.T, strict=True))
     columns |= cloud.fields
-    form = [{"f4": "%.9g", "f8": "%.17g"}.get(v.dtype.str[1:], "%d") for v in columns.values()]
+    form = ["%.17g" if v.dtype.kind == "f" else "%d" for v in columns.values()]
     line = " ".join(form) + "\n"
     rows = zip(*(values.tolist() for values in columns.values()), strict=True)
     return ("# " + " ".join(columns) + "\n" + "".join(line % row for row in rows)).encode()

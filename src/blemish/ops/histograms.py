@@ -46,7 +46,7 @@ def look(points: Points, outside: Points, voxel: float, radii: Radii) -> Looked:
     """
     some = np.sort(np.random.default_rng(0).permutation(len(points))[:MOST])
     points, normals = thinned(points[some], outside[some], voxel, radii)
-    return Looked(points, normals, fpfh(points, normals, radii.radius * voxel, fast=radii.fast))
+    return Looked(points, normals, fast_histograms(points, normals, radii.radius * voxel, fast=radii.fast))
 
 
 def thinned(points: Points, outside: Points, voxel: float, radii: Radii) -> tuple[Points, Points]:
@@ -79,7 +79,7 @@ def within(points: Points, radius: float, most: int) -> tuple[Indices, NDArray[n
     return near, np.where(away > radius, np.inf, away)
 
 
-def fpfh(points: Points, normals: Points, radius: float, *, fast: bool = True) -> NDArray[np.float32]:
+def fast_histograms(points: Points, normals: Points, radius: float, *, fast: bool = True) -> NDArray[np.float32]:
     """(M, 33): a point's own histograms, and on top the mean of its neighbours', the near ones counting more.
 
     FPFH(p) = SPFH(p) + sum SPFH(p_k) / w_k, w_k the distance to neighbour k (Eq. 2); neighbours are all points within
