@@ -291,7 +291,7 @@ def test_layouts(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="'ground_truth'"):
         layouts.index(folder, "clouds")
     with pytest.raises(DataError, match="no images"):
-        layouts.index(folder, kind="image")
+        layouts.index(folder / "train", kind="image")
     with pytest.raises(DataError, match="no point clouds"):
         layouts.index(tmp_path, kind="cloud")
 
