@@ -157,6 +157,14 @@ def test_chunks_that_are_merged_and_a_bank_that_is_recalled() -> None:
     again.conclude()
     assert len(again.memory) > len(whole.memory)
     assert again(probe).score < 0.7 * before.score
+    every = Fpfh(Config(coreset_ratio=1.0), spec, size)  # type: ignore[arg-type]
+    every.observe(WORLD.batch(clouds[:2]))
+    every.conclude()
+    known = {tuple(row) for row in (every.memory + every.centre).round().tolist()}
+    every.recall(2)
+    every.observe(WORLD.batch(clouds[2:]))
+    every.conclude()
+    assert known <= {tuple(row) for row in (every.memory + every.centre).round().tolist()}  # nothing is forgotten
 
 
 @pytest.mark.parametrize(
