@@ -54,7 +54,6 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/logical.py
 	$(BIN)/python benchmarks/places.py
 	$(BIN)/python benchmarks/attenuation.py
-	$(BIN)/python benchmarks/surface3d.py
 	$(BIN)/python benchmarks/clouds.py
 	$(BIN)/python benchmarks/heartbeats.py
 	$(BIN)/python benchmarks/made_defects.py

@@ -109,8 +109,7 @@ seeds in which the figure moves at both steps as the parameter says it should.
 Depth falls short of the strength where a wall is thinner than that, or the surface hollow.
 
 ## A million points
-A PLY without normals, read, damaged and written; processor time of all threads together. The machine was shared, so the
-clock says little.
+A PLY without normals, read, damaged and written; processor time of all threads together.
 
 {chr(10).join(times)}
 
