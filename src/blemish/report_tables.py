@@ -118,6 +118,7 @@ def settings(evaluation: Evaluation) -> str:
     model, setting, timing = evaluation.model, evaluation.setting, evaluation.timing
     data, backbone = model.get("data", {}), model.get("backbone", {})
     config = ", ".join(f"{k}={v}" for k, v in model.get("config", {}).items())
+    pictures = setting.get("kind", "image") == "image"
     rows: list[tuple[str, Any]] = [
         ("Test data", setting["source"]),
         ("Test images", f"{setting['good']:,} good, {setting['anomalous']:,} defective"),
@@ -128,7 +129,10 @@ def settings(evaluation: Evaluation) -> str:
         ("Method", model.get("method")),
         ("Its options", config or None),
         ("Backbone", backbone.get("identity")),
-        ("Network input", f"{setting['network_input']} pixels (width x height)"),
+        (
+            "Network input",
+            f"{setting['network_input']} pixels (width x height)" if pictures else setting["network_input"],
+        ),
         ("Engine", f"{setting['engine']}, {setting['precision']}"),
         ("Seed", model.get("seed")),
         ("Promise", setting["promise"]),

@@ -260,6 +260,7 @@ def test_commands(folder: Path, model: Path, tmp_path: Path, capsys: pytest.Capt
     assert overall["pixel"]["regions"] == 3  # one knob on each cloud, whatever the order of rows
     page = (tmp_path / "r.html").read_text()
     assert "Rings are areas" in page
+    assert "pixels (width x height)" not in page
     assert page.count("data:image/jpeg") >= 5
 
 
