@@ -5,6 +5,9 @@ Everything is relative to the points themselves: no unit, no axis and no origin 
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -16,7 +19,17 @@ Points = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 COARSE = 10_000  # points whose normals are oriented from neighbour to neighbour; all others follow the nearest of them
-BLOCK = 50_000  # points at once, where each has its neighbours beside it
+BLOCK = 5_000  # points at once, where each has its neighbours beside it: what fits a processor's cache
+
+
+def in_blocks(count: int, work: Callable[[slice], None]) -> None:
+    """`work` on each block of `count` rows, on all processors: NumPy and LAPACK leave the interpreter free."""
+    blocks = [slice(at, at + BLOCK) for at in range(0, count, BLOCK)]
+    if len(blocks) == 1:
+        work(blocks[0])
+        return
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(work, blocks))
 
 
 def tree_of(points: Points) -> Any:
@@ -46,14 +59,17 @@ def fitted_normals(points: Points, neighbours: Indices, there: NDArray[np.bool_]
     `there` (M, k) says which of the neighbours count; all of them where it is not given.
     """
     out = np.empty((len(neighbours), 3))
-    for at in range(0, len(neighbours), BLOCK):
-        around = points[neighbours[at : at + BLOCK]]
+
+    def fit(block: slice) -> None:
+        around = points[neighbours[block]]
         if there is None:
             around = around - around.mean(1, keepdims=True)
         else:
-            some = there[at : at + BLOCK, :, None]
+            some = there[block, :, None]
             around = (around - around.mean(1, keepdims=True, where=some)) * some
-        out[at : at + BLOCK] = np.linalg.eigh(np.einsum("nki,nkj->nij", around, around))[1][:, :, 0]
+        out[block] = np.linalg.eigh(np.einsum("nki,nkj->nij", around, around))[1][:, :, 0]
+
+    in_blocks(len(out), fit)
     return out
 
 
@@ -122,8 +138,8 @@ def principal_curvatures(points: Points, at: Points, normals: Points, neighbours
     Of the quadric that fits the neighbours (M, k) best, h = (a x^2 + 2 b x y + c y^2) / 2 + d x + e y.
     """
     out = np.empty((len(at), 2))
-    for first in range(0, len(at), BLOCK):
-        part = slice(first, first + BLOCK)
+
+    def fit(part: slice) -> None:
         n = normals[part]
         side = np.eye(3)[np.abs(n).argmin(1)]
         t = np.cross(n, side)
@@ -139,6 +155,8 @@ def principal_curvatures(points: Points, at: Points, normals: Points, neighbours
         a, b, c = np.linalg.solve(normal, right[:, :, None])[:, :3, 0].T / size[:, 0]
         mean, spread = (a + c) / 2, np.hypot((a - c) / 2, b)
         out[part] = np.stack([mean - spread, mean + spread], 1)
+
+    in_blocks(len(out), fit)
     return out
 
 

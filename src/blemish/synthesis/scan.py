@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from blemish.errors import DataError
 from blemish.ops.geometry import (
-    BLOCK,
     Indices,
     Orientation,
     Points,
     face_normals,
     fitted_normals,
     nearest,
+    principal_curvatures,
     spacing,
     toward,
     tree_of,
@@ -50,6 +50,8 @@ class Scan:
         self.diagonal = float(np.linalg.norm(np.ptp(self.points @ self.axes, axis=0)))  # of the box along the axes
         self.tree = tree_of(self.points)
         self.spacing = spacing(self.tree, self.points, generator)
+        self._rank = np.empty(len(points), np.int64)  # of points in the tree: what lies near has near ones
+        self._rank[self.tree.indices] = np.arange(len(points))
         self._near = np.empty((len(points), min(max(k, LINKS), len(points))), np.int32)
         self._looked = np.zeros(len(points), bool)
         self.source, known, self._outside = self._given(generator)
@@ -72,12 +74,18 @@ class Scan:
         faces = self.cloud.faces
         return None if faces is None else face_normals(points.astype(np.float64), faces)
 
+    def _by_place(self, rows: Indices) -> Indices:
+        """The rows, once each, neighbours one after the other: their own neighbours lie in the processor's cache."""
+        fresh = np.zeros(len(self._rank), bool)
+        fresh[self._rank[rows]] = True
+        ordered: Indices = self.tree.indices[fresh]
+        return ordered
+
     def near(self, rows: Indices, k: int) -> Indices:
         """(M, k) neighbours of valid points, the point itself among them; looked up once for each point."""
-        fresh = np.unique(rows[~self._looked[rows]])
-        for at in range(0, len(fresh), BLOCK):
-            own = fresh[at : at + BLOCK]
-            self._near[own] = nearest(self.tree, self.points[own], self._near.shape[1])
+        fresh = self._by_place(rows[~self._looked[rows]])
+        if fresh.size:
+            self._near[fresh] = nearest(self.tree, self.points[fresh], self._near.shape[1])
         self._looked[fresh] = True
         return self._near[rows, :k].astype(np.int64)
 
@@ -90,20 +98,28 @@ class Scan:
 
     def normals(self, rows: Indices) -> Points:
         """(M, 3) unit normals of valid points; looked up once for each point."""
-        fresh = np.unique(rows[~self._told[rows]])
-        for at in range(0, len(fresh), BLOCK):
-            own = fresh[at : at + BLOCK]
-            plain = fitted_normals(self.points, self.near(own, self.k))
+        fresh = self._by_place(rows[~self._told[rows]])
+        if fresh.size:
+            plain = fitted_normals(self.points, self.near(fresh, self.k))
             if self._outside is not None:
-                self._normals[own] = self._outside(plain, self.points[own])
+                self._normals[fresh] = self._outside(plain, self.points[fresh])
             else:
-                self._normals[own] = toward(plain, self.points[own], np.asarray(self.cloud.viewpoint) - self.mean)
+                self._normals[fresh] = toward(plain, self.points[fresh], np.asarray(self.cloud.viewpoint) - self.mean)
         self._told[fresh] = True
         return self._normals[rows]
 
+    def bend(self, rows: Indices, normals: Points) -> NDArray[np.float64]:
+        """(M, 2) smaller and larger curvature of the surface at the rows, 1 / unit, by their side's normals (M, 3)."""
+        out, order = np.empty((len(rows), 2)), np.argsort(self._rank[rows])  # as in `_by_place`
+        own, normals = rows[order], normals[order]
+        near = self.own_side(own, self.near(own, self.k), normals)
+        out[order] = principal_curvatures(self.points, self.points[own], normals, near)
+        return out
+
     def room(self, rows: Indices, move: NDArray[np.float64], normals: Points) -> NDArray[np.float64]:
         """(M,) how far each point may go before it meets a wall that faces it: a sheet's far side, or across a gap."""
-        hit = nearest(self.tree, self.points[rows] + move[:, None] * normals, 1)[:, 0]
+        hit, order = np.empty(len(rows), np.int64), np.argsort(self._rank[rows])  # as in `_by_place`
+        hit[order] = nearest(self.tree, (self.points[rows] + move[:, None] * normals)[order], 1)[:, 0]
         away = ((self.points[hit] - self.points[rows]) * normals).sum(1) * np.sign(move)
         faces = (self.normals(hit) * normals).sum(1) < -0.3
         return np.where(faces & (away > 0), 0.8 * away, np.inf)

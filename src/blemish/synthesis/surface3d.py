@@ -292,8 +292,7 @@ def _moves(
     else:
         move = move * lots[geometry.components(part.near(rows, LINKS), weight > 0, rows)]
     if options.clamp and rows.size and options.strength > 0:
-        near = part.own_side(rows, part.near(rows, options.neighbours), normals)
-        bend = geometry.principal_curvatures(part.points, part.points[rows], normals, near)
+        bend = part.bend(rows, normals)
         hollow = np.where(move > 0, bend[:, 1], -bend[:, 0])  # toward where it goes
         most = np.minimum(0.5 / np.maximum(hollow, 1e-9 / part.diagonal), part.room(rows, move, normals))
         move = np.clip(move, -most, most)
