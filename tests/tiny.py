@@ -26,12 +26,18 @@ ROUTED = [name for name in OF_IMAGES if methods.get(name).routing(methods.get(na
 SAMPLE = [name for name in OF_IMAGES if name not in TRAINED] + [n for n in TRAINED if n not in ROUTED][:1]
 """What is tried with files: methods of one pass, and one that is trained; the contract tests try each without."""
 RATE = 0.2  # small enough a promise that four held-out images support it
+FEW = 12  # steps of a training whose outcome is only compared, saved, moved about
+
+
+def shortened(brief: dict[str, Any], most: int = FEW) -> dict[str, Any]:
+    """The options of a brief training with no more than so many steps in any of its phases."""
+    return {key: min(value, most) if key.endswith("steps") else value for key, value in brief.items()}
 
 
 def fit_tiny(folder: Path, records: Sequence[Record] | None = None, *, cache: Any = None, **options: Any) -> Model:
-    """A model of 20 tiny images (or of `records`), trained briefly; whatever is cached lands in `folder`."""
+    """A model of 20 tiny images (or of `records`), after a few steps; whatever is cached lands in `folder`."""
     chosen = {"method": "padim", "backbone": "fake", "image_size": "64x48", "false_alarm_rate": RATE, **options}
-    chosen["options"] = {**methods.get(chosen["method"]).brief, **chosen.get("options", {})}
+    chosen["options"] = {**shortened(methods.get(chosen["method"]).brief), **chosen.get("options", {})}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BLEMISH_CACHE", str(folder / "cache"))
         records = records if records is not None else write_images(folder / "good", 20)

@@ -22,6 +22,7 @@ from blemish.runtime.engines import best_precision, open_engine
 from blemish.training import Plan
 from blemish.types import Batch, Prediction
 from tests.fakes import WORLDS, FakeBackbone
+from tests.tiny import FEW, shortened
 
 TRAIN = 12
 
@@ -30,10 +31,13 @@ every_method = pytest.mark.parametrize(
 )
 
 
-def settings(name: str) -> Any:
-    """The defaults, but a short training where there is one: `brief` says how short a method can be tried."""
+def settings(name: str, most: int | None = None) -> Any:
+    """The defaults, but a short training where there is one: `brief` says how short a method can be tried.
+
+    With `most`, no phase has more steps than that: enough where it does not matter what was learned.
+    """
     cls = methods.get(name)
-    return config.build(cls.Config, cls.brief)
+    return config.build(cls.Config, cls.brief if most is None else shortened(cls.brief, most))
 
 
 def world_of(name: str) -> Any:
@@ -46,14 +50,14 @@ def _world(source: str) -> Any:
     return WORLDS[source]()
 
 
-def make(name: str, size: tuple[int, ...] | None = None, seed: int = 0) -> Method:
+def make(name: str, size: tuple[int, ...] | None = None, most: int | None = None) -> Method:
     world = world_of(name)
     size = size or world.size
-    return methods.get(name)(settings(name), world.spec(size), size, seed)
+    return methods.get(name)(settings(name, most), world.spec(size), size, 0)
 
 
-def fitted(name: str, *, order: list[int] | None = None, count: int = TRAIN, seed: int = 0) -> Method:
-    method, world = make(name, seed=seed), world_of(name)
+def fitted(name: str, *, order: list[int] | None = None, count: int = TRAIN, most: int | None = None) -> Method:
+    method, world = make(name, most=most), world_of(name)
     world.learn(method, [world.good(i) for i in (order or range(count))])
     return method
 
@@ -174,12 +178,12 @@ def test_order_of_training_images_does_not_matter_much(name: str) -> None:
 
 
 @every_method
-def test_same_seed_same_scores_and_global_random_state_is_left_alone(name: str, models: dict[str, Method]) -> None:
-    first = models[name](probe(name))  # before the state is looked at: making a backbone draws
+def test_same_seed_same_scores_and_global_random_state_is_left_alone(name: str) -> None:
+    first = fitted(name, most=FEW)(probe(name))  # before the state is looked at: making a backbone draws
     torch.manual_seed(2)
     np.random.seed(2)
     before, before_numpy = torch.get_rng_state(), np.random.get_state()[1].copy()
-    assert same(fitted(name)(probe(name)), first)
+    assert same(fitted(name, most=FEW)(probe(name)), first)
     assert torch.equal(before, torch.get_rng_state())
     assert (before_numpy == np.random.get_state()[1]).all()
 
@@ -251,8 +255,27 @@ def test_an_engine_without_a_graph_agrees_with_pytorch(name: str, models: dict[s
         assert got.dtype == np.float32
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
     assert not reference[1][:, -5:].any()
-    other = world.engine(fitted(name, count=3))(golden)
+    other = world.engine(fitted(name, count=3, most=FEW))(golden)
     assert np.abs(other[0] - reference[0]).max() > 1e-3 * np.abs(reference[0]).max()
+
+
+@every_method
+@pytest.mark.parametrize("precision", dict.fromkeys(("f32", best_precision())))
+def test_features_that_were_kept_give_the_bits_of_the_whole_graph(
+    name: str, precision: Any, models: dict[str, Method]
+) -> None:
+    """What is evaluated from the cache is what is deployed."""
+    method, world = models[name], world_of(name)
+    if not hasattr(world, "backbone"):
+        pytest.skip("nothing stands before the method")
+    trunk = export.export_backbone(world.backbone, world.size, image=method.wants(method.config).image)
+    graph = world.graph(method)
+    whole, features = (open_engine(g, precision=precision) for g in (graph, trunk))
+    head = engines.Head(graph, precision=precision)
+    for seed in range(3):
+        image = world.good(500 + seed)[None]
+        for got, expected in zip(head([m[0] for m in features(image)]), whole(image), strict=True):
+            assert np.array_equal(got, expected)
 
 
 @every_method
@@ -273,7 +296,7 @@ def test_a_changed_head_is_refused(name: str, models: dict[str, Method]) -> None
     world = world_of(name)
     if not models[name].needs.graph:
         pytest.skip(f"declared impossible: {models[name].needs.reason}")
-    graph = world.graph(fitted(name, count=3))
+    graph = world.graph(fitted(name, count=3, most=FEW))
     golden = np.stack([world.good(100), world.defective(101)[0]])
     with pytest.raises(ExportError, match="disagree"):
         export.certify(graph, world.reference(models[name]), golden)

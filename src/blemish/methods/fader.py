@@ -26,7 +26,6 @@ from torch import Tensor, nn
 from blemish.errors import ConfigError
 from blemish.methods.base import Method, Phase
 from blemish.nn.attenuation import PatchGate, attenuated, pooled
-from blemish.nn.losses import cosine_map
 from blemish.nn.precision import Exact
 from blemish.nn.unet import UNet, inner_size
 from blemish.ops.hiding import drawn, fixed_mask, hidden, strangest
@@ -151,8 +150,19 @@ class FADeR(Method[Config]):
         """(B, 1, *grid), or (1, 1, *grid) of all images: what the rule hides. A function of each image alone."""
         if self.config.mask != "saliency":
             return self.fixed
-        strange = cosine_map(self._features(batch), self.usual[None])
+        strange = self._strange(self._features(batch))
         return strangest(to_grid(strange[:, None], self.grid)[:, 0], self.config.share, self.config.soft)
+
+    def _strange(self, features: Tensor) -> Tensor:
+        """(B, h, w): 1 - cosine to the usual features of each place.
+
+        Sums are matrix products: an engine adds up in the order in which it happens to hold the channels, which is
+        another behind a backbone than behind features that were kept, and a last bit of it moves the mask.
+        """
+        ones = features.new_ones(1, features.shape[1])
+        x, usual = features.flatten(2), self.usual.flatten(1)
+        lengths = (ones @ x.square()) * usual.square().sum(0)
+        return (1 - (ones @ (x * usual)) * torch.rsqrt(lengths + 1e-12)).view(-1, *features.shape[2:])
 
     def encoded(self, x: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
         """The encoder's maps of images (B, 3, *inner) with a mask over them."""
