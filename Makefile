@@ -25,7 +25,9 @@ demo: $(VENV)/.demo
 	$(BIN)/blemish demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n auto --dist loadgroup tests/unit tests/contract tests/reference tests/rules
+	$(BIN)/python -m pytest -n auto --dist loadgroup -m "not learns" tests/unit tests/contract tests/reference
+	$(BIN)/python -m pytest -n auto --dist loadgroup -m learns tests/unit tests/contract
+	$(BIN)/python -m pytest -n auto --dist loadgroup tests/rules
 	$(BIN)/python -m pytest tests/robustness tests/cluster tests/real
 
 lint: $(VENV)/.dev

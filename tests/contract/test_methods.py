@@ -169,6 +169,7 @@ def test_alone_equals_in_a_batch(name: str, models: dict[str, Method]) -> None:
 
 
 @every_method
+@pytest.mark.learns
 def test_order_of_training_images_does_not_matter_much(name: str) -> None:
     """Equal up to what a greedy or stochastic choice may turn on; ranking of good and bad must hold."""
     a, b = fitted(name), fitted(name, order=list(range(TRAIN))[::-1])
@@ -215,7 +216,7 @@ def test_awkward_training_sets(name: str, case: str) -> None:
     samples = [world.good(i, size) for i in range(1 if case == "one image" else 6)]
     if case == "constant images":
         samples = [world.constant(size)] * 6
-    method = make(name, size)
+    method = make(name, size, most=3 * FEW)
     world.learn(method, samples)
     out = method(world.batch([samples[0], world.defective(5, size)[0]]))
     assert torch.isfinite(out.score).all()

@@ -101,6 +101,7 @@ def test_what_is_recalled_has_no_part_in_the_digest_of_a_cell() -> None:
 
 
 @pytest.mark.parametrize("name", ["padim", "patchcore", GRADIENT])
+@pytest.mark.learns
 def test_a_new_station_is_learned_and_promised(name: str, tmp_path: Path) -> None:
     model = fit_tiny(tmp_path, method=name)
     new = station(tmp_path / "new", 20)
@@ -123,6 +124,7 @@ def test_a_new_station_is_learned_and_promised(name: str, tmp_path: Path) -> Non
     assert Detector.load(tmp_path / "m").inspect(fresh[0]).score == after.inspect(fresh[0]).score
 
 
+@pytest.mark.learns
 def test_a_trained_method_takes_a_share_of_its_steps_from_what_it_knows(tmp_path: Path) -> None:
     model = fit_tiny(tmp_path, method=GRADIENT)
     adapted = detector(model).adapt(station(tmp_path / "new", 20), share=0.1).model

@@ -90,7 +90,7 @@ class Made(dict[str, Model]):
         options: dict[str, Any] = {
             "pooled": {"method": "padim", "multi_class": True},
             "routed": {"method": "dfc", "options": {"head": "padim", "shots": 4}},
-            "own": {"method": "dfc"},
+            "own": {"method": "dfc", "options": methods.get("dfc").brief},  # learned to its end
             "unlabelled": {"method": "dfc", "options": {"head": "padim", "labels": "none", "count": 3}},
         }[name]
         if options.get("options", {}).get("head") == "padim":

@@ -186,6 +186,7 @@ def test_disagreement_of_scales_comes_in_with_its_gain() -> None:
     assert not torch.equal(block(maps)[2], plain[2])
 
 
+@pytest.mark.learns
 def test_weights_start_unequal_and_learn(toy: emmf.EMMFRD) -> None:
     start = fusion().alpha
     assert (start.diagonal() > 0.5).all()
@@ -342,6 +343,7 @@ def test_memory_comes_after_the_warm_up_and_grows(backbone: FakeBackbone) -> Non
     assert seen == pytest.approx([0.0, 0.5, 1.0, 1.0])
 
 
+@pytest.mark.learns
 def test_memory_is_used(toy: emmf.EMMFRD, backbone: FakeBackbone) -> None:
     """Cells of what was never seen are pulled further, against their length, than normal ones at the same places."""
     assert (toy.memory.eta >= 0.5).all()
@@ -357,6 +359,7 @@ def test_memory_is_used(toy: emmf.EMMFRD, backbone: FakeBackbone) -> None:
     assert pulled[1] > 1.3 * pulled[0]
 
 
+@pytest.mark.learns
 def test_reconstruction_hangs_on_the_bank(toy: emmf.EMMFRD, backbone: FakeBackbone) -> None:
     batch = batch_of(backbone, [texture(i) for i in range(8)])
 
@@ -368,6 +371,7 @@ def test_reconstruction_hangs_on_the_bank(toy: emmf.EMMFRD, backbone: FakeBackbo
     assert restored(other) > 2 * restored(toy)
 
 
+@pytest.mark.learns
 def test_inspecting_leaves_the_bank_alone(toy: emmf.EMMFRD, backbone: FakeBackbone) -> None:
     before, usage = toy.memory.bank.clone(), toy.memory.usage.clone()
     toy(batch_of(backbone, [spoilt(0, 60)[0], texture(0)]))
@@ -386,10 +390,12 @@ def test_learned_rows_learn(backbone: FakeBackbone) -> None:
 
 # ----------------------------------------------------------------------------------------------------------------- toy
 @pytest.mark.parametrize("side", [8, 60])
+@pytest.mark.learns
 def test_finds_small_and_large_defects(side: int, toy: emmf.EMMFRD, backbone: FakeBackbone) -> None:
     assert pixel_auroc(toy, backbone, side) > 0.95
 
 
+@pytest.mark.learns
 def test_maps_of_normal_images_are_low(toy: emmf.EMMFRD, backbone: FakeBackbone) -> None:
     good = toy(batch_of(backbone, [texture(i) for i in range(8)])).anomaly_map
     bad = toy(batch_of(backbone, [spoilt(i, 60)[0] for i in range(8)]))
@@ -397,6 +403,7 @@ def test_maps_of_normal_images_are_low(toy: emmf.EMMFRD, backbone: FakeBackbone)
     assert bad.score.min() > 1.5 * good.max()
 
 
+@pytest.mark.learns
 def test_a_way_around_the_embedding_finds_nothing(toy: emmf.EMMFRD, backbone: FakeBackbone) -> None:
     """What a skip connection would do: features restored from themselves differ nowhere."""
     leaking = copy.deepcopy(toy)

@@ -324,6 +324,7 @@ def test_a_gate_is_a_word_or_a_number(said: Any, meant: Any) -> None:
 
 
 # -------------------------------------------------------------------------------------------- what has to come out
+@pytest.mark.learns
 def test_gate_tells_flaws_of_kinds_that_it_has_not_learned_from(world: World) -> None:
     look = world.look()
     inside, outside = world.gates(look)
@@ -333,6 +334,7 @@ def test_gate_tells_flaws_of_kinds_that_it_has_not_learned_from(world: World) ->
     assert good.mean() > 0.85
 
 
+@pytest.mark.learns
 def test_uncovered_flaws_are_repainted_cleaner_and_the_rest_hardly_worse(world: World) -> None:
     inside, outside = world.errors(world.look("off"))
     weaker_inside, weaker_outside = world.errors(world.look())
@@ -340,6 +342,7 @@ def test_uncovered_flaws_are_repainted_cleaner_and_the_rest_hardly_worse(world: 
     assert weaker_outside < 1.2 * outside
 
 
+@pytest.mark.learns
 def test_order_of_gates(world: World) -> None:
     """The true one above the learned one, above none and above the same weakening everywhere."""
     oracle, learned, base = (world.auroc(world.look(g)) for g in (world.oracle, "learned", "off"))
@@ -349,6 +352,7 @@ def test_order_of_gates(world: World) -> None:
 
 
 @pytest.mark.parametrize("mask", ["checker", "centre", "random"])
+@pytest.mark.learns
 def test_the_same_gate_plugs_into_other_masks(world: World, mask: str) -> None:
     """The base has learned under another mask, the gate learns behind it anew: flaws are weakened there too."""
     other = deepcopy(world.method)

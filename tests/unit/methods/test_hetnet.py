@@ -110,6 +110,7 @@ def test_gradients_reach_everything_but_the_teacher(backbone: FakeBackbone) -> N
     assert all(p.grad is None for p in method.teacher.parameters())
 
 
+@pytest.mark.learns
 def test_the_teacher_is_frozen_once_it_has_learned(trained: Watched, backbone: FakeBackbone) -> None:
     assert same(trained.before, state(trained.teacher))
     untrained = state(made(backbone, SQUARE).teacher)
@@ -272,6 +273,7 @@ def test_targets_and_the_global_teacher_see_no_noise(backbone: FakeBackbone) -> 
     assert not torch.equal(terms["local"]["denoising"], terms["none"]["denoising"])
 
 
+@pytest.mark.learns
 def test_inspection_draws_nothing(trained: Watched, backbone: FakeBackbone) -> None:
     before = trained.generator.get_state()
     trained(batch_of(backbone, goods(2, 500)))
@@ -299,6 +301,7 @@ def moved_by_noise(noise: str, backbone: FakeBackbone) -> float:
     return float(moved["D"] / moved["R"])
 
 
+@pytest.mark.learns
 def test_the_denoiser_undoes_what_the_other_student_passes_on(backbone: FakeBackbone) -> None:
     """The key of the collaboration; a student D that has never seen noise is the control."""
     local, none = (moved_by_noise(noise, backbone) for noise in ("local", "none"))
@@ -306,17 +309,20 @@ def test_the_denoiser_undoes_what_the_other_student_passes_on(backbone: FakeBack
     assert local < 0.7 * none
 
 
+@pytest.mark.learns
 def test_denoising_is_learned(trained: Watched) -> None:
     first, last = (np.mean([t["denoising"] for t in part]) for part in (trained.terms[:10], trained.terms[-10:]))
     assert last < 0.3 * first
 
 
+@pytest.mark.learns
 def test_fusion_has_moved(trained: Watched) -> None:
     for level in trained.fusion.levels:
         assert (level.gamma - 0.1).abs().max() > 0.01
 
 
 @torch.no_grad()
+@pytest.mark.learns
 def test_the_global_teacher_is_used(trained: Watched, backbone: FakeBackbone) -> None:
     batch = batch_of(backbone, goods(4, 600))
     blind = replace(batch, x=torch.zeros_like(batch.x))
@@ -326,6 +332,7 @@ def test_the_global_teacher_is_used(trained: Watched, backbone: FakeBackbone) ->
 
 
 @torch.no_grad()
+@pytest.mark.learns
 def test_each_student_scores_and_the_mean_is_of_both(trained: Watched, backbone: FakeBackbone) -> None:
     batch, maps = batch_of(backbone, goods(2, 650)), {}
     for scoring in ("both", "R", "D"):
@@ -344,6 +351,7 @@ def defects(method: HetNet, backbone: FakeBackbone) -> float:
     return float(auroc(np.stack(masks).ravel(), method(batch_of(backbone, list(images))).anomaly_map.numpy().ravel()))
 
 
+@pytest.mark.learns
 def test_a_blotch_is_found(trained: Watched, backbone: FakeBackbone) -> None:
     assert defects(trained, backbone) > 0.9
 
@@ -369,6 +377,7 @@ def test_students_of_a_constant_find_nothing(backbone: FakeBackbone) -> None:
 
 
 @torch.no_grad()
+@pytest.mark.learns
 def test_the_in_house_teacher_guesses_better_than_the_mean(trained: Watched, backbone: FakeBackbone) -> None:
     batch, losses = batch_of(backbone, goods(16, 800)), []
     for seed in range(4):
@@ -452,6 +461,7 @@ def test_a_killed_run_goes_on_with_the_same_noise(backbone: FakeBackbone, dies_a
     assert same(expected.values(), got.values())
 
 
+@pytest.mark.learns
 def test_the_model_holds_no_training_features(trained: Watched) -> None:
     values = sum(v.numel() for v in trained.fitted_state().values())
     parts = (trained.teacher, trained.fusion, trained.students)

@@ -372,6 +372,7 @@ def masked_error(method: METHOD, batch: Batch) -> float:
         return float(torch.cat([method.errors(segments, at)[:, ~at.inner] for at in method.groups], 1).mean())
 
 
+@pytest.mark.learns
 def test_it_repaints_better_than_what_copies_or_knows_nothing(trained: METHOD) -> None:
     """Against the mean of both neighbours, and the mean normal segment."""
     batch = signals_of([beats(k) for k in range(900, 930)])
@@ -384,6 +385,7 @@ def test_it_repaints_better_than_what_copies_or_knows_nothing(trained: METHOD) -
     assert own < 0.6 * float((learned - wanted).square().mean())
 
 
+@pytest.mark.learns
 def test_an_ectopic_beat_is_found_where_it_is(trained: METHOD) -> None:
     """One beat early and wide: the map's maximum lies within a third of a beat of it in more than 80 %."""
     found = 0

@@ -406,6 +406,7 @@ def world(
     return method, batches, {kind: np.stack([mask for _, mask in rows]) for kind, rows in shown.items()}
 
 
+@pytest.mark.learns
 def test_stripes_the_student_finds_a_blotch_and_the_smallest_field_shows_it_best() -> None:
     settings = replace(TOY, steps=150, batch=8, logical_steps=60, logical_batch=8, distance="squared")
     method, batches, masks = world(partial(stripes, blotch=6), (64, 64), ("blotch",), settings, train=32, each=8)
@@ -434,6 +435,7 @@ def objects() -> tuple[MuDeNet, dict[str, Batch]]:
     return method, batches
 
 
+@pytest.mark.learns
 def test_disc_and_square_the_logical_module_knows_the_whole(objects: tuple[MuDeNet, dict[str, Batch]]) -> None:
     """Locally all is normal: the structural module hardly sees it, the logical one does, and adding keeps that."""
     method, batches = objects

@@ -200,6 +200,7 @@ def inside() -> Tensor:
     return F.avg_pool2d(unseen().mask.float()[:, None], TOY["stride"]).flatten(1) == 1
 
 
+@pytest.mark.learns
 def test_the_prompt_decides_what_is_rebuilt() -> None:
     method, batch = learned(), unseen()
     assert method.prompts.shape == (COUNT, 64, TOY["width"])
@@ -217,6 +218,7 @@ def test_the_prompt_decides_what_is_rebuilt() -> None:
     assert same < 1.1 * own
 
 
+@pytest.mark.learns
 def test_defects_are_restored_and_not_copied() -> None:
     batch, where = unseen(), inside()
     errors = {}
@@ -237,6 +239,7 @@ def map_precision(method: OneNIP) -> float:
     return average_precision(batch.mask.numpy().ravel(), anomaly_map.numpy().ravel())
 
 
+@pytest.mark.learns
 def test_restoration_and_refiner_find_defects_better() -> None:
     plain = map_precision(learned(refiner=False, restoration=False))
     restoring, whole = map_precision(learned(refiner=False)), map_precision(learned())

@@ -96,6 +96,7 @@ def own_influence(method: RBD) -> float:
     return float((norms[:, y, x] / norms.flatten(1).sum(1)).mean())
 
 
+@pytest.mark.learns
 def test_consistency_at_least_halves_the_gap_between_training_and_inspection() -> None:
     assert gap(on_clouds()) < 0.5 * gap(on_clouds(consistency=0.0))
 
@@ -164,6 +165,7 @@ def pixels(method: RBD) -> float:
     return auroc(np.stack([mask for _, mask in drawn]).ravel().astype(int), maps.numpy().ravel())
 
 
+@pytest.mark.learns
 def test_a_blotch_is_found_and_gone_when_it_is_taken_away() -> None:
     method = on_stripes()
     assert pixels(method) > 0.95
@@ -174,6 +176,7 @@ def test_a_blotch_is_found_and_gone_when_it_is_taken_away() -> None:
     assert clean[mask].mean() < 2 * clean[~mask].mean()
 
 
+@pytest.mark.learns
 def test_without_made_defects_it_still_beats_the_copying_student() -> None:
     assert pixels(on_stripes(seed=1, steps=110, damage_p=0.0)) > pixels(on_stripes(seed=1, steps=110, imitation=True))
     assert RBD.wants(Config(damage_p=0)).twin is None

@@ -254,6 +254,7 @@ def leak(method: UniAD) -> float:
 
 
 @pytest.mark.parametrize("part", [{"queries": False}, {"jitter": 0.0}], ids=["queries", "jitter"])
+@pytest.mark.learns
 def test_without_a_part_it_fits_better_and_copies_more(part: dict[str, Any]) -> None:
     """As the paper has it: the shortcut is easier to learn, and defects pass through it."""
     (whole, loss), (less, lower) = learned(), learned(**part)
@@ -261,6 +262,7 @@ def test_without_a_part_it_fits_better_and_copies_more(part: dict[str, Any]) -> 
     assert leak(less) > 1.5 * leak(whole)
 
 
+@pytest.mark.learns
 def test_without_any_of_the_three_it_is_a_copier() -> None:
     copier, loss = learned(queries=False, jitter=0.0, mask="none")
     assert loss < 0.5 * learned()[1]
