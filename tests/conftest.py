@@ -17,6 +17,7 @@ torch.set_num_threads(1)  # the bits of a sum depend on how many share it: what 
 
 
 # what a file's tests share is made once: one process runs them all, unless they are grouped otherwise
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist looks at the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
