@@ -55,9 +55,10 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/categories.py
 	$(BIN)/python benchmarks/logical.py
 	$(BIN)/python benchmarks/places.py
-	$(BIN)/python benchmarks/attenuation.py
+	$(BIN)/python benchmarks/attenuation.py --page docs/results/attenuation.md
 	$(BIN)/python benchmarks/clouds.py
-	$(BIN)/python benchmarks/heartbeats.py
+	$(BIN)/python benchmarks/heartbeats.py --seeds 0 1 2 --adapt --page docs/results/heartbeats.md \
+		--variants default "global only" "local only" "no own positions" "raw targets"
 	$(BIN)/python benchmarks/made_defects.py
 	$(BIN)/python benchmarks/surface3d.py
 	$(BIN)/blemish bench benchmarks/choices.toml --out .bench/choices
