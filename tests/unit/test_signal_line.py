@@ -272,6 +272,26 @@ def test_the_cache_holds_windows(folder: Path, tmp_path: Path, monkeypatch: pyte
     assert all(bool((a == b).all()) for a, b in zip(first, again, strict=True))
 
 
+def test_windows_that_no_longer_fit_in_memory_are_read_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from blemish import windows
+    from blemish.kinds.signal import Signals
+
+    records = [r for r in layouts.index(folder / "set", cut=Cut(4.0)) if r.split == "train"][:4]
+    source = windows.WindowSource(Signals.from_json(detector_plan()), None)
+    monkeypatch.setattr(windows, "HELD", 2 * 2 * 200 * 4)  # two windows
+    samples = windows.WindowSamples(source, records)
+    first, again = samples.batch([0, 1, 2, 3]), samples.batch([3, 2, 1, 0])
+    assert first.x is not None
+    assert again.x is not None
+    assert bool((first.x == again.x.flip(0)).all())
+    assert len({tuple(x.flatten().tolist()) for x in first.x}) == 4
+    assert first.ids == again.ids[::-1]
+    count = []
+    monkeypatch.setattr(source, "window", lambda r, read=source.window: (count.append(r.id), read(r))[1])
+    samples.batch([0, 1, 2, 3])
+    assert count == [records[2].id, records[3].id]
+
+
 def detector_plan() -> dict[str, Any]:
     plan = {"leads": ["MLII", None], "rate": 50.0, "window": 4.0, "band": [0.5, 20.0], "file_rate": None}
     return {**plan, "size": [200]}
