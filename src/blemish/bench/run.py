@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +22,7 @@ from blemish.files import write_whole
 from blemish.runtime.scores import Track, no_track
 
 JOB = "job.json"
+ORPHANED = 3  # exit code of a cell whose driver has gone
 FIGURES = ("overall", "by_category", "by_defect")
 
 
@@ -115,10 +118,21 @@ def in_process(job: Job) -> str | None:
     job.folder.mkdir(parents=True, exist_ok=True)
     write_whole(job.folder / JOB, json.dumps({"cell": asdict(job.cell), "digest": job.mark}, indent=1).encode())
     with (job.folder / store.LOG).open("wb") as log:
-        done = subprocess.run(
-            [sys.executable, "-m", "blemish.bench.run", str(job.folder)], stdout=log, stderr=log, check=False
-        )
-    return None if store.finished(job.folder) else _reason(job.folder / store.LOG, done.returncode)
+        command = [sys.executable, "-m", "blemish.bench.run", str(job.folder)]
+        # nothing is ever written to its input: that it closes tells the cell that nobody waits for it any more
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log) as started:
+            code = started.wait()
+    return None if store.finished(job.folder) else _reason(job.folder / store.LOG, code)
+
+
+def end_with_driver() -> None:
+    """End this process at once when its standard input closes: its driver was stopped or killed, in whatever way."""
+
+    def wait() -> None:
+        os.read(sys.stdin.fileno(), 1)  # not the buffered stream, whose lock an ending interpreter waits for
+        os._exit(ORPHANED)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _reason(log: Path, code: int) -> str:
@@ -153,4 +167,5 @@ def finished_folders(jobs: Iterable[Job], *, needed: bool = True) -> list[Path]:
 
 
 if __name__ == "__main__":
+    end_with_driver()
     main(Path(sys.argv[1]))
