@@ -12,7 +12,7 @@ from blemish import kinds, modelfile
 from blemish.backbones.cache import FeatureCache
 from blemish.data import layouts
 from blemish.data.layouts._recordings import windows_in
-from blemish.data.signals import is_recording
+from blemish.data.recordings import is_recording
 from blemish.errors import ConfigError, DataError, EngineError, NotFittedError
 from blemish.kinds.cloud import Clouds
 from blemish.modelfile import Model

@@ -24,7 +24,8 @@ from blemish.data.geometry import (
     resolve,
     white_levels,
 )
-from blemish.data.signals import SignalPlan, parse_band, plan_leads, read_recording
+from blemish.data.recordings import read_recording
+from blemish.data.signals import SignalPlan, parse_band, plan_leads
 from blemish.errors import ConfigError, DataError
 from blemish.features import FeatureSource
 from blemish.kinds import SampleKind

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from blemish.data.signals import read_beats, read_recording
+from blemish.data.recordings import read_beats, read_recording
 from blemish.errors import DataError
 
 CLASSES = {

@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 from blemish import strips
 from blemish.data.beats import beat_mask
 from blemish.data.layouts import Cut
+from blemish.data.recordings import extent, recordings_in
 from blemish.data.signals import (
     Signal,
     SignalPlan,
     Window,
     as_signal,
-    extent,
     read_window,
-    recordings_in,
     spans,
     window_content,
     window_of,

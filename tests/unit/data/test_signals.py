@@ -14,18 +14,16 @@ from numpy.typing import NDArray
 from blemish.data import layouts
 from blemish.data.beats import beat_mask, ectopic
 from blemish.data.layouts import Cut
+from blemish.data.recordings import Recording, extent, read_recording
 from blemish.data.signals import (
     CLIP,
-    Recording,
     SignalPlan,
     Window,
     as_signal,
     chosen,
-    extent,
     parse_band,
     plan_leads,
     prepare,
-    read_recording,
     read_window,
     spans,
     window_content,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from blemish.data.signals import WINDOW, extent, spans
+from blemish.data.recordings import extent
+from blemish.data.signals import WINDOW, spans
 from blemish.errors import DataError
 from blemish.types import Record, Split
 

@@ -14,7 +14,8 @@ import numpy as np
 from blemish.data.decode import read_file
 from blemish.data.layouts._common import default_split_only
 from blemish.data.layouts._recordings import Cut
-from blemish.data.signals import extent, spans
+from blemish.data.recordings import extent
+from blemish.data.signals import spans
 from blemish.errors import DataError
 from blemish.types import Record
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from blemish.data.layouts._common import default_split_only, relative
 from blemish.data.layouts._recordings import Cut, windows_in
 from blemish.data.layouts.folder import NOT_GOOD
-from blemish.data.signals import is_recording, recordings_in
+from blemish.data.recordings import is_recording, recordings_in
 from blemish.errors import DataError
 from blemish.types import Record
 

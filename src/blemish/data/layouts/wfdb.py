@@ -22,7 +22,7 @@ import numpy as np
 from blemish.data.beats import beats_in, ectopic
 from blemish.data.layouts._common import default_split_only, relative
 from blemish.data.layouts._recordings import Cut, windows_in
-from blemish.data.signals import extent
+from blemish.data.recordings import extent
 from blemish.errors import DataError
 from blemish.types import Record, Split
 
