@@ -101,6 +101,7 @@ class MaskedAttention(CrossAttention):
         v = self._split(self.value(others if values is None else values))
         if self.training and not self.dropout.p:
             q, k = self._split(self.query(queries)), self._split(self.key(others))
+            q = q.expand(k.shape[0], -1, -1, -1)  # queries that are the same for all images: the kernel broadcasts none
             mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         else:
             mixed = self.dropout(self.shares(queries, others, mask)) @ v
