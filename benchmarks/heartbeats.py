@@ -395,12 +395,36 @@ def page(bases: dict[str, Figures], runs: Sequence[Figures], rows: Figures, comm
             shared = set.intersection(*({r["seed"] for r in own if r["variant"] == name} for name in others))
             seeds = ", ".join(map(str, sorted(shared)))
             out += ["", f"Learned without a part, or with another ({PLAIN}; seeds {seeds}):", "", HEAD]
+            by_seed = {(r["variant"], r["seed"]): r["ways"][PLAIN] for r in own}
             for name in ["default", *others]:
-                some = [r["ways"][PLAIN] for r in own if r["variant"] == name and r["seed"] in shared]
+                some = [by_seed[name, seed] for seed in sorted(shared) if (name, seed) in by_seed]
                 if some:
                     out.append(row(name, some))
+            if all(("default", seed) in by_seed for seed in shared):
+                out += ["", *apart(by_seed, others, sorted(shared))]
         out.append("")
     return "\n".join([*out, *(patients(rows) if rows else [])])
+
+
+def apart(by_seed: dict[tuple[str, int], Figures], names: Sequence[str], seeds: Sequence[int]) -> list[str]:
+    """What a variant has more than the default under the same seed: the patients who are held out are the same."""
+
+    def more(name: str, seed: int) -> tuple[float, float]:
+        this, plain = by_seed[name, seed], by_seed["default", seed]
+        window = [f["rules"]["mean"]["auroc"]["value"] for f in (this, plain)]
+        segment = [f["segment"]["value"] for f in (this, plain)]
+        return window[0] - window[1], segment[0] - segment[1]
+
+    lines = [
+        "More than the default under the same seed, by seed:",
+        "",
+        "| | window AUROC: mean | segment AUROC |",
+        "|---|---|---|",
+    ]
+    for name in names:
+        pairs = zip(*(more(name, seed) for seed in seeds), strict=True)
+        lines.append(f"| {name} | " + " | ".join(", ".join(f"{v:+.3f}" for v in values) for values in pairs) + " |")
+    return lines
 
 
 def patients(rows: Figures) -> list[str]:
