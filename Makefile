@@ -43,7 +43,6 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/aupro.py
-	$(BIN)/python benchmarks/promise.py
 	$(BIN)/python benchmarks/exactly_once.py
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/blemish bench benchmarks/ledger.toml --out .bench/ledger --page docs/ledger.md
@@ -59,6 +58,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/clouds.py
 	$(BIN)/python benchmarks/heartbeats.py --seeds 0 1 2 --adapt --page docs/results/heartbeats.md \
 		--variants default "global only" "local only" "no own positions" "raw targets"
+	$(BIN)/python benchmarks/promise.py
 	$(BIN)/python benchmarks/made_defects.py
 	$(BIN)/python benchmarks/surface3d.py
 	$(BIN)/blemish bench benchmarks/choices.toml --out .bench/choices

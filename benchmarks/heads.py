@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import os
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 from numpy.typing import NDArray
-from products import SOURCES, records_of
+from products import SOURCES, as_category
 
 from blemish import Detector, config, learning
 from blemish.backbones.cache import FeatureCache
@@ -39,12 +38,6 @@ DRAWS = 20
 UNUSED = {"bsdata_s"}  # image labels follow the date of the shot
 HEADS: dict[str, dict[str, Any]] = {"own": {}, "padim": {"head": "padim"}, "patchcore": {"head": "patchcore"}}
 WAYS = ("oracle", "vote", "chance")
-
-
-def records() -> list[Record]:
-    """Of all products, each a category."""
-    every = [(name, r) for name in SOURCES for r in records_of(name)]
-    return [replace(r, id=f"{name}/{r.id}", group=name) for name, r in every]
 
 
 def through(detector: Detector, test: list[Record]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -104,7 +97,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=PAGE)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
-    every, lines, names = records(), [], []
+    every, lines, names = [r for name in SOURCES for r in as_category(name)], [], []
     for head in arguments.head or list(HEADS):
         names, found = figures(head, every)
         used = [k for k, name in enumerate(names) if name not in UNUSED]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from blemish.data import layouts
@@ -22,3 +23,8 @@ def records_of(name: str) -> list[Record]:
     """All records of a product."""
     source, group = SOURCES[name]
     return [r for r in layouts.index(source) if group is None or r.group == group]
+
+
+def as_category(name: str) -> list[Record]:
+    """The same, each under the product's name as its category."""
+    return [replace(r, id=f"{name}/{r.id}", group=name) for r in records_of(name)]

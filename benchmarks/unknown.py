@@ -12,13 +12,12 @@ import argparse
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
-from products import SOURCES, records_of
+from products import SOURCES, as_category
 
 from blemish import Detector
 from blemish.backbones.cache import FeatureCache
@@ -35,10 +34,7 @@ MOST = 150  # images of each product that are inspected, at most
 
 def good() -> dict[str, list[Record]]:
     """Good images of each product, of both sides of its split."""
-    found = {}
-    for name in SOURCES:
-        found[name] = [replace(r, id=f"{name}/{r.id}", group=name) for r in records_of(name) if r.label == 0]
-    return found
+    return {name: [r for r in as_category(name) if r.label == 0] for name in SOURCES}
 
 
 def seen(line: Inspector, records: Sequence[Record]) -> list[tuple[float, str, bool | None]]:
