@@ -55,12 +55,12 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/logical.py
 	$(BIN)/python benchmarks/places.py
 	$(BIN)/python benchmarks/attenuation.py --page docs/results/attenuation.md
-	$(BIN)/python benchmarks/clouds.py
+	$(BIN)/python benchmarks/clouds.py --page docs/results/clouds.md
 	$(BIN)/python benchmarks/heartbeats.py --seeds 0 1 2 --adapt --page docs/results/heartbeats.md \
 		--variants default "global only" "local only" "no own positions" "raw targets"
 	$(BIN)/python benchmarks/promise.py
 	$(BIN)/python benchmarks/made_defects.py
-	$(BIN)/python benchmarks/surface3d.py
+	$(BIN)/python benchmarks/surface3d.py --page docs/results/surface3d.md
 	$(BIN)/blemish bench benchmarks/choices.toml --out .bench/choices
 
 clean:
