@@ -49,7 +49,7 @@ def digest(cell: Cell, records: Sequence[Record]) -> str:
     figures raises `SCHEMA`.
     """
     cls = methods.get(cell.method.name)
-    routing = cls.routing(config.build(cls.Config, cell.method.options))
+    routing = cls.routing(config.build(cls.Config, cell.options["options"]))
     used = [cls, *([methods.get(routing.head)] if routing is not None and routing.head else [])]
     source = "".join(_learning(inspect.getsource(sys.modules[each.__module__])) for each in used)
     value = {
@@ -229,6 +229,7 @@ def _head(cell: Cell, mark: str, records: Sequence[Record], model: Model) -> dic
         "image_metrics": cell.data.image_metrics,
         "ranked": cell.data.ranked and cell.setting == "single",
         "note": cell.data.note,
+        "alone": ", ".join(f"{name} = {value}" for name, value in cell.alone.items()),
         "run": model.run,
         "backbone": model.meta["backbone"],
         "weights": weights_digest(config.build(FitOptions, cell.options)),

@@ -97,7 +97,10 @@ def _set(tables: Tables, where: str) -> str:
     sizes = ", ".join(unique(c["network_input"] for c in cells))
     more = ["M values", "GMAC"] if sized else []
     note = f"{cells[0]['note'][:1].upper()}{cells[0]['note'][1:]}. " if cells[0]["note"] else ""
-    intro = f"{note}{counts}; {setting}; network input {sizes}."
+    alone = "".join(
+        f"; {label} with {options}" for label, options in unique((c["label"], c["alone"]) for c in cells) if options
+    )
+    intro = f"{note}{counts}; {setting}; network input {sizes}{alone}."
     return f"## {where}\n{intro}\n\n{table(['method', *metrics, 'ms', '×', 'fit s', 'MB', *more], rows)}"
 
 

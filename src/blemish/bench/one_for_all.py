@@ -22,7 +22,8 @@ def text(tables: Tables) -> str:
 
 def _one_for_all(tables: Tables, metric: str) -> str:
     """A metric of each category: of the model of all, and of that of the category alone."""
-    found = of(tables, scope="category", metric=metric)
+    unlabelled = {c["where"] for c in tables.cells if not c["image_metrics"]} if metric == "I-AUROC" else set()
+    found = [row for row in of(tables, scope="category", metric=metric) if row["part"] not in unlabelled]
     lines: list[list[str]] = []
     labels = unique(row["label"] for row in found)
     for where in unique(row["where"] for row in found):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -92,7 +92,8 @@ def read(folder: Path) -> Tables:
     from pyarrow import parquet
 
     files = [folder / f"{name}.parquet" for name in TABLES]
-    return Tables(*(tuple(parquet.read_table(f).to_pylist()) if f.is_file() else () for f in files))
+    tables = Tables(*(tuple(parquet.read_table(f).to_pylist()) if f.is_file() else () for f in files))
+    return replace(tables, cells=tuple({"alone": "", **row} for row in tables.cells))  # tables of earlier versions
 
 
 def _figures(record: Row) -> Iterator[Row]:
@@ -143,6 +144,7 @@ def _cell(record: Row) -> Row:
         "anomalous": overall["anomalous"],
         "images": record["features"]["images"],
         "computed": record["features"]["computed"],
+        "alone": record.get("alone", ""),  # records of earlier versions have none
         "features_seconds": record["features"]["seconds"],
         "fit_seconds": record["fit"]["seconds"],
         "fit_peak_mb": record["fit"]["peak_mb"],

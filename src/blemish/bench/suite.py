@@ -43,12 +43,14 @@ class Entry:
     name: str
     label: str = ""  # empty: the name
     options: dict[str, Any] = field(default_factory=dict)
+    alone: dict[str, Any] = field(default_factory=dict)  # options instead of those, where one category is learned alone
     fit: dict[str, Any] = field(default_factory=dict)  # options of the line, before the suite's
     masks_only: bool = False  # run on the sets that have masks alone
     first_seed_only: bool = False
 
     def __post_init__(self) -> None:
-        config.build(methods.get(self.name).Config, self.options)
+        for options in (self.options, {**self.options, **self.alone}):
+            config.build(methods.get(self.name).Config, options)
         config.build(FitOptions, self.fit)
         object.__setattr__(self, "label", self.label or self.name)
 
@@ -91,7 +93,13 @@ class Cell:
     def options(self) -> dict[str, Any]:
         """Values for FitOptions."""
         line = {"calibration": "none", **self.fit, **self.method.fit}
-        return {**line, "method": self.method.name, "seed": self.seed, "options": self.method.options}
+        options = {**self.method.options, **self.alone}
+        return {**line, "method": self.method.name, "seed": self.seed, "options": options}
+
+    @property
+    def alone(self) -> dict[str, Any]:
+        """Options of the method that it has here because one category is learned alone."""
+        return self.method.alone if self.setting == "single" else {}
 
     @property
     def where(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -158,7 +159,8 @@ def test_holm() -> None:
 
 
 def test_one_model_stands_beside_one_each() -> None:
-    cells = ({"where": "all: all in one", "setting": "multi"}, {"where": "a", "setting": "single"})
+    multi = {"where": "all: all in one", "setting": "multi", "image_metrics": True}
+    cells = (multi, {"where": "a", "setting": "single", "image_metrics": True})
     head = {"label": "padim", "seed": 0, "low": None, "high": None, "metric": "I-AUROC"}
     rows = [
         {**head, "where": "all: all in one", "scope": "category", "part": "a", "value": 0.75},
@@ -182,3 +184,16 @@ def test_one_model_stands_beside_one_each() -> None:
     assert "| all: all in one | padim | 1.000 |" in text
     assert text.count("| padim | 1.000 |") == 1  # a model of one product has nothing to tell apart
     assert one_for_all.text(results.Tables()) == ""
+    dated = ({**cells[1], "image_metrics": False}, cells[0])
+    text = one_for_all.text(results.Tables(tuple(rows), dated))
+    assert "| all: all in one | a |" not in text  # labels that say something else than defects
+    assert "| all: all in one | b |" in text
+
+
+def test_options_of_models_of_one_category_are_told(tables: results.Tables, tmp_path: Path) -> None:
+    shorter = [{**c, "alone": "steps = 5" if c["label"] == "padim" else ""} for c in tables.cells]
+    text = ledger.text(replace(tables, cells=tuple(shorter)), {}, "x")
+    assert text.count("; padim with steps = 5.") == len({c["where"] for c in tables.cells})
+    assert "with steps" not in ledger.text(tables, {}, "x")
+    results.write(replace(tables, cells=tuple({k: c[k] for k in c if k != "alone"} for c in tables.cells)), tmp_path)
+    assert results.read(tmp_path) == tables  # of a version that knew none

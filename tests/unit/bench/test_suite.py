@@ -76,6 +76,15 @@ def test_options_seeds_and_rows_of_their_own(two: Path) -> None:
     assert found[0].options["calibration"] == "none"
 
 
+def test_a_model_of_one_category_may_have_other_options(two: Path) -> None:
+    text = 'settings = ["single", "multi"]\n' + BASE.replace('methods = ["padim"]', "methods = []")
+    text += '[[method]]\nname = "padim"\noptions = { channels = 5 }\nalone = { channels = 7 }\n'
+    found = {c.setting: (c.options["options"], c.alone) for c in read(two, text).cells()}
+    assert found == {"single": ({"channels": 7}, {"channels": 7}), "multi": ({"channels": 5}, {})}
+    with pytest.raises(ConfigError, match="unknown option 'chanels'"):
+        read(two, text.replace("alone = { channels", "alone = { chanels"))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
