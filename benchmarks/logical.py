@@ -56,6 +56,7 @@ def named() -> dict[str, tuple[Callable[..., worlds.Drawn], Sequence[str], Seque
     """Worlds by name: how to draw, and their structural and logical kinds."""
     return {
         "tray": (worlds.PartsWorld(size=SIDE).draw, DAMAGES, BREACHES),
+        "tray with nests": (worlds.PartsWorld(size=SIDE, nests=True).draw, DAMAGES, BREACHES),
         "disc and square": (spotted, ("spot",), worlds.SWAPS),
     }
 

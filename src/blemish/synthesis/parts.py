@@ -87,6 +87,8 @@ DAMAGES = ("scratch", "stain", "chip")
 BREACHES = ("extra", "missing", "wrong_kind", "swapped", "wrong_colour")
 SHARP = 2  # drawn so many times larger
 TRIES = 120  # places that are tried for a part at once
+ROOM = 5  # units between parts whose places are nests
+PLAY = 1.0, 0.05  # units and radians that a part in its nest may be off
 
 
 @dataclass(frozen=True)
@@ -126,8 +128,9 @@ def _placed(
     generator: np.random.Generator,
     colour: str = "",
     near: Part | None = None,
+    gap: float = 1,
 ) -> list[Part]:
-    """One part within its compartment, clear of the others, where `near` is if it can be; none where is no room."""
+    """One part within its compartment, `gap` units from the others, where `near` is if it can be; none without room."""
     (left, top, w, h), radius = BOXES[box], KINDS[kind].radius
     x, y = generator.uniform((left, top), (left + w, top + h), (TRIES, 2)).T
     angle = generator.uniform(-1, 1, TRIES) * (0.15 if kind == "label" else math.pi)
@@ -139,21 +142,31 @@ def _placed(
     for other in (o for o in others if o.box == box):
         theirs = _discs(other.kind, *(np.array([v]) for v in (other.x, other.y, other.angle)))
         gaps = np.sqrt(((discs[:, :, None] - theirs[:, None]) ** 2).sum(3)).min((1, 2))
-        free &= gaps >= radius + KINDS[other.kind].radius + 1
+        free &= gaps >= radius + KINDS[other.kind].radius + gap
     return [Part(kind, box, float(x[i]), float(y[i]), float(angle[i]), colour) for i in np.flatnonzero(free)[:1]]
 
 
-def layout(generator: np.random.Generator) -> tuple[Part, ...]:
+def layout(generator: np.random.Generator, gap: float = 1) -> tuple[Part, ...]:
     """The parts of a good tray, each somewhere in its compartment."""
     colour = str(generator.choice(list(PAIRED)))
     parts: list[Part] = []
     for box, (name, kind) in enumerate(KINDS.items()):
         inside: list[Part] = []
         while len(inside) < kind.count:
-            added = _placed(name, box, inside, generator, "" if name in LOOSE else colour)
+            added = _placed(name, box, inside, generator, "" if name in LOOSE else colour, gap=gap)
             inside = inside + added if added else []  # no room left: this compartment is filled anew
         parts += inside
     return tuple(parts)
+
+
+def nested(nests: Sequence[Part], generator: np.random.Generator) -> tuple[Part, ...]:
+    """The parts of a good tray in which each has its place and angle, with a little play; one colour is drawn."""
+    colour = str(generator.choice(list(PAIRED)))
+    moves = generator.uniform(-1, 1, (len(nests), 3)) * (PLAY[0], *PLAY)
+    return tuple(
+        replace(p, x=p.x + float(dx), y=p.y + float(dy), angle=p.angle + float(turn), colour=p.colour and colour)
+        for p, (dx, dy, turn) in zip(nests, moves, strict=True)
+    )
 
 
 def breached(parts: Sequence[Part], name: str, generator: np.random.Generator) -> tuple[Part, ...]:

@@ -27,12 +27,14 @@ from blemish.synthesis.parts import (
     DAMAGES,
     KINDS,
     LOOSE,
+    ROOM,
     SHARP,
     Field,
     Part,
     breached,
     known,
     layout,
+    nested,
     paint,
     within,
 )
@@ -41,6 +43,7 @@ from blemish.synthesis.texture import Image, checked
 
 Drawn = tuple[Image, Mask]
 
+NESTS = layout(np.random.default_rng(0), ROOM)
 SWAPS = ("both_discs", "missing_square", "swapped")
 
 
@@ -109,16 +112,18 @@ class PartsWorld:
 
     textures   uint8 (H, W) or (H, W, 3): the first is the bench, the second the tray's floor; drawn ones otherwise
     size       pixels of a side of the image
+    nests      parts lie in nests: each has its place and angle, the same in all images but for a little play
 
     In a good image each kind lies in its own compartment, in its number (`KINDS`), and the cable is of the label's
-    colour; places, angles, that colour, light and noise vary. `DAMAGES` are structural: something that is never seen
-    on good parts. `BREACHES` are logical: every part of the image looks as good ones do, and a rule is broken. A mask
-    covers what is wrong, and what is missing where it lay in the good image that the anomalous one was made of; an
-    anomalous image differs from that one inside the mask only.
+    colour; places and angles (without `nests`), that colour, light and noise vary. `DAMAGES` are structural:
+    something that is never seen on good parts. `BREACHES` are logical: every part of the image looks as good ones
+    do, and a rule is broken. A mask covers what is wrong, and what is missing where it lay in the good image that
+    the anomalous one was made of; an anomalous image differs from that one inside the mask only.
     """
 
     textures: Sequence[Image] | None = field(default=None, repr=False)
     size: int = 256
+    nests: bool = False
     _ground: tuple[Image, ...] = field(init=False, repr=False)
     _tray: tuple[Field, Field, Field] = field(init=False, repr=False)  # of whole, of its compartments, its height
 
@@ -138,6 +143,9 @@ class PartsWorld:
         rim = np.float32(9) * np.clip(-boxes / 2, 0, 1) * np.clip(whole / 2, 0, 1)
         object.__setattr__(self, "_tray", (tray, inner, rim))
 
+    def _layout(self, generator: np.random.Generator) -> tuple[Part, ...]:
+        return nested(NESTS, generator) if self.nests else layout(generator)
+
     @property
     def _unit(self) -> float:
         return self.size * SHARP / 256
@@ -145,12 +153,12 @@ class PartsWorld:
     def good(self, generator: np.random.Generator) -> Image:
         """uint8 (size, size, 3)"""
         shot = self._shot(generator)
-        return self._lit(self._maps(layout(generator), shot), shot)
+        return self._lit(self._maps(self._layout(generator), shot), shot)
 
     def structural(self, generator: np.random.Generator, name: str | None = None) -> tuple[Image, Mask, str]:
         """An image with a damaged part, its mask, and which of `DAMAGES` it is; by lot unless named."""
         name = known(name or DAMAGES[generator.integers(len(DAMAGES))], DAMAGES)
-        shot, parts = self._shot(generator), layout(generator)
+        shot, parts = self._shot(generator), self._layout(generator)
         maps = self._maps(parts, shot)
         before = self._lit(maps, shot)
         loose = [p for p in parts if p.kind in LOOSE]
@@ -164,7 +172,7 @@ class PartsWorld:
     def logical(self, generator: np.random.Generator, name: str | None = None) -> tuple[Image, Mask, str]:
         """An image with a broken rule, its mask, and which of `BREACHES` it is; by lot unless named."""
         name = known(name or BREACHES[generator.integers(len(BREACHES))], BREACHES)
-        shot, parts = self._shot(generator), layout(generator)
+        shot, parts = self._shot(generator), self._layout(generator)
         others = breached(parts, name, generator)
         wrong = np.zeros((self.size, self.size), bool)
         for part in set(parts) ^ set(others):

@@ -11,8 +11,8 @@ import pytest
 from blemish.data.decode import read_image
 from blemish.data.layouts import mvtec
 from blemish.errors import ConfigError
-from blemish.synthesis.parts import BOXES, BREACHES, DAMAGES, KINDS, LOOSE, Part, breached, layout
-from blemish.synthesis.worlds import SWAPS, PartsWorld, disc_and_square, stripes, write_dataset
+from blemish.synthesis.parts import BOXES, BREACHES, DAMAGES, KINDS, LOOSE, PLAY, Part, breached, layout, nested
+from blemish.synthesis.worlds import NESTS, SWAPS, PartsWorld, disc_and_square, stripes, write_dataset
 
 COUNTS = {name: kind.count for name, kind in KINDS.items()}
 HOME = {name: box for box, name in enumerate(KINDS)}
@@ -90,7 +90,28 @@ def test_a_good_tray_keeps_all_rules() -> None:
     assert len({layout(rng(seed))[-1].colour for seed in range(40)}) == 4
 
 
-def differences(name: str, parts: tuple[Part, ...]) -> tuple[int, int, int]:
+def test_parts_in_nests_lie_where_they_always_lie_and_keep_all_rules() -> None:
+    trays = [nested(NESTS, rng(seed)) for seed in range(15)]
+    places = np.array([[(p.x, p.y, p.angle) for p in parts] for parts in trays])
+    assert places.std(0).min() > 0
+    assert np.ptp(places, 0)[:, :2].max() <= 2 * PLAY[0]
+    assert np.ptp(places, 0)[:, 2].max() <= 2 * PLAY[1]
+    assert len({parts[-1].colour for parts in trays}) == 4
+    for parts in trays:
+        assert differences(parts) == (0, 0, 1)
+        assert_clear(parts)
+        assert differences(breached(parts, "swapped", rng(1))) == (0, 2, 1)
+
+
+def test_images_of_nests_differ_less_than_those_of_loose_parts() -> None:
+    spread = [
+        np.std([PartsWorld(size=64, nests=nests).good(rng(seed)) for seed in range(6)], 0).mean()
+        for nests in (True, False)
+    ]
+    assert spread[0] < 0.8 * spread[1]
+
+
+def differences(parts: tuple[Part, ...]) -> tuple[int, int, int]:
     """How far the numbers are off, how many parts are in another's compartment, how many colours the pair has."""
     counts = Counter(p.kind for p in parts)
     return (
@@ -115,7 +136,7 @@ def test_each_breach_breaks_its_rule_and_no_other(name: str, off: tuple[int, int
         generator = rng(seed)
         good = layout(generator)
         parts = breached(good, name, generator)
-        assert differences(name, parts) == off
+        assert differences(parts) == off
         assert_clear(parts)
 
 
