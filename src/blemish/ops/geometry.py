@@ -5,7 +5,6 @@ Everything is relative to the points themselves: no unit, no axis and no origin 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -29,7 +28,7 @@ def in_blocks(count: int, work: Callable[[slice], None]) -> None:
     if len(blocks) == 1:
         work(blocks[0])
         return
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor() as pool:
         list(pool.map(work, blocks))
 
 

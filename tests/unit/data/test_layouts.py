@@ -1,47 +1,22 @@
-"""Each layout on a tiny tree of its kind, the checks that hold for all, and the real sets where they are there."""
+"""Each layout on a tiny tree of its kind, and the checks that hold for all."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
-from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from blemish.data import layouts
-from blemish.data.decode import read_image, read_mask
 from blemish.data.layouts import check_disjoint, index, names, select
 from blemish.data.layouts import elpv as elpv_layout
 from blemish.data.layouts.loco import saturations
 from blemish.data.layouts.mvtec3d import xyz_path
 from blemish.errors import ConfigError, DataError
 from blemish.types import Record
+from tests.trees import by_id, put, put_text, sides
 
 REAL = Path(__file__).resolve().parents[3].parent / "shared" / "data"
-
-
-def put(root: Path, *files: str) -> None:
-    for file in files:
-        path = root / file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full((4, 5), 9, np.uint8)).save(path)
-
-
-def put_text(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def by_id(records: list[Record]) -> dict[str, Record]:
-    return {record.id: record for record in records}
-
-
-def sides(records: list[Record]) -> dict[tuple[str, int], int]:
-    return dict(Counter((record.split, record.label) for record in records))
 
 
 def mvtec_tree(root: Path) -> None:
@@ -309,77 +284,6 @@ def test_real_iad(tmp_path: Path) -> None:
         index(tmp_path)
 
 
-ROWS = [
-    {"path": "a.png", "split": "train", "label": "good", "unit": "u1", "group": "x", "view": "top"},
-    {"path": "sub/b.png", "split": "test", "label": "0", "unit": "u2", "group": "x", "view": ""},
-    {"path": "sub/c.png", "split": "test", "label": "1", "mask": "m/1.png;m/2.png", "defect": "dent", "group": "y"},
-    {"path": "d.png", "split": "held", "label": "good", "note": "a column of their own"},
-]
-
-
-@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
-def test_manifest(suffix: str, tmp_path: Path) -> None:
-    put(tmp_path, "a.png", "sub/b.png", "sub/c.png", "d.png", "m/1.png", "m/2.png")
-    columns = ["path", "split", "label", "mask", "defect", "group", "unit", "view", "note"]
-    if suffix == "csv":
-        lines = [",".join(columns), *(",".join(row.get(c, "") for c in columns) for row in ROWS)]
-        text = "\ufeff" + "\r\n".join(lines)
-    else:
-        two = {**ROWS[2], "label": 1, "mask": ["m/1.png", "m/2.png"]}
-        text = "\n".join(json.dumps(row) for row in [*ROWS[:2], two, ROWS[3]]) + "\n\n"
-    path = put_text(tmp_path / f"list.{suffix}", text)
-    records = by_id(index(path))
-    assert len(records) == 4
-    assert records["sub/c.png"].mask == (tmp_path / "m/1.png", tmp_path / "m/2.png")
-    assert records["sub/c.png"].defect == "dent"
-    first = records["a.png"]
-    assert (first.split, first.label, first.group, first.unit, first.view) == ("train", 0, "x", "u1", "top")
-    assert records["sub/b.png"].view is None
-    assert records["d.png"].split == "held"
-
-
-def test_manifest_needs_only_paths_and_may_lie_elsewhere(tmp_path: Path) -> None:
-    put(tmp_path, "img/a.png", "img/b.png", "m.png")
-    path = put_text(tmp_path / "lists/x.csv", "defect,path\n,../img/a.png\ndent,../img/b.png\n")
-    records = index(path)
-    assert sides(records) == {("train", 0): 1, ("test", 1): 1}
-    assert read_image(records[0].path).shape == (4, 5)
-    put_text(tmp_path / "manifest.jsonl", '{"path": "img/a.png"}\n{"path": "img/b.png", "mask": "m.png"}')
-    record = by_id(index(tmp_path))["img/b.png"]
-    assert (record.label, record.mask) == (1, tmp_path / "m.png")
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "where"),
-    [
-        ("a.csv", "path,label\na.png,0\nb.png,maybe\n", r"line 3: label 'maybe'"),
-        ("a.csv", "path,split\na.png,training\n", r"line 2: split 'training'"),
-        ("a.csv", "path\na.png\nz.png\n", r"line 3: no such file: z\.png"),
-        ("a.csv", "path,mask\na.png,z.png\n", r"line 2: no such file"),
-        ("a.csv", "path\na.png\na.png\n", r"line 3: 'a\.png' is listed twice"),
-        ("a.csv", "path,label,split\na.png,1,train\n", r"line 2: an anomalous sample"),
-        ("a.csv", "path\na.png,b.png\n", r"line 2: more values"),
-        ("a.csv", "path,label\n,0\n", r"line 2: no path"),
-        ("a.csv", "file\na.png\n", r"line 1: no column 'path'"),
-        ("a.csv", "", r"line 1: no column"),
-        ("a.jsonl", '{"path": "a.png"}\n{"path"\n', r"line 2"),
-        ("a.jsonl", '"a.png"\n', r"line 1: not a JSON object"),
-        ("a.jsonl", '{"path": "a.png"}\n\n{"label": 0}\n', r"line 3: no path"),
-    ],
-)
-def test_manifest_bad_rows_name_file_and_line(name: str, text: str, where: str, tmp_path: Path) -> None:
-    put(tmp_path, "a.png", "b.png")
-    with pytest.raises(DataError, match=rf"{name}: {where}") as caught:
-        index(put_text(tmp_path / name, text))
-    assert caught.value.hint
-
-
-def test_manifest_must_be_text(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_bytes(b"path\n\xff\xfe\n")
-    with pytest.raises(DataError, match=r"a\.csv"):
-        index(tmp_path / "a.csv")
-
-
 def elpv_tree(root: Path) -> Path:
     lines = []
     for number in range(1, 64 * 6 + 1, 4):
@@ -431,43 +335,3 @@ def test_check_disjoint() -> None:
     ]:
         with pytest.raises(DataError, match=message):
             check_disjoint([a, other])
-
-
-@pytest.mark.real
-@pytest.mark.parametrize("name", ["mtd", "bsdata_s", "deeppcb_s", "aws_aliens"])
-def test_real_sets_count_as_they_say(name: str) -> None:
-    if not (REAL / name).is_dir():
-        pytest.skip(f"no data set {name} beside the repository")
-    counts = json.loads((REAL / name / "dataset.json").read_text())["counts"]
-    records = index(REAL / name)
-    images = {key: value for key, value in counts.items() if key.startswith(("train/", "test/"))}
-    assert Counter(str(Path(r.id).parent) for r in records) == images
-    masks = {key.partition("/")[2]: value for key, value in counts.items() if key not in images}
-    assert Counter(r.defect for r in records if r.mask) == masks
-    for record in [r for r in records if r.mask][:5]:
-        assert record.mask is not None
-        assert read_mask(record.mask, read_image(record.path).shape[:2]).any()
-
-
-@pytest.mark.real
-def test_real_mtd_units_and_published_split() -> None:
-    if not (REAL / "mtd").is_dir():
-        pytest.skip("no data set mtd beside the repository")
-    good = [r for r in index(REAL / "mtd") if not r.label]
-    assert len({r.unit for r in good}) == 185
-    again = [r for r in index(REAL / "mtd", split="random80") if not r.label]
-    assert sides(again) == sides(good) == {("train", 0): 762, ("test", 0): 190}
-    assert {r.id for r in again if r.split == "train"} != {r.id for r in good if r.split == "train"}
-
-
-@pytest.mark.real
-def test_real_elpv() -> None:
-    if find_spec("elpv_dataset") is None:
-        pytest.skip("the package elpv-dataset is not installed")
-    records = index("elpv")
-    assert len(records) == 2624
-    assert len({r.unit for r in records}) == 41
-    assert sum(r.label for r in records if r.split == "test") == 715
-    assert sum(r.split == "held" for r in records) == 401
-    assert sides(index("elpv", split="random"))[("train", 0)] == 754
-    assert read_image(records[0].path).shape == (300, 300)
