@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 from dataclasses import FrozenInstanceError, fields, is_dataclass
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 from blemish import config, export, methods, training
+from blemish.bench.cell import gmacs
 from blemish.errors import ConfigError, NotFittedError
 from blemish.methods.base import Method
 from blemish.nn.precision import Exact
@@ -277,6 +279,12 @@ def test_features_that_were_kept_give_the_bits_of_the_whole_graph(
         image = world.good(500 + seed)[None]
         for got, expected in zip(head([m[0] for m in features(image)]), whole(image), strict=True):
             assert np.array_equal(got, expected)
+
+
+@every_method
+def test_what_an_image_costs_can_be_counted(name: str, models: dict[str, Method]) -> None:
+    cost = gmacs(copy.deepcopy(models[name]), world_of(name).batch([world_of(name).good(0)]))
+    assert 0 <= cost < 1
 
 
 @every_method

@@ -177,21 +177,26 @@ def _size(model: Model, backbone: Any) -> dict[str, Any]:
     and in the head behind it."""
     import torch
     from safetensors.torch import load
-    from torch.utils.flop_counter import FlopCounterMode
 
     from blemish.types import Batch, Pyramid
 
     _, method = fitting.restore(model, backbone)
     image = torch.zeros(1, *method.size, 3, dtype=torch.uint8)
     with torch.no_grad():
-        with FlopCounterMode(display=False) as trunk:
-            maps = backbone(image)
-        batch = Batch(size=method.size, pyramid=Pyramid(maps), x=backbone.normalise(image))
-        with FlopCounterMode(display=False) as head:
-            method(batch)
+        batch = Batch(size=method.size, pyramid=Pyramid(backbone(image)), x=backbone.normalise(image))
     kept = sum(v.numel() for v in load(model.tensors).values() if v.is_floating_point())
-    flops = {"backbone_gmacs": trunk.get_total_flops(), "gmacs": head.get_total_flops()}
-    return {"values": kept, **{name: round(value / 2e9, 4) for name, value in flops.items()}}
+    return {"values": kept, "backbone_gmacs": gmacs(backbone, image), "gmacs": gmacs(method, batch)}
+
+
+def gmacs(network: Any, given: Any) -> float:
+    """Billions of multiply-adds of one call. The network's parameters will not ask for gradients any more."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    network.requires_grad_(False)  # the counter hooks into gradients, and a parameter's view has none in `no_grad`
+    with torch.no_grad(), FlopCounterMode(display=False) as counted:
+        network(given)
+    return round(counted.get_total_flops() / 2e9, 4)
 
 
 def _timed(model: Model, source: FeatureSource, paths: Sequence[Path]) -> dict[str, Any]:
