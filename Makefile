@@ -62,6 +62,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/made_defects.py
 	$(BIN)/python benchmarks/surface3d.py --page docs/results/surface3d.md
 	$(BIN)/blemish bench benchmarks/choices.toml --out .bench/choices
+	$(BIN)/blemish bench benchmarks/rates.toml --out .bench/rates
 
 clean:
 	rm -rf $(VENV) .bench demo site
