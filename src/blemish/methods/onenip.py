@@ -53,7 +53,7 @@ FEW = 8  # samples of a step below which the refiner's batch norms become group 
 
 @dataclass(frozen=True)
 class Config:
-    steps: int = 1000  # of training, whatever the number of images
+    steps: int = 500  # of training, whatever the number of images
     batch: int = 8  # images in a step, each with a damaged twin and a prompt
     rate: float = 4e-4  # at the start; it falls along a cosine
     clip: float = 0.1  # largest norm of a step's gradient
