@@ -196,7 +196,7 @@ def gmacs(network: Any, given: Any) -> float:
     network.requires_grad_(False)  # the counter hooks into gradients, and a parameter's view has none in `no_grad`
     with torch.no_grad(), FlopCounterMode(display=False) as counted:
         network(given)
-    return round(counted.get_total_flops() / 2e9, 4)
+    return float(round(counted.get_total_flops() / 2e9, 4))
 
 
 def _timed(model: Model, source: FeatureSource, paths: Sequence[Path]) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from io import BytesIO
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,13 +18,26 @@ _FACES = ("vertex_indices", "vertex_index")
 
 def read(data: bytes, _: str) -> Cloud:
     """See `read_cloud`."""
+    head = data[:4096]
+    if b"format ascii" in head:
+        return _cloud(_parsed(BytesIO(data), head))
+    with TemporaryFile() as stream:  # a file is mapped and read in one go, bytes would be read value by value
+        stream.write(data)
+        return _cloud(_parsed(stream, head))
+
+
+def _parsed(stream: IO[bytes], head: bytes) -> Any:
     from plyfile import PlyData
 
-    try:  # triangles have a length that is known, and are read in one go
-        known = {"face": {name: 3 for name in _FACES if name.encode() in data[:4096]}}
-        file = PlyData.read(BytesIO(data), mmap=False, known_list_len=known)
+    try:  # triangles have a length that is known, so they can be mapped too
+        stream.seek(0)
+        return PlyData.read(stream, known_list_len={"face": {name: 3 for name in _FACES if name.encode() in head}})
     except Exception:
-        file = PlyData.read(BytesIO(data), mmap=False)
+        stream.seek(0)
+        return PlyData.read(stream)
+
+
+def _cloud(file: Any) -> Cloud:
     if "vertex" not in file:
         raise DataError("has no element 'vertex'", hint="is it a PLY of points?")
     rows = file["vertex"].data
