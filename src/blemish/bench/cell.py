@@ -183,7 +183,8 @@ def _size(model: Model, backbone: Any) -> dict[str, Any]:
     _, method = fitting.restore(model, backbone)
     image = torch.zeros(1, *method.size, 3, dtype=torch.uint8)
     with torch.no_grad():
-        batch = Batch(size=method.size, pyramid=Pyramid(backbone(image)), x=backbone.normalise(image))
+        given = {"pyramid": Pyramid(backbone(image)), "x": backbone.normalise(image)}
+        batch = Batch(size=method.size, category=torch.zeros(1, dtype=torch.int64), **given)
     kept = sum(v.numel() for v in load(model.tensors).values() if v.is_floating_point())
     return {"values": kept, "backbone_gmacs": gmacs(backbone, image), "gmacs": gmacs(method, batch)}
 

@@ -36,9 +36,9 @@ from blemish.types import Batch, FeatureSpec, Needs, Prediction
 
 @dataclass(frozen=True)
 class Config:
-    steps: int = 1000  # of training, whatever the number of images
-    batch: int = 8  # images in a step
-    rate: float = 2e-3  # at the start; it falls along a cosine
+    steps: int = 3000  # of training, whatever the number of images
+    batch: int = 2  # images in a step: many small steps learn more in the same time
+    rate: float = 5e-4  # at the start; it falls along a cosine
     clip: float = 0.1  # largest norm of a step's gradient
     width: int = 128  # channels of a token; the paper has 256
     hidden: int = 512  # units of each perceptron; the paper has 1024
