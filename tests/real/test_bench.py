@@ -67,6 +67,33 @@ def test_cells_pages_and_tables(bench: tuple[Path, dict[str, Any]]) -> None:
     assert sorted(computed) == [0, 16]  # the second method finds what the first has computed
 
 
+def test_what_was_learned_is_not_lost_to_what_fails_behind_it(
+    bench: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = bench
+    cell = next(iter((folder / "out" / "cells").glob("*padim*")))
+    job = json.loads((cell / run.JOB).read_text(encoding="utf-8"))
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("BLEMISH_CACHE", str(folder / "cache"))
+    again = folder / "again"
+    again.mkdir()
+
+    def work() -> dict[str, bytes]:
+        return cells.work(suite.Cell.from_json(job["cell"]), job["digest"], again)
+
+    def fails(*_: Any) -> Any:
+        raise OSError("no room")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(cells, "_timed", fails)
+        with pytest.raises(OSError, match="no room"):
+            work()
+    monkeypatch.setattr(cells.fitting, "fit", fails)
+    store.write(again, work())
+    assert store.record(again)["overall"] == store.record(cell)["overall"]
+    assert {p.name for p in again.iterdir()} == {"cell.json", "images.parquet", "pixels.npz"}
+
+
 def test_a_finished_cell_is_not_run_again(bench: tuple[Path, dict[str, Any]]) -> None:
     folder, _ = bench
     times = {p: p.stat().st_mtime_ns for p in (folder / "out" / "cells").rglob("*")}
@@ -132,13 +159,12 @@ def test_a_cell_that_fails_is_told_and_the_others_are_kept(bench: tuple[Path, di
 
 
 def test_features_are_computed_once_and_the_cached_line_is_the_deployed_one(
-    bench: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    bench: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     cell = next(iter(suite.read(bench[0] / "suite.toml").cells()))
-    first = json.loads(cells.work(cell, "x")["cell.json"])
-    again = json.loads(cells.work(cell, "x")["cell.json"])
+    first, again = (json.loads(cells.work(cell, "x", tmp_path / name)["cell.json"]) for name in ("first", "again"))
     assert first["overall"] == again["overall"]
     assert again["features"]["computed"] == 0
     monkeypatch.setattr("blemish.bench.cell.differing", lambda *_: 3)
     with pytest.raises(Exception, match="cached features give other results"):
-        cells.work(cell, "x")
+        cells.work(cell, "x", tmp_path / "first")

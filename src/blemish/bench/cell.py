@@ -22,8 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from blemish import backbones, config, fitting, learning, methods
+from blemish import backbones, config, fitting, learning, methods, modelfile
 from blemish.backbones.weights import PACKAGED
+from blemish.bench import store
 from blemish.bench.line import CachedLine, CountedCache, differing
 from blemish.bench.suite import Cell
 from blemish.data.decode import content_id, read_file, read_image
@@ -31,6 +32,7 @@ from blemish.data.geometry import Preprocess
 from blemish.errors import BlemishError
 from blemish.evaluation import Evaluation, evaluate
 from blemish.features import FeatureSource
+from blemish.files import write_whole
 from blemish.modelfile import Model
 from blemish.options import FitOptions
 from blemish.runtime.engines import cores, open_engine
@@ -99,8 +101,12 @@ def weights_digest(options: FitOptions) -> str:
     return PACKAGED[name].sha256 if name in PACKAGED else f"timm {version('timm')} {name}"
 
 
-def work(cell: Cell, mark: str) -> dict[str, bytes]:
-    """Run one cell; the files of its folder by name. `mark` is its digest."""
+def work(cell: Cell, mark: str, folder: Path) -> dict[str, bytes]:
+    """Run one cell; the files of its folder by name. `mark` is its digest.
+
+    What was learned lies in the folder until the cell is finished: a fit may take hours, and is not lost to what fails
+    behind it.
+    """
     started, begun = datetime.now(UTC), perf_counter()
     options = config.build(FitOptions, cell.options)
     records = cell.records()
@@ -108,9 +114,15 @@ def work(cell: Cell, mark: str) -> dict[str, bytes]:
     cache = CountedCache()
     source, seconds = _warm(records, options, backbone, cache)
     print(f"{cell.title}: features in {seconds:.1f} s", flush=True)
-    model = fitting.fit(records, options, backbone=backbone, cache=cache)
-    print(f"learned from {model.meta['data']['learned_from']} images in {model.meta['fit_seconds']} s", flush=True)
-    fit_peak = peak_mb()
+    kept = folder / store.LEARNED
+    if not kept.is_dir():
+        learned = fitting.fit(records, options, backbone=backbone, cache=cache)
+        print(
+            f"learned from {learned.meta['data']['learned_from']} images in {learned.meta['fit_seconds']} s", flush=True
+        )
+        write_whole(folder / store.PEAK, str(peak_mb()).encode())
+        modelfile.save(learned, kept)
+    model, fit_peak = modelfile.load(kept), float((folder / store.PEAK).read_text())
     preprocess = Preprocess.from_json(model.meta["preprocess"])
     if preprocess != source.preprocess:  # held-out images changed the shape that was planned from all of them
         source = _source(backbone, preprocess, options, cache, model.meta["precision"])
@@ -136,7 +148,7 @@ def work(cell: Cell, mark: str) -> dict[str, bytes]:
         "by_defect": evaluation.by_defect,
         "setting_of_figures": evaluation.setting,
         "unread": list(evaluation.unread),
-        "peak_mb": peak_mb(),
+        "peak_mb": max(peak_mb(), fit_peak),
         "started": started.isoformat(timespec="seconds"),
         "wall_seconds": round(perf_counter() - begun, 2),
     }

@@ -152,7 +152,7 @@ def main(folder: Path) -> None:
     warnings.simplefilter("default")
     job = json.loads((folder / JOB).read_text(encoding="utf-8"))
     try:
-        store.write(folder, cells.work(Cell.from_json(job["cell"]), job["digest"]))
+        store.write(folder, cells.work(Cell.from_json(job["cell"]), job["digest"], folder))
     except BlemishError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from blemish.metrics.pixels import PixelCounts
 
 RECORD = "cell.json"
 LOG = "log.txt"
+LEARNED, PEAK = "learned.blemish", "learned.mb"  # of a cell that is not finished
 
 
 def folder_of(out: Path, cell: Cell, mark: str) -> Path:
@@ -31,9 +33,11 @@ def finished(folder: Path) -> bool:
 
 
 def write(folder: Path, files: dict[str, bytes]) -> None:
-    """The record comes last: a kill before it leaves an unfinished cell, which is run again."""
+    """The record comes last: a kill before it leaves an unfinished cell, which goes on with what it has learned."""
     for name in sorted(files, key=lambda n: n == RECORD):
         write_whole(folder / name, files[name])
+    shutil.rmtree(folder / LEARNED, ignore_errors=True)
+    (folder / PEAK).unlink(missing_ok=True)
 
 
 def record(folder: Path) -> dict[str, Any]:
