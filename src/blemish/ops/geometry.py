@@ -76,26 +76,18 @@ def fitted_normals(points: Points, neighbours: Indices, there: NDArray[np.bool_]
 def least_spread(matrices: NDArray[np.float64]) -> Points:
     """Unit eigenvectors (M, 3) of the smallest eigenvalues of symmetric matrices (M, 3, 3); their sign is arbitrary.
 
-    In closed form (Smith, Eigenvalues of a symmetric 3 x 3 matrix, Comm. ACM 1961), a step of Newton's behind it; where
-    the two smallest are all but the same, by LAPACK, which takes several times as long.
+    In closed form (Smith, Eigenvalues of a symmetric 3 x 3 matrix, Comm. ACM 1961); where the two smallest are all but
+    the same, by LAPACK, which takes several times as long.
     """
     (xx, xy, xz), (_, yy, yz), (_, _, zz) = matrices.transpose(1, 2, 0)
-    middle, off = (xx + yy + zz) / 3, xy * xy + xz * xz + yz * yz
-
-    def shifted(by: NDArray[np.float64]) -> tuple[Any, Any, Any, Any]:
-        """The diagonal less `by`, and the determinant then."""
-        a, b, c = xx - by, yy - by, zz - by
-        return a, b, c, a * (b * c - yz * yz) - xy * (xy * c - yz * xz) + xz * (xy * yz - b * xz)
-
-    a, b, c, det = shifted(middle)
-    size = np.sqrt((a * a + b * b + c * c + 2 * off) / 6)
+    middle = (xx + yy + zz) / 3
+    a, b, c = xx - middle, yy - middle, zz - middle
+    size = np.sqrt((a * a + b * b + c * c + 2 * (xy * xy + xz * xz + yz * yz)) / 6)
+    det = a * (b * c - yz * yz) - xy * (xy * c - yz * xz) + xz * (xy * yz - b * xz)
     cube = 2 * size**3
     cosine = np.divide(det, cube, out=np.zeros_like(det), where=cube > 0).clip(-1, 1)
     lowest = middle + 2 * size * np.cos(np.arccos(cosine) / 3 + 2 * np.pi / 3)
-    a, b, c, det = shifted(lowest)
-    slope = off - (a * b + a * c + b * c)  # of the determinant
-    lowest -= np.divide(det, slope, out=np.zeros_like(det), where=slope != 0)
-    a, b, c, _ = shifted(lowest)
+    a, b, c = xx - lowest, yy - lowest, zz - lowest
     rows = np.stack([a, xy, xz], 1), np.stack([xy, b, yz], 1), np.stack([xz, yz, c], 1)
     found = np.stack([np.cross(rows[i], rows[j]) for i, j in ((0, 1), (0, 2), (1, 2))], 1)
     length = np.sqrt((found**2).sum(2))
