@@ -113,6 +113,12 @@ class ImageSamples:
     def __len__(self) -> int:
         return len(self.items)
 
+    @property
+    def categories(self) -> list[int]:
+        """Of each item, as decided; none where there is one product."""
+        owners = self.source.categories
+        return [owners[item.id] for item in self.items] if owners else []
+
     def batch(self, indices: Sequence[int], generator: torch.Generator | None = None) -> Batch:
         """These samples; with a generator in views drawn from it, and with one of their damaged twins each."""
         chosen = [self.items[i] for i in indices]

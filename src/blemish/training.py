@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,14 @@ class Samples(Protocol):
     def batch(self, indices: Sequence[int], generator: torch.Generator | None = None) -> Batch:
         """These samples; with a generator in views drawn from it, and with their damaged twins."""
         ...
+
+
+@runtime_checkable
+class OfProducts(Protocol):
+    """What samples of several products have beside: whose each of them is, none where there is one product."""
+
+    @property
+    def categories(self) -> Sequence[int]: ...
 
 
 class Store(Protocol):
@@ -106,6 +114,22 @@ def in_order(samples: Samples, size: int = 16) -> Iterator[Batch]:
     """All samples once, undamaged."""
     for start in range(0, len(samples), size):
         yield samples.batch(range(start, min(start + size, len(samples))))
+
+
+def drawn_order(samples: Samples, balanced: bool, generator: torch.Generator) -> list[int]:
+    """As many numbers as there are samples: each once, or `balanced` as often from each product, in turns."""
+    n = len(samples)
+    owners = list(samples.categories) if balanced and isinstance(samples, OfProducts) else []
+    own = [[i for i, owner in enumerate(owners) if owner == k] for k in sorted(set(owners))]
+    if len(own) < 2:
+        return torch.randperm(n, generator=generator).tolist()
+    turns = math.ceil(n / len(own))
+    columns = []
+    for members in own:
+        times = math.ceil(turns / len(members))
+        shuffled = [torch.randperm(len(members), generator=generator).tolist() for _ in range(times)]
+        columns.append([members[i] for order in shuffled for i in order][:turns])
+    return [number for turn in zip(*columns, strict=True) for number in turn][:n]
 
 
 def train(method: Method[Any], batches: Iterable[Batch]) -> None:
@@ -278,13 +302,13 @@ class _PhaseRun:
                 yield batch
 
     def _batch(self, step: int) -> Batch:
-        """Epochs of shuffled samples, one behind the other, cut into batches."""
+        """Epochs of samples in a drawn order, one behind the other, cut into batches."""
         n = len(self.samples)
         wanted = range(step * self.size, (step + 1) * self.size)
         epochs: dict[int, list[int]] = {}
         for epoch in range(wanted[0] // n, wanted[-1] // n + 1):
             generator = torch.Generator().manual_seed(_mix(self.seed, self.number, epoch, 2))
-            epochs[epoch] = torch.randperm(n, generator=generator).tolist()
+            epochs[epoch] = drawn_order(self.samples, self.phase.balanced, generator)
         generator = torch.Generator().manual_seed(_mix(self.seed, self.number, step, 3))
         return self.samples.batch([epochs[i // n][i % n] for i in wanted], generator)
 

@@ -267,6 +267,36 @@ def test_every_sample_comes_once_an_epoch_in_another_order(backbone: FakeBackbon
     assert len({tuple(epoch) for epoch in epochs}) == 4
 
 
+class Shelf:
+    """Samples of products, by how many each has."""
+
+    def __init__(self, *counts: int) -> None:
+        self.categories = [k for k, count in enumerate(counts) for _ in range(count)]
+
+    def __len__(self) -> int:
+        return len(self.categories)
+
+
+def test_products_are_drawn_as_often_and_their_samples_evenly() -> None:
+    shelf = Shelf(50, 7, 3)
+    order = training.drawn_order(shelf, True, torch.Generator().manual_seed(0))  # type: ignore[arg-type]
+    assert len(order) == 60
+    owners = [shelf.categories[i] for i in order]
+    assert all(sorted(owners[i : i + 3]) == [0, 1, 2] for i in range(0, 60, 3))
+    times = [order.count(i) for i in range(60)]
+    assert set(times[:50]) == {0, 1}
+    assert set(times[50:57]) == {2, 3}
+    assert sorted(times[57:]) == [6, 7, 7]
+    assert order != training.drawn_order(shelf, True, torch.Generator().manual_seed(1))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("counts", "balanced"), [((50, 7, 3), False), ((9,), True)])
+def test_else_each_sample_is_drawn_once(counts: tuple[int, ...], balanced: bool) -> None:
+    order = training.drawn_order(Shelf(*counts), balanced, torch.Generator().manual_seed(0))  # type: ignore[arg-type]
+    assert sorted(order) == list(range(sum(counts)))
+    assert order != sorted(order)
+
+
 def test_held_samples_settle_and_no_step_sees_them(backbone: FakeBackbone) -> None:
     method = toy(backbone)
     held = FakeSamples(backbone, IMAGES[:3], replace(method.needs, twin=None))

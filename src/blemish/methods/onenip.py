@@ -7,10 +7,11 @@ Fit      a transformer whose tokens do not see their neighbours rebuilds the fro
          absolute errors.
 Predict  the vote's category decides the prompt, an image in the middle of its category; the map is half the distance of
          features, half the refiner's probability on its scale; the image takes the highest mean of a square of a token.
-Differs  half the paper's width, three levels, standardised; the prompt never is the image itself, and at inspection is
-         always the same one; the scale of the probability comes from training images and not from those that are
-         inspected; the refiner is taught at its own stride; made defects have drawn textures unless others are given;
-         a fixed number of steps at a rate that falls along a cosine. The paper's own sizes are options.
+Differs  half the paper's width; pre-norm layers, positions that start with the variance of tokens, products drawn
+         equally often: fewer steps do; three levels, standardised; the prompt never is the image itself, and at
+         inspection is always the same one; the scale of the probability comes from training images and not from those
+         that are inspected; the refiner is taught at its own stride; made defects have drawn textures unless others are
+         given; a fixed number of steps at a rate that falls along a cosine. The paper's own ways are options.
 """
 
 from __future__ import annotations
@@ -32,9 +33,11 @@ from blemish.nn.masked import (
     Added,
     MaskedAttention,
     MaskedEncoder,
+    Norm,
     PromptLayer,
     Where,
     drop_attention,
+    ending,
     jittered,
     xavier,
 )
@@ -55,6 +58,7 @@ FEW = 8  # samples of a step below which the refiner's batch norms become group 
 class Config:
     steps: int = 500  # of training, whatever the number of images
     batch: int = 8  # images in a step, each with a damaged twin and a prompt
+    balanced: bool = True  # products are drawn equally often, by decided category; the paper draws images so
     rate: float = 4e-4  # at the start; it falls along a cosine
     clip: float = 0.1  # largest norm of a step's gradient
     width: int = 128  # channels of a token; the paper has 256
@@ -64,6 +68,8 @@ class Config:
     heads: int = 8  # of each attention
     dropout: float = 0.1  # everywhere in the transformer but of attention; training only
     attention_dropout: float = 0.0  # of attention; the paper has 0.1, which takes half of a step's time on a processor
+    norm: Norm = "pre"  # of layers: pre learns in fewer steps; the paper has post
+    positions: Literal["normal", "uniform"] = "normal"  # at the start; uniform in [0, 1) as the paper
     stride: int = 16  # of the tokens' grid, in pixels
     resize: Literal["area", "bilinear"] = "area"  # how levels come to that grid; bilinear, as the paper, skips places
     standardise: bool = True  # channels at mean 0 and variance 1; the paper takes them as they are
@@ -102,10 +108,19 @@ class PromptedReconstructor(nn.Module):
 
     def __init__(self, config: Config, channels: int, grid: tuple[int, int]) -> None:
         super().__init__()
-        c, layer = config, (config.width, config.hidden, config.heads, config.dropout)
-        self.encoder = MaskedEncoder(channels, grid, c.encoders, *layer, where=c.mask, neighbours=c.neighbours)
+        c, layer = config, (config.width, config.hidden, config.heads, config.dropout, config.norm)
+        self.encoder = MaskedEncoder(
+            channels,
+            grid,
+            c.encoders,
+            *layer,
+            where=c.mask,
+            neighbours=c.neighbours,
+            normal=c.positions == "normal",
+        )
         self.decoder = nn.ModuleList(PromptLayer(*layer, both=c.direction == "both") for _ in range(c.decoders))
         self.last, self.read = MaskedAttention(c.width, c.heads, c.dropout), Added(c.width, c.dropout)
+        self.image_end, self.prompt_end = (ending(c.width, c.norm) for _ in range(2))
         self.head = nn.Linear(c.width, channels)
         xavier(self)
         drop_attention(self, c.attention_dropout)
@@ -115,6 +130,7 @@ class PromptedReconstructor(nn.Module):
         position = self.encoder.position()
         for layer in self.decoder:
             prompt, image = layer(prompt, image, position, self.encoder.of_decoder)
+        prompt, image = self.prompt_end(prompt), self.image_end(image)
         prompt = self.read(prompt, self.last(prompt + position, image + position, image))
         return self.head(prompt)  # type: ignore[no-any-return]
 
@@ -216,7 +232,7 @@ class OneNIP(Method[Config]):
     # ------------------------------------------------------------------------------------------------------- training
     def phases(self) -> tuple[Phase, ...]:
         c = self.config
-        return (Phase("train", c.steps, self.fitted_modules, c.batch, c.rate, clip=c.clip),)
+        return (Phase("train", c.steps, self.fitted_modules, c.batch, c.rate, clip=c.clip, balanced=c.balanced),)
 
     def loss(self, phase: Phase, batch: Batch, progress: float) -> dict[str, Tensor]:
         """Squared errors against the clean features, of good images and of damaged ones, and the masks' Dice."""

@@ -7,10 +7,11 @@ Fit      frozen levels are joined on one grid of tokens; a transformer learns on
          the input is jittered while the target is clean (feature jittering).
 Predict  a token is as anomalous as far as its features lie from the rebuilt ones; the map is bilinear; the image takes
          the highest mean of the map over a square of one token.
-Differs  half the paper's width, three levels without that of stride 2, brought to one grid by means of areas, channels
-         standardised; a fixed number of steps at a rate that falls along a cosine, without warm-up, instead of 1000
-         epochs; jitter by its share of a token's length, not by the paper's alpha, which depends on the channels; the
-         map is bilinear between centres of tokens. The paper's own sizes are options.
+Differs  half the paper's width; layers are pre-norm, and positions start with the variance of tokens: both learn in far
+         fewer steps; products are drawn equally often; three levels without that of stride 2, brought to one grid by
+         means of areas, channels standardised; a fixed number of steps at a rate that falls along a cosine instead of
+         1000 epochs; jitter by its share of a token's length, not by the paper's alpha, which depends on the channels;
+         the map is bilinear between centres of tokens. The paper's own ways are options.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 
 from blemish.errors import ConfigError
 from blemish.methods.base import Method, Phase, Published
-from blemish.nn.masked import MaskedEncoder, QueryLayer, Where, drop_attention, jittered, xavier
+from blemish.nn.masked import MaskedEncoder, Norm, QueryLayer, Where, drop_attention, jittered, xavier
 from blemish.nn.precision import Exact
 from blemish.ops.moments import ChannelMoments
 from blemish.ops.patches import joined
@@ -37,8 +38,9 @@ from blemish.types import Batch, FeatureSpec, Needs, Prediction
 @dataclass(frozen=True)
 class Config:
     steps: int = 3000  # of training, whatever the number of images
-    batch: int = 2  # images in a step: many small steps learn more in the same time
-    rate: float = 5e-4  # at the start; it falls along a cosine
+    batch: int = 2  # images in a step: more and smaller steps learn more from the same images
+    balanced: bool = True  # products are drawn equally often, by decided category; the paper draws images so
+    rate: float = 1e-3  # at the start; it falls along a cosine
     clip: float = 0.1  # largest norm of a step's gradient
     width: int = 128  # channels of a token; the paper has 256
     hidden: int = 512  # units of each perceptron; the paper has 1024
@@ -47,6 +49,8 @@ class Config:
     heads: int = 8  # of each attention
     dropout: float = 0.1  # everywhere but of attention; training only
     attention_dropout: float = 0.0  # of attention; the paper has 0.1, which takes half of a step's time on a processor
+    norm: Norm = "pre"  # of layers: pre learns in fewer steps; the paper has post
+    positions: Literal["normal", "uniform"] = "normal"  # at the start; uniform in [0, 1) as the paper
     stride: int = 16  # of the tokens' grid, in pixels
     resize: Literal["area", "bilinear"] = "area"  # how levels come to that grid; bilinear, as the paper, skips places
     standardise: bool = True  # channels at mean 0 and variance 1; the paper takes them as they are
@@ -76,8 +80,16 @@ class Reconstructor(nn.Module):
 
     def __init__(self, config: Config, channels: int, grid: tuple[int, int]) -> None:
         super().__init__()
-        c, layer = config, (config.width, config.hidden, config.heads, config.dropout)
-        self.encoder = MaskedEncoder(channels, grid, c.encoders, *layer, where=c.mask, neighbours=c.neighbours)
+        c, layer = config, (config.width, config.hidden, config.heads, config.dropout, config.norm)
+        self.encoder = MaskedEncoder(
+            channels,
+            grid,
+            c.encoders,
+            *layer,
+            where=c.mask,
+            neighbours=c.neighbours,
+            normal=c.positions == "normal",
+        )
         tokens = grid[0] * grid[1]
         self.decoder = nn.ModuleList(QueryLayer(tokens, *layer, queries=c.queries) for _ in range(c.decoders))
         self.norm, self.head = nn.LayerNorm(c.width), nn.Linear(c.width, channels)
@@ -152,7 +164,7 @@ class UniAD(Method[Config]):
 
     def phases(self) -> tuple[Phase, ...]:
         c = self.config
-        return (Phase("train", c.steps, self.fitted_modules, c.batch, c.rate, clip=c.clip),)
+        return (Phase("train", c.steps, self.fitted_modules, c.batch, c.rate, clip=c.clip, balanced=c.balanced),)
 
     def loss(self, phase: Phase, batch: Batch, progress: float) -> dict[str, Tensor]:
         """The mean squared error; 1 is that of the mean feature, where channels are standardised."""

@@ -1,8 +1,10 @@
 """Transformers of tokens that may not look at themselves nor at their neighbours.
 
 You et al., A Unified Model for Multi-class Anomaly Detection, NeurIPS 2022 (UniAD): what sees itself learns to copy,
-and then copies defects too. Layers are post-norm (Vaswani et al., 2017) with ReLU; tokens (B, N, d) lie in row-major
-order on a grid. A position is added to queries and keys, never to values. Mask and queries broadcast over the batch.
+and then copies defects too. Layers have ReLU and are post-norm (Vaswani et al., 2017), as the paper's, or pre-norm
+(Xiong et al., On Layer Normalization in the Transformer Architecture, ICML 2020), which learns in fewer steps. Tokens
+(B, N, d) lie in row-major order on a grid. A position is added to queries and keys, never to values. Mask and queries
+broadcast over the batch.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from blemish.nn.attention import CrossAttention
 
 Grid = tuple[int, int]
 Where = Literal["all", "encoder", "decoder", "none"]
+Norm = Literal["pre", "post"]  # what a part of a layer gets is normed, or what it has been added to
 
 
 def window_of(grid: Grid) -> Grid:
@@ -65,12 +68,18 @@ def drop_attention(module: nn.Module, share: float) -> None:
 
 
 class GridPosition(nn.Module):
-    """A learned position (N, d) of each token: one half by its column, one by its row."""
+    """A learned position (N, d) of each token: one half by its column, one by its row.
 
-    def __init__(self, grid: Grid, width: int) -> None:
+    Args:
+        normal: they start with a variance of 1, as long as the tokens they are added to; False starts them in [0, 1),
+            as the paper, where their common part is longer than what tells them apart.
+    """
+
+    def __init__(self, grid: Grid, width: int, *, normal: bool = True) -> None:
         super().__init__()
-        self.rows = nn.Parameter(torch.rand(grid[0], width // 2))
-        self.columns = nn.Parameter(torch.rand(grid[1], width - width // 2))
+        draw = torch.randn if normal else torch.rand
+        self.rows = nn.Parameter(draw(grid[0], width // 2))
+        self.columns = nn.Parameter(draw(grid[1], width - width // 2))
 
     def forward(self) -> Tensor:
         size = self.rows.shape[0], self.columns.shape[0]
@@ -109,14 +118,24 @@ class MaskedAttention(CrossAttention):
 
 
 class Added(nn.Module):
-    """LN(x + dropout(y)): how a post-norm layer takes up what a part of it has found."""
+    """How a layer takes up what a part of it has found: LN(x + dropout(y)), or x + dropout(y) if the part got LN(x)."""
 
-    def __init__(self, width: int, dropout: float) -> None:
+    def __init__(self, width: int, dropout: float, norm: Norm = "post") -> None:
         super().__init__()
-        self.norm, self.dropout = nn.LayerNorm(width), nn.Dropout(dropout)
+        self.norm, self.dropout, self.first = nn.LayerNorm(width), nn.Dropout(dropout), norm == "pre"
+
+    def given(self, x: Tensor) -> Tensor:
+        """What the part gets."""
+        return self.norm(x) if self.first else x
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.norm(x + self.dropout(y))  # type: ignore[no-any-return]
+        x = x + self.dropout(y)
+        return x if self.first else self.norm(x)
+
+
+def ending(width: int, norm: Norm) -> nn.Module:
+    """What makes a stream fit to be read: it has not been normed yet where layers are pre-norm."""
+    return nn.LayerNorm(width) if norm == "pre" else nn.Identity()
 
 
 def perceptron(width: int, hidden: int, dropout: float) -> nn.Sequential:
@@ -127,15 +146,16 @@ def perceptron(width: int, hidden: int, dropout: float) -> nn.Sequential:
 class EncoderLayer(nn.Module):
     """Tokens look at each other: (B, N, d) twice."""
 
-    def __init__(self, width: int, hidden: int, heads: int, dropout: float) -> None:
+    def __init__(self, width: int, hidden: int, heads: int, dropout: float, norm: Norm = "post") -> None:
         super().__init__()
         self.attention, self.perceptron = MaskedAttention(width, heads, dropout), perceptron(width, hidden, dropout)
-        self.seen, self.thought = Added(width, dropout), Added(width, dropout)
+        self.seen, self.thought = (Added(width, dropout, norm) for _ in range(2))
 
     def forward(self, x: Tensor, position: Tensor, mask: Tensor | None) -> Tensor:
-        placed = x + position
-        x = self.seen(x, self.attention(placed, placed, x, mask))
-        return self.thought(x, self.perceptron(x))  # type: ignore[no-any-return]
+        given = self.seen.given(x)
+        placed = given + position
+        x = self.seen(x, self.attention(placed, placed, given, mask))
+        return self.thought(x, self.perceptron(self.thought.given(x)))  # type: ignore[no-any-return]
 
 
 class MaskedEncoder(nn.Module):
@@ -144,6 +164,7 @@ class MaskedEncoder(nn.Module):
     Args:
         where: which attentions look past a token and its neighbours: this encoder's, a decoder's, both, none.
         neighbours: side of the window that is looked past; 0 = `window_of` the grid.
+        normal: how positions start (see `GridPosition`).
 
     ValueError where the window leaves a token nothing to look at.
     """
@@ -160,13 +181,16 @@ class MaskedEncoder(nn.Module):
         hidden: int,
         heads: int,
         dropout: float,
+        norm: Norm = "post",
         *,
         where: Where = "all",
         neighbours: int = 0,
+        normal: bool = True,
     ) -> None:
         super().__init__()
-        self.embed, self.position = nn.Linear(channels, width), GridPosition(grid, width)
-        self.layers = nn.ModuleList(EncoderLayer(width, hidden, heads, dropout) for _ in range(layers))
+        self.embed, self.position = nn.Linear(channels, width), GridPosition(grid, width, normal=normal)
+        self.layers = nn.ModuleList(EncoderLayer(width, hidden, heads, dropout, norm) for _ in range(layers))
+        self.end = ending(width, norm)
         window = (neighbours, neighbours) if neighbours else window_of(grid)
         mask = None if where == "none" else neighbour_mask(grid, window)
         self.register_buffer("own", mask if where in ("all", "encoder") else None, persistent=False)
@@ -176,7 +200,7 @@ class MaskedEncoder(nn.Module):
         x, position = self.embed(tokens), self.position()
         for layer in self.layers:
             x = layer(x, position, self.own)
-        return x  # type: ignore[no-any-return]
+        return self.end(x)  # type: ignore[no-any-return]
 
 
 class QueryLayer(nn.Module):
@@ -190,19 +214,30 @@ class QueryLayer(nn.Module):
     """
 
     def __init__(
-        self, tokens: int, width: int, hidden: int, heads: int, dropout: float, *, queries: bool = True
+        self,
+        tokens: int,
+        width: int,
+        hidden: int,
+        heads: int,
+        dropout: float,
+        norm: Norm = "post",
+        *,
+        queries: bool = True,
     ) -> None:
         super().__init__()
         self.query = nn.Parameter(torch.randn(tokens, width)) if queries else None
         self.of_memory, self.of_before = (MaskedAttention(width, heads, dropout) for _ in range(2))
         self.perceptron = perceptron(width, hidden, dropout)
-        self.remembered, self.seen, self.thought = (Added(width, dropout) for _ in range(3))
+        self.remembered, self.seen, self.thought = (Added(width, dropout, norm) for _ in range(3))
+        self.of_layer = ending(width, norm)
 
     def forward(self, memory: Tensor, before: Tensor, position: Tensor, mask: Tensor | None) -> Tensor:
         start = before if self.query is None else self.query[None]
-        t = self.remembered(start, self.of_memory(start + position, memory + position, memory, mask))
-        t = self.seen(t, self.of_before(t + position, before + position, before, mask))
-        return self.thought(t, self.perceptron(t))  # type: ignore[no-any-return]
+        asked = self.remembered.given(start) + position
+        t = self.remembered(start, self.of_memory(asked, memory + position, memory, mask))
+        before = self.of_layer(before)
+        t = self.seen(t, self.of_before(self.seen.given(t) + position, before + position, before, mask))
+        return self.thought(t, self.perceptron(self.thought.given(t)))  # type: ignore[no-any-return]
 
 
 class PromptLayer(nn.Module):
@@ -215,18 +250,24 @@ class PromptLayer(nn.Module):
         both: False leaves the image as it is.
     """
 
-    def __init__(self, width: int, hidden: int, heads: int, dropout: float, *, both: bool = True) -> None:
+    def __init__(
+        self, width: int, hidden: int, heads: int, dropout: float, norm: Norm = "post", *, both: bool = True
+    ) -> None:
         super().__init__()
         self.of_image, self.perceptron = MaskedAttention(width, heads, dropout), perceptron(width, hidden, dropout)
-        self.seen, self.thought = Added(width, dropout), Added(width, dropout)
+        self.seen, self.thought = (Added(width, dropout, norm) for _ in range(2))
+        self.image_end, self.prompt_end = ending(width, norm), ending(width, norm) if both else None
         self.of_prompt = MaskedAttention(width, heads, dropout) if both else None
-        self.answered = Added(width, dropout) if both else None
+        self.answered = Added(width, dropout, norm) if both else None
 
     def forward(self, prompt: Tensor, image: Tensor, position: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Prompt and image, (B, N, d) each, the prompt (1, N, d) where it is one for all -> both anew."""
-        placed = image + position
-        prompt = self.seen(prompt, self.of_image(prompt + position, placed, image, mask))
-        prompt = self.thought(prompt, self.perceptron(prompt))
-        if self.of_prompt is None or self.answered is None:
+        read = self.image_end(image)
+        found = self.of_image(self.seen.given(prompt) + position, read + position, read, mask)
+        prompt = self.seen(prompt, found)
+        prompt = self.thought(prompt, self.perceptron(self.thought.given(prompt)))
+        if self.of_prompt is None or self.answered is None or self.prompt_end is None:
             return prompt, image
-        return prompt, self.answered(image, self.of_prompt(placed, prompt + position, prompt, mask))
+        read = self.prompt_end(prompt)
+        found = self.of_prompt(self.answered.given(image) + position, read + position, read, mask)
+        return prompt, self.answered(image, found)

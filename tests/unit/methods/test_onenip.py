@@ -31,6 +31,8 @@ from tests.products import COUNT, SIZE, Products, damaged, product
 PAPER: dict[str, Any] = {
     "width": 256,
     "hidden": 1024,
+    "norm": "post",
+    "positions": "uniform",
     "refiner_width": 128,
     "dice_at": "image",
     "resize": "bilinear",

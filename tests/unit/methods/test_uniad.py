@@ -15,8 +15,10 @@ from blemish import training
 from blemish.errors import ConfigError
 from blemish.methods.uniad import Config, Reconstructor, UniAD
 from blemish.nn.masked import (
+    EncoderLayer,
     GridPosition,
     MaskedAttention,
+    MaskedEncoder,
     QueryLayer,
     drop_attention,
     jittered,
@@ -30,7 +32,15 @@ from blemish.types import Batch, FeatureSpec
 from tests.fakes import FakeBackbone, batch_of
 from tests.products import COUNT, PIECE, SIZE, Products, product
 
-PAPER: dict[str, Any] = {"width": 256, "hidden": 1024, "resize": "bilinear", "standardise": False, "rate": 1e-4}
+PAPER: dict[str, Any] = {
+    "width": 256,
+    "hidden": 1024,
+    "norm": "post",
+    "positions": "uniform",
+    "resize": "bilinear",
+    "standardise": False,
+    "rate": 1e-4,
+}
 TOY: dict[str, Any] = {
     "steps": 120,
     "rate": 3e-3,
@@ -124,6 +134,30 @@ def test_the_mask_can_be_left_out_of_either_part(where: Any, seen: tuple[bool, b
     x, memory = randn(1, 16, 5), randn(1, 16, 32)
     assert torch.equal(net.encoder(x), free.encoder(x)) is not seen[0]
     assert torch.equal(net.decode(memory), free.decode(memory)) is not seen[1]
+
+
+def test_positions_tell_tokens_apart_more_than_the_papers_do() -> None:
+    """Means of the cosine between two rows' halves, 0 where they have nothing in common."""
+    alike = []
+    for normal in (True, False):
+        rows = F.normalize(GridPosition((16, 16), 128, normal=normal).rows.detach(), dim=1)
+        alike.append(float((rows @ rows.T)[~torch.eye(16, dtype=torch.bool)].mean()))
+    assert abs(alike[0]) < 0.1
+    assert alike[1] > 0.6
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_layers_norm_what_they_get_or_what_they_give(norm: Any) -> None:
+    torch.manual_seed(0)
+    layer, x = EncoderLayer(8, 16, 2, 0.0, norm).eval(), 100 * randn(1, 16, 8)
+    position, given = torch.zeros(16, 8), []
+    layer.attention.register_forward_pre_hook(lambda _, inputs: given.append(inputs[2]))
+    out = layer(x, position, None)
+    normed = F.layer_norm(x, (8,))
+    torch.testing.assert_close(given[0], normed if norm == "pre" else x)
+    assert (out - x).abs().max() < 10 if norm == "pre" else (out - x).abs().max() > 50  # x itself passes, or LN of it
+    memory = MaskedEncoder(5, (4, 4), 2, 8, 16, 2, 0.0, norm)(randn(1, 16, 5))
+    torch.testing.assert_close(memory, F.layer_norm(memory, (8,)), rtol=1e-3, atol=1e-3)  # either way it is read normed
 
 
 def test_each_decoder_layer_has_queries_of_its_own() -> None:
@@ -253,11 +287,15 @@ def leak(method: UniAD) -> float:
     return float((through * defect).sum() / defect.square().sum())
 
 
-@pytest.mark.parametrize("part", [{"queries": False}, {"jitter": 0.0}], ids=["queries", "jitter"])
+@pytest.mark.parametrize(
+    ("with_it", "without"),
+    [({}, {"queries": False}), ({"queries": False}, {"queries": False, "jitter": 0.0})],
+    ids=["queries", "jitter where there are no queries"],
+)
 @pytest.mark.learns
-def test_without_a_part_it_fits_better_and_copies_more(part: dict[str, Any]) -> None:
+def test_without_a_part_it_fits_better_and_copies_more(with_it: dict[str, Any], without: dict[str, Any]) -> None:
     """As the paper has it: the shortcut is easier to learn, and defects pass through it."""
-    (whole, loss), (less, lower) = learned(), learned(**part)
+    (whole, loss), (less, lower) = learned(**with_it), learned(**without)
     assert lower < loss
     assert leak(less) > 1.5 * leak(whole)
 
