@@ -28,7 +28,8 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n auto --dist loadgroup -m "not learns" tests/unit tests/contract tests/reference
 	$(BIN)/python -m pytest -n auto --dist loadgroup -m learns tests/unit tests/contract
 	$(BIN)/python -m pytest -n auto --dist loadgroup tests/rules
-	$(BIN)/python -m pytest tests/robustness tests/cluster tests/real
+	$(BIN)/python -m pytest -n auto --dist loadgroup tests/robustness tests/real
+	$(BIN)/python -m pytest tests/cluster
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check src tests benchmarks
