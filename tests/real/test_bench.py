@@ -81,15 +81,20 @@ def test_what_was_learned_is_not_lost_to_what_fails_behind_it(
     def work() -> dict[str, bytes]:
         return cells.work(suite.Cell.from_json(job["cell"]), job["digest"], again)
 
-    def fails(*_: Any) -> Any:
+    def fails(*_: Any, **__: Any) -> Any:
         raise OSError("no room")
 
     with monkeypatch.context() as broken:
         broken.setattr(cells, "_timed", fails)
         with pytest.raises(OSError, match="no room"):
             work()
-    monkeypatch.setattr(cells.fitting, "fit", fails)
-    store.write(again, work())
+    with monkeypatch.context() as unable:
+        unable.setattr(cells.fitting, "fit", fails)
+        with unable.context() as other:
+            other.setattr(cells, "learning_code", lambda: "other code")
+            with pytest.raises(OSError, match="no room"):  # it is not what that would have learned
+                work()
+        store.write(again, work())
     assert store.record(again)["overall"] == store.record(cell)["overall"]
     assert {p.name for p in again.iterdir()} == {"cell.json", "images.parquet", "pixels.npz"}
 

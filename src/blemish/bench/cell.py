@@ -10,6 +10,7 @@ import os
 import platform
 import re
 import resource
+import shutil
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -101,11 +102,18 @@ def weights_digest(options: FitOptions) -> str:
     return PACKAGED[name].sha256 if name in PACKAGED else f"timm {version('timm')} {name}"
 
 
+def learning_code() -> str:
+    """Digest of the package but for what only reads, measures or shows a model."""
+    root = Path(backbones.__file__).parents[1]
+    files = (f for f in sorted(root.rglob("*.py")) if f.relative_to(root).parts[0] not in ("bench", "cli", "metrics"))
+    return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
+
+
 def work(cell: Cell, mark: str, folder: Path) -> dict[str, bytes]:
     """Run one cell; the files of its folder by name. `mark` is its digest.
 
     What was learned lies in the folder until the cell is finished: a fit may take hours, and is not lost to what fails
-    behind it.
+    behind it. It is learned anew where the code that learns is another one.
     """
     started, begun = datetime.now(UTC), perf_counter()
     options = config.build(FitOptions, cell.options)
@@ -114,15 +122,16 @@ def work(cell: Cell, mark: str, folder: Path) -> dict[str, bytes]:
     cache = CountedCache()
     source, seconds = _warm(records, options, backbone, cache)
     print(f"{cell.title}: features in {seconds:.1f} s", flush=True)
-    kept = folder / store.LEARNED
-    if not kept.is_dir():
+    kept, note, code = folder / store.LEARNED, folder / store.NOTE, learning_code()
+    if not (kept.is_dir() and note.is_file()) or json.loads(note.read_text())["code"] != code:
         learned = fitting.fit(records, options, backbone=backbone, cache=cache)
         print(
             f"learned from {learned.meta['data']['learned_from']} images in {learned.meta['fit_seconds']} s", flush=True
         )
-        write_whole(folder / store.PEAK, str(peak_mb()).encode())
+        shutil.rmtree(kept, ignore_errors=True)
+        write_whole(note, json.dumps({"code": code, "peak_mb": peak_mb()}).encode())
         modelfile.save(learned, kept)
-    model, fit_peak = modelfile.load(kept), float((folder / store.PEAK).read_text())
+    model, fit_peak = modelfile.load(kept), float(json.loads(note.read_text())["peak_mb"])
     preprocess = Preprocess.from_json(model.meta["preprocess"])
     if preprocess != source.preprocess:  # held-out images changed the shape that was planned from all of them
         source = _source(backbone, preprocess, options, cache, model.meta["precision"])

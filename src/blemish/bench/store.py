@@ -18,7 +18,7 @@ from blemish.metrics.pixels import PixelCounts
 
 RECORD = "cell.json"
 LOG = "log.txt"
-LEARNED, PEAK = "learned.blemish", "learned.mb"  # of a cell that is not finished
+LEARNED, NOTE = "learned.blemish", "learned.json"  # of a cell that is not finished
 
 
 def folder_of(out: Path, cell: Cell, mark: str) -> Path:
@@ -37,7 +37,7 @@ def write(folder: Path, files: dict[str, bytes]) -> None:
     for name in sorted(files, key=lambda n: n == RECORD):
         write_whole(folder / name, files[name])
     shutil.rmtree(folder / LEARNED, ignore_errors=True)
-    (folder / PEAK).unlink(missing_ok=True)
+    (folder / NOTE).unlink(missing_ok=True)
 
 
 def record(folder: Path) -> dict[str, Any]:
