@@ -51,6 +51,9 @@ bench: $(VENV)/.dev
 	$(BIN)/blemish bench benchmarks/variants.toml --out .bench/variants --page docs/variants.md
 	$(BIN)/blemish bench benchmarks/ablations.toml --out .bench/ablations --page docs/ablations.md
 	$(BIN)/blemish bench benchmarks/several.toml --out .bench/several --page docs/several.md
+	$(BIN)/blemish bench benchmarks/several_ablations.toml --out .bench/several_ablations \
+		--page docs/several_ablations.md
+	$(BIN)/python benchmarks/heads.py
 	$(BIN)/python benchmarks/unknown.py
 	$(BIN)/python benchmarks/categories.py
 	$(BIN)/python benchmarks/logical.py

@@ -56,10 +56,10 @@ FEW = 8  # samples of a step below which the refiner's batch norms become group 
 
 @dataclass(frozen=True)
 class Config:
-    steps: int = 500  # of training, whatever the number of images
-    batch: int = 8  # images in a step, each with a damaged twin and a prompt
+    steps: int = 1000  # of training, whatever the number of images
+    batch: int = 4  # images in a step, each with a damaged twin and a prompt
     balanced: bool = True  # products are drawn equally often, by decided category; the paper draws images so
-    rate: float = 4e-4  # at the start; it falls along a cosine
+    rate: float = 1e-3  # at the start; it falls along a cosine
     clip: float = 0.1  # largest norm of a step's gradient
     width: int = 128  # channels of a token; the paper has 256
     hidden: int = 512  # units of each perceptron; the paper has 1024
