@@ -15,6 +15,7 @@ from blemish.features import FeatureSource
 from blemish.holdout import apart
 from blemish.options import seconds
 from blemish.samples import TWINS, ImageSamples, files, read_textures, scenes
+from blemish.training import OfProducts, drawn_order
 from blemish.types import Needs, Record
 from tests.fakes import SIZE, FakeBackbone, good_image, write_images
 
@@ -83,6 +84,16 @@ def test_views_are_turned_images_not_turned_features(source: FeatureSource, tmp_
     with torch.no_grad():
         expected = source.backbone.features(plain.x.flip(2))
     torch.testing.assert_close(flipped.pyramid.maps[1], expected[1], rtol=1e-4, atol=1e-4)
+
+
+def test_products_of_samples_are_those_decided(source: FeatureSource, tmp_path: Path) -> None:
+    made = samples(source, tmp_path, Needs())
+    assert isinstance(made, OfProducts)
+    assert made.categories == []
+    source.categories = {item.id: number % 2 for number, item in enumerate(made.items)}
+    assert made.categories == [0, 1, 0, 1, 0, 1]
+    order = drawn_order(made, True, drawn(0))
+    assert [sorted(made.categories[i] for i in order[k : k + 2]) for k in (0, 2, 4)] == [[0, 1]] * 3
 
 
 def test_unknown_views_are_refused(source: FeatureSource, tmp_path: Path) -> None:
