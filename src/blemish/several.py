@@ -11,6 +11,7 @@ The names in brackets are those of DFC (Wang et al. 2025), for which `methods.df
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from time import perf_counter
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from blemish import config, export, kinds, methods
+from blemish.calibration import images_needed
 from blemish.categories import Categories
 from blemish.errors import DataError
 from blemish.export import Vote
@@ -105,10 +107,21 @@ def fit_several(run: Run, routing: Routing, start: float) -> Model:
         heads=heads,
     )
     if not held:
+        if options.calibration != "none":
+            warnings.warn(_unpromised(good, options), stacklevel=3)
         return model
     per_unit = options.promise_per == "unit"
     made = promised(model, run.kind, held, options.false_alarm_rate, per_unit, run.track)
     return model.with_calibrators(*made)
+
+
+def _unpromised(good: Sequence[Record], options: FitOptions) -> str:
+    needed = images_needed(options.false_alarm_rate)
+    what = "good images" if options.promise_per == "image" else "units of good images"
+    return (
+        f"{len(good)} good images cannot promise any category a false-alarm rate of {options.false_alarm_rate:g}: the "
+        f"model is saved without thresholds; it takes about {needed + needed // 2} {what} of a category"
+    )
 
 
 def drawing(seed: int) -> torch.Generator:

@@ -262,6 +262,18 @@ def test_a_category_with_few_images_is_named(data: list[Record], tmp_path: Path)
     assert "2 of 3 categories" in model.promise
 
 
+def test_where_no_category_gets_a_threshold_it_is_told_how_many_images_would_do(
+    data: list[Record], tmp_path: Path
+) -> None:
+    def first(count: int) -> list[Record]:
+        return [r for kind in KINDS for r in [d for d in data if d.group == kind][:count]]
+
+    with pytest.warns(UserWarning, match="15 good images .* without thresholds; it takes about 6 good images of a cat"):
+        model = fit_model(tmp_path, first(5), method="padim", multi_class=True)
+    assert model.promise is None
+    assert fit_model(tmp_path, first(6), method="padim", multi_class=True).promise is not None
+
+
 def test_what_cannot_be_is_said(data: list[Record], made: Made, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="folds"):
         fit_model(tmp_path, data, method="padim", multi_class=True, calibration="folds")
