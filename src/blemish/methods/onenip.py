@@ -145,6 +145,7 @@ class OneNIP(Method[Config]):
     needs = Needs(strides=(4, 8, 16), twin="mixed", category=True, held=0.1)
     brief = {
         "steps": 40,
+        "batch": 8,
         "rate": 4e-3,
         "clip": 1.0,
         "width": 16,
