@@ -232,6 +232,7 @@ class _PhaseRun:
         self.parameters = [p.requires_grad_() for group in groups for p in group["params"]]
         self.optimiser = torch.optim.AdamW(groups, betas=phase.betas, foreach=True)
         self.step, self.elapsed = 0, 0.0
+        self.orders: dict[int, list[int]] = {}  # of the epochs that the last batch is of
         self.seed = 0 if phase.shared else method.seed  # what is shared is the same for all seeds
         self.size = max(min(phase.batch, len(samples)), 2)  # 2: a batch norm needs more than one value
 
@@ -305,12 +306,14 @@ class _PhaseRun:
         """Epochs of samples in a drawn order, one behind the other, cut into batches."""
         n = len(self.samples)
         wanted = range(step * self.size, (step + 1) * self.size)
-        epochs: dict[int, list[int]] = {}
-        for epoch in range(wanted[0] // n, wanted[-1] // n + 1):
-            generator = torch.Generator().manual_seed(_mix(self.seed, self.number, epoch, 2))
-            epochs[epoch] = drawn_order(self.samples, self.phase.balanced, generator)
+        epochs = range(wanted[0] // n, wanted[-1] // n + 1)
+        self.orders = {epoch: self.orders.get(epoch) or self._order(epoch) for epoch in epochs}
         generator = torch.Generator().manual_seed(_mix(self.seed, self.number, step, 3))
-        return self.samples.batch([epochs[i // n][i % n] for i in wanted], generator)
+        return self.samples.batch([self.orders[i // n][i % n] for i in wanted], generator)
+
+    def _order(self, epoch: int) -> list[int]:
+        generator = torch.Generator().manual_seed(_mix(self.seed, self.number, epoch, 2))
+        return drawn_order(self.samples, self.phase.balanced, generator)
 
     def _snapshot(self) -> bytes:
         from safetensors.torch import save
