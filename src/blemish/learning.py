@@ -38,9 +38,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from blemish.backbones.base import Backbone
+    from blemish.batches import Samples
     from blemish.export import Vote
     from blemish.methods.base import Method, Phase
-    from blemish.training import Plan, Samples
+    from blemish.training import Plan
 
 GOLDEN = 4  # training images on which graph and PyTorch are compared, beside one of noise
 

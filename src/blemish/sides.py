@@ -40,9 +40,9 @@ from blemish.windows import WindowSamples, WindowSource
 
 if TYPE_CHECKING:
     from blemish.backbones.base import Backbone
+    from blemish.batches import Samples
     from blemish.export import Vote
     from blemish.methods.base import Method
-    from blemish.training import Samples
 
 
 class Source(Protocol):

@@ -13,16 +13,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field, replace
 from time import monotonic
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from blemish.batches import Draws, Samples, in_order, mixed
 from blemish.errors import DataError, TrainingDiverged
 from blemish.methods.base import Method, Phase
 from blemish.types import Batch
@@ -34,24 +34,6 @@ SNAPSHOT = 30.0  # seconds between two snapshots
 FEWEST = 20  # steps of a phase, however small the budget
 
 Track = Callable[[Iterable[Any], str, int | None], Iterable[Any]]
-
-
-class Samples(Protocol):
-    """Training samples by number."""
-
-    def __len__(self) -> int: ...
-
-    def batch(self, indices: Sequence[int], generator: torch.Generator | None = None) -> Batch:
-        """These samples; with a generator in views drawn from it, and with their damaged twins."""
-        ...
-
-
-@runtime_checkable
-class OfProducts(Protocol):
-    """What samples of several products have beside: whose each of them is, none where there is one product."""
-
-    @property
-    def categories(self) -> Sequence[int]: ...
 
 
 class Store(Protocol):
@@ -108,28 +90,6 @@ def merge(method: Method[Any], chunks: Iterable[Method[Any]]) -> None:
 def conclude(method: Method[Any]) -> None:
     """Turn what was observed into what is kept."""
     method.conclude()
-
-
-def in_order(samples: Samples, size: int = 16) -> Iterator[Batch]:
-    """All samples once, undamaged."""
-    for start in range(0, len(samples), size):
-        yield samples.batch(range(start, min(start + size, len(samples))))
-
-
-def drawn_order(samples: Samples, balanced: bool, generator: torch.Generator) -> list[int]:
-    """As many numbers as there are samples: each once, or `balanced` as often from each product, in turns."""
-    n = len(samples)
-    owners = list(samples.categories) if balanced and isinstance(samples, OfProducts) else []
-    own = [[i for i, owner in enumerate(owners) if owner == k] for k in sorted(set(owners))]
-    if len(own) < 2:
-        return torch.randperm(n, generator=generator).tolist()
-    turns = math.ceil(n / len(own))
-    columns = []
-    for members in own:
-        times = math.ceil(turns / len(members))
-        shuffled = [torch.randperm(len(members), generator=generator).tolist() for _ in range(times)]
-        columns.append([members[i] for order in shuffled for i in order][:turns])
-    return [number for turn in zip(*columns, strict=True) for number in turn][:n]
 
 
 def train(method: Method[Any], batches: Iterable[Batch]) -> None:
@@ -232,9 +192,7 @@ class _PhaseRun:
         self.parameters = [p.requires_grad_() for group in groups for p in group["params"]]
         self.optimiser = torch.optim.AdamW(groups, betas=phase.betas, foreach=True)
         self.step, self.elapsed = 0, 0.0
-        self.orders: dict[int, list[int]] = {}  # of the epochs that the last batch is of
         self.seed = 0 if phase.shared else method.seed  # what is shared is the same for all seeds
-        self.size = max(min(phase.batch, len(samples)), 2)  # 2: a batch norm needs more than one value
 
     def progress(self) -> float:
         """In [0, 1) while there is something to do: of steps, or of time where that ends first."""
@@ -253,19 +211,21 @@ class _PhaseRun:
             if isinstance(part := getattr(method, name), nn.Module):
                 part.train()
         started, before, kept_at = monotonic(), self.elapsed, monotonic()
-        todo: Iterable[Batch] = self._batches()
-        if self.plan.track is not None:
-            todo = self.plan.track(todo, f"train: {phase.name}", phase.steps - self.step)
-        for batch in todo:
-            terms = self._step(batch)
-            first = first or terms
-            self.step += 1
-            self.elapsed = before + monotonic() - started
-            if self.plan.store is not None and monotonic() - kept_at > self.plan.snapshot_every:
-                self.plan.store.put(self.plan.name, self._snapshot())
-                kept_at = monotonic()
-            if self.progress() >= 1:
-                break
+        draws = Draws(self.samples, phase, self.seed, self.number)
+        with closing(draws.ahead(self.step)) as drawn:
+            todo: Iterable[Batch] = drawn
+            if self.plan.track is not None:
+                todo = self.plan.track(todo, f"train: {phase.name}", phase.steps - self.step)
+            for batch in todo:
+                terms = self._step(batch)
+                first = first or terms
+                self.step += 1
+                self.elapsed = before + monotonic() - started
+                if self.plan.store is not None and monotonic() - kept_at > self.plan.snapshot_every:
+                    self.plan.store.put(self.plan.name, self._snapshot())
+                    kept_at = monotonic()
+                if self.progress() >= 1:
+                    break
         return {"steps": self.step, "seconds": round(self.elapsed, 2), "first": first, "last": terms}
 
     def _step(self, batch: Batch) -> dict[str, float]:
@@ -273,7 +233,7 @@ class _PhaseRun:
         progress = min(self.progress(), 1.0)
         for group in self.optimiser.param_groups:
             group["lr"] = group["rate"] * (phase.floor + (1 - phase.floor) * 0.5 * (1 + math.cos(math.pi * progress)))
-        method.generator.manual_seed(_mix(self.seed, self.number, self.step, 1))
+        method.generator.manual_seed(mixed(self.seed, self.number, self.step, 1))
         self.optimiser.zero_grad(set_to_none=True)
         with _short(self.plan.bf16):
             terms = method.loss(phase, batch, progress)
@@ -291,29 +251,6 @@ class _PhaseRun:
         with torch.no_grad():
             method.after(phase, progress)
         return values
-
-    def _batches(self) -> Iterator[Batch]:
-        """The batches of all steps that are left, each loaded while the one before is worked on."""
-        with ThreadPoolExecutor(1) as pool:
-            coming = pool.submit(self._batch, self.step)
-            for step in range(self.step, self.phase.steps):
-                batch = coming.result()
-                if step + 1 < self.phase.steps:
-                    coming = pool.submit(self._batch, step + 1)
-                yield batch
-
-    def _batch(self, step: int) -> Batch:
-        """Epochs of samples in a drawn order, one behind the other, cut into batches."""
-        n = len(self.samples)
-        wanted = range(step * self.size, (step + 1) * self.size)
-        epochs = range(wanted[0] // n, wanted[-1] // n + 1)
-        self.orders = {epoch: self.orders.get(epoch) or self._order(epoch) for epoch in epochs}
-        generator = torch.Generator().manual_seed(_mix(self.seed, self.number, step, 3))
-        return self.samples.batch([self.orders[i // n][i % n] for i in wanted], generator)
-
-    def _order(self, epoch: int) -> list[int]:
-        generator = torch.Generator().manual_seed(_mix(self.seed, self.number, epoch, 2))
-        return drawn_order(self.samples, self.phase.balanced, generator)
 
     def _snapshot(self) -> bytes:
         from safetensors.torch import save
@@ -369,15 +306,6 @@ def _group(parameters: list[nn.Parameter], rate: float, decay: float) -> dict[st
 
 def _short(wanted: bool) -> AbstractContextManager[Any]:
     return torch.autocast("cpu", torch.bfloat16) if wanted else nullcontext()
-
-
-def _mix(*numbers: int) -> int:
-    """One seed of several numbers; close ones give far ones."""
-    value = 0
-    for number in numbers:
-        value = (value * 6364136223846793005 + number + 1442695040888963407) % 2**64
-        value ^= value >> 29
-    return value % 2**63
 
 
 def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -22,8 +22,8 @@ LAYERS = (
     ("strips", "cloud_view"),
     ("cloud_heat",),
     ("kinds",),
-    ("export", "training", "runtime.scores", "runtime.inspector", "cases", "options"),
-    ("runtime.promises", "cloud_sheets"),
+    ("export", "batches", "runtime.scores", "runtime.inspector", "cases", "options"),
+    ("training", "runtime.promises", "cloud_sheets"),
     ("features", "windows", "clouds", "evaluation", "holdout", "power", "studio", "studio3d"),
     ("samples",),
     ("sides",),
@@ -45,7 +45,8 @@ ONLY = {
     "metrics": {"errors"},
     "runtime.engines": {"errors", "config"},
     "methods": {"errors", "config", "types", "ops", "nn", "synthesis"},
-    "training": {"errors", "types", "methods"},
+    "batches": {"types", "methods"},
+    "training": {"errors", "types", "methods", "batches"},
 }
 # Importing any other module loads no torch; where they need it, they load it inside a function.
 IMPORT_TORCH = (
@@ -53,6 +54,7 @@ IMPORT_TORCH = (
     "nn",
     "synthesis",
     "methods",
+    "batches",
     "training",
     "samples",
     "backbones.base",

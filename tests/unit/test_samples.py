@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from blemish.backbones.cache import FeatureCache
+from blemish.batches import OfProducts, drawn_order
 from blemish.data.geometry import Preprocess
 from blemish.errors import ConfigError
 from blemish.features import FeatureSource
 from blemish.holdout import apart
 from blemish.options import seconds
 from blemish.samples import TWINS, ImageSamples, files, read_textures, scenes
-from blemish.training import OfProducts, drawn_order
 from blemish.types import Needs, Record
 from tests.fakes import SIZE, FakeBackbone, good_image, write_images
 

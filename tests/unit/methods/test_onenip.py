@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from blemish import export, training
+from blemish.batches import in_order
 from blemish.errors import ConfigError, DataError
 from blemish.export import Vote
 from blemish.methods.onenip import Config, OneNIP, PromptedReconstructor
@@ -103,6 +104,45 @@ def test_the_image_reads_the_prompt_in_both_directions_only() -> None:
         torch.nn.init.zeros_(part)
     silent = both(prompt, image, position, mask)
     torch.testing.assert_close(silent[1], both.answered.norm(image))  # up to the norm
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_both_streams_are_normed_before_they_are_read_or_after_they_are_written(norm: Any) -> None:
+    torch.manual_seed(0)
+    layer = PromptLayer(8, 16, 2, 0.0, norm).eval()
+    prompt, image = 100 * randn(2, 16, 8), 100 * randn(2, 16, 8, seed=1)
+    heard: list[tuple[Tensor, ...]] = []
+    for part in (layer.of_image, layer.of_prompt):
+        assert part is not None
+        part.register_forward_pre_hook(lambda _, given: heard.append(given))
+    nowhere = torch.zeros(16, 8)
+    with torch.no_grad():
+        left, right = layer(prompt, image, nowhere, None)
+    if norm == "pre":
+        expected = [F.layer_norm(x, (8,)) for x in (prompt, image, image, left)]
+        assert max(float((left - prompt).abs().max()), float((right - image).abs().max())) < 10  # they pass as they are
+    else:
+        expected = [prompt, image, image, left]
+        for x in (left, right):
+            torch.testing.assert_close(x, F.layer_norm(x, (8,)), rtol=1e-3, atol=1e-3)
+    for found, wanted in zip((*heard[0][:2], heard[1][0], heard[1][2]), expected, strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+def test_the_head_reads_what_has_been_normed() -> None:
+    net = PromptedReconstructor(Config(**{**TOY, "norm": "pre"}), 5, (4, 4)).eval()
+    read: list[Tensor] = []
+    net.last.register_forward_pre_hook(lambda _, given: read.extend(given[1:]))
+    net(randn(2, 16, 5), randn(2, 16, 5, seed=1))
+    placed, image = read
+    torch.testing.assert_close(image, F.layer_norm(image, image.shape[2:]), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(placed, image + net.encoder.position())
+
+
+@pytest.mark.parametrize("balanced", [True, False])
+def test_products_are_drawn_as_the_configuration_says(balanced: bool, backbone: FakeBackbone) -> None:
+    method = OneNIP(Config(**{**TOY, "balanced": balanced}), backbone.spec(SIZE), SIZE)
+    assert [phase.balanced for phase in method.phases()] == [balanced]
 
 
 def test_gradient_reaches_what_the_image_reads_the_prompt_by() -> None:
@@ -266,11 +306,11 @@ def test_the_map_is_the_stated_mixture() -> None:
 def test_the_balance_comes_from_learned_and_held_images(backbone: FakeBackbone) -> None:
     method = OneNIP(Config(**TOY), backbone.spec(SIZE), SIZE)
     samples = Products(backbone, 2, twins=True)
-    training.train(method, training.in_order(samples))
+    training.train(method, in_order(samples))
     method.eval()
     method.largest.copy_(torch.tensor([5000.0, 0.5]))
     with torch.no_grad():
-        method.settle(training.in_order(samples))
+        method.settle(in_order(samples))
         low = method._apart(samples.all).norm(dim=1).min()
     torch.testing.assert_close(method.balance, (10_000 + low) / 2)
     noted = OneNIP(Config(**TOY), backbone.spec(SIZE), SIZE)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from blemish import training
+from blemish.batches import in_order
 from blemish.errors import ConfigError
 from blemish.methods.uniad import Config, Reconstructor, UniAD
 from blemish.nn.masked import (
@@ -146,6 +147,12 @@ def test_positions_tell_tokens_apart_more_than_the_papers_do() -> None:
     assert alike[1] > 0.6
 
 
+@pytest.mark.parametrize("balanced", [True, False])
+def test_products_are_drawn_as_the_configuration_says(balanced: bool, backbone: FakeBackbone) -> None:
+    method = UniAD(Config(**{**TOY, "balanced": balanced}), backbone.spec(SIZE), SIZE)
+    assert [phase.balanced for phase in method.phases()] == [balanced]
+
+
 @pytest.mark.parametrize("norm", ["pre", "post"])
 def test_layers_norm_what_they_get_or_what_they_give(norm: Any) -> None:
     torch.manual_seed(0)
@@ -199,7 +206,7 @@ def test_jitter_is_as_strong_as_the_token_is_long() -> None:
 def test_the_target_is_clean_and_inspection_draws_nothing(backbone: FakeBackbone) -> None:
     method = UniAD(Config(**{**TOY, "dropout": 0.5}), backbone.spec(SIZE), SIZE)
     samples = Products(backbone, 2)
-    training.train(method, training.in_order(samples))
+    training.train(method, in_order(samples))
     batch = samples.all
     clean = method.tokens(batch.pyramid.maps)
     seen: list[Tensor] = []
@@ -222,7 +229,7 @@ def test_the_target_is_clean_and_inspection_draws_nothing(backbone: FakeBackbone
 def test_tokens_are_standardised_and_merged_moments_are_those_of_all(backbone: FakeBackbone) -> None:
     samples = Products(backbone, 4)
     whole, one, two = (UniAD(Config(**TOY), backbone.spec(SIZE), SIZE) for _ in range(3))
-    training.train(whole, training.in_order(samples))
+    training.train(whole, in_order(samples))
     one.observe(samples.batch(range(5)))
     two.observe(samples.batch(range(5, len(samples))))
     one.merge(two)
@@ -233,7 +240,7 @@ def test_tokens_are_standardised_and_merged_moments_are_those_of_all(backbone: F
     assert float(tokens.mean(0).abs().max()) < 1e-4
     assert float(tokens.std(0).max()) == pytest.approx(1, abs=0.01)
     raw = UniAD(Config(**{**TOY, "standardise": False}), backbone.spec(SIZE), SIZE)
-    training.train(raw, training.in_order(samples))
+    training.train(raw, in_order(samples))
     plain = joined(samples.all.pyramid.maps, raw.grid).flatten(2).transpose(1, 2)
     assert torch.equal(raw.tokens(samples.all.pyramid.maps), plain)
 

@@ -1,0 +1,106 @@
+"""Training samples by number, and which of them each step gets.
+
+A step's samples depend on seed, phase and step alone, so that a run can start at any step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol, runtime_checkable
+
+import torch
+
+from blemish.methods.base import Phase
+from blemish.types import Batch
+
+
+class Samples(Protocol):
+    """Training samples by number."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: Sequence[int], generator: torch.Generator | None = None) -> Batch:
+        """These samples; with a generator in views drawn from it, and with their damaged twins."""
+        ...
+
+
+@runtime_checkable
+class OfProducts(Protocol):
+    """What samples of several products have beside: whose each of them is, none where there is one product."""
+
+    @property
+    def categories(self) -> Sequence[int]: ...
+
+
+def in_order(samples: Samples, size: int = 16) -> Iterator[Batch]:
+    """All samples once, undamaged."""
+    for start in range(0, len(samples), size):
+        yield samples.batch(range(start, min(start + size, len(samples))))
+
+
+def drawn_order(samples: Samples, balanced: bool, generator: torch.Generator) -> list[int]:
+    """As many numbers as there are samples: each once, or `balanced` as often from each product, in turns."""
+    n = len(samples)
+    owners = list(samples.categories) if balanced and isinstance(samples, OfProducts) else []
+    own = [[i for i, owner in enumerate(owners) if owner == k] for k in sorted(set(owners))]
+    if len(own) < 2:
+        return torch.randperm(n, generator=generator).tolist()
+    turns = math.ceil(n / len(own))
+    columns = []
+    for members in own:
+        times = math.ceil(turns / len(members))
+        shuffled = [torch.randperm(len(members), generator=generator).tolist() for _ in range(times)]
+        columns.append([members[i] for order in shuffled for i in order][:turns])
+    return [number for turn in zip(*columns, strict=True) for number in turn][:n]
+
+
+class Draws:
+    """What the steps of one phase get: epochs of samples in a drawn order, one behind the other, cut into batches.
+
+    Args:
+        number: of the phase.
+    """
+
+    def __init__(self, samples: Samples, phase: Phase, seed: int, number: int) -> None:
+        self.samples, self.phase, self.seed, self.number = samples, phase, seed, number
+        self.size = max(min(phase.batch, len(samples)), 2)  # 2: a batch norm needs more than one value
+        self.orders: dict[int, list[int]] = {}  # of the epochs that the last batch is of
+
+    def ahead(self, start: int) -> Generator[Batch, None, None]:
+        """The batches of all steps from `start`, each loaded while the one before is worked on.
+
+        To be closed by whoever stops early: left to the collector, it may end in its own thread, which cannot wait for
+        itself.
+        """
+        with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
+            coming = pool.submit(self.batch, start)
+            for step in range(start, self.phase.steps):
+                batch = coming.result()
+                if step + 1 < self.phase.steps:
+                    coming = pool.submit(self.batch, step + 1)
+                yield batch
+
+    def batch(self, step: int) -> Batch:
+        """What this step gets."""
+        n = len(self.samples)
+        wanted = range(step * self.size, (step + 1) * self.size)
+        epochs = range(wanted[0] // n, wanted[-1] // n + 1)
+        self.orders = {epoch: self.orders.get(epoch) or self.order(epoch) for epoch in epochs}
+        generator = torch.Generator().manual_seed(mixed(self.seed, self.number, step, 3))
+        return self.samples.batch([self.orders[i // n][i % n] for i in wanted], generator)
+
+    def order(self, epoch: int) -> list[int]:
+        """Of the samples in this epoch."""
+        generator = torch.Generator().manual_seed(mixed(self.seed, self.number, epoch, 2))
+        return drawn_order(self.samples, self.phase.balanced, generator)
+
+
+def mixed(*numbers: int) -> int:
+    """One seed of several numbers; close ones give far ones."""
+    value = 0
+    for number in numbers:
+        value = (value * 6364136223846793005 + number + 1442695040888963407) % 2**64
+        value ^= value >> 29
+    return value % 2**63
