@@ -1,10 +1,11 @@
-"""What one model of several products knows of each: its name, and the held-out good images behind its two promises.
+"""What one model of several products knows of each: its name, and the good images behind its two promises.
 
 Conformal prediction within categories (Mondrian: Vovk, Gammerman and Shafer 2005, section 4.5): a threshold is made of
 the good images that were *decided* to be of a category, by the same vote as at inspection, so that the promise holds in
 every category and not only over all of them. The second promise is that of the alarm for unknown products, from how
-strange the same images look to the vote. It is counted by units wherever images have them: a new unit of a known
-product is stranger than further images of the units seen.
+strange good images look to the vote: the held-out ones and, as the vote has learned a few images alone, others too. It
+is counted by units wherever images have them: a new unit of a known product is stranger than further images of the
+units seen.
 """
 
 from __future__ import annotations
@@ -70,16 +71,14 @@ class Categories:
     @property
     def promise(self) -> str | None:
         """The sentence for people; None where nothing is promised."""
-        made = [c for known in list(self.known.values())[:1] for c in known.scores]
-        there = [c for c in made if c is not None]
-        if not there:
+        known = next(iter(self.known.values()), None)
+        if known is None:
             return None
-        words = "at most" if all(c.exact for c in there) else "about"
-        counts = sorted(c.n for c in there)
-        images = f"{counts[0]} to {counts[-1]}" if counts[0] < counts[-1] else f"{counts[0]}"
-        which = "each category" if len(there) == len(made) else f"{len(there)} of {len(made)} categories"
-        text = f"{words} {there[0].alpha:.3g} of good parts rejected in {which}"
-        return f"{text}, from {images} held-out good images of each; as many may be called unknown"
+        parts = (
+            _sentence(known.scores, "of good parts rejected", "held-out good images"),
+            _sentence(known.strangeness, "of good parts called unknown", "good images"),
+        )
+        return "; ".join(part for part in parts if part) or None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -101,6 +100,17 @@ class Categories:
 
         known = {p: Known(each(k["scores"]), each(k["strangeness"])) for p, k in values["known"].items()}
         return cls(tuple(values["names"]), known)
+
+
+def _sentence(made: Sequence[Calibrator | None], what: str, images: str) -> str | None:
+    there = [c for c in made if c is not None]
+    if not there:
+        return None
+    words = "at most" if all(c.exact for c in there) else "about"
+    counts = sorted(c.n for c in there)
+    number = f"{counts[0]} to {counts[-1]}" if counts[0] < counts[-1] else f"{counts[0]}"
+    which = "each category" if len(there) == len(made) else f"{len(there)} of {len(made)} categories"
+    return f"{words} {there[0].alpha:.3g} {what} in {which}, from {number} {images} of each"
 
 
 def _fitted(calibrator: Calibrator, alpha: float) -> Calibrator | None:

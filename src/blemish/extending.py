@@ -12,7 +12,7 @@ from blemish import config, export, kinds, methods
 from blemish.backbones.cache import FeatureCache
 from blemish.categories import Categories, Known
 from blemish.errors import ConfigError
-from blemish.holdout import hold_out
+from blemish.holdout import hold_out, new_to_the_vote
 from blemish.learning import Run, head_of, tensors
 from blemish.modelfile import Model
 from blemish.options import FitOptions
@@ -81,11 +81,13 @@ def extend(
     )
     if not held:
         warnings.warn(f"too few good images for a promise of {options.false_alarm_rate:g}: {name}", stacklevel=3)
+    learned = new_to_the_vote(good, held, {r.id for r in subset}, options)
+    if not (held or learned):
         return wider
     per_unit = options.promise_per == "unit"
     assert wider.categories is not None
-    fresh = promised(wider, settled, held, options.false_alarm_rate, per_unit, track, only=k)[1].known
-    for p, entry in fresh.items():
+    made = promised(wider, settled, held, options.false_alarm_rate, per_unit, track, learned=learned, only=k)
+    for p, entry in made[1].known.items():
         before = known.get(p) or Known((None,) * (k + 1), (None,) * (k + 1))
         known[p] = Known((*before.scores[:k], entry.scores[k]), (*before.strangeness[:k], entry.strangeness[k]))
     return replace(wider, categories=wider.categories.with_known(known))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import random
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
+from itertools import zip_longest
 from typing import Any
 
 from blemish.calibration import Kind, images_needed
@@ -16,6 +17,7 @@ from blemish.options import FitOptions
 from blemish.types import Record
 
 FOLDS = 5
+STRANGE = 10  # times as many images as a rate needs tell how strange good ones look: five keep the rate less well
 
 
 def good_training_records(records: Iterable[Record]) -> list[Record]:
@@ -112,6 +114,28 @@ def hold_out(own: Sequence[Record], kept: Sequence[Record], options: FitOptions)
     if options.calibration == "split":
         raise CalibrationError(f"{len(own)} good images cannot promise a rate of {options.false_alarm_rate:g} by split")
     return list(own), []
+
+
+def new_to_the_vote(
+    own: Sequence[Record], held: Sequence[Record], anchors: Container[str], options: FitOptions
+) -> list[Record]:
+    """Records of a category, beside those held out, that tell how strange its good images look.
+
+    The vote has learned the records of `anchors` (ids) alone, so what heads have learned is as new to it as what was
+    held out, and has far more units: a few held-out ones say little of the next one. In turns from each unit, until
+    there are `STRANGE` times as many images as the rate needs.
+    """
+    if options.calibration == "none":
+        return []
+    out = {r.id for r in held}
+    units: dict[str, list[Record]] = {}
+    for record in sorted(own, key=lambda r: r.id):
+        if record.id not in out and record.id not in anchors:
+            units.setdefault(record.whole, []).append(record)
+    draw = random.Random(options.seed)
+    order = [draw.sample(units[name], len(units[name])) for name in draw.sample(sorted(units), len(units))]
+    turns = [record for turn in zip_longest(*order) for record in turn if record is not None]
+    return turns[: max(STRANGE * images_needed(options.false_alarm_rate) - len(held), 0)]
 
 
 def apart(records: Sequence[Record], share: float, seed: int) -> tuple[list[Record], list[Record]]:

@@ -3,7 +3,7 @@
     anchors   a few good images of each category, by name or by clustering, become anchors     (CAC)
     votes     anchors decide on the category of every other image, here as at inspection       (CIM)
     heads     one for all categories, or one for each that learns from its images alone        (LFR)
-    promises  from held-out good images of each decided category
+    promises  from held-out good images of each decided category; that of known products from more, see `holdout`
 
 The names in brackets are those of DFC (Wang et al. 2025), for which `methods.dfc` is the page; `ops.anchors` votes.
 """
@@ -24,7 +24,7 @@ from blemish.calibration import images_needed
 from blemish.categories import Categories
 from blemish.errors import DataError
 from blemish.export import Vote
-from blemish.holdout import hold_out
+from blemish.holdout import hold_out, new_to_the_vote
 from blemish.learning import Run, head_of, tensors
 from blemish.modelfile import Model
 from blemish.options import FitOptions
@@ -55,10 +55,11 @@ def fit_several(run: Run, routing: Routing, start: float) -> Model:
     names, anchors, chosen = construct(run, good, routing)
     vote = Vote(anchors, voting_level(run.images.spec, run.images.preprocess.size))
     owner = [chosen.get(r.id, k) for r, k in zip(good, mine(run, vote, good), strict=True)]
-    parts = []
+    parts, learned = [], []
     for k in range(len(names)):
         own = [r for r, o in zip(good, owner, strict=True) if o == k]
         parts.append(hold_out(own, [r for r in own if r.id in chosen], options))
+        learned += new_to_the_vote(own, parts[-1][1], chosen, options)
     learn = [own for own, _ in parts]
     heads: dict[str, bytes] = {}
     parity: dict[str, Any] = {}
@@ -106,12 +107,12 @@ def fit_several(run: Run, routing: Routing, start: float) -> Model:
         categories=Categories(tuple(names), {}),
         heads=heads,
     )
-    if not held:
-        if options.calibration != "none":
-            warnings.warn(_unpromised(good, options), stacklevel=3)
+    if not held and options.calibration != "none":
+        warnings.warn(_unpromised(good, options), stacklevel=3)
+    if not (held or learned):
         return model
     per_unit = options.promise_per == "unit"
-    made = promised(model, run.kind, held, options.false_alarm_rate, per_unit, run.track)
+    made = promised(model, run.kind, held, options.false_alarm_rate, per_unit, run.track, learned=learned)
     return model.with_calibrators(*made)
 
 

@@ -165,11 +165,11 @@ def test_promises_are_of_decided_categories(made: Made) -> None:
     assert model.categories.names == tuple(sorted(KINDS))
     for known in model.categories.known.values():
         assert [c.n for c in known.scores if c] == [4, 4, 4]
-        assert [c.n for c in known.strangeness if c] == [4, 4, 4]
-        assert all(c.ids == s.ids for c, s in zip(known.scores, known.strangeness, strict=True) if c and s)
+        assert [c.n for c in known.strangeness if c] == [14, 14, 14]  # all but the two that anchors are made of
+        assert all(set(c.ids) < set(s.ids) for c, s in zip(known.scores, known.strangeness, strict=True) if c and s)
     assert model.promise == (
         "at most 0.2 of good parts rejected in each category, from 4 held-out good images of each; "
-        "as many may be called unknown"
+        "at most 0.2 of good parts called unknown in each category, from 14 good images of each"
     )
     assert model.meta["data"]["learned_from"] == 36
 
@@ -270,7 +270,10 @@ def test_where_no_category_gets_a_threshold_it_is_told_how_many_images_would_do(
 
     with pytest.warns(UserWarning, match="15 good images .* without thresholds; it takes about 6 good images of a cat"):
         model = fit_model(tmp_path, first(5), method="padim", multi_class=True)
-    assert model.promise is None
+    assert not model.calibrators
+    assert model.promise == "at most 0.2 of good parts called unknown in each category, from 4 good images of each"
+    with pytest.warns(UserWarning, match="12 good images"):
+        assert fit_model(tmp_path, first(4), method="padim", multi_class=True).promise is None
     assert fit_model(tmp_path, first(6), method="padim", multi_class=True).promise is not None
 
 

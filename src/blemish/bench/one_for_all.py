@@ -58,14 +58,9 @@ def _routing(tables: Tables) -> str:
     found = [r for r in tables.results if r["metric"] in ROUTING.values() and r["scope"] == "overall"]
     found = [r for r in found if any(c["where"] == r["where"] and c["setting"] == "multi" for c in tables.cells)]
     keys = unique((r["where"], r["label"]) for r in found)
+    metrics = [m for m in ROUTING.values() if any(r["metric"] == m for r in found)]
     rows = [
-        [
-            *key,
-            *(
-                figure([r for r in found if (r["where"], r["label"], r["metric"]) == (*key, m)])
-                for m in ROUTING.values()
-            ),
-        ]
+        [*key, *(figure([r for r in found if (r["where"], r["label"], r["metric"]) == (*key, m)]) for m in metrics)]
         for key in keys
     ]
-    return f"{table(['set', 'method', *ROUTING.values()], rows)}\n" if rows else ""
+    return f"{table(['set', 'method', *metrics], rows)}\n" if rows else ""

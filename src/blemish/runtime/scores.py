@@ -33,15 +33,15 @@ def unit_id(record: Record) -> str:
 def good_scores(model: Model, kind: SampleKind[Any], records: Sequence[Record], track: Track = no_track) -> Scores:
     """Run each sample through the model in every number format of this machine, float32 always among them."""
     out: Scores = {p: [] for p in formats()}
-    for precision, _, row in scored(lambda p: kind.open(model, precision=p), kind, records, track):
+    for _, precision, _, row in scored(lambda p: kind.open(model, precision=p), kind, records, track):
         out[precision].append(row)
     return out
 
 
 def scored(
     open_in: Callable[[Precision], Engine], kind: SampleKind[Any], records: Sequence[Record], track: Track = no_track
-) -> Iterator[tuple[Precision, Outputs, Row]]:
-    """(number format, outputs of the engine, row of the score) of each image in each format of this machine.
+) -> Iterator[tuple[Record, Precision, Outputs, Row]]:
+    """(record, number format, outputs of the engine, row of the score) of each image in each format of this machine.
 
     Copies of one file count once: the same image twice says nothing new.
     """
@@ -55,7 +55,7 @@ def scored(
         prepared = kind.stack([kind.prepare(raw)])
         for precision, engine in engines.items():
             outputs = engine(prepared)
-            yield precision, outputs, (float(outputs[0][0]), float(outputs[1].max()), record.whole, content)
+            yield record, precision, outputs, (float(outputs[0][0]), float(outputs[1].max()), record.whole, content)
 
 
 def formats() -> tuple[Precision, ...]:
