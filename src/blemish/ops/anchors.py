@@ -80,8 +80,9 @@ class Anchors(nn.Module):
 
     `add` takes the local features of one category's images; what is there already stays as it is, bit for bit.
 
-    (B, D, h, w) -> votes (B, K), which sum up to 1, and strangeness (B,) in [0, 2]: how far the image's positions lie
-    from their nearest anchors, as the mean of 1 - cosine.
+    (B, D, h, w) -> votes (B, K), which sum up to 1, and strangeness (B,) in [0, 2]: the mean of how far the image's
+    positions lie from their nearest anchors, and how far its mean feature from that of the elected category, both as
+    1 - cosine. Products of one material differ in the second, those that vary differ in the first.
     """
 
     mean: Tensor
@@ -132,11 +133,11 @@ class Anchors(nn.Module):
 
     def forward(self, level: Tensor) -> tuple[Tensor, Tensor]:
         x = self.local(level)  # (B, P, D)
+        whole = F.normalize(x.mean(1), dim=1)
         if len(self) <= CANDIDATES:
             near = x @ self.anchors.flatten(0, 1).T  # (B, P, K * M)
             weight = self.weight.flatten()[None, None]
         else:
-            whole = F.normalize(x.mean(1), dim=1)
             chosen = (whole @ self.centres.T).topk(CANDIDATES, 1).indices  # (B, C)
             near = x @ self.anchors[chosen].flatten(1, 2).transpose(1, 2)
             weight = self.weight[chosen].flatten(1)[:, None]
@@ -147,4 +148,5 @@ class Anchors(nn.Module):
         if len(self) > CANDIDATES:
             at = (chosen[:, :, None] == torch.arange(len(self))).float()  # (B, C, K)
             votes = (votes[:, None] @ at)[:, 0]
-        return votes, 1 - best[:, :, 0].mean(1)
+        apart = 1 - (whole * self.centres[votes.argmax(1)]).sum(1)
+        return votes, (1 - best[:, :, 0].mean(1) + apart) / 2

@@ -83,6 +83,26 @@ def test_the_unknown_is_strange() -> None:
     assert float(anchors(maps_of(50))[1].min()) > 2 * float(known.max())
 
 
+@pytest.mark.parametrize("kinds", [3, CANDIDATES + 4])
+def test_strangeness_is_that_of_positions_and_of_the_whole(kinds: int) -> None:
+    anchors, maps = built(kinds), maps_of(1, seed=9)
+    x = anchors.local(maps)
+    nearest = (x @ anchors.anchors.flatten(0, 1).T).amax(2)
+    centre = F.normalize(anchors.local(maps_of(1)).mean((0, 1)), dim=0)
+    torch.testing.assert_close(anchors.centres[1], centre)
+    whole = F.normalize(x.mean(1), dim=1) @ centre
+    torch.testing.assert_close(anchors(maps)[1], 1 - (nearest.mean(1) + whole) / 2)
+
+
+def test_the_same_positions_in_other_shares_are_strange() -> None:
+    """Products of one material: each position looks like one that is known, the image as a whole does not."""
+    anchors = built(3)
+    known = torch.cat([anchors(maps_of(k, seed=9))[1] for k in range(3)])
+    mixed = maps_of(0, seed=9)
+    mixed[:, :, 4:] = maps_of(1, seed=9)[:, :, 4:]
+    assert float(anchors(mixed)[1].min()) > float(known.max())
+
+
 @pytest.mark.parametrize("rows", [2, 3])  # of 8
 def test_a_defect_does_not_turn_the_vote(rows: int) -> None:
     anchors = built(4)
