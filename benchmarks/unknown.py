@@ -86,15 +86,18 @@ def _rate(found: Sequence[tuple[float, str, bool | None]]) -> float:
     return float(np.mean(judged)) if judged else float("nan")
 
 
+def _range(rates: Sequence[float]) -> str:
+    mean, low, high = (f"{value:.3f}" for value in (np.mean(rates), min(rates), max(rates)))
+    return mean if low == high else f"{mean} ({low} to {high})"
+
+
 def row(left_out: str, found: Sequence[Met]) -> str:
     """A line of the table: means over seeds, and the range of what is promised."""
     area, caught, known, right = (
         np.array([getattr(m, name) for m in found]) for name in ("area", "caught", "known", "right")
     )
     each = {name: [m.each[name] for m in found] for name in found[0].each}
-    told = ", ".join(
-        f"{name} {np.mean(rates):.3f} ({min(rates):.3f} to {max(rates):.3f})" for name, rates in each.items()
-    )
+    told = ", ".join(f"{name} {_range(rates)}" for name, rates in each.items())
     return (
         f"| {left_out} | {area.mean():.3f} | {caught.mean():.3f} | {known.mean():.3f} | {told} | {right.mean():.3f} |"
     )
@@ -113,9 +116,9 @@ def main() -> None:
         "",
         "Made by `python benchmarks/unknown.py`: a model of five products, `padim` with one head for all, meets the sixth.",
         f"Promised: at most {RATE:g} of the good images of each known product are called unknown. Up to {MOST} images of each",
-        "product; means over {len(SEEDS)} seeds. Known ones are good test images: where a split keeps units or days apart (mtd by tile, ELPV by",
-        "block, bsdata_s by time), they are not exchangeable with the images that the promise was made of, and the rate may",
-        "be missed for that.",
+        f"product; means over {len(SEEDS)} seeds. Known ones are good test images: where a split keeps units or days apart (mtd",
+        "by tile, ELPV by block, bsdata_s by time), they are not exchangeable with the images that the promise was made of,",
+        "and the rate may be missed for that.",
         "",
         "| left out | AUROC, known against unknown | unknown, called so | known, called unknown | of each (lowest to highest seed) | category told right |",
         "|---|---|---|---|---|---|",
