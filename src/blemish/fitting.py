@@ -15,6 +15,7 @@ from blemish.backbones.cache import FeatureCache
 from blemish.calibration import Calibrator, Kind
 from blemish.chunks import Spread
 from blemish.data.geometry import parse_image_size
+from blemish.data.layouts import by_folder
 from blemish.errors import ConfigError, ExportError
 from blemish.holdout import good_training_records, plan_calibration, without_copies
 from blemish.kinds.image import Images
@@ -60,8 +61,9 @@ def fit(
     check_views(options.views)
     parse_image_size(options.image_size)  # what is asked for is checked before any work
     backbone = (backbone or load_backbone(options)) if side.backbone else None
-    good = without_copies(good_training_records(records), side.kind)
     routing = method_class.routing(settings) or (Routing() if options.multi_class else None)
+    good = good_training_records(records)
+    good = without_copies(by_folder(good) if routing else good, side.kind)
     if routing and side.kind is not Images:
         raise ConfigError(f"{options.method} learns no images, and only those are told apart by products")
     costly = bool(method_class.fitted_modules) or method_class.needs.costly

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from PIL import Image
 
 from blemish import fitting, methods, modelfile
 from blemish.backbones.cache import FeatureCache
+from blemish.data import layouts
 from blemish.detector import Detector
 from blemish.errors import ConfigError, EngineError
 from blemish.evaluation import evaluate
@@ -275,6 +277,23 @@ def test_where_no_category_gets_a_threshold_it_is_told_how_many_images_would_do(
     with pytest.warns(UserWarning, match="12 good images"):
         assert fit_model(tmp_path, first(4), method="padim", multi_class=True).promise is None
     assert fit_model(tmp_path, first(6), method="padim", multi_class=True).promise is not None
+
+
+def test_folders_of_good_images_are_products(data: list[Record], tmp_path: Path) -> None:
+    for record in data:
+        assert record.group is not None
+        folder = tmp_path / "line" / record.group / "monday"
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(record.path, folder)
+    found = layouts.index(tmp_path / "line")
+    assert {r.group for r in found} == {None}
+    model = fit_model(tmp_path, found, method="padim", multi_class=True)
+    assert model.categories is not None
+    assert model.categories.names == tuple(sorted(KINDS))
+    assert model.meta["data"]["categories"] == sorted(KINDS)
+    alone = [r for r in found if r.id.startswith("dots")]
+    assert {r.group for r in layouts.by_folder(alone)} == {None}  # there is nothing to tell apart
+    assert layouts.by_folder([*data, *found]) == [*data, *found]  # who names some categories means them
 
 
 def test_what_cannot_be_is_said(data: list[Record], made: Made, tmp_path: Path) -> None:

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import pkgutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -21,7 +23,7 @@ from blemish.data.layouts._recordings import Cut
 from blemish.errors import ConfigError, DataError
 from blemish.types import Record
 
-__all__ = ["Cut", "check_disjoint", "index", "names", "select"]
+__all__ = ["Cut", "by_folder", "check_disjoint", "index", "names", "select"]
 
 
 class Layout(Protocol):
@@ -82,6 +84,20 @@ def select(records: Sequence[Record], categories: Sequence[str]) -> list[Record]
         if category not in known:
             raise ConfigError(f"no category '{category}'", hint=nearest(category, known))
     return [record for record in records if not categories or record.group in categories]
+
+
+def by_folder(records: Sequence[Record]) -> list[Record]:
+    """The records with their first folder, below the one that all lie in, as their category; as they are where one of
+    them has a category.
+
+    What a user means who puts the images of each product into a folder of its own, in a folder of good images.
+    """
+    if not records or any(record.group is not None for record in records):
+        return list(records)
+    folders = [record.path.absolute().parent for record in records]
+    root = Path(os.path.commonpath(folders))
+    first = [folder.relative_to(root).parts[:1] for folder in folders]
+    return [replace(record, group=part[0] if part else None) for record, part in zip(records, first, strict=True)]
 
 
 def _load(name: str) -> Layout:
