@@ -17,7 +17,7 @@ from blemish.options import FitOptions
 from blemish.types import Record
 
 FOLDS = 5
-STRANGE = 10  # times as many images as a rate needs tell how strange good ones look: five keep the rate less well
+STRANGE = 10  # times as many images as a rate needs tell how strange good ones look: a bound of time, more do no harm
 
 
 def good_training_records(records: Iterable[Record]) -> list[Record]:
@@ -53,9 +53,7 @@ def plan_calibration(
     asked, needed = options.calibration, images_needed(options.false_alarm_rate)
     if asked == "none":
         return None, []
-    units: dict[str, list[Record]] = {}
-    for record in good:
-        units.setdefault(record.whole, []).append(record)
+    units = _by_unit(good)
     order = sorted(units)
     random.Random(options.seed).shuffle(order)
     if asked in ("auto", "split"):
@@ -96,10 +94,7 @@ def hold_out(own: Sequence[Record], kept: Sequence[Record], options: FitOptions)
     if options.calibration == "folds":
         raise ConfigError("folds calibrate a model of one product", hint="calibration auto, split or none")
     needed, fixed = images_needed(options.false_alarm_rate), {r.whole for r in kept}
-    units: dict[str, list[Record]] = {}
-    for record in own:
-        if record.whole not in fixed:
-            units.setdefault(record.whole, []).append(record)
+    units = _by_unit(r for r in own if r.whole not in fixed)
     order = sorted(units)
     random.Random(options.seed).shuffle(order)
     held: list[Record] = []
@@ -128,10 +123,7 @@ def new_to_the_vote(
     if options.calibration == "none":
         return []
     out = {r.id for r in held}
-    units: dict[str, list[Record]] = {}
-    for record in sorted(own, key=lambda r: r.id):
-        if record.id not in out and record.id not in anchors:
-            units.setdefault(record.whole, []).append(record)
+    units = _by_unit(r for r in sorted(own, key=lambda r: r.id) if r.id not in out and r.id not in anchors)
     draw = random.Random(options.seed)
     order = [draw.sample(units[name], len(units[name])) for name in draw.sample(sorted(units), len(units))]
     turns = [record for turn in zip_longest(*order) for record in turn if record is not None]
@@ -140,9 +132,7 @@ def new_to_the_vote(
 
 def apart(records: Sequence[Record], share: float, seed: int) -> tuple[list[Record], list[Record]]:
     """(what steps see, what they do not): about `share` of the records by lot, whole units, never the last one."""
-    units: dict[str, list[Record]] = {}
-    for record in records:
-        units.setdefault(record.whole, []).append(record)
+    units = _by_unit(records)
     order = sorted(units)
     random.Random(seed).shuffle(order)
     held: list[Record] = []
@@ -151,6 +141,13 @@ def apart(records: Sequence[Record], share: float, seed: int) -> tuple[list[Reco
             break
         held += units[name]
     return _without(records, held), held
+
+
+def _by_unit(records: Iterable[Record]) -> dict[str, list[Record]]:
+    units: dict[str, list[Record]] = {}
+    for record in records:
+        units.setdefault(record.whole, []).append(record)
+    return units
 
 
 def _without(records: Sequence[Record], some: Sequence[Record]) -> list[Record]:

@@ -58,8 +58,9 @@ def fit_several(run: Run, routing: Routing, start: float) -> Model:
     parts, learned = [], []
     for k in range(len(names)):
         own = [r for r, o in zip(good, owner, strict=True) if o == k]
-        parts.append(hold_out(own, [r for r in own if r.id in chosen], options))
-        learned += new_to_the_vote(own, parts[-1][1], chosen, options)
+        part = hold_out(own, [r for r in own if r.id in chosen], options)
+        parts.append(part)
+        learned += new_to_the_vote(own, part[1], chosen, options)
     learn = [own for own, _ in parts]
     heads: dict[str, bytes] = {}
     parity: dict[str, Any] = {}
