@@ -148,8 +148,8 @@ class ImageWorld:
     def batch(self, samples: list[NDArray[Any]]) -> Batch:
         return batch_of(self.backbone, samples)
 
-    def learn(self, method: Method, samples: list[NDArray[Any]]) -> Plan:
-        return learn(method, self.backbone, samples)
+    def learn(self, method: Method, samples: list[NDArray[Any]], plan: Plan | None = None) -> Plan:
+        return learn(method, self.backbone, samples, plan)
 
     def samples(self, method: Method, samples: list[NDArray[Any]]) -> FakeSamples:
         return FakeSamples(self.backbone, samples, method.wants(method.config))
@@ -229,8 +229,8 @@ class SignalWorld:
     def batch(self, samples: list[NDArray[Any]]) -> Batch:
         return signals_of(samples)
 
-    def learn(self, method: Method, samples: list[NDArray[Any]]) -> Plan:
-        return training.learn(method, WindowsInMemory(samples))
+    def learn(self, method: Method, samples: list[NDArray[Any]], plan: Plan | None = None) -> Plan:
+        return training.learn(method, WindowsInMemory(samples), plan=plan)
 
     def samples(self, method: Method, samples: list[NDArray[Any]]) -> WindowsInMemory:  # noqa: ARG002
         return WindowsInMemory(samples)

@@ -245,6 +245,19 @@ def test_graph_agrees_with_pytorch(name: str, models: dict[str, Method]) -> None
 
 
 @every_method
+def test_it_learns_in_bf16(name: str) -> None:
+    """On a processor that computes in it, every fit does; here it may be emulated."""
+    method, world = make(name, most=FEW), world_of(name)
+    if not method.phases():
+        pytest.skip("it takes no steps")
+    world.learn(method, [world.good(i) for i in range(TRAIN)], Plan(bf16=True))
+    assert {p.dtype for p in method.parameters()} <= {torch.float32}
+    out = method(probe(name))
+    assert torch.isfinite(out.score).all()
+    assert torch.isfinite(out.anomaly_map).all()
+
+
+@every_method
 def test_an_engine_without_a_graph_agrees_with_pytorch(name: str, models: dict[str, Method]) -> None:
     """It runs behind the same call, from the model's tensors alone, and is no more free to differ than a graph is."""
     method, world = models[name], world_of(name)

@@ -47,8 +47,8 @@ class FeatureBank:
         drawn = []
         for name, k in zip(names, categories, strict=True):
             others = [e for e in self.kept[k] if e.name != name] or self.kept[k]
-            drawn.append(others[int(torch.randint(len(others), (), generator=generator))].x)
-        return torch.stack(drawn).float()
+            drawn.append(others[int(torch.randint(len(others), (), generator=generator))].x.float())
+        return torch.stack(drawn)  # of float32: autocast on a CPU stacks no float16
 
     def medoids(self, scale: Tensor) -> Tensor:
         """(K, C, h, w): of each category the kept image whose mean over places is nearest to that of all its images.
