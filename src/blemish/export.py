@@ -116,12 +116,11 @@ def _head(of: Method[Any] | Scaled, vote: Vote | None = None) -> torch.nn.Module
             super().__init__()
             self.method = method
             self.anchors = vote.anchors if vote else None
-            # Where a method draws a border between number formats, all that is exact lies behind one: the vote itself,
-            # or, where networks before the border go by it, what it came to.
+            # Where a method draws a border between number formats, the vote lies behind it as well, but where networks
+            # in front of it go by the vote.
             bordered = any(isinstance(part, Exact) for part in method.modules())
             early = method.wants(method.config).category
             self.exact_level: torch.nn.Module = Exact() if bordered and not early else torch.nn.Identity()
-            self.exact_votes: torch.nn.Module = Exact() if bordered and early else torch.nn.Identity()
 
         def forward(self, *maps: torch.Tensor) -> tuple[torch.Tensor, ...]:
             levels, x = (maps[:-1], maps[-1]) if image else (maps, None)
@@ -138,7 +137,7 @@ def _head(of: Method[Any] | Scaled, vote: Vote | None = None) -> torch.nn.Module
                     (score - scaled.score_middle) / scaled.score_span,
                     (anomaly_map - scaled.map_middle) / scaled.map_span,
                 )
-            return (*outputs, *map(self.exact_votes, decided))
+            return (*outputs, *decided)
 
     return Head().eval()
 

@@ -262,14 +262,18 @@ def _short_and_exact(head: Any) -> list[tuple[Any, str]]:
     if not border:
         _mark_coarse(head)
         return [(head, "f32")]
+    drawn = {n.get_friendly_name() for n in border}
+    crossing = [(_clamped(node), node.output(0).get_target_inputs()) for node in border]
+    for result in head.get_results():
+        if drawn.isdisjoint(_above([result.input_value(0)])):  # all of it lies in front: a vote that networks go by
+            crossing.append((result.input_value(0), [result.input(0)]))
     outputs: list[Any] = []
     inputs: list[Any] = []
-    for node in border:
-        source = _clamped(node)
+    for source, targets in crossing:
         parameter = opset15.parameter(source.get_partial_shape(), source.get_element_type())
         outputs.append(source)
         inputs.append(parameter)
-        for target in node.output(0).get_target_inputs():
+        for target in targets:
             target.replace_source_output(parameter.output(0))
     exact = openvino.Model(head.get_results(), inputs, "exact")
     short = openvino.Model([opset15.result(o) for o in outputs], head.get_parameters(), "short")
@@ -282,12 +286,18 @@ def _clamped(node: Any) -> Any:
     if node.get_type_name() == "Clamp":
         return node.input(0).get_source_output()
     for value in node.input_values():
-        kind = value.get_node().get_type_name()
-        if kind == "Maximum":
+        if value.get_node().get_type_name() == "Maximum":
             return _clamped(value.get_node())
-        if kind not in ("Constant", "Convert"):
+        if not _is_bound(value.get_node()):
             return value
     raise ModelFileError(_BORDER)
+
+
+def _is_bound(node: Any) -> bool:
+    """A constant, or one that is cast; what is clamped may be cast too."""
+    if node.get_type_name() == "Convert":
+        return _is_bound(node.input_value(0).get_node())
+    return bool(node.get_type_name() == "Constant")
 
 
 def _above(outputs: Sequence[Any]) -> set[str]:

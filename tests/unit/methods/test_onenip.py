@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import openvino
 import pytest
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,7 @@ from blemish.nn.masked import GridPosition, PromptLayer, neighbour_mask
 from blemish.nn.refiner import Refiner
 from blemish.ops.anchors import Anchors
 from blemish.ops.bank import FeatureBank
+from blemish.runtime import engines
 from blemish.runtime.engines import open_engine
 from blemish.synthesis.makers import MAKERS
 from blemish.types import Batch, FeatureSpec
@@ -352,13 +354,39 @@ def test_masks_are_compared_on_the_refiners_grid_or_by_the_pixel(
     assert float(method._dice(torch.zeros(6, 16, 24), batch)) == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_graph_takes_the_prompt_that_the_vote_elects(backbone: FakeBackbone) -> None:
-    method, batch = learned(), unseen()
+def voting(batch: Batch) -> Vote:
+    """Who tells the products of a batch apart."""
+    assert batch.pyramid is not None
     level = batch.pyramid.maps[2]
     pixels = level.double().transpose(0, 1).flatten(1)
     anchors = Anchors(pixels.mean(1).float(), pixels.std(1).float(), count=4)
     anchors.add([level[batch.category == k] for k in range(COUNT)], torch.Generator().manual_seed(0))
-    vote = Vote(anchors, 2)
+    return Vote(anchors, 2)
+
+
+def test_networks_go_by_the_vote_in_front_of_the_border(backbone: FakeBackbone) -> None:
+    """The two parts that an engine cuts the head into, one behind the other, are the whole."""
+    method, batch = learned(), unseen()
+    head = export.export_head(method, voting(batch))
+    core = openvino.Core()
+    whole, cut = core.read_model(head), engines._short_and_exact(core.read_model(head))
+    assert [number_format for _, number_format in cut] == ["bf16", "f32"]
+    assert batch.pyramid is not None
+    maps = [m[:1].numpy() for m in batch.pyramid.maps]
+    (expected,) = engines._chained(engines._compile(core, [(whole, "f32")], 1))
+    expected.infer(maps)
+    short, exact = engines._chained(engines._compile(core, [(part, "f32") for part, _ in cut], 1))
+    short.infer(maps)
+    exact.infer()
+    assert len(expected.model_outputs) == 4
+    for i in range(4):
+        got = exact.get_output_tensor(i).data
+        np.testing.assert_allclose(got, expected.get_output_tensor(i).data, rtol=1e-4, atol=1e-5)
+
+
+def test_the_graph_takes_the_prompt_that_the_vote_elects(backbone: FakeBackbone) -> None:
+    method, vote = learned(), voting(unseen())
+    anchors = vote.anchors
     graph = export.merge(export.export_backbone(backbone, SIZE), export.export_head(method, vote))
     images = np.stack([damaged(k, 200)[0] for k in range(COUNT)])
     elected = anchors(backbone.pyramid(torch.from_numpy(images)).maps[2])[0].argmax(1)
