@@ -86,21 +86,28 @@ def _rate(found: Sequence[tuple[float, str, bool | None]]) -> float:
     return float(np.mean(judged)) if judged else float("nan")
 
 
+def _judged(rates: Sequence[float]) -> list[float]:
+    """Those of the seeds in which anything was promised."""
+    return [rate for rate in rates if not np.isnan(rate)]
+
+
+def _mean(rates: Sequence[float]) -> str:
+    return f"{np.mean(judged):.3f}" if (judged := _judged(rates)) else "nothing promised"
+
+
 def _range(rates: Sequence[float]) -> str:
-    mean, low, high = (f"{value:.3f}" for value in (np.mean(rates), min(rates), max(rates)))
-    return mean if low == high else f"{mean} ({low} to {high})"
+    low, high = (_mean([end(_judged(rates) or [np.nan])]) for end in (min, max))
+    return low if low == high else f"{_mean(rates)} ({low} to {high})"
 
 
 def row(left_out: str, found: Sequence[Met]) -> str:
     """A line of the table: means over seeds, and the range of what is promised."""
     area, caught, known, right = (
-        np.array([getattr(m, name) for m in found]) for name in ("area", "caught", "known", "right")
+        _mean([getattr(m, name) for m in found]) for name in ("area", "caught", "known", "right")
     )
     each = {name: [m.each[name] for m in found] for name in found[0].each}
     told = ", ".join(f"{name} {_range(rates)}" for name, rates in each.items())
-    return (
-        f"| {left_out} | {area.mean():.3f} | {caught.mean():.3f} | {known.mean():.3f} | {told} | {right.mean():.3f} |"
-    )
+    return f"| {left_out} | {area} | {caught} | {known} | {told} | {right} |"
 
 
 def main() -> None:
