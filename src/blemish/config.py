@@ -62,12 +62,23 @@ def to_json(config: Any) -> dict[str, Any]:
     }
 
 
-def parse_assignments(pairs: list[str]) -> dict[str, str]:
-    """`["a=1", "b=x"]` -> `{"a": "1", "b": "x"}`, as given with --set."""
-    out: dict[str, str] = {}
+def parse_assignments(pairs: list[str]) -> dict[str, Any]:
+    """`["a=1", "b.c=x"]` -> `{"a": "1", "b": {"c": "x"}}`, as given with --set.
+
+    ConfigError where one is of another form, or gives an option both a value and parts.
+    """
+    out: dict[str, Any] = {}
     for pair in pairs:
         name, sep, value = pair.partition("=")
-        if not sep or not name:
+        *groups, last = (part.strip() for part in name.split("."))
+        if not sep or not all((*groups, last)):
             raise ConfigError(f"'{pair}' is not of the form key=value")
-        out[name.strip()] = value.strip()
+        inner = out
+        for group in groups:
+            inner = inner.setdefault(group, {})
+            if not isinstance(inner, dict):
+                raise ConfigError(f"'{pair}': {group} has a value already")
+        if isinstance(inner.get(last), dict):
+            raise ConfigError(f"'{pair}': parts of {last} are set already")
+        inner[last] = value.strip()
     return out

@@ -105,9 +105,16 @@ def test_override_keeps_the_rest() -> None:
 
 def test_assignments() -> None:
     assert parse_assignments(["a=1", " b = x=y ", "c="]) == {"a": "1", "b": "x=y", "c": ""}
-    for bad in ("a", "=1", ""):
+    assert parse_assignments(["a=b.c", "h.x=1.5", "h.y=", "h.z.w=2"]) == {
+        "a": "b.c",
+        "h": {"x": "1.5", "y": "", "z": {"w": "2"}},
+    }
+    for bad in ("a", "=1", "", ".a=1", "a.=1"):
         with pytest.raises(ConfigError, match="key=value"):
             parse_assignments([bad])
+    for clash in (["a=1", "a.b=2"], ["a.b=2", "a=1"]):
+        with pytest.raises(ConfigError, match="a has a value already|parts of a are set already"):
+            parse_assignments(clash)
 
 
 @pytest.mark.parametrize("options", [
