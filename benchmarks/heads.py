@@ -36,7 +36,7 @@ PAGE = Path("docs/results/heads.md")
 SEEDS = (0, 1, 2)
 DRAWS = 20
 UNUSED = {"bsdata_s"}  # image labels follow the date of the shot
-HEADS: dict[str, dict[str, Any]] = {"own": {}, "padim": {"head": "padim"}, "patchcore": {"head": "patchcore"}}
+HEADS: dict[str, dict[str, Any]] = {"own": {}, **{name: {"head": name} for name in ("padim", "patchcore", "protoot")}}
 WAYS = ("oracle", "vote", "chance")
 
 
