@@ -165,7 +165,7 @@ def test_the_command_line_page_is_that_of_the_code() -> None:
     assert committed == page(), "python -m blemish.cli.reference > docs/cli.md"
 
 
-@pytest.mark.parametrize("page", ["ledger.md", "variants.md", "ablations.md", "several.md"])
+@pytest.mark.parametrize("page", ["ledger.md", "variants.md", "ablations.md", "several.md", "several_ablations.md"])
 def test_the_ledger_is_that_of_its_tables(page: str) -> None:
     pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install 'blemish[bench]'")
     from blemish.bench import ledger, results
@@ -175,7 +175,7 @@ def test_the_ledger_is_that_of_its_tables(page: str) -> None:
     command = committed.split("Made by `")[1].split("`")[0]
     plots = dict(re.findall(r"^!\[(.+?)\]\((.+?)\)$", committed, re.M))
     missing = int(found[1]) if (found := re.search(r"^(\d+) of its cells are not finished", committed, re.M)) else 0
-    title = file.stem.capitalize()
+    title = file.stem.capitalize().replace("_", " ")
     assert ledger.text(results.read(file.with_suffix("")), plots, command, missing, title) == committed
 
 

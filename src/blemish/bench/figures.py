@@ -13,6 +13,7 @@ from blemish.files import write_whole
 
 MAIN = "I-AUROC"
 INK, GRID = "#1f2933", "#d9dee4"
+LINE, LETTER = 0.2, 0.075  # inches that a line of text and a letter take
 
 
 def draw(tables: Tables, folder: Path) -> dict[str, Path]:
@@ -89,18 +90,42 @@ def _accuracy(tables: Tables) -> Any:
     panels = {name: table for name in (MAIN, "AUPRO@0.3") if (table := _by_set(tables, name))}
     if not panels:
         return None
-    figure, axes = _figure(4.4 * len(panels), 3.6, len(panels))
+    labels = _labels(tables)
+    height = max(3.6, 0.9 + LINE * len(labels))
+    figure, axes = _figure((3.6 + LETTER * max(map(len, labels))) * len(panels), height, len(panels))
     for axis, (metric, table) in zip(axes, panels.items(), strict=True):
-        for i, label in enumerate(_labels(tables)):
+        dots = []
+        for i, label in enumerate(labels):
             ms = median(c["cpu_ms"] for c in tables.cells if c["label"] == label and c["where"] in table)
-            value = mean(values[label] for values in table.values())
-            axis.plot(ms, value, "o", color=f"C{i}", markersize=8)
-            axis.annotate(label, (ms, value), xytext=(7, 4), textcoords="offset points", color=INK)
+            dots.append((mean(values[label] for values in table.values()), ms, label))
+            axis.plot(ms, dots[-1][0], "o", color=f"C{i}", markersize=8, clip_on=False)
         axis.set_xlabel("processor ms an image, file to result")
-        axis.set_ylabel(f"{metric}, mean of {len(table)} sets")
+        axis.set_ylabel(f"{metric}, mean of {len(table)} sets" if len(table) > 1 else metric)
         axis.set_xlim(left=0)
-        axis.margins(x=0.3, y=0.3)
+        axis.margins(y=0.1)
+        _beside(axis, dots, LINE / (height - 0.9))
     return figure
+
+
+def _beside(axis: Any, dots: Sequence[tuple[float, float, str]], line: float) -> None:
+    """Names of dots (y, x, name) in a column right of the axis, in order and a line apart, each tied to its dot."""
+    from scipy.optimize import isotonic_regression
+
+    low, high = axis.get_ylim()
+    ordered = sorted(dots)
+    apart = [line * k for k in range(len(ordered))]
+    wanted = [(y - low) / (high - low) - a for (y, _, _), a in zip(ordered, apart, strict=True)]
+    nearest = isotonic_regression(wanted).x.clip(0, max(1 - apart[-1], 0)) + apart  # in order, never less than a line
+    for (y, x, name), place in zip(ordered, nearest, strict=True):
+        axis.annotate(
+            name,
+            (x, y),
+            xytext=(1.06, place),
+            textcoords="axes fraction",
+            color=INK,
+            verticalalignment="center",
+            arrowprops={"arrowstyle": "-", "color": GRID, "linewidth": 0.8, "relpos": (0, 0.5), "zorder": 0},
+        )
 
 
 def _ranks(tables: Tables) -> Any:
@@ -127,7 +152,7 @@ def _ranks(tables: Tables) -> Any:
 
 
 def _defects(tables: Tables) -> Any:
-    """Bars of I-AUROC for each defect type, one panel per set that has several types."""
+    """I-AUROC of each method for each defect type, one panel per set that has several types."""
     rows = [r for r in tables.results if r["scope"] == "defect"]
     parts: dict[str, list[str]] = {}
     for row in rows:
@@ -137,18 +162,20 @@ def _defects(tables: Tables) -> Any:
     parts = {where: names for where, names in parts.items() if len(names) > 1}
     if not parts:
         return None
-    figure, axes = _figure(5.2 * len(parts), 3.4, len(parts))
     labels = _labels(tables)
-    width = 0.8 / len(labels)
+    widest = LETTER * max(map(len, labels))
+    figure, axes = _figure(4.2 * len(parts) + widest, 1.3 + LINE * len(labels), len(parts))
     for axis, (where, names) in zip(axes, parts.items(), strict=True):
-        for i, label in enumerate(labels):
-            own = [[r for r in rows if (r["where"], r["part"], r["label"]) == (where, n, label)] for n in names]
-            heights = [_mean(found) or 0.0 for found in own]
-            axis.bar([k + (i - (len(labels) - 1) / 2) * width for k in range(len(names))], heights, width, label=label)
-        axis.set_xticks(range(len(names)), names)
-        axis.set_ylim(0.4, 1.0)
-        axis.set_ylabel(MAIN)
+        for i, name in enumerate(names):
+            found = [
+                _mean([r for r in rows if (r["where"], r["part"], r["label"]) == (where, name, x)]) for x in labels
+            ]
+            known = [(value, k) for k, value in enumerate(found) if value is not None]
+            axis.plot(*zip(*known, strict=True), "o", color=f"C{i}", markersize=6, alpha=0.85, label=name)
+        axis.axvline(0.5, color=INK, linewidth=0.8, linestyle=":")  # chance
+        axis.set_yticks(range(len(labels)), labels if axis is axes[0] else [""] * len(labels))
+        axis.set_ylim(len(labels) - 0.4, -0.6)  # the first on top
+        axis.set_xlabel(MAIN)
         axis.set_title(where, fontsize=10)
-        axis.grid(False, axis="x")
-    figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, ncols=len(labels), loc="outside upper center")
+        axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1), fontsize=9, handletextpad=0.2)
     return figure

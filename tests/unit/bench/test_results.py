@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from blemish.bench import ledger, one_for_all, results, store
+from blemish.bench import figures, ledger, one_for_all, results, store
 from blemish.metrics import PixelCounts, delong, delong_paired
 
 LABELS = [0] * 30 + [1] * 30
@@ -197,3 +197,16 @@ def test_options_of_models_of_one_category_are_told(tables: results.Tables, tmp_
     assert "with steps" not in ledger.text(tables, {}, "x")
     results.write(replace(tables, cells=tuple({k: c[k] for k in c if k != "alone"} for c in tables.cells)), tmp_path)
     assert results.read(tmp_path) == tables  # of a version that knew none
+
+
+def test_names_of_near_dots_stand_apart_in_the_order_of_the_dots() -> None:
+    _, (axis,) = figures._figure(4, 4)
+    dots = [(0.5, 1.0, "a"), (0.5001, 2.0, "b"), (0.5002, 1.5, "c"), (0.9, 3.0, "d")]
+    for y, x, _ in dots:
+        axis.plot(x, y, "o")
+    figures._beside(axis, dots, 0.1)
+    places = {text.get_text(): text.get_position()[1] for text in axis.texts}
+    assert sorted(places, key=lambda name: places[name]) == ["a", "b", "c", "d"]
+    heights = sorted(places.values())
+    assert min(b - a for a, b in zip(heights, heights[1:], strict=False)) >= 0.1 - 1e-9
+    assert 0 <= heights[0] < heights[-1] <= 1
