@@ -13,7 +13,7 @@ from blemish.files import write_whole
 
 MAIN = "I-AUROC"
 INK, GRID = "#1f2933", "#d9dee4"
-LINE, LETTER = 0.2, 0.075  # inches that a line of text and a letter take
+LINE, LETTER, FRAME = 0.2, 0.075, 0.9  # inches that a line of text, a letter and what is above and below an axis take
 
 
 def draw(tables: Tables, folder: Path) -> dict[str, Path]:
@@ -91,7 +91,7 @@ def _accuracy(tables: Tables) -> Any:
     if not panels:
         return None
     labels = _labels(tables)
-    height = max(3.6, 0.9 + LINE * len(labels))
+    height = max(3.6, FRAME + LINE * len(labels))
     figure, axes = _figure((3.6 + LETTER * max(map(len, labels))) * len(panels), height, len(panels))
     for axis, (metric, table) in zip(axes, panels.items(), strict=True):
         dots = []
@@ -103,7 +103,7 @@ def _accuracy(tables: Tables) -> Any:
         axis.set_ylabel(f"{metric}, mean of {len(table)} sets" if len(table) > 1 else metric)
         axis.set_xlim(left=0)
         axis.margins(y=0.1)
-        _beside(axis, dots, LINE / (height - 0.9))
+        _beside(axis, dots, LINE / (height - FRAME))
     return figure
 
 
