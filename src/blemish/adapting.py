@@ -14,7 +14,7 @@ from blemish.learning import Run, head_of, tensors
 from blemish.modelfile import Model
 from blemish.options import FitOptions
 from blemish.runtime.inspector import Inspector
-from blemish.runtime.scores import Track, calibrators, unit_id
+from blemish.runtime.scores import Scores, Track, agreement, calibrators, in_best_format, unit_id
 from blemish.types import Record
 
 if TYPE_CHECKING:
@@ -84,8 +84,9 @@ def adapt(
     def frozen(method: Method[Any]) -> Model:
         graph = run.freeze(method) if run.needs.graph else b""
         state = tensors(method.fitted_state(), method.config)
-        return replace(model, meta={**model.meta, "precision": run.features.precision}, tensors=state, graph=graph)
+        return replace(model, tensors=state, graph=graph)
 
+    scores: list[Scores] = []
     if kind == "cross":
         scores = [run.scores(frozen(gone_on(rest)), fold) for rest, fold in parts]
     method = gone_on(learn)
@@ -108,7 +109,7 @@ def adapt(
         },
     }
     parity = export.certify(adapted.graph, run.features.reference(method), run.golden()) if run.needs.graph else {}
-    return replace(adapted, meta=meta, calibrators=made, parity=parity)
+    return in_best_format(replace(adapted, meta=meta, calibrators=made, parity=parity), agreement(scores))
 
 
 def changes(before: Inspector, after: Inspector, sources: Sequence[Any], track: Track) -> Iterator[Change]:

@@ -19,7 +19,7 @@ from blemish.modelfile import Model
 from blemish.runtime.engines import Engine
 from blemish.runtime.inspector import Inspector
 from blemish.runtime.promises import promised
-from blemish.runtime.scores import Track, calibrators, good_scores, no_track, unit_id
+from blemish.runtime.scores import Track, agreement, calibrators, good_scores, in_best_format, no_track, unit_id
 from blemish.types import AnomalyResult, Record
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ class Detector:
             "auto": split, else folds, else none with a warning.
         false_alarm_rate: share of good parts that may be rejected.
         promise_per: "image", or "unit" where several images show one thing: exact then, and stricter.
-        precision: number format of the network, "bf16" or "f32"; "auto" = bf16 where this processor computes in it.
+        precision: number format of the network, "bf16" or "f32"; "auto" = bf16 where this processor computes in it and
+            it is shown to be harmless for this model on held-out images.
         budget: most time for training by gradient, such as "10m"; what is cut is said in the model.
         views: "flip_h", "flip_v", "turn_180": views of a good part that are good parts too.
         multi_class: one model that tells the categories apart and has a threshold for each; without it, good images of
@@ -281,10 +282,12 @@ class Detector:
             follow = track or no_track
             categories = None
             if self.model.categories is not None:
-                made, categories = promised(self.model, kind, records, false_alarm_rate, per_unit, follow)
+                made, categories, found = promised(self.model, kind, records, false_alarm_rate, per_unit, follow)
             else:
                 scores = good_scores(self.model, kind, records, follow)
                 made = calibrators([scores], false_alarm_rate, per_unit=per_unit)
+                found = agreement([scores])
+            self._model = in_best_format(self.model, found)  # on this processor, whose short format may be another
         self._model = self.model.with_calibrators(made, categories)
         self._inspector = None
         return self

@@ -36,6 +36,10 @@ class DataError(BlemishError):
         super().__init__(message if path is None else f"{path}: {message}", hint=hint)
         self.path = None if path is None else Path(path)
 
+    def at(self, path: str | Path) -> DataError:
+        """The same error, naming the file where it named none."""
+        return self if self.path is not None else DataError(str(self), path=path, hint=self.hint)
+
 
 class NotFittedError(BlemishError, RuntimeError):
     """Asked to predict before fit."""

@@ -18,7 +18,7 @@ from blemish.modelfile import Model
 from blemish.options import FitOptions
 from blemish.runtime.promises import promised
 from blemish.runtime.routed import VOTE, head_name
-from blemish.runtime.scores import Track
+from blemish.runtime.scores import Track, in_best_format
 from blemish.several import ANCHORS, drawing, few, frozen_head, levels_of, load_vote, worse
 from blemish.types import Record, Routing
 
@@ -87,7 +87,10 @@ def extend(
     per_unit = options.promise_per == "unit"
     assert wider.categories is not None
     made = promised(wider, settled, held, options.false_alarm_rate, per_unit, track, learned=learned, only=k)
-    for p, entry in made[1].known.items():
+    for p, entry in made.categories.known.items():
         before = known.get(p) or Known((None,) * (k + 1), (None,) * (k + 1))
         known[p] = Known((*before.scores[:k], entry.scores[k]), (*before.strangeness[:k], entry.strangeness[k]))
-    return replace(wider, categories=wider.categories.with_known(known))
+    wider = replace(wider, categories=wider.categories.with_known(known))
+    if held and not made.agreement.get("harmless"):  # what was harmless for the others need not be for this one
+        return in_best_format(wider, made.agreement)
+    return wider

@@ -15,7 +15,8 @@ from blemish import export
 from blemish.backbones.cache import FeatureCache, feature_key
 from blemish.data.decode import content_id, decode_image, read_file
 from blemish.data.geometry import Preprocess
-from blemish.runtime.engines import Engine, Precision, best_precision, cores, open_engine
+from blemish.errors import DataError
+from blemish.runtime.engines import Engine, Precision, cores, open_engine
 from blemish.types import Batch, Pyramid, Record
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class FeatureSource:
         preprocess: how an image becomes the network's input.
         cache: where features are kept; None computes them each time.
         threads: images worked on at the same time.
-        precision: number format of the network; None = the shortest that this processor computes in.
+        precision: number format of the network.
         image: whether a head takes the normalised image too, as one level more.
     """
 
@@ -49,7 +50,7 @@ class FeatureSource:
         cache: FeatureCache | None,
         *,
         threads: int | None = None,
-        precision: Precision | None = None,
+        precision: Precision = "f32",
         image: bool = False,
     ) -> None:
         self.backbone = backbone
@@ -57,7 +58,7 @@ class FeatureSource:
         self.cache = cache
         self.threads = threads or cores()
         self.spec = backbone.spec(preprocess.size)
-        self.precision = precision or best_precision()
+        self.precision = precision
         self.image = image
         self.graph = backbone_graph(backbone, preprocess.size, cache)
         self.trunk = backbone_graph(backbone, preprocess.size, cache, image=True) if image else self.graph
@@ -93,7 +94,14 @@ class FeatureSource:
         """
         data = read_file(record.path)
         self.seen.add(content_id(data))
-        image = lru_cache(1)(lambda: self.preprocess(decode_image(data, str(record.path))))
+
+        @lru_cache(1)
+        def image() -> NDArray[np.uint8]:
+            try:
+                return self.preprocess(decode_image(data, str(record.path)))
+            except DataError as error:
+                raise error.at(record.path) from None
+
         maps = self.cached(data, "", image)
         return (*maps, self.normalised(image())) if self.image else maps
 
@@ -101,7 +109,7 @@ class FeatureSource:
         """Feature maps of what `image` makes of a file's bytes; `variant` names how, "" is the file as it is."""
         key = ""
         if self.cache is not None:
-            key = feature_key(data, self.preprocess.to_json(), self.backbone.identity, self._dtype + variant)
+            key = feature_key(data, self.preprocess.rendering(), self.backbone.identity, self._dtype + variant)
             cached = self.cache.get(key, self.spec)
             if cached is not None:
                 return cached

@@ -23,7 +23,7 @@ from blemish.learning import Run, head_of, load_backbone, tensors
 from blemish.modelfile import Model
 from blemish.options import FitOptions
 from blemish.runtime.routed import head_name
-from blemish.runtime.scores import Track, calibrators, no_track
+from blemish.runtime.scores import Scores, Track, agreement, calibrators, in_best_format, no_track
 from blemish.samples import check_views
 from blemish.several import empty, fit_several, load_vote, state_of
 from blemish.sides import SIDE_OF_KIND, side_of
@@ -43,12 +43,15 @@ def fit(
     cache: FeatureCache | None = None,
     track: Track = no_track,
     spread: Spread | None = None,
+    blind: bool = False,
 ) -> Model:
     """Learn from the good training records and return the finished model, calibrated where the numbers allow it.
 
-    `spread` observes chunks of a large set elsewhere; the model is the same, bit for bit.
+    `spread` observes chunks of a large set elsewhere; the model is the same, bit for bit. `blind` gives a promise even
+    to a model that a plain grey picture passes: to measure how weak it is, never to inspect with it.
 
-    Raises DataError, ConfigError, BackboneError or ExportError. Warns where the asked rate cannot be promised.
+    Raises DataError, ConfigError, BackboneError, ExportError, or CalibrationError for a model that sees nothing. Warns
+    where the asked rate cannot be promised.
     """
     start = perf_counter()
     method_class = methods.get(options.method)
@@ -73,7 +76,7 @@ def fit(
         if cache is None and method_class.fitted_modules:  # steps ask for the same features again and again
             folder = stack.enter_context(TemporaryDirectory(prefix="blemish-features-"))
             cache = FeatureCache(Path(folder))
-        run = Run(good, learn, head_class, head_settings, options, backbone, cache, track, spread)
+        run = Run(good, learn, head_class, head_settings, options, backbone, cache, track, spread, blind=blind)
         return fit_several(run, routing, start) if routing else _fitted(run, kind, parts, learn, start)
 
 
@@ -82,20 +85,23 @@ def _fitted(
 ) -> Model:
     """Learn, freeze, certify, calibrate."""
     options = run.options
-    made: dict[str, Calibrator] = {}
-    per_unit = options.promise_per == "unit"
+    scores: list[Scores] = []
     run.share = 1 / (len(parts) + 1) if kind == "cross" else 1.0
     if kind == "cross":
         scores = [run.scores(_model(run, run.learn(rest)), fold) for rest, fold in parts]
-        made = calibrators(scores, options.false_alarm_rate, kind, per_unit=per_unit)
     method = run.learn(learn)
     model = _model(run, method)
     if kind == "split":
-        made = calibrators([run.scores(model, parts[0][1])], options.false_alarm_rate, kind, per_unit=per_unit)
+        scores = [run.scores(model, parts[0][1])]
     parity = {}
     if run.needs.graph:
         parity = export.certify(model.graph, run.features.reference(method), run.golden())
-    return replace(model, calibrators=made, parity=parity, meta=run.meta(method, perf_counter() - start))
+    made: dict[str, Calibrator] = {}
+    if kind:
+        per_unit = options.promise_per == "unit"
+        made = calibrators(scores, options.false_alarm_rate, kind, per_unit=per_unit, blind=run.blind)
+    model = replace(model, calibrators=made, parity=parity, meta=run.meta(method, perf_counter() - start))
+    return in_best_format(model, agreement(scores))
 
 
 def _model(run: Run, method: Method[Any]) -> Model:

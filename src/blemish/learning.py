@@ -61,13 +61,16 @@ class Run:
         track: Track,
         spread: Spread | None = None,
         kind: SampleKind[Any] | None = None,
+        blind: bool = False,
     ) -> None:
         self.options = options
+        self.blind = blind  # a model that sees nothing gets its promise all the same
         self.backbone = backbone
         self.track = track
         self.good, self.learned_from = good, learn
         self.method_class, self.config = method_class, settings
-        precision = None if options.precision == "auto" else options.precision
+        # what the short format costs is told behind learning, against scores in float32 (`runtime.scores.agreement`)
+        precision = "bf16" if options.precision == "bf16" else "f32"
         self.needs = method_class.wants(settings)
         self.side = side_of(self.needs)
         self.kind = kind or self.side.plan(learn, options, backbone)
@@ -189,7 +192,7 @@ class Run:
     def golden(self) -> Any:
         """A few prepared training samples spread over the set, and one of noise."""
         step = max(1, len(self.learned_from) // GOLDEN)
-        some = [self.kind.prepare(self.kind.load(r)[1]) for r in self.learned_from[::step][:GOLDEN]]
+        some = [self.kind.ready(r)[1] for r in self.learned_from[::step][:GOLDEN]]
         return self.kind.stack([*some, self.kind.noise(np.random.default_rng(0))])
 
     def meta(self, method: Method[Any], seconds: float) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from blemish import drawing
 from blemish.config import nearest
 from blemish.data.decode import content_id, decode_image, read_file
 from blemish.data.geometry import Preprocess
+from blemish.data.levels import kind_of
 from blemish.errors import ConfigError, DataError
 from blemish.files import write_whole
 from blemish.metrics.intervals import wilson
@@ -193,15 +194,11 @@ def _jobs(
         shown = sorted({contrast for _, _, contrast in grid})[-2:][0]
         for kind, size, contrast in grid:
             generator = np.random.default_rng([seed, number, sorted(KINDS).index(kind), round(1000 * size)])
-            probe = Probe(kind, size, contrast, _white(image, preprocess))
+            black, white = preprocess.levels.of(kind_of(image.dtype))
+            probe = Probe(kind, size, contrast, white, black)
             changed, mask = probe(image, generator, inside)
             keep = number == 0 and contrast == shown
             yield changed, _Job(number, probe, changed if keep else None, mask)
-
-
-def _white(image: NDArray[Any], preprocess: Preprocess) -> float:
-    """The value that the model sees as white."""
-    return {"u2": preprocess.white_uint16, "u1": 255.0}.get(image.dtype.str[1:], preprocess.white_float)
 
 
 def _handed(jobs: Iterator[tuple[NDArray[Any], _Job]], waiting: deque[_Job]) -> Iterator[NDArray[Any]]:

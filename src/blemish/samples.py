@@ -163,7 +163,7 @@ class ImageSamples:
         if cache is None:
             return make()
         digest = hashlib.sha256(data).hexdigest()
-        name = f"mask {digest} {self.source.preprocess.to_json()} {variant}"
+        name = f"mask {digest} {self.source.preprocess.rendering()} {variant}"
         if (kept := cache.get_blob(name)) is not None:
             bits = np.unpackbits(np.frombuffer(kept, np.uint8), count=size[0] * size[1])
             return bits.reshape(size).astype(np.bool_)

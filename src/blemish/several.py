@@ -30,6 +30,7 @@ from blemish.modelfile import Model
 from blemish.options import FitOptions
 from blemish.runtime.promises import promised
 from blemish.runtime.routed import VOTE, head_name
+from blemish.runtime.scores import in_best_format
 from blemish.sides import side_of
 from blemish.types import FeatureSpec, Record, Routing
 
@@ -111,10 +112,11 @@ def fit_several(run: Run, routing: Routing, start: float) -> Model:
     if not held and options.calibration != "none":
         warnings.warn(_unpromised(good, options), stacklevel=3)
     if not (held or learned):
-        return model
+        return in_best_format(model, {})
     per_unit = options.promise_per == "unit"
-    made = promised(model, run.kind, held, options.false_alarm_rate, per_unit, run.track, learned=learned)
-    return model.with_calibrators(*made)
+    rate = options.false_alarm_rate
+    made = promised(model, run.kind, held, rate, per_unit, run.track, learned=learned, blind=run.blind)
+    return in_best_format(model.with_calibrators(made.calibrators, made.categories), made.agreement)
 
 
 def _unpromised(good: Sequence[Record], options: FitOptions) -> str:

@@ -6,6 +6,7 @@ The inspecting side is `kinds`. `SIDES` is found by `Needs.source`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,13 +18,13 @@ from blemish.data.clouds.part import CloudPlan
 from blemish.data.decode import read_image
 from blemish.data.geometry import (
     Preprocess,
-    image_size_of,
     median_aspect,
     pack_roi,
     parse_image_size,
     resolve,
-    white_levels,
+    size_and_depth,
 )
+from blemish.data.levels import learn, measure
 from blemish.data.recordings import read_recording
 from blemish.data.signals import SignalPlan, parse_band, plan_leads
 from blemish.errors import ConfigError, DataError
@@ -33,7 +34,7 @@ from blemish.kinds.cloud import Clouds, part_at
 from blemish.kinds.image import Images
 from blemish.kinds.signal import Signals
 from blemish.options import FitOptions
-from blemish.runtime.engines import Engine, Precision
+from blemish.runtime.engines import Engine, Precision, cores
 from blemish.samples import ImageSamples, files
 from blemish.types import Batch, FeatureSpec, Needs, Record
 from blemish.windows import WindowSamples, WindowSource
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
     from blemish.batches import Samples
     from blemish.export import Vote
     from blemish.methods.base import Method
+
+
+MEASURED = 32  # 8-bit images whose brightness is looked up
 
 
 class Source(Protocol):
@@ -118,7 +122,7 @@ def _open_images(
     cache: FeatureCache | None,
     *,
     threads: int | None = None,
-    precision: Precision | None = None,
+    precision: Precision = "f32",
     image: bool = False,
 ) -> FeatureSource:
     return FeatureSource(backbone, kind.preprocess, cache, threads=threads, precision=precision, image=image)
@@ -155,7 +159,7 @@ def _open_windows(
     cache: FeatureCache | None,
     *,
     threads: int | None = None,
-    precision: Precision | None = None,
+    precision: Precision = "f32",
     image: bool = False,  # noqa: ARG001
 ) -> WindowSource:
     return WindowSource(kind, cache, threads=threads, precision=precision)
@@ -182,7 +186,7 @@ def _open_clouds(
     cache: FeatureCache | None,  # noqa: ARG001
     *,
     threads: int | None = None,
-    precision: Precision | None = None,  # noqa: ARG001
+    precision: Precision = "f32",  # noqa: ARG001
     image: bool = False,  # noqa: ARG001
 ) -> CloudSource:
     return CloudSource(kind, threads=threads)
@@ -220,10 +224,14 @@ def plan_preprocess(good: Sequence[Record], options: FitOptions, stride: int) ->
 
 
 def plan_geometry(good: Sequence[Record], image_size: str, stride: int) -> Preprocess:
-    """The network's input for these images: size at their median aspect, white level of deep and real-valued ones."""
-    size = resolve(parse_image_size(image_size), median_aspect(image_size_of(r.path) for r in good), stride)
-    sample = good[:: max(1, len(good) // 8)]
-    if all(read_image(r.path).dtype == np.uint8 for r in sample):
-        return Preprocess(size)
-    white_uint16, white_float = white_levels(read_image(r.path).max() for r in good)
-    return Preprocess(size, white_uint16, white_float)
+    """The network's input for these images: size at their median aspect, and the levels of their values.
+
+    Deep and real-valued images are measured all, of 8-bit ones some, spread over the set: they need no range.
+    """
+    heads = [(r, *size_and_depth(r.path)) for r in good]
+    size = resolve(parse_image_size(image_size), median_aspect(shape for _, shape, _ in heads), stride)
+    deep, flat = ([r for r, _, is_deep in heads if is_deep is wanted] for wanted in (True, False))
+    some = [*deep, *flat[:: max(1, len(flat) // MEASURED)]]
+    with ThreadPoolExecutor(cores()) as pool:
+        found = list(pool.map(lambda record: measure(read_image(record.path)), some))
+    return Preprocess.of(size, learn(found))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from blemish import export
 from blemish.backbones.cache import FeatureCache, feature_key
 from blemish.kinds.signal import Signals
-from blemish.runtime.engines import Engine, Precision, best_precision, cores
+from blemish.runtime.engines import Engine, Precision, cores
 from blemish.types import Batch, FeatureSpec, Record
 
 if TYPE_CHECKING:
@@ -38,11 +38,11 @@ class WindowSource:
         cache: FeatureCache | None,
         *,
         threads: int | None = None,
-        precision: Precision | None = None,
+        precision: Precision = "f32",
     ) -> None:
         self.kind, self.preprocess, self.cache = kind, kind.preprocess, cache
         self.threads = threads or cores()
-        self.precision = precision or best_precision()
+        self.precision: Precision = precision
         self.spec = FeatureSpec((), (), (), inputs=len(kind.preprocess.leads))
         self.seen: set[str] = set()  # content ids of every window asked for
         self.categories: dict[str, int] = {}  # of several products: there are none of signals

@@ -89,9 +89,13 @@ def test_held_out_images_do_not_shape_the_input(tmp_path: Path) -> None:
     from blemish.data.decode import content_id
 
     name = next(p for p in sorted((tmp_path / "good").iterdir()) if content_id(p.read_bytes()) in held)
-    bright = np.full(SIZE, 60000, np.uint16)
+    bright = good_image(0)[:, :, 0].astype(np.uint16) * 8
+    bright[5, 5] = 4000
     Image.fromarray(bright).save(name)
     assert detector().fit(tmp_path / "good").model.meta["preprocess"]["white_uint16"] == 2047
+    Image.fromarray(np.full(SIZE, 60000, np.uint16)).save(name)
+    with pytest.raises(DataError, match=f"{name.name}: .*where 2047 is white"):
+        detector().fit(tmp_path / "good")
 
 
 def test_one_broken_test_image_is_listed_and_left_out(tmp_path: Path) -> None:

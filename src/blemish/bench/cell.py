@@ -124,7 +124,7 @@ def work(cell: Cell, mark: str, folder: Path) -> dict[str, bytes]:
     print(f"{cell.title}: features in {seconds:.1f} s", flush=True)
     kept, note, code = folder / store.LEARNED, folder / store.NOTE, learning_code()
     if not (kept.is_dir() and note.is_file()) or json.loads(note.read_text())["code"] != code:
-        learned = fitting.fit(records, options, backbone=backbone, cache=cache)
+        learned = fitting.fit(records, options, backbone=backbone, cache=cache, blind=True)
         print(
             f"learned from {learned.meta['data']['learned_from']} images in {learned.meta['fit_seconds']} s", flush=True
         )
@@ -133,7 +133,8 @@ def work(cell: Cell, mark: str, folder: Path) -> dict[str, bytes]:
         modelfile.save(learned, kept)
     model, fit_peak = modelfile.load(kept), float(json.loads(note.read_text())["peak_mb"])
     preprocess = Preprocess.from_json(model.meta["preprocess"])
-    if preprocess != source.preprocess:  # held-out images changed the shape that was planned from all of them
+    # held-out images changed what was planned from all of them, or the short format was shown to be harmless
+    if (preprocess, model.meta["precision"]) != (source.preprocess, source.precision):
         source = _source(backbone, preprocess, options, cache, model.meta["precision"])
     test = [r for r in records if r.split == "test"]
     line, checked = _line(model, source, test)
@@ -179,7 +180,7 @@ def _source(backbone: Any, preprocess: Preprocess, options: FitOptions, cache: C
     """What the head of this method takes."""
     cls = methods.get(options.method)
     image = cls.wants(config.build(cls.Config, options.options)).image
-    precision: Any = None if format_ == "auto" else format_
+    precision: Any = "bf16" if format_ == "bf16" else "f32"
     return FeatureSource(backbone, preprocess, cache, precision=precision, image=image)
 
 

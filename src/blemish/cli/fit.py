@@ -107,6 +107,8 @@ def _one(detector: Any, folder: Path) -> None:
             "network_input": kinds.of(model.meta).takes,
             "promise": detector.promise,
             "parity": model.parity.get("engines"),
+            "precision": model.meta["precision"],
+            "bf16": model.parity.get("formats"),
             "training": [{k: p[k] for k in ("phase", "steps", "planned")} for p in model.meta["training"]],
             "fit_seconds": model.meta["fit_seconds"],
         }

@@ -6,7 +6,7 @@ import base64
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blemish.data._header import open_header
+from blemish.data.levels import Levels, kind_of
 from blemish.errors import ConfigError, DataError
 
 _OUTSIDE = np.uint8(127)  # the grey that backbones are centred on
@@ -88,28 +89,18 @@ def median_aspect(sizes: Iterable[tuple[int, int]]) -> float:
 
 def image_size_of(path: str | Path) -> tuple[int, int]:
     """(W, H) as shown, EXIF orientation applied, from the header alone. DataError where it is no image."""
+    return size_and_depth(path)[0]
+
+
+def size_and_depth(path: str | Path) -> tuple[tuple[int, int], bool]:
+    """(W, H) as `image_size_of`, and whether its pixels may be deeper than 8 bits, from the header alone."""
     try:
         with open(path, "rb") as file:
-            header, _ = open_header(file, str(path))
+            header, image = open_header(file, str(path))
+            deep = header.bits > 8 or image is None or image.mode in ("I", "F") or image.mode.startswith("I;16")
     except OSError as error:
         raise DataError(f"cannot be read ({error.strerror})", path=path, hint="check path and permission") from None
-    return header.width, header.height
-
-
-def white_levels(maxima: Iterable[np.generic]) -> tuple[float, float]:
-    """(white_uint16, white_float) from each image's `image.max()`, a numpy scalar that knows its type.
-
-    uint16: the smallest 2^k - 1, 8 <= k <= 16, that is no less than the largest value, since cameras deliver 10, 12 or
-    14 bits in 16. Floats: 1 where nothing exceeds it, else the largest value. 65535 and 1 for a type not seen.
-    """
-    deep, real = [], [1.0]
-    for value in maxima:
-        if value.dtype == np.uint16:
-            deep.append(int(value))
-        elif value.dtype.kind == "f":
-            real.append(float(value))
-    white_uint16 = 2 ** max(8, max(deep).bit_length()) - 1 if deep else 65535
-    return float(white_uint16), max(real)
+    return (header.width, header.height), deep
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,15 +111,36 @@ class Preprocess:
     white_uint16: float = 65535.0  # this value and all above become 255
     white_float: float = 1.0
     roi: str | None = None  # `pack_roi` of the area that is looked at; all else becomes mid-grey in every image
+    black_uint16: float = 0.0  # this value and all below become 0
+    black_float: float = 0.0
+    darkest: float = 0.0  # the brightest value of the darkest good image, of 255; 0 = not known
 
     def __post_init__(self) -> None:
         if len(self.size) != 2 or any(int(side) != side or side < 1 for side in self.size):
             raise ConfigError(f"preprocess size {self.size} is not (height, width) of at least 1")
-        if not (0 < self.white_uint16 < math.inf and 0 < self.white_float < math.inf):
-            raise ConfigError(f"white levels {self.white_uint16} and {self.white_float} have to be positive")
+        for black, white in (self.levels.uint16, self.levels.real):
+            if not -math.inf < black < white < math.inf:
+                raise ConfigError(f"white has to be above black, not {white:g} above {black:g}")
+        if not 0 <= self.darkest <= 255:
+            raise ConfigError(f"the brightest value of a good image is {self.darkest:g}, not from 0 to 255")
+
+    @classmethod
+    def of(cls, size: tuple[int, int], levels: Levels) -> Preprocess:
+        """For a network input of `size` and images of these levels."""
+        (black_uint16, white_uint16), (black_float, white_float) = levels.uint16, levels.real
+        return cls(size, white_uint16, white_float, None, black_uint16, black_float, levels.darkest)
+
+    @property
+    def levels(self) -> Levels:
+        """What is black and white, and what lies outside."""
+        real = self.black_float, self.white_float
+        return Levels((self.black_uint16, self.white_uint16), real, self.darkest)
 
     def __call__(self, image: NDArray[Any]) -> NDArray[np.uint8]:
-        """(H, W) or (H, W, 3), uint8, uint16 or float -> (*size, 3) uint8. DataError on another shape or type."""
+        """(H, W) or (H, W, 3), uint8, uint16 or float -> (*size, 3) uint8.
+
+        DataError on another shape or type, and on values outside of what was learned.
+        """
         if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)) or image.size == 0:
             hint = "bring it into shape with blemish.data.decode.as_image"
             raise DataError(f"an image of shape {image.shape} is neither grey nor RGB", hint=hint)
@@ -152,33 +164,39 @@ class Preprocess:
         return cv2.resize(inside, shape[::-1], interpolation=cv2.INTER_NEAREST) > 0
 
     def _to_8_bit(self, image: NDArray[Any]) -> NDArray[np.uint8]:
-        if image.dtype == np.uint8:
+        kind = kind_of(image.dtype)
+        self.levels.check(image)
+        if kind == "uint8":
             return cast(NDArray[np.uint8], image)
-        if image.dtype == np.uint16:
-            return cast(NDArray[np.uint8], _table(self.white_uint16)[image])
-        if image.dtype.kind != "f":
-            raise DataError(f"pixels of type {image.dtype}", hint="use uint8, uint16 or float32")
-        white = np.float32(self.white_float)
-        if image.max() > 2 * white:
-            hint = "scale it as the images that the model has learned from"
-            raise DataError(f"real values up to {image.max():g} where {white:g} is white", hint=hint)
-        scaled = np.clip(image, 0, white) * (np.float32(255) / white)
+        black, white = self.levels.of(kind)
+        if kind == "uint16":
+            return cast(NDArray[np.uint8], _table(black, white)[image])
+        scaled = (np.clip(image, black, white) - np.float32(black)) * np.float32(255 / (white - black))
         return cast(NDArray[np.uint8], np.rint(scaled).astype(np.uint8))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values by field name."""
-        size = {"size": list(self.size)}
-        return {**size, "white_uint16": self.white_uint16, "white_float": self.white_float, "roi": self.roi}
+        return {**asdict(self), "size": list(self.size)}
+
+    def rendering(self) -> dict[str, Any]:
+        """What pixels of the network's input depend on: names features in the cache, over all sets of good images."""
+        values = self.to_json()
+        del values["darkest"]
+        later = {name: values.pop(name) for name in ("black_uint16", "black_float")}
+        return values | {name: value for name, value in later.items() if value}  # older entries are found again
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Preprocess:
-        """The inverse of `to_json`; ConfigError on a missing, unknown or ill-typed value."""
+        """The inverse of `to_json`; ConfigError on a missing, unknown or ill-typed value. Levels that models of an
+        earlier version do not state are 0."""
         try:
-            size, *white = values["size"], float(values["white_uint16"]), float(values["white_float"])
-            roi = values["roi"]
-            if len(values) != 4 or any(type(side) is not int for side in size) or not isinstance(roi, str | None):
+            size, roi = values["size"], values["roi"]
+            known = {f.name for f in fields(cls)}
+            if set(values) - known or any(type(side) is not int for side in size) or not isinstance(roi, str | None):
                 raise ValueError("unknown names or sizes that are not whole numbers")
-            return cls(tuple(size), white[0], white[1], roi)
+            levels = {name: float(values[name]) for name in ("white_uint16", "white_float")}
+            later = {name: float(values[name]) for name in known & set(values) - {"size", "roi", *levels}}
+            return cls(size=tuple(size), roi=roi, **levels, **later)
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"preprocess {dict(values)} is not understood ({error})") from None
 
@@ -201,8 +219,8 @@ def _unpacked(roi: str, size: tuple[int, int]) -> NDArray[np.bool_]:
 
 
 @lru_cache(maxsize=4)
-def _table(white: float) -> NDArray[np.uint8]:
-    table = np.rint(np.minimum(np.arange(65536) * (255 / white), 255)).astype(np.uint8)
+def _table(black: float, white: float) -> NDArray[np.uint8]:
+    table = np.rint(np.clip((np.arange(65536) - black) * (255 / (white - black)), 0, 255)).astype(np.uint8)
     table.flags.writeable = False
     return cast(NDArray[np.uint8], table)
 

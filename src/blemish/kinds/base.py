@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from blemish.data.layouts import Cut
 from blemish.drawing import Picture, Scale
+from blemish.errors import DataError
 from blemish.modelfile import Model
 from blemish.runtime.engines import Engine
 from blemish.runtime.routed import open_model
@@ -104,6 +105,14 @@ class SampleKind(ABC, Generic[Raw]):
     def prepare(self, raw: Raw) -> NDArray[Any]:
         """The graph's input for one sample. DataError where the sample does not fit the model."""
 
+    def ready(self, record: Record) -> tuple[str, NDArray[Any]]:
+        """`content` and prepared sample of a record, read once. DataError naming its file."""
+        content, raw = self.load(record)
+        try:
+            return content, self.prepare(raw)
+        except DataError as error:
+            raise error.at(record.path) from None
+
     def stack(self, prepared: Sequence[NDArray[Any]]) -> Any:
         """Prepared samples as one input of the engine."""
         return np.stack(prepared)
@@ -111,6 +120,10 @@ class SampleKind(ABC, Generic[Raw]):
     @abstractmethod
     def noise(self, generator: np.random.Generator) -> NDArray[Any]:
         """A prepared sample of noise, on which graph and PyTorch are compared."""
+
+    def blank(self) -> NDArray[Any] | None:
+        """A prepared sample that shows nothing: what no model may call good; None where `read` refuses such."""
+        return None
 
     @abstractmethod
     def back(self, anomaly_map: NDArray[np.float32], raw: Raw) -> NDArray[np.float32]:

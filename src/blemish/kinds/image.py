@@ -66,6 +66,10 @@ class Images(SampleKind[Pixels]):
     def noise(self, generator: np.random.Generator) -> NDArray[np.uint8]:
         return generator.integers(0, 256, (*self.preprocess.size, 3), dtype=np.uint8)
 
+    def blank(self) -> NDArray[np.uint8]:
+        """Mid-grey all over: a lens cap in light, a picture of the wrong bit depth."""
+        return np.full((*self.preprocess.size, 3), 127, np.uint8)
+
     def back(self, anomaly_map: NDArray[np.float32], raw: Pixels) -> NDArray[np.float32]:
         return to_source(self.preprocess.inside(anomaly_map), raw.shape[:2])
 

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Container, Sequence
 from typing import Any, NamedTuple
 
 from blemish.calibration import Calibrator
 from blemish.categories import Categories, Known, Row, of_rows
 from blemish.kinds import SampleKind
 from blemish.modelfile import Model
-from blemish.runtime.engines import Engine, Precision
-from blemish.runtime.scores import Track, formats, no_track, scored
+from blemish.runtime.scores import Deployed, Track, check_blank, check_varied, compared, no_track
 from blemish.types import Record
+
+
+class Promised(NamedTuple):
+    """What good images allow to promise."""
+
+    calibrators: dict[str, Calibrator]  # over all categories, by number format
+    categories: Categories  # with their own
+    agreement: dict[str, Any]  # of the number formats, see `scores.agreement`
 
 
 class Seen(NamedTuple):
@@ -34,17 +41,24 @@ def promised(
     *,
     learned: Sequence[Record] = (),
     only: int | None = None,
-) -> tuple[dict[str, Calibrator], Categories]:
+    blind: bool = False,
+) -> Promised:
     """Calibrators over all categories, by number format, and the categories with their own ones.
 
     `learned` are good images that heads have learned and the vote has not: beside the held-out ones they tell how
     strange good images look. A category with too few held-out images has no threshold; a warning names it (of `only`
     one, where the images are of one).
+
+    CalibrationError, but with `blind`, where the scores of the held-out images do not vary, and where a plain grey
+    picture would be called good.
     """
     assert model.categories is not None
     names, ids = model.categories.names, {r.id for r in held}
-    found = decided_scores(lambda p: kind.open(model, precision=p), kind, [*held, *learned], track)
+    deployed = Deployed(lambda p: kind.open(model, precision=p), kind)
+    found = decided_scores(deployed, [*held, *learned], track)
     rows = {p: [d.row for d in seen if d.record in ids] for p, seen in found.items()}
+    for own in () if blind else rows.values():
+        check_varied([row[0] for row in own])
     made = {p: of_rows(own, alpha, per_unit=per_unit) for p, own in rows.items()}
     pooled = {p: calibrator for p, calibrator in made.items() if calibrator is not None}
     each = {p: known(seen, ids, len(names), alpha, per_unit=per_unit) for p, seen in found.items()}
@@ -52,15 +66,18 @@ def promised(
     missing = [k for k, calibrator in enumerate(scores) if calibrator is None and only in (None, k)]
     if held and (without := [names[k] for k in missing]):
         warnings.warn(f"too few held-out good images for a promise of {alpha:g}: {', '.join(without)}", stacklevel=4)
-    return pooled, model.categories.with_known(each)
+    categories = model.categories.with_known(each)
+    for precision, (score, _, votes, strangeness) in deployed.blank().items():
+        decided = categories.decide(votes[0].tolist(), float(strangeness[0]), precision)
+        if not (blind or decided.unknown):
+            check_blank(float(score[0]), decided.calibrator)
+    return Promised(pooled, categories, compared([[row[0] for row in own] for own in rows.values()]))
 
 
-def decided_scores(
-    open_in: Callable[[Precision], Engine], kind: SampleKind[Any], records: Sequence[Record], track: Track = no_track
-) -> dict[str, list[Seen]]:
-    """What a model of several products says of each image, by number format; copies of one file count once."""
-    out: dict[str, list[Seen]] = {p: [] for p in formats()}
-    for record, precision, (_, _, votes, strangeness), row in scored(open_in, kind, records, track):
+def decided_scores(deployed: Deployed, records: Sequence[Record], track: Track = no_track) -> dict[str, list[Seen]]:
+    """What a model of several products says of each image, by number format; copies of one image count once."""
+    out: dict[str, list[Seen]] = {p: [] for p in deployed.engines}
+    for record, precision, (_, _, votes, strangeness), row in deployed.scored(records, track):
         out[precision].append(Seen(record.id, int(votes[0].argmax()), float(strangeness[0]), row))
     return out
 

@@ -73,14 +73,17 @@ class Probe:
 
     kind      one of `KINDS`
     size      pixels of the image; what it measures is the kind's own
-    contrast  difference at the core, as a share of `white`; the mean over the core is what the image then shows
+    contrast  difference at the core, as a share of the range from `black` to `white`; the mean over the core is what
+              the image then shows
     white     the largest value of the image's type, or of what a camera delivers in it
+    black     the least one
     """
 
     kind: str
     size: float
     contrast: float
     white: float
+    black: float = 0.0
 
     def __call__(
         self, image: NDArray[Any], generator: np.random.Generator, inside: NDArray[np.bool_] | None = None
@@ -94,13 +97,16 @@ class Probe:
         opacity = self._place(image.shape[:2], generator, inside)
         values = image.astype(np.float32)
         core = values[opacity > 0.5] if (opacity > 0.5).any() else values[opacity > 0]
-        rooms = self.white - core.mean(), core.mean()
+        rooms = self.white - core.mean(), core.mean() - self.black
+        contrast = self.contrast * (self.white - self.black)
         light = generator.random() < 0.5
-        if min(rooms) < self.contrast * self.white:
+        if min(rooms) < contrast:
             light = rooms[0] >= rooms[1]
-        step = self.contrast * self.white * (1 if light else -1)
+        step = contrast * (1 if light else -1)
         weight = opacity[..., None] if image.ndim == 3 else opacity
-        changed = np.clip(values + step * weight, 0, max(self.white, float(values.max())))
+        changed = np.clip(
+            values + step * weight, min(self.black, float(values.min())), max(self.white, float(values.max()))
+        )
         mask = opacity > 0
         out = changed if image.dtype.kind == "f" else np.rint(changed)
         whole = mask[..., None] if image.ndim == 3 else mask

@@ -21,7 +21,6 @@ from blemish.data.geometry import (
     parse_image_size,
     resolve,
     to_source,
-    white_levels,
 )
 from blemish.errors import ConfigError, DataError
 
@@ -110,27 +109,21 @@ def test_image_size_from_the_header_alone(tmp_path: Path) -> None:
             image_size_of(tmp_path / name)
 
 
-def test_white_levels() -> None:
-    assert white_levels([]) == (65535, 1)
-    assert white_levels([np.uint8(200)]) == (65535, 1)
-    for value, white in ((3, 255), (255, 255), (256, 511), (1023, 1023), (4000, 4095), (16383, 16383), (40000, 65535)):
-        assert white_levels([np.uint16(1), np.uint16(value)]) == (white, 1)
-    assert white_levels([np.float32(0.5), np.float32(0.25)]) == (65535, 1)
-    assert white_levels([np.float32(0.5), np.float64(800)]) == (65535, 800)
-
-
 def test_16_bit_and_float_become_8_bit_by_their_white_level() -> None:
-    deep = np.array([[0, 1, 2048, 4095, 65535]], np.uint16)
+    deep = np.array([[0, 1, 2048, 4095, 4100]], np.uint16)
     to_8 = Preprocess((1, 5), white_uint16=4095)
     np.testing.assert_array_equal(to_8(deep)[0, :, 0], [0, 0, 128, 255, 255])
     every = np.arange(65536, dtype=np.uint16).reshape(256, 256)
     expected = np.rint(every.astype(float) * 255 / 65535)
     np.testing.assert_array_equal(Preprocess((256, 256))(every)[..., 1], expected)
-    real = np.array([[-1, 0, 0.5, 1, 1.9]], np.float32)
+    real = np.array([[-0.01, 0, 0.5, 1, 1.01]], np.float32)
     np.testing.assert_array_equal(Preprocess((1, 5))(real)[0, :, 0], [0, 0, 128, 255, 255])
-    np.testing.assert_array_equal(Preprocess((1, 5), white_float=2)(real)[0, :, 2], [0, 0, 64, 128, 242])
+    np.testing.assert_array_equal(Preprocess((1, 5), white_float=2)(real)[0, :, 2], [0, 0, 64, 128, 129])
+    np.testing.assert_array_equal(
+        Preprocess((1, 5), white_float=2, black_float=-2)(real)[0, :, 2], [127, 128, 159, 191, 192]
+    )
     with pytest.raises(DataError, match="255 where 1 is white"):  # another scale, not an over-exposed image
-        Preprocess((1, 5))(real * 255 / 1.9)
+        Preprocess((1, 5))(real * 255 / 1.01)
 
 
 def test_the_size_that_is_there_is_kept_bit_for_bit() -> None:
@@ -197,6 +190,15 @@ def test_preprocess_goes_through_json() -> None:
             Preprocess.from_json({**good, **change})
     with pytest.raises(ConfigError):
         Preprocess.from_json({"size": [4, 4]})
+
+
+def test_a_plan_of_an_earlier_version_is_read_and_its_features_are_found_again() -> None:
+    before = {"size": [48, 64], "white_uint16": 4095.0, "white_float": 1.0, "roi": None}
+    plan = Preprocess.from_json(before)
+    assert plan == Preprocess((48, 64), 4095.0)
+    assert plan.rendering() == before
+    assert Preprocess((48, 64), 4095.0, darkest=90.0).rendering() == before  # names no pixel
+    assert Preprocess((48, 64), black_float=-1.0).rendering() != Preprocess((48, 64)).rendering()
 
 
 def test_maps_go_back_to_the_source() -> None:

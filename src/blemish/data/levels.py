@@ -1,0 +1,153 @@
+"""Which values of good images become black and white, and which images lie outside of what was learned.
+
+8-bit images are taken as they are. Of deeper and real-valued ones no file says what its values mean: cameras deliver 10
+to 16 bits in 16, shifted or not, height maps any unit. So the range is learned from the good images, and an image that
+does not fit into it is an error: scaled all the same it would be black or white all over, which may well score as good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blemish.errors import DataError
+
+Kind = Literal["uint8", "uint16", "float"]
+KINDS: tuple[Kind, ...] = ("uint8", "uint16", "float")
+FULL = {"uint8": 255.0, "uint16": 65535.0, "float": 1.0}
+"""What is white in a type that was not learned from, by convention."""
+USED = 1 / 8  # share of a conventional range that images have to use for it to be theirs
+MARGIN = 1 / 8  # of a learned range, beyond its ends: good images go a little farther than those that were seen
+BULK = 4 / 255  # share of the range that all but the outermost values span at least
+OUTSIDE = 0.1  # share of an image's pixels that may lie beyond the range
+DARK = 1 / 4  # of the brightest value of the darkest good image: what reaches less is no picture of this kind
+UNLIKE = 2.0  # times that images of one type may be brighter than those of another in one set
+
+
+class Measured(NamedTuple):
+    """What the values of one image say."""
+
+    kind: Kind
+    low: float
+    high: float
+    bulk: tuple[float, float]  # 1 % and 99 % quantile
+    mean: float
+
+
+def kind_of(dtype: np.dtype[Any]) -> Kind:
+    """Of a canonical image; DataError for other types."""
+    if dtype in (np.uint8, np.uint16):
+        return "uint8" if dtype == np.uint8 else "uint16"
+    if dtype.kind != "f":
+        raise DataError(f"pixels of type {dtype}", hint="use uint8, uint16 or float32")
+    return "float"
+
+
+def measure(image: NDArray[Any]) -> Measured:
+    """The values of a canonical image (H, W[, 3])."""
+    some = image[:: max(image.shape[0] // 256, 1), :: max(image.shape[1] // 256, 1)]
+    low, high = np.quantile(some, [0.01, 0.99])
+    return Measured(
+        kind_of(image.dtype), float(image.min()), float(image.max()), (float(low), float(high)), float(some.mean())
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """Values that become 0 and 255 for each type, and how bright the darkest good image gets, of 255."""
+
+    uint16: tuple[float, float] = (0.0, FULL["uint16"])
+    real: tuple[float, float] = (0.0, FULL["float"])
+    darkest: float = 0.0
+
+    def of(self, kind: Kind) -> tuple[float, float]:
+        """(black, white) of a type."""
+        return {"uint8": (0.0, FULL["uint8"]), "uint16": self.uint16, "float": self.real}[kind]
+
+    def grey(self, kind: Kind, value: float) -> float:
+        """A value in grey levels, 0 to 255."""
+        black, white = self.of(kind)
+        return 255 * min(max((value - black) / (white - black), 0.0), 1.0)
+
+    def check(self, image: NDArray[Any]) -> None:
+        """DataError where a canonical image lies outside of what was learned."""
+        kind = kind_of(image.dtype)
+        high = float(image.max())
+        if kind != "uint8":
+            self._check_range(image, kind, high)
+        if self.grey(kind, high) < DARK * self.darkest:
+            white = self.of(kind)[1]
+            raise DataError(
+                f"its brightest value is {high:g} where {white:g} is white, and good images get {self.darkest:.0f} of "
+                "255 bright",
+                hint="is it of another bit depth or scale, or was there no light?",
+            )
+
+    def _check_range(self, image: NDArray[Any], kind: Kind, high: float) -> None:
+        black, white = self.of(kind)
+        span, low = white - black, float(image.min())
+        hint = "scale it as the images that the model has learned from"
+        if low < black - span or high > white + span:
+            message = f"{_NAMES[kind]} from {low:g} to {high:g} where {white:g} is white"
+            raise DataError(message + (f" and {black:g} is black" if black else ""), hint=hint)
+        if low < black - 0.02 * span or high > white + 0.02 * span:
+            beyond = float(((image < black - 0.02 * span) | (image > white + 0.02 * span)).mean())
+            if beyond > OUTSIDE:
+                message = f"{beyond:.0%} of its {_NAMES[kind]} lie outside of {black:g} to {white:g}"
+                raise DataError(f"{message}, which good images keep to", hint=hint)
+
+
+_NAMES = {"uint8": "8-bit values", "uint16": "16-bit values", "float": "real values"}
+
+
+def learn(found: Sequence[Measured]) -> Levels:
+    """The levels of good images, which may be of several types.
+
+    uint16: from 0 to the smallest 2^k - 1, 8 <= k <= 16, that is no less than the largest value. Real values: from 0 to
+    1, or from 0 to the largest value where that is more than 1. Where images use less than an eighth of that, or are
+    negative, what they use is the range, and an eighth of it more at either end.
+
+    DataError where images show nothing (one value all over), where single values lie so far off that the others would
+    share a few grey levels, and where images of two types would be of unlike brightness.
+    """
+    seen: dict[Kind, list[Measured]] = {kind: [m for m in found if m.kind == kind] for kind in KINDS}
+    if found and all(m.low == m.high for m in found):
+        raise DataError("the good images show nothing: each is of one value all over", hint="are they the right files?")
+    levels = Levels(_range("uint16", seen["uint16"]), _range("float", seen["float"]))
+    for kind, own in seen.items():
+        _check_bulk(levels, kind, own)
+    if not found:
+        return levels
+    means = {k: float(np.median([levels.grey(k, m.mean) for m in own])) for k, own in seen.items() if own}
+    if min(means.values()) * UNLIKE < max(means.values()):
+        told = ", ".join(f"{len(seen[k])} of {_NAMES[k]} (mean {mean:.0f} of 255)" for k, mean in means.items())
+        raise DataError(f"good images of several kinds that do not fit together: {told}", hint="bring them to one kind")
+    return Levels(levels.uint16, levels.real, min(levels.grey(m.kind, m.high) for m in found))
+
+
+def _range(kind: Kind, found: Sequence[Measured]) -> tuple[float, float]:
+    if not found:
+        return 0.0, FULL[kind]
+    low, high = min(m.low for m in found), max(m.high for m in found)
+    white = max(high, 1.0) if kind == "float" else 2.0 ** max(8, int(high).bit_length()) - 1
+    if low >= 0 and high - low >= USED * white:
+        return 0.0, white
+    margin = MARGIN * (high - low)
+    return (low - margin, high + margin) if high > low else (0.0, white)
+
+
+def _check_bulk(levels: Levels, kind: Kind, found: Sequence[Measured]) -> None:
+    if not found or kind == "uint8":
+        return
+    (black, white), low, high = levels.of(kind), min(m.bulk[0] for m in found), max(m.bulk[1] for m in found)
+    if high - low < BULK * (white - black):
+        ends = min(m.low for m in found), max(m.high for m in found)
+        raise DataError(
+            f"98 % of the values of good images lie from {low:g} to {high:g}, and single ones from {ends[0]:g} to "
+            f"{ends[1]:g}",
+            hint="replace marks for missing values, such as -9999, and broken pixels",
+        )
