@@ -1,13 +1,15 @@
 # make demo   the main job on real images, ending with demo/report.html
 # make test   all tests; makes .venv where there is none
+# make test-lowest  unit, contract and light tests with the oldest releases that are allowed
 # make lint   ruff and mypy
+# make wheel  source archive and wheel into dist/, checked
 # make docs   the documentation into site/
 # make bench  the figures in docs/results, made again
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint docs bench clean
+.PHONY: demo test test-lowest lint wheel docs bench clean
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -25,11 +27,25 @@ demo: $(VENV)/.demo
 	$(BIN)/blemish demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n auto --dist loadgroup -m "not learns" tests/unit tests/contract tests/reference
+	$(BIN)/python -m pytest -n auto --dist loadgroup -m "not learns" tests/unit tests/contract tests/reference tests/light
 	$(BIN)/python -m pytest -n auto --dist loadgroup -m learns tests/unit tests/contract
 	$(BIN)/python -m pytest -n auto --dist loadgroup tests/rules
 	$(BIN)/python -m pytest -n auto --dist loadgroup tests/robustness tests/real
 	$(BIN)/python -m pytest tests/cluster
+
+$(VENV)-lowest/.dev: pyproject.toml tests/lowest.txt
+	$(PYTHON) -m venv $(VENV)-lowest
+	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c tests/lowest.txt -e '.[train,bench,3d,ecg,dev]'
+	touch $@
+
+test-lowest: $(VENV)-lowest/.dev
+	$(VENV)-lowest/bin/python -m pytest -n auto --dist loadgroup -m "not learns" tests/unit tests/contract tests/light
+
+wheel: $(VENV)/.dev
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/python -m twine check --strict dist/*
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check src tests benchmarks
@@ -69,4 +85,4 @@ bench: $(VENV)/.dev
 	$(BIN)/blemish bench benchmarks/rates.toml --out .bench/rates
 
 clean:
-	rm -rf $(VENV) .bench demo site
+	rm -rf $(VENV) $(VENV)-lowest .bench demo dist site

@@ -139,15 +139,17 @@ def _put_in_place(scratch: Path, folder: Path) -> None:
         shutil.rmtree(scratch)
         return
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".old", dir=folder.parent))
+    old = aside / folder.name  # inside: not every system renames over an empty folder
     try:
-        os.rename(folder, aside)
+        os.rename(folder, old)
     except BaseException:
         aside.rmdir()
         raise
     try:
         os.rename(scratch, folder)
     except BaseException:
-        os.rename(aside, folder)
+        os.rename(old, folder)
+        aside.rmdir()
         raise
     shutil.rmtree(aside)
 

@@ -107,9 +107,13 @@ def test_the_named_defaults_are_still_there(name: str) -> None:
 
 def tracked() -> list[Path]:
     """Text files that go into the repository."""
-    folders = ("src", "tests", "docs", "benchmarks", ".ci")
+    folders = ("src", "tests", "docs", "benchmarks", ".ci", ".github")
     inside = [path for folder in folders for path in (ROOT / folder).rglob("*")]
-    top = [path for path in ROOT.iterdir() if path.suffix in (".md", ".toml", "") and not path.name.startswith(".git")]
+    top = [
+        path
+        for path in ROOT.iterdir()
+        if path.suffix in (".md", ".toml", ".cff", ".yml", "") and not path.name.startswith(".git")
+    ]
     suffixes = {".py", ".md", ".toml", ".json", ".jsonl", ".csv", ".html", ".css", ".js", ".yml", ".txt", ".svg", ""}
     files = [path for path in inside + top if path.is_file() and "__pycache__" not in path.parts]
     return sorted(path for path in files if path.suffix in suffixes)

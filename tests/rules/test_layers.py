@@ -37,6 +37,7 @@ LAYERS = (
     ("bench",),
     ("cluster", "server"),
     ("cli",),
+    ("__main__",),
 )
 # Tighter than their line: pure arithmetic knows nothing of models and engines, and nothing but `methods` is trained.
 ONLY = {

@@ -211,6 +211,24 @@ def test_a_failure_while_saving_leaves_the_old_model(
     assert [p.name for p in folder.parent.iterdir()] == [folder.name]
 
 
+def test_an_older_model_is_replaced_where_nothing_can_be_renamed_over(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows renames over no folder, be it empty."""
+    rename = os.rename
+
+    def strict(source: Path, target: Path) -> None:
+        if target.exists():
+            raise FileExistsError(17, "File exists", str(target))
+        rename(source, target)
+
+    monkeypatch.setattr(modelfile, "_exchange", lambda *_: False)
+    monkeypatch.setattr(modelfile.os, "rename", strict)
+    modelfile.save(made(1), folder)
+    assert modelfile.load(folder) == made(1)
+    assert [p.name for p in folder.parent.iterdir()] == [folder.name]
+
+
 @pytest.mark.parametrize(("function", "call"), [("fsync", 3), ("rename", 1)])
 def test_a_failure_while_saving_leaves_nothing_where_nothing_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str, call: int

@@ -89,9 +89,23 @@ def load(
     return TimmBackbone(network, name=timm_name, digest=digest, layers=chosen, mean=mean, std=std)
 
 
-def _check_known(name: str) -> None:
-    import timm
+def _timm() -> Any:
+    """timm; BackboneError where torchvision, on which it stands, does not fit the torch that is installed."""
+    try:
+        import timm
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:  # a torchvision of another build fails in its own code, in one of many ways
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise BackboneError(
+            f"timm cannot be loaded beside this torch ({reason})",
+            hint="install torch and torchvision in one command from one index, the CPU builds or the others",
+        ) from error
+    return timm
 
+
+def _check_known(name: str) -> None:
+    timm = _timm()
     if not timm.is_model(name):
         raise BackboneError(f"timm has no network '{name}'", hint=nearest(name, [*PACKAGED, *timm.list_models()]))
 
@@ -100,7 +114,7 @@ def _create(
     name: str, wanted: tuple[int, ...] | tuple[tuple[int, ...], int], *, pretrained: bool = False
 ) -> tuple[Any, tuple[int, ...]]:
     """A features-only network and its layers; `wanted` are layers, or (strides, blocks) to find them by."""
-    import timm
+    timm = _timm()
 
     def create(**options: Any) -> Any:
         with warnings.catch_warnings():
@@ -124,7 +138,7 @@ def _create(
 
 def _in_order(timm_name: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The packaged tensors under timm's names: same tensors, same order, other names."""
-    import timm
+    timm = _timm()
 
     names = timm.create_model(timm_name, pretrained=False).state_dict()
     if [v.shape for v in names.values()] != [v.shape for v in state.values()]:
