@@ -108,7 +108,7 @@ def _ranks(record: Record, result: AnomalyResult) -> dict[str, float]:
         if verdict != "anomalous":
             out["missed"] = -score
     else:
-        out["good"] = float(crc32(record.id.encode()))
+        out["good"] = float(crc32(record.id.encode("utf-8", "surrogatepass")))
         if verdict != "good":
             out["false_alarms"] = score
     if result.threshold is not None:

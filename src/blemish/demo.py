@@ -27,6 +27,8 @@ from blemish.drawing import Picture, colours, scale_of, thumbnail, write_png
 from blemish.errors import DataError
 from blemish.evaluation import Evaluation, evaluate
 from blemish.files import write_whole
+from blemish.modelfile import check_place
+from blemish.outputs import check_files, check_folder, figures, is_model, page
 from blemish.report import judge, write_report
 from blemish.runtime.scores import Track, no_track
 from blemish.types import AnomalyResult, Record
@@ -93,6 +95,13 @@ def run_demo(
     from blemish.data import layouts
 
     out, source = Path(out), str(data or DATA)
+    files = {
+        "model": out / "model.blemish",
+        "metrics": out / "metrics.json",
+        "report": out / "report.html",
+        "heatmap": out / "heatmap.png",
+    }
+    _check_place(out, files, source)
     records = layouts.index(source, layout)
     if not any(r.split == "test" for r in records):
         raise DataError("has no test images", path=source, hint="give a data set laid out like MVTec AD: train, test")
@@ -120,12 +129,6 @@ def run_demo(
     detector = new()
     inspector, main, cases = _learn(detector, records, source, track or no_track)
     main = replace(main, timing={**main.timing, **stages(inspector, records)})
-    files = {
-        "model": out / "model.blemish",
-        "metrics": out / "metrics.json",
-        "report": out / "report.html",
-        "heatmap": out / "heatmap.png",
-    }
     demo = Demo(
         source, method, main, others, judge(main.overall, inspector.calibrator, main.setting["seen_before"])[1], files
     )
@@ -135,6 +138,14 @@ def run_demo(
     write_report(files["report"], main, cases=cases, title=title, others=others)
     write_png(files["heatmap"], contact_sheet(inspector, choose(records, main)))
     return demo
+
+
+def _check_place(out: Path, files: Mapping[str, Path], source: str) -> None:
+    """DataError, before any work, where `out` is neither new, nor empty, nor what an earlier demo wrote."""
+    check_folder(out, "--out", read=[source], own=lambda _: is_model(files["model"]))
+    check_place(files["model"])
+    if out.is_dir():
+        check_files({"--out, metrics": (files["metrics"], figures), "--out, report": (files["report"], page)})
 
 
 def _learn(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from blemish import kinds, modelfile
-from blemish.backbones.cache import FeatureCache
+from blemish.backbones.cache import FeatureCache, usable_cache
 from blemish.data import layouts
 from blemish.data.layouts._recordings import windows_in
 from blemish.data.recordings import is_recording
@@ -51,6 +51,7 @@ class Detector:
             several categories are learned as if they were of one.
         window, file_rate, resample, band: of signals: seconds that are looked at together, sampling rate of files that
             state none, the rate that recordings are brought to (Hz), filter ("0.5-40" Hz, or "none").
+        max_pixels: of images: larger ones are refused before they are decoded; the model keeps the limit.
         layers, weights, allow_download, textures, second_backbone, second_weights: see `blemish.options.FitOptions`.
         cache: where frozen features are kept; False computes them each time, True takes the default folder.
         options: the method's own, by name; its page lists them.
@@ -84,6 +85,7 @@ class Detector:
         file_rate: float | None = None,
         resample: float = 125.0,
         band: str = "0.5-40",
+        max_pixels: int = 100_000_000,
         cache: bool | FeatureCache = True,
         **options: Any,
     ) -> None:
@@ -94,7 +96,7 @@ class Detector:
 
         config.build(methods.get(method).Config, options)
         self._backbone = None if isinstance(backbone, str) else backbone
-        self._cache = FeatureCache() if cache is True else cache or None
+        self._cache = usable_cache() if cache is True else cache or None
         self._options: FitOptions | None = config.build(
             FitOptions,
             {
@@ -121,6 +123,7 @@ class Detector:
                 "file_rate": file_rate,
                 "resample": resample,
                 "band": band,
+                "max_pixels": max_pixels,
                 "options": options,
             },
         )
@@ -136,9 +139,12 @@ class Detector:
         return detector
 
     @classmethod
-    def load(cls, folder: str | Path) -> Self:
-        """Read a model folder. ModelFileError where it is missing, damaged or of another version."""
-        return cls.from_model(modelfile.load(folder))
+    def load(cls, folder: str | Path, *, max_pixels: int | None = None, file_rate: float | None = None) -> Self:
+        """Read a model folder. ModelFileError where it is missing, damaged or of another version.
+
+        `max_pixels` of images and `file_rate` (Hz) of recordings that state none take the place of the model's own.
+        """
+        return cls.from_model(kinds.reading(modelfile.load(folder), max_pixels=max_pixels, file_rate=file_rate))
 
     def save(self, folder: str | Path) -> None:
         """Write the model folder; whole or not at all."""

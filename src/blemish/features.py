@@ -94,11 +94,12 @@ class FeatureSource:
         """
         data = read_file(record.path)
         self.seen.add(content_id(data))
+        limit = self.preprocess.max_pixels
 
         @lru_cache(1)
         def image() -> NDArray[np.uint8]:
             try:
-                return self.preprocess(decode_image(data, str(record.path)))
+                return self.preprocess(decode_image(data, str(record.path), max_pixels=limit))
             except DataError as error:
                 raise error.at(record.path) from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Iterable
 from itertools import chain, count
@@ -44,3 +45,15 @@ def outputs(files: Iterable[Path], source: Path) -> list[tuple[Path, str]]:
         names = chain((stem, f"{stem}_{path.suffix[1:]}"), (f"{stem}_{n}" for n in count(2)))
         found[next(name for name in names if name not in found)] = path
     return [(path, name) for name, path in found.items()]
+
+
+def file_name(text: str) -> str:
+    """A name that comes from data as the name of one file or folder: what could lead elsewhere, or is refused by some
+    file system, is written as `%` and hex digits of its UTF-8. Different texts have different names.
+    """
+    unsafe = re.sub(r'[%/\\\\:*?"<>|\x00-\x1f\x7f\ud800-\udfff]|^[. ]|[. ]$', _percent, text)
+    return unsafe or "%"
+
+
+def _percent(found: re.Match[str]) -> str:
+    return "".join(f"%{byte:02X}" for byte in found[0].encode("utf-8", "surrogatepass"))

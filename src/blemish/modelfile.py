@@ -20,6 +20,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from numpy.typing import NDArray
 from blemish.calibration import Calibrator
 from blemish.categories import Categories
 from blemish.errors import CalibrationError, ConfigError, ModelFileError
+from blemish.outputs import check_apart, check_writable, is_model, strays
 
 SCHEMA = 1
 _LEFT_OVER = 3600  # seconds; a save takes a few
@@ -87,14 +89,35 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def check_place(folder: str | Path, *, read: Iterable[str | Path] = ()) -> None:
+    """Whether a model can be written there, to be asked before any work: a new or empty folder, or a model that it
+    replaces, apart from all that is `read`.
+
+    ModelFileError where anything else is in the way, DataError where nothing can be written or inputs lie there.
+    """
+    folder, hint = Path(folder), "choose another --out"
+    place = folder.resolve()  # a link to a model stays a link, and "." has a name
+    if os.path.lexists(place) and not place.is_dir():
+        raise ModelFileError(f"{folder}: is there and is no model folder; not overwritten", hint=hint)
+    left = strays(place, () if not is_model(place) else (*_FILES, "model.json", _HEADS.rstrip("/")))
+    if left and not is_model(place):
+        raise ModelFileError(f"{folder}: is there and is no model folder; not overwritten", hint=hint)
+    if left:
+        raise ModelFileError(f"{folder}: holds '{left[0]}', which is no part of the model; not overwritten", hint=hint)
+    if os.path.ismount(place):
+        message = f"{folder}: is a mounted file system, whose root cannot be replaced"
+        raise ModelFileError(message, hint=f"name a folder in it, such as {folder / 'part.blemish'}")
+    check_apart(folder, "--out", read)
+    check_writable(place, "--out", beside=True)
+
+
 def save(model: Model, folder: str | Path) -> None:
     """Write a model folder; the folder appears whole, or the old one stays.
 
     ModelFileError where something that is no model folder is in the way.
     """
-    folder = Path(folder).resolve()  # a link to a model stays a link, and "." has a name
-    if folder.exists() and not (folder / "model.json").is_file():
-        raise ModelFileError(f"{folder}: is there and is no model folder; not overwritten", hint="choose another --out")
+    check_place(folder)
+    folder = Path(folder).resolve()
     contents = {
         "tensors.safetensors": model.tensors,
         **({_GRAPH: model.graph} if model.graph else {}),  # a method that cannot be one graph has none

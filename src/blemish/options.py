@@ -38,6 +38,7 @@ class FitOptions:
     file_rate: float | None = None  # of signals: sampling rate in Hz of files that state none
     resample: float = 125.0  # of signals: the rate in Hz that recordings are brought to
     band: str = "0.5-40"  # of signals: filter in Hz, or none
+    max_pixels: int = 100_000_000  # of images: larger ones are refused; the model keeps the limit
     options: dict[str, Any] = field(default_factory=dict)  # the method's own
 
     def __post_init__(self) -> None:
@@ -48,6 +49,8 @@ class FitOptions:
             raise ConfigError(f"seed has to lie between 0 and 2**63 - 1, not {self.seed}")
         if min(self.window, self.resample, self.file_rate or 1.0) <= 0:
             raise ConfigError("window, file_rate and resample have to be positive")
+        if self.max_pixels < 1:
+            raise ConfigError(f"max_pixels has to be at least 1, not {self.max_pixels}")
         if self.budget is not None:
             seconds(self.budget)
 

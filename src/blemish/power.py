@@ -122,7 +122,8 @@ def power(
     kinds, contrasts = tuple(dict.fromkeys(kinds or KINDS)), sorted(set(contrasts or CONTRASTS))
     _check(kinds, sizes, contrasts, images)
     chosen = _unseen(records, line, images, seed)
-    first = decode_image(read_file(chosen[0].path), str(chosen[0].path))
+    limit = line.preprocess.max_pixels
+    first = decode_image(read_file(chosen[0].path), str(chosen[0].path), max_pixels=limit)
     short = min(first.shape[:2])
     sizes = sorted({float(size) for size in sizes} or {float(max(2, round(share * short))) for share in SHARES})
     grid = [(kind, size, contrast) for kind in kinds for size in sizes for contrast in contrasts]
@@ -188,7 +189,7 @@ def _jobs(
 ) -> Iterator[tuple[NDArray[Any], _Job]]:
     """Each image untouched and with every probe; one decoded image is held at a time."""
     for number, record in enumerate(chosen):
-        image = decode_image(read_file(record.path), str(record.path))
+        image = decode_image(read_file(record.path), str(record.path), max_pixels=preprocess.max_pixels)
         inside = preprocess.looked_at((image.shape[0], image.shape[1]))
         yield image, _Job(number, None, None, None)
         shown = sorted({contrast for _, _, contrast in grid})[-2:][0]

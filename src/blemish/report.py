@@ -77,7 +77,7 @@ def write_page(path: str | Path, title: str, subtitle: str, body: Sequence[str],
         body="\n".join(body),
         footer=f"Written by Blemish {escape(version)} on {written}.",
     )
-    write_whole(path, page.encode())
+    write_whole(path, page.encode("utf-8", "backslashreplace"))  # a file's name may be no text
 
 
 def chances(calibrator: Calibrator, rejected: int, good: int) -> tuple[float, float]:

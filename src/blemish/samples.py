@@ -61,7 +61,7 @@ def files(records: Sequence[Record], preprocess: Preprocess) -> list[Item]:
 
     def item(record: Record) -> Item:
         def image(data: bytes) -> Image:
-            return preprocess(decode_image(data, str(record.path)))
+            return preprocess(decode_image(data, str(record.path), max_pixels=preprocess.max_pixels))
 
         return Item(record.id, lambda: read_file(record.path), image)
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from blemish.backbones.cache import FeatureCache
 from blemish.clouds import CloudSamples, CloudSource
+from blemish.data._header import MAX_PIXELS
 from blemish.data.clouds.part import CloudPlan
 from blemish.data.decode import read_image
 from blemish.data.geometry import (
@@ -208,22 +209,22 @@ SIDES: dict[str, Side] = {"pyramid": _IMAGES, "image": _IMAGES, "signal": _WINDO
 SIDE_OF_KIND: dict[str, Side] = {side.kind.name: side for side in SIDES.values()}
 
 
-def read_roi(path: str, size: tuple[int, int]) -> str:
+def read_roi(path: str, size: tuple[int, int], max_pixels: int = MAX_PIXELS) -> str:
     """The region of interest of an image file, for a network input of `size`."""
-    image = read_image(path)
+    image = read_image(path, max_pixels=max_pixels)
     mask = np.any(image.reshape(*image.shape[:2], -1) > 0, axis=-1)
     return pack_roi(np.asarray(mask, np.bool_), size)
 
 
 def plan_preprocess(good: Sequence[Record], options: FitOptions, stride: int) -> Preprocess:
     """How an image becomes the network's input: planned from these images, with the region of interest."""
-    preprocess = plan_geometry(good, options.image_size, stride)
+    preprocess = plan_geometry(good, options.image_size, stride, options.max_pixels)
     if options.roi is None:
         return preprocess
-    return replace(preprocess, roi=read_roi(options.roi, preprocess.size))
+    return replace(preprocess, roi=read_roi(options.roi, preprocess.size, options.max_pixels))
 
 
-def plan_geometry(good: Sequence[Record], image_size: str, stride: int) -> Preprocess:
+def plan_geometry(good: Sequence[Record], image_size: str, stride: int, max_pixels: int = MAX_PIXELS) -> Preprocess:
     """The network's input for these images: size at their median aspect, and the levels of their values.
 
     Deep and real-valued images are measured all, of 8-bit ones some, spread over the set: they need no range.
@@ -233,5 +234,5 @@ def plan_geometry(good: Sequence[Record], image_size: str, stride: int) -> Prepr
     deep, flat = ([r for r, _, is_deep in heads if is_deep is wanted] for wanted in (True, False))
     some = [*deep, *flat[:: max(1, len(flat) // MEASURED)]]
     with ThreadPoolExecutor(cores()) as pool:
-        found = list(pool.map(lambda record: measure(read_image(record.path)), some))
-    return Preprocess.of(size, learn(found))
+        found = list(pool.map(lambda record: measure(read_image(record.path, max_pixels=max_pixels)), some))
+    return Preprocess.of(size, learn(found), max_pixels)

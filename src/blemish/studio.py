@@ -6,9 +6,10 @@ order of images, nor on which others there are, nor on how many are worked on at
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,13 @@ from blemish import drawing
 from blemish.config import nearest
 from blemish.contact_sheet import Row, contact_sheet
 from blemish.data import layouts
+from blemish.data._header import MAX_PIXELS
 from blemish.data.decode import read_file, read_image
 from blemish.data.layouts._common import images_in
 from blemish.drawing import write_png
 from blemish.errors import ConfigError, DataError
 from blemish.files import outputs, write_whole
+from blemish.outputs import RunFolder
 from blemish.runtime.scores import Track, no_track
 from blemish.synthesis.cutpaste import CutPaste
 from blemish.synthesis.lots import lots_of
@@ -126,6 +129,8 @@ def defects(
     layout: str | None = None,
     threads: int = 1,
     picture: bool = True,
+    max_pixels: int = MAX_PIXELS,
+    read: Sequence[str | Path] = (),
     track: Track = no_track,
 ) -> Iterator[dict[str, Any]]:
     """Put defects on an image, or on the good images of a folder or data set; one value for each output.
@@ -139,6 +144,10 @@ def defects(
     count    defects for each image, each on a copy of its own
     images   so many of them at most, by lot; None = all. Of a data set its good test images, where it has any
     threads  images worked on at once; the outputs are the same
+    read     what else was read, such as the folder of textures: outputs go nowhere near it
+
+    `out` is new, empty, or holds the outputs of this very run, which are made again, or other kinds of defects on the
+    same images; DataError else.
 
     Yields {"source", "path", "mask", "good", "kind", "seed", "number", "share", "error"}. An image of a folder that
     cannot be read yields {"source", "error"} and the others go on; a single one raises DataError. ConfigError for
@@ -151,11 +160,12 @@ def defects(
     named = _good_images(source, layout)
     if images is not None and images < len(named):
         named = [named[i] for i in sorted(lots_of(seed, "images").permutation(len(named))[:images])]
+    RunFolder(out, kind, _run(options or StudioOptions(), seed, count), named, read=[source, *read]).begin()
 
     def one(item: tuple[Path, str]) -> list[tuple[dict[str, Any], Row | None]]:
         path, name = item
         try:
-            image = read_image(path)
+            image = read_image(path, max_pixels=max_pixels)
             good = out / "test" / "good" / f"{name}{path.suffix}"
             write_whole(good, read_file(path))
             made: list[tuple[dict[str, Any], Row | None]] = []
@@ -183,6 +193,13 @@ def defects(
         heads = ["original", "with defect", "mask"]
         text = f"{kind}, seed {seed}; {len(named)} images, {count} each"
         write_png(out / "sheet.png", contact_sheet("Synthetic defects", text, heads, shown, across=2))
+
+
+def _run(options: StudioOptions, seed: int, count: int) -> dict[str, Any]:
+    """All that the outputs depend on but the images."""
+    values = {f.name: getattr(options, f.name) for f in fields(options) if f.name != "textures"}
+    textures = hashlib.sha256(b"".join(np.ascontiguousarray(t).tobytes() for t in options.textures)).hexdigest()
+    return {"seed": seed, "count": count, **values, "textures": textures if options.textures else None}
 
 
 def _good_images(source: Path, layout: str | None) -> list[tuple[Path, str]]:

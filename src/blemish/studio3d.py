@@ -23,6 +23,7 @@ from blemish.drawing import write_png
 from blemish.errors import ConfigError, DataError
 from blemish.files import outputs, write_whole
 from blemish.ops.geometry import sampled
+from blemish.outputs import RunFolder
 from blemish.runtime.scores import Track, no_track
 from blemish.synthesis.lots import lots_of
 from blemish.synthesis.surface3d import Made, damage, options_of
@@ -63,6 +64,9 @@ def surfaces(
     points   taken from the faces of a mesh, evenly; 0 = its own vertices move; None = its own where they lie close
     suffix   kind of file to write, such as ".ply"; None = that which was read, PLY where points were taken from faces
 
+    `out` is new, empty, or holds the outputs of this very run, which are made again, or other presets on the same
+    files; DataError else.
+
     A file of a folder that cannot be used yields {"source", "error"}, and the others go on; a single one raises
     DataError. ConfigError for options that make no sense.
     """
@@ -73,8 +77,15 @@ def surfaces(
     files = clouds_in(source, depth=intrinsics is not None) if source.is_dir() else [source]
     if not files:
         raise DataError("no point clouds in this folder", path=source, hint="ply, pcd, stl, obj, tiff, xyz, npy")
+    named = outputs(files, source)
+    run = {
+        "seed": seed, "count": count, "options": given, "points": points, "suffix": suffix, "intrinsics": intrinsics,
+        "depth_unit": depth_unit,
+    }  # fmt: skip
+    form = (seed, points, suffix, intrinsics, depth_unit)
+    RunFolder(out, preset, run, named, read=[source], form=form).begin()
     looks: list[Look] = []
-    for path, name in track(outputs(files, source), "synthesize", len(files)):
+    for path, name in track(named, "synthesize", len(files)):
         try:
             cloud, kind = _prepared(path, name, points, suffix, seed, intrinsics, depth_unit)
             good = _write_good(out, name, kind, cloud)

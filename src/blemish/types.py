@@ -192,8 +192,8 @@ class AnomalyResult:
             return "unknown"
         return None if self.threshold is None else "good"
 
-    def to_json(self, map_path: str | None = None) -> dict[str, Any]:
-        """The JSON line of one inspected input."""
+    def to_json(self, map_path: str | None = None, raw_map: str | None = None) -> dict[str, Any]:
+        """The JSON line of one inspected input; where its overlay and its raw map lie."""
         return {
             "image_path": self.image_path,
             **({} if self.span is None else {"span": list(self.span)}),
@@ -216,6 +216,8 @@ class AnomalyResult:
                 for r in self.regions
             ],
             "map": map_path,
+            "raw_map": raw_map,
             "seconds": round(self.seconds, 6),
             "error": None,
+            "hint": None,
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import struct
 import warnings
 import zlib
@@ -46,6 +47,11 @@ def unreadable(path: Path) -> None:
         pytest.skip("this user may read everything")
 
 
+def listening(path: Path) -> None:
+    """What lies by its name where a program waits for others."""
+    os.mknod(path, 0o600 | stat.S_IFSOCK)
+
+
 def nan_tiff(path: Path) -> None:
     values = good_image(0)[:, :, 0].astype(np.float32)
     values[3, 3] = np.nan
@@ -60,6 +66,8 @@ BAD: dict[str, Callable[[Path], object]] = {
     "bomb": bomb,
     "unreadable": unreadable,
     "nan": nan_tiff,
+    "pipe": os.mkfifo,  # nobody writes to it: whoever opens it waits for ever
+    "socket": listening,
     "dangling": lambda path: path.symlink_to("nowhere.png"),
 }
 ODD: dict[str, np.ndarray] = {

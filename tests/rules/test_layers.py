@@ -15,7 +15,7 @@ import blemish
 LAYERS = (
     ("errors",),
     ("config", "types", "files"),
-    ("ops",),
+    ("ops", "outputs"),
     ("nn", "metrics", "synthesis", "calibration", "regions", "runtime.engines"),
     ("categories", "runtime.routed", "runtime.clouds"),
     ("data", "backbones", "methods", "modelfile", "drawing", "plots", "contact_sheet"),

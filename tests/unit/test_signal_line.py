@@ -227,6 +227,10 @@ def test_fit_and_inspect_by_command(folder: Path, tmp_path: Path, capsys: pytest
     printed = capsys.readouterr()
     assert len(printed.out.splitlines()) == 30
     assert "no threshold" in printed.err
+    assert run("inspect", tmp_path / "m", tmp_path / "x.npy", "--rate", 2 * RATE) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 15  # twice the rate: half as long
+    assert run("inspect", tmp_path / "m", tmp_path / "x.npy", "--rate", -1) == 2
+    assert "rate -1 Hz" in capsys.readouterr().err
 
 
 def test_what_belongs_to_images_is_refused(folder: Path) -> None:

@@ -90,9 +90,10 @@ def test_grey_and_deep_images_keep_their_kind(kind: str, depth: str) -> None:
 
 
 def test_files_that_are_deep_stay_deep(tmp_path: Path) -> None:
-    cv2.imwrite(str(tmp_path / "a.png"), good_image(0)[:, :, 0].astype(np.uint16) * 250)
-    Image.fromarray(good_image(1)[:, :, 0].astype(np.float32) / 7).save(tmp_path / "b.tiff")
-    deep, real = run("perlin", tmp_path, tmp_path / "out")
+    (tmp_path / "in").mkdir()
+    cv2.imwrite(str(tmp_path / "in" / "a.png"), good_image(0)[:, :, 0].astype(np.uint16) * 250)
+    Image.fromarray(good_image(1)[:, :, 0].astype(np.float32) / 7).save(tmp_path / "in" / "b.tiff")
+    deep, real = run("perlin", tmp_path / "in", tmp_path / "out")
     assert read_image(deep["path"]).dtype == np.uint16
     assert (read_image(real["path"]).dtype, Path(real["path"]).suffix) == (np.float32, ".tiff")
 
@@ -148,7 +149,7 @@ def test_a_broken_image_is_reported_and_the_others_go_on(tmp_path: Path) -> None
     assert [r["error"] is None for r in rows] == [True, False]
     assert "001.png" in rows[1]["error"]
     with pytest.raises(DataError, match=r"001\.png"):
-        run("perlin", tmp_path / "good" / "001.png", tmp_path / "out")
+        run("perlin", tmp_path / "good" / "001.png", tmp_path / "single")
 
 
 def test_a_sheet_holds_a_card_for_each_row() -> None:

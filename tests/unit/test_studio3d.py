@@ -127,7 +127,7 @@ def test_a_mesh_of_few_vertices_gets_points_of_its_faces(tmp_path: Path) -> None
     nearest = tree.query(good.points, k=2)[0][:, 1]
     assert np.quantile(nearest, 0.1) > 0.4 * np.sqrt(6 / 5000)  # spread: by chance alone it would be 0.18
     with pytest.raises(DataError, match="holds 8 points"):
-        run(tmp_path / "cube.stl", tmp_path / "out", points=0)
+        run(tmp_path / "cube.stl", tmp_path / "vertices", points=0)
 
 
 def test_a_folder_goes_on_past_what_is_broken(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_a_folder_goes_on_past_what_is_broken(tmp_path: Path) -> None:
     assert str(tmp_path / "in" / "a.ply") in rows[0]["error"]
     assert "c.ply: holds 10 points" in rows[2]["error"]
     with pytest.raises(DataError, match=r"c\.ply: holds 10 points"):
-        run(tmp_path / "in" / "c.ply", tmp_path / "out")
+        run(tmp_path / "in" / "c.ply", tmp_path / "single")
 
 
 def test_points_that_are_none_are_passed_over(tmp_path: Path) -> None:

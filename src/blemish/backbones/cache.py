@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from blemish.errors import ConfigError, DataError
 from blemish.files import write_whole
+from blemish.outputs import check_writable
 from blemish.types import FeatureSpec
 
 _MAGIC = b"BLEMFEA1"
@@ -51,6 +52,18 @@ def default_limit() -> int:
     return int(limit * 2**30)
 
 
+def usable_cache() -> FeatureCache | None:
+    """The user's cache; None, with a warning, where its folder is not there and cannot be made."""
+    cache = FeatureCache()
+    try:
+        if not cache.root.is_dir():
+            check_writable(cache.root, "BLEMISH_CACHE")
+        return cache
+    except (DataError, OSError) as error:
+        warnings.warn(f"no feature cache: {error}; set BLEMISH_CACHE to a folder", stacklevel=2)
+        return None
+
+
 def feature_key(data: bytes, preprocess: dict[str, Any], identity: str, dtype: str) -> str:
     """sha256 over the file's bytes, the preprocessing, the backbone (name, weights, layers) and the number format."""
     digest = hashlib.sha256(data)
@@ -70,6 +83,7 @@ class FeatureCache:
         self.root = (root or default_root()) / "features"
         self.limit = default_limit() if limit is None else limit
         self._written = 0
+        self._failed: set[str] = set()  # what was warned of already
 
     def _path(self, key: str) -> Path:
         return self.root / key[:2] / f"{key}.feat"
@@ -81,13 +95,16 @@ class FeatureCache:
             mapped = np.memmap(path, dtype=np.uint8, mode="r")
         except (FileNotFoundError, ValueError):  # ValueError: an empty file cannot be mapped
             return None
+        except OSError as error:
+            self._warn("read", error)
+            return None
         if len(mapped) != _HEADER.size + 4 * spec.values:
-            path.unlink(missing_ok=True)
+            self._drop(path)
             return None
         magic, crc, _ = _HEADER.unpack(mapped[: _HEADER.size].tobytes())
         payload = mapped[_HEADER.size :]
         if magic != _MAGIC or zlib.crc32(payload.data) != crc:
-            path.unlink(missing_ok=True)
+            self._drop(path)
             return None
         with contextlib.suppress(OSError):  # another process may have dropped it, or this one may only read here
             os.utime(path)  # the time of last use, by which entries are dropped
@@ -110,9 +127,23 @@ class FeatureCache:
         try:
             write_whole(path, data)
         except DataError as error:
-            if isinstance(error.__context__, FileNotFoundError):  # another process clears: it will be made again
-                return False
-            warnings.warn(f"the feature cache could not be written: {error}", stacklevel=4)
+            if not isinstance(error.__context__, FileNotFoundError):  # else another process clears: it is made again
+                self._warn("written", error)
+            return False
+        return True
+
+    def _warn(self, what: str, error: Exception) -> None:
+        """Once for reading and once for writing, however many entries there are."""
+        if what not in self._failed:
+            self._failed.add(what)
+            warnings.warn(f"the feature cache could not be {what}: {error}; it is done without", stacklevel=5)
+
+    def _drop(self, path: Path) -> bool:
+        """Whether the file is gone."""
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            self._warn("written", error)
             return False
         return True
 
@@ -139,12 +170,15 @@ class FeatureCache:
 
     def drop_blob(self, name: str) -> None:
         """Forget them."""
-        self._named(name, "blob").unlink(missing_ok=True)
+        self._drop(self._named(name, "blob"))
 
     def _get(self, path: Path) -> bytes | None:
         try:
             data = path.read_bytes()
         except FileNotFoundError:
+            return None
+        except OSError as error:
+            self._warn("read", error)
             return None
         return data[:-32] if hashlib.sha256(data[:-32]).digest() == data[-32:] else None
 
@@ -161,7 +195,7 @@ class FeatureCache:
         for path in self.root.glob("??/*"):
             try:
                 stat = path.stat()
-            except FileNotFoundError:
+            except OSError:  # gone meanwhile, or not ours to look at
                 continue
             found.append((stat.st_mtime, stat.st_size, path))
         return sorted(found)
@@ -185,9 +219,9 @@ class FeatureCache:
         for _, size, path in entries:
             if total <= limit:
                 break
-            path.unlink(missing_ok=True)
-            total -= size
-            dropped += 1
+            if self._drop(path):
+                total -= size
+                dropped += 1
         return dropped
 
     def clear(self) -> int:

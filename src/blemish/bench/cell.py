@@ -72,6 +72,7 @@ def _learning(source: str) -> str:
 
 # options that came later: where they are as they come, older digests hold
 LATER = {"multi_class": False, "window": 9.6, "file_rate": None, "resample": 125.0, "band": "0.5-40"}
+LATER |= {"max_pixels": 100_000_000}
 
 
 def _named(options: dict[str, Any]) -> dict[str, Any]:

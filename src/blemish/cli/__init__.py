@@ -5,10 +5,16 @@ Exit codes: 0 done, 1 something went wrong, 2 wrong usage or option, 3 an anomal
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import sys
 import warnings
 from typing import Any, NoReturn
+
+
+class Terminated(BaseException):
+    """SIGTERM has come, and what was done so far is to be shown."""
 
 
 def _fail(message: str, hint: str | None, code: int) -> NoReturn:
@@ -32,6 +38,44 @@ def _usage_error() -> Any:
     return typer.BadParameter.__base__
 
 
+def _prepare_streams() -> None:
+    """UTF-8 on stdout and stderr whatever the locale says, with escapes for what is none (names of files in other
+    encodings): no line is lost. What is closed gets a place, lest a file that is opened next takes what is printed.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  (until the process ends)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    if sys.stdout is None:
+        _fail("standard output is closed, and results go there", "send it to a file, or to /dev/null", 1)
+
+
+def _drop_stdout() -> None:
+    """Forget what cannot be written any more, lest the interpreter tries again when it ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _refuse_empty(arguments: list[str]) -> None:
+    """An empty argument is a variable that is not set; as a path it would be the current folder."""
+    for number, argument in enumerate(arguments):
+        before = arguments[number - 1] if number else ""
+        if not argument.strip():
+            what = before if before.startswith("--") else f"argument {number + 1}"
+        elif re.fullmatch(r"--[\w-]+=\s*", argument):
+            what = argument.partition("=")[0]
+        else:
+            continue
+        _fail(f"{what} is empty", "is a variable not set? name a path, or leave it out", 2)
+
+
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run one command and exit."""
     import typer
@@ -39,9 +83,13 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     from blemish.cli.app import app
     from blemish.errors import BlemishError, ConfigError
 
+    _prepare_streams()
     warnings.showwarning = _show_warning
+    _refuse_empty(sys.argv[1:] if arguments is None else arguments)
+    stopped = ("interrupted", "what is finished stays; start again to go on", 130)
     try:
         code = app(arguments, standalone_mode=False)
+        sys.stdout.flush()
     except ConfigError as error:
         _fail(str(error), error.hint, 2)
     except BlemishError as error:
@@ -50,9 +98,11 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         command = error.ctx.command_path if error.ctx else "blemish"
         _fail(error.format_message(), f"see `{command} --help`", 2)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted", "what is finished stays; start again to go on", 130)
+        _fail(*stopped)
+    except Terminated:
+        _fail("terminated", stopped[1], 143)
     except BrokenPipeError:  # the reader of our output has gone, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_stdout()
         raise SystemExit(1) from None
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in _EXTRAS:
@@ -60,7 +110,10 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         package = (error.name or "").partition(".")[0]
         _fail(f"{package} is not installed", f"pip install 'blemish[{_EXTRAS[package]}]' brings it", 1)
     except OSError as error:
+        _drop_stdout()
         _fail(f"{error.filename or 'system'}: {error.strerror or error}", "check path, permission and free space", 1)
+    if code == 130:  # some releases of Typer keep quiet about Ctrl-C
+        _fail(*stopped)
     raise SystemExit(code if isinstance(code, int) else 0)
 
 

@@ -23,6 +23,11 @@ def console(*, stderr: bool = False) -> Any:
     return out if out.is_terminal else Console(width=240, stderr=stderr)
 
 
+def printable(text: str) -> str:
+    """One line, with escapes for what is no character or would act on a terminal: names of files may hold anything."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
 def _table(rows: list[dict[str, Any]]) -> None:
     from rich.table import Table
 

@@ -18,21 +18,31 @@ SHOWN = 20  # changes in the table on the terminal; the JSON has all
 
 
 def run(
-    model: Path, good: str, out: Path, earlier: list[Path], share: float, layout: str | None, categories: list[str]
+    model: Path,
+    good: str,
+    out: Path,
+    earlier: list[Path],
+    share: float,
+    layout: str | None,
+    categories: list[str],
+    max_pixels: int | None = None,
+    file_rate: float | None = None,
 ) -> None:
     """Write the adapted model and print one JSON object."""
-    from blemish import kinds
+    from blemish import kinds, modelfile
     from blemish.adapting import changes
     from blemish.detector import Detector, as_records
 
-    before = Detector.load(model)
+    before = Detector.load(model, max_pixels=max_pixels, file_rate=file_rate)
+    modelfile.check_place(out, read=[good, *earlier])
     kind = kinds.of(before.model.meta)
     # what is named wrongly is told before any work
     sources = [source for path in earlier for file in _files(path, kind) for source in kind.sources(file)]
     if not earlier:
         records = as_records(good, layout=layout, categories=categories, cut=kind.cut, kind=kind.name)
         sources = [kind.source(r) for r in records if r.split == "train"]
-    after = Detector.load(model).adapt(good, share=share, layout=layout, categories=categories, track=track)
+    after = Detector.from_model(before.model)
+    after.adapt(good, share=share, layout=layout, categories=categories, track=track)
     after.save(out)
     found = list(changes(before.inspector(), after.inspector(), sources, track))
     _show(found, len(sources))

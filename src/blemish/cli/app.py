@@ -10,6 +10,8 @@ import typer
 
 from blemish.cli import about, synthesize
 
+MOST_PIXELS = 178_956_970  # `data._header.MOST_PIXELS`, which is not loaded for --help
+
 app = typer.Typer(
     name="blemish",
     help="Learn what good parts look like from good images alone; find, localise and judge defects.",
@@ -60,6 +62,14 @@ Threads = Annotated[Optional[int], typer.Option(min=1, help="Images worked on at
 EngineName = Annotated[str, typer.Option(help="local (= openvino), onnxruntime or torch (the reference).")]
 Address = Annotated[Optional[str], typer.Option(help="Of a Ray cluster; one is started here if not given.")]  # noqa: UP045
 ModelPath = Annotated[Path, typer.Argument(help="A model folder.")]
+MaxPixels = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(min=1, max=MOST_PIXELS, help="Larger images are refused; the model's own limit if not given."),
+]
+FileRate = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option("--rate", help="Signals: Hz of files that state none; the model's own if not given."),
+]
 
 
 def _show_version(wanted: bool) -> None:
@@ -114,6 +124,9 @@ def fit(
     file_rate: Annotated[Optional[float], typer.Option("--rate", help="Signals: Hz of files that state none.")] = None,  # noqa: UP045
     resample: Annotated[float, typer.Option(help="Signals: the rate in Hz that they are brought to.")] = 125.0,
     band: Annotated[str, typer.Option(help="Signals: filter in Hz, or none.")] = "0.5-40",
+    max_pixels: Annotated[
+        int, typer.Option(min=1, max=MOST_PIXELS, help="Larger images are refused; kept in the model.")
+    ] = 100_000_000,
     device: Annotated[str, typer.Option(help="Where to learn; only cpu today.")] = "cpu",
     set_: Annotated[Optional[list[str]], typer.Option("--set", help="An option of the method, key=value.")] = None,  # noqa: UP045
     recipe: Annotated[Optional[Path], typer.Option(help="run.json of an earlier run; given options win.")] = None,  # noqa: UP045
@@ -148,6 +161,8 @@ def inspect(
     out: Annotated[Optional[str], typer.Option(help="ray: folder or URL of Parquet files; goes on there.")] = None,  # noqa: UP045
     address: Address = None,
     workers: Annotated[Optional[int], typer.Option(min=1, help="ray: processes; all cores if not given.")] = None,  # noqa: UP045
+    max_pixels: MaxPixels = None,
+    file_rate: FileRate = None,
 ) -> int:
     """Judge images: one line each on stdout."""
     from blemish.cli import inspect as command
@@ -159,13 +174,16 @@ def inspect(
             "--threads": threads,
             "--batch-size": None if batch_size == 1 else batch_size,
             "--format": None if format_ is Format.jsonl else str(format_),
+            "--rate": file_rate,
         }
-        return command.run_ray(model, paths, out, address, workers, fail_on_anomaly, local)
+        return command.run_ray(model, paths, out, address, workers, fail_on_anomaly, max_pixels, local)
     spread = {"--out": out, "--address": address, "--workers": workers}
     command.refuse(spread, "without --engine ray")
     command.refuse({path: path for path in paths if "://" in path}, "without --engine ray, which reads URLs")
     files = [Path(path) for path in paths]
-    return command.run(model, files, maps, raw_maps, format_.value, fail_on_anomaly, batch_size, threads, engine)
+    return command.run(
+        model, files, maps, raw_maps, format_.value, fail_on_anomaly, batch_size, threads, engine, max_pixels, file_rate
+    )
 
 
 @app.command()
@@ -179,11 +197,13 @@ def evaluate(
     category: Categories = None,
     threads: Threads = None,
     engine: EngineName = "local",
+    max_pixels: MaxPixels = None,
+    file_rate: FileRate = None,
 ) -> int:
     """Metrics on the test split, with intervals."""
     from blemish.cli.evaluate import run
 
-    return run(model, data, json_, report, layout, split, category or [], threads, engine)
+    return run(model, data, json_, report, layout, split, category or [], threads, engine, max_pixels, file_rate)
 
 
 @app.command()
@@ -219,13 +239,18 @@ def calibrate(
     false_alarm_rate: Rate = 0.05,
     promise_per: Annotated[Optional[PromisePer], typer.Option(help="As fit was asked, if not given.")] = None,  # noqa: UP045
     out: Annotated[Optional[Path], typer.Option(help="Where to write; the same folder if not given.")] = None,  # noqa: UP045
+    max_pixels: MaxPixels = None,
+    file_rate: FileRate = None,
 ) -> None:
     """A new threshold from good images, without refitting."""
+    from blemish import modelfile
     from blemish.cli.progress import track
     from blemish.detector import Detector
 
     per = promise_per.value if promise_per is not None else None
-    detector = Detector.load(model).calibrate(good, false_alarm_rate=false_alarm_rate, promise_per=per, track=track)
+    detector = Detector.load(model, max_pixels=max_pixels, file_rate=file_rate)
+    modelfile.check_place(out or model, read=[good])
+    detector.calibrate(good, false_alarm_rate=false_alarm_rate, promise_per=per, track=track)
     detector.save(out or model)
     about.emit({"model": str(out or model), "promise": detector.promise})
 
@@ -236,12 +261,16 @@ def extend(
     good: Annotated[str, typer.Argument(help="Good images of the new product.")],
     category: Annotated[str, typer.Option(help="Its name.")],
     out: Annotated[Optional[Path], typer.Option(help="Where to write; the same folder if not given.")] = None,  # noqa: UP045
+    max_pixels: MaxPixels = None,
 ) -> None:
     """One product more for a model with a head for each; what it knows of the others stays as it is."""
+    from blemish import modelfile
     from blemish.cli.progress import track
     from blemish.detector import Detector
 
-    detector = Detector.load(model).extend(good, category, track=track)
+    detector = Detector.load(model, max_pixels=max_pixels)
+    modelfile.check_place(out or model, read=[good])
+    detector.extend(good, category, track=track)
     detector.save(out or model)
     about.emit(
         {
@@ -264,11 +293,13 @@ def adapt(
     share: Annotated[float, typer.Option(help="Of the steps of training, where the method is trained.")] = 0.2,
     layout: Layout = None,
     category: Categories = None,
+    max_pixels: MaxPixels = None,
+    file_rate: FileRate = None,
 ) -> None:
     """Go on learning from a few more good images; shows which earlier verdicts change."""
     from blemish.cli.adapt import run
 
-    run(model, good, out, earlier or [], share, layout, category or [])
+    run(model, good, out, earlier or [], share, layout, category or [], max_pixels, file_rate)
 
 
 @app.command()
@@ -285,12 +316,13 @@ def power(
     layout: Layout = None,
     category: Categories = None,
     threads: Threads = None,
+    max_pixels: MaxPixels = None,
 ) -> None:
-    """The smallest defects that a model would find, measured with made ones."""
+    """The smallest defects that a model would find, measured with synthetic ones."""
     from blemish.cli.power import run
 
     lists = (kind or [], size or [], contrast or [])
-    run(model, good, html, json_, *lists, images, seed, layout, category or [], threads)
+    run(model, good, html, json_, *lists, images, seed, layout, category or [], threads, max_pixels)
 
 
 @app.command()

@@ -12,6 +12,8 @@ from typing import Any
 from blemish.cli.about import emit
 from blemish.cli.progress import track
 from blemish.errors import ConfigError, DataError
+from blemish.outputs import check_file, check_folder
+from blemish.outputs import ledger as is_ledger
 
 
 def run(
@@ -38,6 +40,7 @@ def run(
         chosen = suite.read(Path(data[0]), methods, seeds)
     else:
         chosen = suite.of_sources(data, methods, seeds, multi_class)
+    _check_outputs(data, out, page, verify=verify)
     earlier = results.read(known) if known is not None else results.Tables()
     if known is not None and not earlier.cells:
         raise DataError("holds no tables of an earlier run", path=known, hint="a folder with cells.parquet in it")
@@ -74,6 +77,21 @@ def run(
         }
     )
     return 1 if outcome.failed or outcome.changed else 0
+
+
+def _check_outputs(data: list[str], out: Path, page: Path | None, *, verify: bool) -> None:
+    """DataError where cells, tables or the page cannot be written, or would take the place of something else."""
+    read = [source for source in data if not source.endswith(".toml")]
+
+    def own(folder: Path) -> bool:
+        return (folder / "cells").is_dir() or (folder / "cells.parquet").is_file()
+
+    check_folder(out, "--out", read=read, own=own)
+    if page is not None and not verify:
+        check_file(page, "--page", read=read, own=is_ledger)
+        check_folder(page.with_suffix(""), "--page", read=read, own=own)
+    elif not verify and out.is_dir():
+        check_file(out / "ledger.md", "--out", own=is_ledger)
 
 
 def _engine(name: str, jobs: int, address: str | None) -> Any:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from pathlib import Path
 from typing import Any
 
 from blemish.cli.about import console
 from blemish.cli.progress import track
-from blemish.errors import DataError
+from blemish.outputs import check_files, figures, page
 
 
 def run(
@@ -22,6 +21,8 @@ def run(
     categories: list[str],
     threads: int | None,
     engine: str,
+    max_pixels: int | None,
+    file_rate: float | None,
 ) -> int:
     """Prints a table to stdout and writes the files that were asked for; returns the exit code."""
     from blemish import kinds
@@ -29,10 +30,8 @@ def run(
     from blemish.detector import Detector
     from blemish.evaluation import evaluate
 
-    for file in (json_file, report):
-        if file is not None and not (file.parent.is_dir() and os.access(file.parent, os.W_OK)):
-            raise DataError("its folder is not there or cannot be written to", path=file, hint="make the folder first")
-    detector = Detector.load(model)
+    check_files({"--json": (json_file, figures), "--report": (report, page)}, read=[data])
+    detector = Detector.load(model, max_pixels=max_pixels, file_rate=file_rate)
     kind = kinds.of(detector.model.meta)
     records = layouts.select(layouts.index(data, layout, split, cut=kind.cut, kind=kind.name), categories)
     line = detector.inspector(engine, threads=threads)

@@ -15,6 +15,7 @@ from blemish.cli.about import emit
 from blemish.cli.progress import track
 from blemish.config import parse_assignments
 from blemish.errors import ConfigError, DataError
+from blemish.files import file_name
 
 _FIELDS = (
     "method",
@@ -39,6 +40,7 @@ _FIELDS = (
     "file_rate",
     "resample",
     "band",
+    "max_pixels",
 )
 _RECIPE = "a recipe is the run.json of a model folder"
 
@@ -46,8 +48,8 @@ _RECIPE = "a recipe is the run.json of a model folder"
 def run(data: str, out: Path, params: dict[str, Any]) -> None:
     """`params` holds every option; `params["given"]` those that the user typed, which win over a recipe."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read once, when torch is first imported
-    from blemish import config, methods
-    from blemish.backbones.cache import FeatureCache
+    from blemish import config, methods, modelfile
+    from blemish.backbones.cache import usable_cache
     from blemish.data import layouts
     from blemish.detector import Detector
     from blemish.sides import side_of
@@ -65,8 +67,11 @@ def run(data: str, out: Path, params: dict[str, Any]) -> None:
     jobs = {out: records}
     several = options["multi_class"] or cls.routing(settings) is not None
     if len(groups) > 1 and not several:
-        jobs = {out / group: [r for r in records if r.group == group] for group in groups}
-    cache = FeatureCache() if params["cache"] else False
+        jobs = {out / file_name(group): [r for r in records if r.group == group] for group in groups}
+    read = [data, *(options[name] for name in ("weights", "second_weights", "roi", "textures") if options[name])]
+    for folder in jobs:
+        modelfile.check_place(folder, read=read)
+    cache = usable_cache() or False if params["cache"] else False
     with _spread(params["engine"], params["address"]) as spread:
         for folder, chosen in jobs.items():
             _one(Detector(**options, cache=cache).fit(chosen, track=track, spread=spread), folder)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import json
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Iterator
-from itertools import count
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from blemish.cli import Terminated
 from blemish.cli.progress import track
 from blemish.errors import ConfigError, DataError
-from blemish.files import write_whole
+from blemish.outputs import MapFolder, stems
 
 if TYPE_CHECKING:
     from blemish.kinds import SampleKind
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
 
 _KEYS = (
     "image_path", "pred_score", "p_value", "threshold", "pred_label", "category", "category_confidence", "unknown",
-    "regions", "map", "seconds", "error",
+    "regions", "map", "raw_map", "seconds", "error", "hint",
 )  # fmt: skip
 _COLUMNS = tuple(key for key in _KEYS if key != "regions")
 _SPAN = "span"  # stands behind the path where recordings are inspected
@@ -38,39 +41,70 @@ def run(
     batch_size: int,
     threads: int | None,
     engine: str,
+    max_pixels: int | None,
+    file_rate: float | None,
 ) -> int:
     """Returns the exit code."""
     from blemish import kinds
     from blemish.detector import Detector
     from blemish.runtime.engines import cores
 
-    detector = Detector.load(model)
+    detector = Detector.load(model, max_pixels=max_pixels, file_rate=file_rate)
     kind = kinds.of(detector.model.meta)
     files = list(_sources(_files(paths, kind), kind))
+    readable = [source for _, source, _ in files if not isinstance(source, DataError)]
+    places = _Places(maps, raw_maps, [stem for _, source, stem in files if not isinstance(source, DataError)], paths)
     threads = threads or min(cores(), len(files))  # a stream that would stay idle takes its time to compile too
     line = detector.inspector(engine, threads=threads, batch=batch_size)
     _check_threshold(line.calibrator is not None, fail_on_anomaly)
     columns = _COLUMNS if kind.cut is None else (_COLUMNS[0], _SPAN, *_COLUMNS[1:])
-    write = _Writer(form, columns)
-    places = _Places(maps, raw_maps, line)
-    failed = found = False
-    readable = [source for _, source, _ in files if not isinstance(source, DataError)]
     results = iter(track(line.inspect_many(readable, errors=True), "inspect", len(readable)))
-    for path, source, stem in files:
-        result = source if isinstance(source, DataError) else next(results)
-        if isinstance(result, DataError):
-            failed = True
-            where = {} if kind.cut is None else {_SPAN: None}
-            write({**dict.fromkeys(_KEYS), **where, "image_path": str(path), "regions": [], "error": str(result)})
-            continue
-        found = found or result.verdict in ("anomalous", "unknown")
-        try:
-            write(result.to_json(places.store(source, stem, result)))
-        except DataError as error:  # the verdict stands, its picture could not be made
-            failed = True
-            write({**result.to_json(), "error": str(error)})
-    write.close()
-    return 1 if failed else 3 if found and fail_on_anomaly else 0
+    failed = undrawn = 0
+    found = False
+    with _terminable(), closing(places), closing(_Writer(form, columns)) as write:
+        for path, source, stem in files:
+            result = source if isinstance(source, DataError) else next(results)
+            if isinstance(result, DataError):
+                failed += 1
+                where = {} if kind.cut is None else {_SPAN: None}
+                error = {"error": str(result), "hint": result.hint}
+                write({**dict.fromkeys(_KEYS), **where, "image_path": str(path), "regions": [], **error})
+                continue
+            found = found or result.verdict in ("anomalous", "unknown")
+            there: dict[str, str | None] = {"map_path": None, "raw_map": None}
+            try:
+                places.store(source, stem, result, line, there)
+                write(result.to_json(**there))
+            except DataError as error:  # the verdict stands, its picture could not be made
+                undrawn += 1
+                write({**result.to_json(**there), "error": str(error), "hint": error.hint})
+    _tell(failed, undrawn, len(files))
+    return 1 if failed or undrawn else 3 if found and fail_on_anomaly else 0
+
+
+def _tell(failed: int, undrawn: int, inputs: int) -> None:
+    """On stderr how many inputs have no verdict, and how many no map."""
+    if failed:
+        print(f"warning: {failed} of {inputs} inputs could not be inspected", file=sys.stderr)
+    if undrawn:
+        print(f"warning: {undrawn} of {inputs} maps could not be written", file=sys.stderr)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends the run as Ctrl-C does: what was judged so far is printed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def run_ray(
@@ -80,23 +114,25 @@ def run_ray(
     address: str | None,
     workers: int | None,
     fail_on_anomaly: bool,
+    max_pixels: int | None,
     local: dict[str, Any],
 ) -> int:
     """Inspect on a cluster into Parquet; prints one JSON line and returns the exit code, as `run` does."""
     from contextlib import redirect_stdout
 
-    from blemish import modelfile
+    from blemish import kinds, modelfile
     from blemish.cli.about import emit
     from blemish.cluster.inspect import inspect
 
     refuse(local, "with --engine ray")
     if out is None:
         raise ConfigError("--engine ray writes Parquet files", hint="say where with --out")
-    loaded = modelfile.load(model)
+    loaded = kinds.reading(modelfile.load(model), max_pixels=max_pixels)
     _check_threshold(bool(loaded.calibrators), fail_on_anomaly)
     with redirect_stdout(sys.stderr):  # Ray prints there what goes wrong inside it, and takes no for no answer
         summary = inspect(loaded, sources, out, address=address, workers=workers, track=track)
     emit(summary)
+    _tell(summary["errors"], 0, summary["rows"])
     return 1 if summary["errors"] else 3 if summary["anomalous"] and fail_on_anomaly else 0
 
 
@@ -119,56 +155,67 @@ def refuse(options: dict[str, Any], where: str) -> None:
             raise ConfigError(f"{name} means nothing {where}", hint=f"leave {name} out")
 
 
-def _sources(files: Iterator[tuple[Path, str]], kind: SampleKind[Any]) -> Iterator[tuple[Path, Any, str]]:
+def _sources(files: list[tuple[Path, DataError | None, str]], kind: SampleKind[Any]) -> Iterator[tuple[Path, Any, str]]:
     """(file, what is inspected of it, stem for its map): of a recording each window, or why there is none."""
-    for path, stem in files:
+    for path, error, stem in files:
         try:
-            found = kind.sources(path)
-        except DataError as error:
-            yield path, error, stem
-            continue
+            found = kind.sources(path) if error is None else [error]
+        except DataError as refused:
+            found = [refused]
         for number, source in enumerate(found):
-            yield path, source, stem if kind.cut is None else f"{stem}_{number:04}"
+            numbered = kind.cut is not None and not isinstance(source, DataError)
+            yield path, source, f"{stem}_{number:04}" if numbered else stem
 
 
-def _files(paths: list[Path], kind: SampleKind[Any]) -> Iterator[tuple[Path, str]]:
-    """(file, stem for its maps): the stem keeps the folders below a named folder, and is used once."""
-    taken: set[str] = set()
+def _files(paths: list[Path], kind: SampleKind[Any]) -> list[tuple[Path, DataError | None, str]]:
+    """(file, None, stem for its maps) of all that is named, and of folders with nothing in them (folder, why, stem).
+
+    DataError where nothing at all is there.
+    """
+    found: list[tuple[Path, DataError | None]] = []
     for path in paths:
         inside = kind.files(path) if path.is_dir() else [path]
+        found += [(file, None) for file in inside]
         if not inside:
-            raise DataError(f"no {kind.name}s in this folder", path=path, hint=kind.hint)
-        for file in inside:
-            stem = file.relative_to(path).with_suffix("").as_posix() if path.is_dir() else file.stem
-            numbered = (f"{stem}_{n}" for n in count(2))
-            free = stem if stem not in taken else next(name for name in numbered if name not in taken)
-            taken.add(free)
-            yield file, free
+            found.append((path, DataError(f"no {kind.name}s in this folder", path=path, hint=kind.hint)))
+    if not any(error is None for _, error in found) and found[0][1] is not None:
+        raise found[0][1]
+    names = stems([file for file, _ in found], [path if path.is_dir() else path.parent for path in paths])
+    return [(file, error, name) for (file, error), name in zip(found, names, strict=True)]
 
 
 class _Places:
-    """Where overlays and raw maps go."""
+    """Where overlays and raw maps go; DataError, before any work, where they cannot."""
 
-    def __init__(self, maps: Path | None, raw_maps: Path | None, line: Inspector) -> None:
-        self.maps, self.raw_maps, self.line = maps, raw_maps, line
+    def __init__(self, maps: Path | None, raw_maps: Path | None, stems: Sequence[str], read: Sequence[Path]) -> None:
+        wanted = {"--maps": (maps, ".png"), "--raw-maps": (raw_maps, ".npy")}
+        self.folders = {
+            suffix: MapFolder(folder, option, {f"{stem}{suffix}" for stem in stems}, read=read)
+            for option, (folder, suffix) in wanted.items()
+            if folder is not None
+        }
+        for folder in self.folders.values():
+            folder.begin()
 
-    def store(self, source: Any, stem: str, result: Any) -> str | None:
-        """Write what was asked for; the overlay's path, or None."""
-        if self.raw_maps is not None:
+    def store(self, source: Any, stem: str, result: Any, line: Inspector, there: dict[str, str | None]) -> None:
+        """Write what was asked for, and say in `there` where it lies."""
+        if ".npy" in self.folders:
             import numpy as np
 
             data = io.BytesIO()
             np.save(data, result.anomaly_map)
-            write_whole(self.raw_maps / f"{stem}.npy", data.getvalue())
-        if self.maps is None:
-            return None
-        from blemish import drawing
+            there["raw_map"] = self.folders[".npy"].write(f"{stem}.npy", data.getvalue())
+        if ".png" in self.folders:
+            from blemish import drawing
 
-        target = self.maps / f"{stem}.png"
-        kind, scale = self.line.kind, drawing.scale_of(self.line.calibrator, result.anomaly_map)
-        picture = kind.picture(kind.read(source), result.anomaly_map, scale=scale, regions=result.regions)
-        drawing.write_png(target, picture)
-        return str(target)
+            kind, scale = line.kind, drawing.scale_of(line.calibrator, result.anomaly_map)
+            picture = kind.picture(kind.read(source), result.anomaly_map, scale=scale, regions=result.regions)
+            there["map_path"] = self.folders[".png"].write(f"{stem}.png", drawing.encode(picture))
+
+    def close(self) -> None:
+        """List what was written."""
+        for folder in self.folders.values():
+            folder.end()
 
 
 class _Writer:
@@ -202,7 +249,7 @@ class _Writer:
         from rich.markup import escape
         from rich.table import Table
 
-        from blemish.cli.about import console
+        from blemish.cli.about import console, printable
 
         recordings = _SPAN in self.columns
         table = Table(
@@ -216,11 +263,11 @@ class _Writer:
             pad_edge=False,
         )
         for row in self.rows:
-            name = escape(row["image_path"])
+            name = escape(printable(row["image_path"]))
             if row.get(_SPAN):
                 name += " {:.1f}-{:.1f} s".format(*row[_SPAN])
             if row["error"]:
-                table.add_row(name, "", "", "error", escape(row["error"]))
+                table.add_row(name, "", "", "error", escape(printable(row["error"])))
                 continue
             p = "" if row["p_value"] is None else f"{row['p_value']:.3g}"
             verdict = row["pred_label"] or "not calibrated"

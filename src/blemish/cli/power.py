@@ -7,6 +7,7 @@ from typing import Any
 
 from blemish.cli.about import console
 from blemish.cli.progress import track
+from blemish.outputs import check_files, figures, page
 
 
 def run(
@@ -22,12 +23,14 @@ def run(
     layout: str | None,
     categories: list[str],
     threads: int | None,
+    max_pixels: int | None,
 ) -> None:
     """Prints a table to stdout and writes the files that were asked for."""
     from blemish.detector import Detector, as_records
     from blemish.power import power
 
-    detector = Detector.load(model)
+    check_files({"--html": (html, page), "--json": (json_file, figures)}, read=[good])
+    detector = Detector.load(model, max_pixels=max_pixels)
     records = as_records(good, layout=layout, categories=categories)
     tested = [r for r in records if r.split == "test" and r.label == 0]
     found = power(

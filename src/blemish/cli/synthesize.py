@@ -61,6 +61,7 @@ Most = Annotated[Optional[int], typer.Option("--images", min=1, help="So many im
 Layout = Annotated[Optional[str], typer.Option(help="How the data set lies on disk; found out if not given.")]  # noqa: UP045
 Threads = Annotated[int, typer.Option(min=1, help="Images worked on at once; the outputs are the same.")]
 Picture = Annotated[bool, typer.Option("--sheet/--no-sheet", help="Write sheet.png, to look some over.")]
+MaxPixels = Annotated[int, typer.Option(min=1, max=178_956_970, help="Larger images are refused.")]
 Area = Annotated[Optional[tuple[float, float]], typer.Option(help="Least and most share of the image.")]  # noqa: UP045
 Opacity = Annotated[Optional[tuple[float, float]], typer.Option(help="Least and most, 0 to 1, of what is painted.")]  # noqa: UP045
 Textures = Annotated[Optional[Path], typer.Option(help="Folder of images to paint with; drawn ones if not given.")]  # noqa: UP045
@@ -81,10 +82,11 @@ def perlin(
     layout: Layout = None,
     threads: Threads = 1,
     sheet: Picture = True,
+    max_pixels: MaxPixels = 100_000_000,
 ) -> int:
     """A foreign texture in islands of Perlin noise."""
     given = {"area": area, "opacity": opacity, "threshold": threshold, "finest": finest}
-    return _images("perlin", in_, out, given, textures, seed, count, images, layout, threads, sheet)
+    return _images("perlin", in_, out, given, textures, seed, count, images, layout, threads, sheet, max_pixels)
 
 
 @app.command()
@@ -101,10 +103,11 @@ def texture(
     layout: Layout = None,
     threads: Threads = 1,
     sheet: Picture = True,
+    max_pixels: MaxPixels = 100_000_000,
 ) -> int:
     """A foreign texture in one blob, box or thread."""
     given = {"area": area, "opacity": opacity, "shape": tuple(shape or ())}
-    return _images("texture", in_, out, given, textures, seed, count, images, layout, threads, sheet)
+    return _images("texture", in_, out, given, textures, seed, count, images, layout, threads, sheet, max_pixels)
 
 
 @app.command()
@@ -121,10 +124,11 @@ def cutpaste(
     layout: Layout = None,
     threads: Threads = 1,
     sheet: Picture = True,
+    max_pixels: MaxPixels = 100_000_000,
 ) -> int:
     """A piece of the image itself elsewhere, out of focus, or in another colour."""
     given = {"variant": tuple(variant or ())}
-    return _images("cutpaste", in_, out, given, None, seed, count, images, layout, threads, sheet)
+    return _images("cutpaste", in_, out, given, None, seed, count, images, layout, threads, sheet, max_pixels)
 
 
 @app.command()
@@ -190,7 +194,7 @@ def surface3d(
 
 def _images(
     kind: str, in_: Path, out: Path, given: dict[str, Any], textures: Path | None, seed: int, count: int,
-    images: int | None, layout: str | None, threads: int, sheet: bool,
+    images: int | None, layout: str | None, threads: int, sheet: bool, max_pixels: int,
 ) -> int:  # fmt: skip
     from blemish.cli.progress import track
     from blemish.studio import StudioOptions, defects, textures_in
@@ -198,7 +202,7 @@ def _images(
     options = StudioOptions(**given, textures=() if textures is None else textures_in(textures))
     rows = defects(
         kind, in_, out, options=options, seed=seed, count=count, images=images, layout=layout, threads=threads,
-        picture=sheet, track=track,
+        picture=sheet, max_pixels=max_pixels, read=[] if textures is None else [textures], track=track,
     )  # fmt: skip
     return _said(rows)
 

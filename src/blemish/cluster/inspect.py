@@ -31,6 +31,7 @@ from blemish.cluster.session import session
 from blemish.data.decode import decode_image
 from blemish.errors import ConfigError, DataError, EngineError
 from blemish.modelfile import Model
+from blemish.outputs import check_folder
 from blemish.runtime.engines import open_engine
 from blemish.runtime.inspector import Inspector, precision_of
 from blemish.runtime.scores import Track, no_track
@@ -69,24 +70,24 @@ class _Inspecting:
         rows = [json.dumps(self._row(path, file), allow_nan=False) for path, file in zip(paths, files, strict=True)]
         return {"number": batch["number"], "row": np.array(rows, object)}
 
-    def _bytes(self, path: str) -> bytes | str:
+    def _bytes(self, path: str) -> bytes | DataError:
         """A file's bytes, or what is wrong with it, under the name that it was listed by."""
         place = path if places.is_url(path) else os.path.join(self.base, path)
         try:
             return places.read(place)
         except DataError as error:
-            return f"{path}: {str(error).removeprefix(f'{place}: ')}"
+            return DataError(f"{path}: {str(error).removeprefix(f'{place}: ')}", hint=error.hint)
 
-    def _row(self, path: str, file: bytes | str) -> dict[str, Any]:
-        wrong: str | DataError
-        if isinstance(file, str):
+    def _row(self, path: str, file: bytes | DataError) -> dict[str, Any]:
+        if isinstance(file, DataError):
             wrong = file
         else:
             try:
-                return self.line.inspect(decode_image(file, path)).to_json() | {"image_path": path}
+                image = decode_image(file, path, max_pixels=self.line.preprocess.max_pixels)
+                return self.line.inspect(image).to_json() | {"image_path": path}
             except DataError as error:
                 wrong = error
-        return {"image_path": path, "regions": [], "error": str(wrong)}
+        return {"image_path": path, "regions": [], "error": str(wrong), "hint": wrong.hint}
 
 
 def inspect(
@@ -104,6 +105,8 @@ def inspect(
     stopped goes on. ConfigError where `out` belongs to other images or another model.
     """
     paths = places.images(sources)
+    if not places.is_url(out):
+        check_folder(out, "--out", read=[source for source in sources if not places.is_url(source)])
     precision = precision_of(model, "openvino")
     plan = {
         "images": len(paths),
@@ -131,7 +134,8 @@ def read(out: str) -> Any:
     import pyarrow as pa
 
     names = [n for n in places.names_in(out) if n.startswith("part-")]
-    return pa.concat_tables([_table(places.join(out, name)) for name in names])
+    # parts of earlier versions have fewer columns
+    return pa.concat_tables([_table(places.join(out, name)) for name in names], promote_options="default")
 
 
 def _digest(data: bytes) -> str:
@@ -235,8 +239,10 @@ def _schema() -> Any:
         "unknown": pa.bool_(),
         "regions": pa.list_(pa.struct(list(box.items()))),
         "map": text,
+        "raw_map": text,
         "seconds": number,
         "error": text,
+        "hint": text,
     }
     return pa.schema(list(columns.items()))
 

@@ -22,6 +22,8 @@ from blemish.errors import DataError
 FORMATS = tuple(
     str(plugin.format) for plugin in (PngImageFile, JpegImageFile, TiffImageFile, BmpImageFile, WebPImageFile)
 )
+MAX_PIXELS = 100_000_000
+MOST_PIXELS = 178_956_970  # Pillow refuses more, whatever it is asked
 ORIENTATION = 0x0112
 _RGB = 2  # TIFF photometric interpretation
 _WARNINGS = threading.RLock()  # the warning filters are global to the process; the server decodes in several threads
@@ -74,9 +76,8 @@ def open_header(file: BinaryIO, name: str) -> tuple[Header, Image.Image | None]:
 
 def too_large(name: str, detail: str) -> DataError:
     """The error for what would not fit into memory."""
-    return DataError(
-        f"image is too large: {detail}", path=name, hint="raise max_pixels if the file is trusted, or cut it into tiles"
-    )
+    hint = "raise --max-pixels (max_pixels in Python) if the file is trusted, or cut it into tiles"
+    return DataError(f"image is too large: {detail}", path=name, hint=hint)
 
 
 def _of_pillow(image: Image.Image) -> Header:

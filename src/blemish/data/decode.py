@@ -10,6 +10,7 @@ Pillow decodes. OpenCV does where Pillow would drop bits (16-bit colour, 64-bit 
 from __future__ import annotations
 
 import hashlib
+import stat
 import threading
 from collections.abc import Sequence
 from io import BytesIO
@@ -21,10 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from blemish.data._header import Header, open_header, orientation_of, quiet, too_large
+from blemish.data._header import MAX_PIXELS, Header, open_header, orientation_of, quiet, too_large
 from blemish.errors import DataError
 
-MAX_PIXELS = 100_000_000
 _LOG_LEVEL = threading.Lock()
 
 Array = NDArray[Any]
@@ -47,8 +47,11 @@ def read_file(path: str | Path, *, max_bytes: int = 16 * MAX_PIXELS) -> bytes:
     try:
         if path.is_dir():
             raise DataError("is a folder, not an image", path=path, hint="name a file inside it")
-        if path.stat().st_size > max_bytes:
-            raise too_large(str(path), f"{path.stat().st_size} bytes")
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):  # a pipe or a device would be waited for, without end perhaps
+            raise DataError("is no regular file (a pipe, socket or device)", path=path, hint="name a file on disk")
+        if found.st_size > max_bytes:
+            raise too_large(str(path), f"{found.st_size} bytes")
         data = path.read_bytes()
     except FileNotFoundError:
         raise DataError("no such file", path=path, hint="check the path") from None
@@ -122,7 +125,7 @@ def read_mask(path: str | Path | Sequence[str | Path], shape: tuple[int, int]) -
     """
     mask = np.zeros(shape, bool)
     for one in [path] if isinstance(path, (str, Path)) else path:
-        array = read_image(one)
+        array = read_image(one, max_pixels=max(MAX_PIXELS, shape[0] * shape[1]))  # its image was not too large
         if array.shape[:2] != tuple(shape):
             (h, w), (H, W) = array.shape[:2], shape
             hint = "masks have the size of their image"

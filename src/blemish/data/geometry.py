@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from blemish.data._header import open_header
+from blemish.data._header import MAX_PIXELS, open_header
 from blemish.data.levels import Levels, kind_of
 from blemish.errors import ConfigError, DataError
 
@@ -95,6 +95,8 @@ def image_size_of(path: str | Path) -> tuple[int, int]:
 def size_and_depth(path: str | Path) -> tuple[tuple[int, int], bool]:
     """(W, H) as `image_size_of`, and whether its pixels may be deeper than 8 bits, from the header alone."""
     try:
+        if Path(path).exists() and not Path(path).is_file():  # a pipe would be waited for
+            raise DataError("is no regular file", path=path, hint="name a file on disk")
         with open(path, "rb") as file:
             header, image = open_header(file, str(path))
             deep = header.bits > 8 or image is None or image.mode in ("I", "F") or image.mode.startswith("I;16")
@@ -114,6 +116,7 @@ class Preprocess:
     black_uint16: float = 0.0  # this value and all below become 0
     black_float: float = 0.0
     darkest: float = 0.0  # the brightest value of the darkest good image, of 255; 0 = not known
+    max_pixels: int = MAX_PIXELS  # larger images are refused before they are decoded
 
     def __post_init__(self) -> None:
         if len(self.size) != 2 or any(int(side) != side or side < 1 for side in self.size):
@@ -123,12 +126,14 @@ class Preprocess:
                 raise ConfigError(f"white has to be above black, not {white:g} above {black:g}")
         if not 0 <= self.darkest <= 255:
             raise ConfigError(f"the brightest value of a good image is {self.darkest:g}, not from 0 to 255")
+        if self.max_pixels < 1:
+            raise ConfigError(f"max_pixels has to be at least 1, not {self.max_pixels}")
 
     @classmethod
-    def of(cls, size: tuple[int, int], levels: Levels) -> Preprocess:
+    def of(cls, size: tuple[int, int], levels: Levels, max_pixels: int = MAX_PIXELS) -> Preprocess:
         """For a network input of `size` and images of these levels."""
         (black_uint16, white_uint16), (black_float, white_float) = levels.uint16, levels.real
-        return cls(size, white_uint16, white_float, None, black_uint16, black_float, levels.darkest)
+        return cls(size, white_uint16, white_float, None, black_uint16, black_float, levels.darkest, max_pixels)
 
     @property
     def levels(self) -> Levels:
@@ -175,12 +180,14 @@ class Preprocess:
         return cast(NDArray[np.uint8], np.rint(scaled).astype(np.uint8))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values by field name."""
-        return {**asdict(self), "size": list(self.size)}
+        """Plain values by field name; a limit of pixels only where it is another than usual."""
+        values = {**asdict(self), "size": list(self.size)}
+        return values if self.max_pixels != MAX_PIXELS else {k: v for k, v in values.items() if k != "max_pixels"}
 
     def rendering(self) -> dict[str, Any]:
         """What pixels of the network's input depend on: names features in the cache, over all sets of good images."""
         values = self.to_json()
+        values.pop("max_pixels", None)
         del values["darkest"]
         later = {name: values.pop(name) for name in ("black_uint16", "black_float")}
         return values | {name: value for name, value in later.items() if value}  # older entries are found again
@@ -190,13 +197,19 @@ class Preprocess:
         """The inverse of `to_json`; ConfigError on a missing, unknown or ill-typed value. Levels that models of an
         earlier version do not state are 0."""
         try:
-            size, roi = values["size"], values["roi"]
+            size, roi, limit = values["size"], values["roi"], values.get("max_pixels", MAX_PIXELS)
             known = {f.name for f in fields(cls)}
-            if set(values) - known or any(type(side) is not int for side in size) or not isinstance(roi, str | None):
+            if (
+                set(values) - known
+                or any(type(n) is not int for n in (*size, limit))
+                or not isinstance(roi, str | None)
+            ):
                 raise ValueError("unknown names or sizes that are not whole numbers")
             levels = {name: float(values[name]) for name in ("white_uint16", "white_float")}
-            later = {name: float(values[name]) for name in known & set(values) - {"size", "roi", *levels}}
-            return cls(size=tuple(size), roi=roi, **levels, **later)
+            later = known & set(values) - {"size", "roi", "max_pixels", *levels}
+            return cls(
+                size=tuple(size), roi=roi, max_pixels=limit, **levels, **{name: float(values[name]) for name in later}
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"preprocess {dict(values)} is not understood ({error})") from None
 

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from blemish.data.decode import read_file
 from blemish.errors import DataError
+from blemish.outputs import without_maps
 
 Values = NDArray[np.float32]
 Stamp = tuple[tuple[str, int, int], ...]
@@ -58,7 +59,7 @@ def recordings_in(folder: Path, *, deep: bool = False) -> list[Path]:
     """Sorted recordings of a folder, with `deep` of its sub-folders too."""
     if not folder.is_dir():
         return []
-    return sorted(path for path in (folder.rglob("*") if deep else folder.iterdir()) if is_recording(path))
+    return without_maps(sorted(p for p in (folder.rglob("*") if deep else folder.iterdir()) if is_recording(p)))
 
 
 def read_recording(path: str | Path) -> Recording:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields, replace
 from typing import Any
 
 from blemish.config import nearest
@@ -15,8 +16,9 @@ from blemish.kinds.base import SampleKind
 from blemish.kinds.cloud import Clouds
 from blemish.kinds.image import Images
 from blemish.kinds.signal import Signals
+from blemish.modelfile import Model
 
-__all__ = ["KINDS", "SampleKind", "get", "of"]
+__all__ = ["KINDS", "SampleKind", "get", "of", "reading"]
 
 KINDS: dict[str, type[SampleKind[Any]]] = {kind.name: kind for kind in (Images, Signals, Clouds)}
 
@@ -34,3 +36,23 @@ def of(meta: Mapping[str, Any]) -> SampleKind[Any]:
         return get(meta.get("kind", Images.name)).from_json(meta["preprocess"])
     except (KeyError, ConfigError) as error:
         raise ModelFileError(f"the model's preprocessing is not understood ({error})") from None
+
+
+def reading(model: Model, *, max_pixels: int | None = None, file_rate: float | None = None) -> Model:
+    """The model with other settings of how files are read, None = as it has them; no score of a file changes by them.
+
+    max_pixels  larger images are refused
+    file_rate   Hz of recordings that state none
+
+    ConfigError for a setting that means nothing to the model's kind of samples.
+    """
+    preprocess = of(model.meta).preprocess
+    given = {k: v for k, v in {"max_pixels": max_pixels, "file_rate": file_rate}.items() if v is not None}
+    for name in given:
+        if name not in {field.name for field in fields(preprocess)}:
+            said = {"max_pixels": "--max-pixels", "file_rate": "--rate"}[name]
+            what = model.meta.get("kind", Images.name)
+            raise ConfigError(f"{said} ({name}) means nothing to a model of {what}s", hint=f"leave {said} out")
+    if not given:
+        return model
+    return replace(model, meta={**model.meta, "preprocess": replace(preprocess, **given).to_json()})

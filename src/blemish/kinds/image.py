@@ -54,11 +54,13 @@ class Images(SampleKind[Pixels]):
         return images_in(folder, deep=True)
 
     def read(self, source: Any) -> Pixels:
-        return read_image(source) if isinstance(source, str | Path) else as_image(source)
+        if isinstance(source, str | Path):
+            return read_image(source, max_pixels=self.preprocess.max_pixels)
+        return as_image(source)
 
     def load(self, record: Record) -> tuple[str, Pixels]:
         data = read_file(record.path)
-        return content_id(data), decode_image(data, str(record.path))
+        return content_id(data), decode_image(data, str(record.path), max_pixels=self.preprocess.max_pixels)
 
     def prepare(self, raw: Pixels) -> NDArray[np.uint8]:
         return self.preprocess(raw)

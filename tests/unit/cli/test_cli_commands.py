@@ -25,7 +25,7 @@ real = [
 ]
 KEYS = {
     "image_path", "pred_score", "p_value", "threshold", "pred_label", "category",
-    "category_confidence", "unknown", "regions", "map", "seconds", "error",
+    "category_confidence", "unknown", "regions", "map", "raw_map", "seconds", "error", "hint",
 }  # fmt: skip
 
 
@@ -172,7 +172,7 @@ class TestReal:
         assert (done.code, done.err, len(said)) == (0, "", 6)
         for line in said:
             assert set(line) == KEYS
-            assert line["error"] is line["map"] is line["category"] is None
+            assert line["error"] is line["hint"] is line["map"] is line["raw_map"] is line["category"] is None
             assert line["pred_label"] == ("anomalous" if line["pred_score"] > line["threshold"] else "good")
             assert line["seconds"] > 0
             for region in line["regions"]:
@@ -185,8 +185,9 @@ class TestReal:
         arguments = ("inspect", work / "model", first, tmp_path / "bad.png", tmp_path / "absent.png", last)
         done = run(*arguments)
         said = lines(done)
-        assert (done.code, done.err) == (1, "")
+        assert (done.code, done.err) == (1, "warning: 2 of 4 inputs could not be inspected\n")
         assert all(set(line) == KEYS for line in said)
+        assert [line["hint"] is None for line in said] == [True, False, False, True]
         assert [line["error"] is None for line in said] == [True, False, False, True]
         assert str(tmp_path / "bad.png") in said[1]["error"]
         assert (said[1]["pred_score"], said[1]["regions"]) == (None, [])
@@ -222,11 +223,15 @@ class TestReal:
         done = run("inspect", work / "model", *files, "--maps", tmp_path / "m", "--raw-maps", tmp_path / "r")
         assert done.code == 0, done.err
         said = lines(done)
-        assert len({line["map"] for line in said}) == 4
+        named = [Path(line["map"]).relative_to(tmp_path / "m").as_posix() for line in said]
+        assert named == ["x/a.png", "y/a.png", "z/a_2.png", "z/a.png"]
         for i, line in enumerate(said):
             with Image.open(line["map"]) as overlay:
                 assert overlay.size == (50, 40 + i)
-            raw = np.load(tmp_path / "r" / Path(line["map"]).with_suffix(".npy").name)
+            assert Path(line["raw_map"]).relative_to(tmp_path / "r").with_suffix("") == (
+                Path(line["map"]).relative_to(tmp_path / "m").with_suffix("")
+            )
+            raw = np.load(line["raw_map"])
             assert raw.shape == (40 + i, 50)
             assert raw.dtype == np.float32
 

@@ -85,7 +85,7 @@ def test_a_broken_image_is_a_line_with_an_error(tmp_path: Path, run: Any) -> Non
     rows = [json.loads(line) for line in done.out.splitlines()]
     assert done.code == 1
     assert [row["error"] is None for row in rows] == [False, True]
-    failed(run("perlin", tmp_path / "good" / "000.png", "--out", tmp_path / "made"), 1, "000.png: ")
+    failed(run("perlin", tmp_path / "good" / "000.png", "--out", tmp_path / "single"), 1, "000.png: ")
 
 
 def test_wrong_arguments_are_named(tmp_path: Path, run: Any) -> None:

@@ -19,6 +19,7 @@ from blemish.config import nearest
 from blemish.data.decode import read_file
 from blemish.errors import DataError
 from blemish.files import write_whole
+from blemish.outputs import without_maps
 from blemish.types import Cloud
 
 __all__ = ["HOLDS_FIELDS", "SUFFIXES", "clouds_in", "is_cloud", "read_cloud", "write_cloud"]
@@ -87,4 +88,4 @@ def is_cloud(path: Path, *, depth: bool = False) -> bool:
 
 def clouds_in(folder: Path, *, depth: bool = False) -> list[Path]:
     """Sorted files of a folder and its sub-folders that are clouds by their names; with `depth` PNG files too."""
-    return sorted(path for path in folder.rglob("*") if is_cloud(path, depth=depth))
+    return without_maps(sorted(path for path in folder.rglob("*") if is_cloud(path, depth=depth)))

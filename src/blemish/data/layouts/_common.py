@@ -9,6 +9,7 @@ from typing import Any
 
 from blemish.config import nearest
 from blemish.errors import ConfigError, DataError
+from blemish.outputs import without_maps
 from blemish.types import Record, Split
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
@@ -20,10 +21,13 @@ def is_image(path: Path) -> bool:
 
 
 def images_in(folder: Path, *, deep: bool = False) -> list[Path]:
-    """Sorted images of a folder, with `deep` of its sub-folders too; none where there is no such folder."""
+    """Sorted images of a folder, with `deep` of its sub-folders too; none where there is no such folder.
+
+    Maps that an earlier run has drawn there are no images of parts, and are left out.
+    """
     if not folder.is_dir():
         return []
-    return sorted(path for path in (folder.rglob("*") if deep else folder.iterdir()) if is_image(path))
+    return without_maps(sorted(p for p in (folder.rglob("*") if deep else folder.iterdir()) if is_image(p)))
 
 
 def folders_in(folder: Path) -> list[Path]:
