@@ -30,6 +30,7 @@ _WHERE = {
     "ModelFileError": "blemish.errors",
     "ExportError": "blemish.errors",
     "EngineError": "blemish.errors",
+    "ResourceError": "blemish.errors",
 }
 __all__ = ["__version__", *_WHERE]
 
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from blemish.errors import ExportError as ExportError
     from blemish.errors import ModelFileError as ModelFileError
     from blemish.errors import NotFittedError as NotFittedError
+    from blemish.errors import ResourceError as ResourceError
     from blemish.errors import TrainingDiverged as TrainingDiverged
     from blemish.evaluation import Evaluation as Evaluation
     from blemish.types import AnomalyResult as AnomalyResult

@@ -115,8 +115,8 @@ def adapt(
 def changes(before: Inspector, after: Inspector, sources: Sequence[Any], track: Track) -> Iterator[Change]:
     """The sources that two models judge differently; those that cannot be read are DataErrors."""
     pairs = zip(
-        before.inspect_many(sources, errors=True),
-        after.inspect_many(track(sources, "compare", len(sources)), errors=True),
+        before.inspect_many(sources, errors="yield"),
+        after.inspect_many(track(sources, "compare", len(sources)), errors="yield"),
         strict=True,
     )
     for old, new in pairs:

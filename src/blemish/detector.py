@@ -17,9 +17,10 @@ from blemish.errors import ConfigError, DataError, EngineError, NotFittedError
 from blemish.kinds.cloud import Clouds
 from blemish.modelfile import Model
 from blemish.runtime.engines import Engine
-from blemish.runtime.inspector import Inspector
+from blemish.runtime.inspector import Errors, Inspector
 from blemish.runtime.promises import promised
 from blemish.runtime.scores import Track, agreement, calibrators, good_scores, in_best_format, no_track, unit_id
+from blemish.system import memory_for
 from blemish.types import AnomalyResult, Record
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from blemish.chunks import Spread
     from blemish.evaluation import Evaluation
     from blemish.options import FitOptions
+
+
+_LESS = "a smaller --image-size, fewer images, or a method that keeps less"
 
 
 class Detector:
@@ -180,14 +184,18 @@ class Detector:
 
         if self._options is None:
             raise ConfigError("a loaded detector cannot be fitted again", hint="make a new Detector")
-        self._model = fitting.fit(
-            as_records(source, layout=layout, split=split, categories=categories, cut=self._cut(), kind=self._kind()),
-            self._options,
-            backbone=self._backbone,
-            cache=self._cache,
-            track=track or no_track,
-            spread=spread,
+        records = as_records(
+            source, layout=layout, split=split, categories=categories, cut=self._cut(), kind=self._kind()
         )
+        with memory_for("learning", _LESS):
+            self._model = fitting.fit(
+                records,
+                self._options,
+                backbone=self._backbone,
+                cache=self._cache,
+                track=track or no_track,
+                spread=spread,
+            )
         self._inspector = None
         return self
 
@@ -212,9 +220,10 @@ class Detector:
         backbone = self._backbone or load_backbone(config.build(FitOptions, self.model.run))
         if backbone is None:
             raise ConfigError("the model has no categories", hint="models of images with a head for each take new ones")
-        self._model = extend(
-            self.model, records, category, backbone=backbone, cache=self._cache, track=track or no_track
-        )
+        with memory_for("learning", _LESS):
+            self._model = extend(
+                self.model, records, category, backbone=backbone, cache=self._cache, track=track or no_track
+            )
         self._inspector = None
         return self
 
@@ -248,15 +257,16 @@ class Detector:
             raise DataError("the model has learned from all of these images", hint="give images that are new to it")
         model = self.model
         backbone = self._backbone or load_backbone(config.build(FitOptions, model.run))
-        self._model = adapt(
-            model,
-            records,
-            share=share,
-            backbone=backbone,
-            restored=lambda: fitting.restore(model, backbone)[1],
-            cache=self._cache,
-            track=track or no_track,
-        )
+        with memory_for("learning", _LESS):
+            self._model = adapt(
+                model,
+                records,
+                share=share,
+                backbone=backbone,
+                restored=lambda: fitting.restore(model, backbone)[1],
+                cache=self._cache,
+                track=track or no_track,
+            )
         self._inspector = None
         return self
 
@@ -352,12 +362,23 @@ class Detector:
         return self._inspector
 
     def inspect(self, source: Any) -> AnomalyResult:
-        """One file, PIL image, numpy array (H, W[, C]) uint8/uint16/float, or tensor."""
+        """One image: a path, an encoded file's bytes or binary stream, a PIL image, a numpy array (H, W[, C]) of
+        uint8, uint16 or float, or a tensor. Colours are RGB: turn what `cv2.imread` gives with `image[..., ::-1]`.
+        A stream is left open, and where it can seek it stands where it stood. DataError where it cannot be read.
+        """
         return self._line().inspect(source)
 
-    def inspect_many(self, sources: Iterable[Any]) -> Iterator[AnomalyResult]:
-        """Results in order, lazily, on all cores."""
-        return self._line().inspect_many(sources)
+    def inspect_many(self, sources: Iterable[Any], *, errors: Errors = "raise") -> Iterator[Any]:
+        """Results in order, lazily, on all cores; a path alone is one file, or the files of one folder.
+
+        With errors="yield" a source that cannot be read gives its DataError in place of a result, and the run goes on;
+        with "raise" it ends the run. See `Inspector.inspect_many`.
+        """
+        return self._line().inspect_many(sources, errors=errors)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is compiled is made anew where it is needed."""
+        return {**self.__dict__, "_inspector": None}
 
     def evaluate(
         self,

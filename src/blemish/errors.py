@@ -9,7 +9,8 @@ BlemishError
 ├── CalibrationError     too few good images for the promise that was asked
 ├── ModelFileError       a model folder is damaged, incomplete or of another version
 ├── ExportError          the graph cannot be made, or disagrees with PyTorch
-└── EngineError          the asked inference engine or precision is not available here
+├── EngineError          the asked inference engine or precision is not available here
+└── ResourceError        what was asked for needs more memory than there is
 """
 
 from __future__ import annotations
@@ -67,3 +68,7 @@ class ExportError(BlemishError):
 
 class EngineError(BlemishError):
     """The asked inference engine or precision is not available on this machine."""
+
+
+class ResourceError(BlemishError, MemoryError):
+    """What was asked for needs more memory than there is."""

@@ -100,7 +100,7 @@ def evaluate(
     samples: list[Sample] = []
     unread: list[dict[str, str]] = []
     seen = 0
-    for record, result in zip(test, inspector.inspect_many(map(kind.source, follow), errors=True), strict=True):
+    for record, result in zip(test, inspector.inspect_many(map(kind.source, follow), errors="yield"), strict=True):
         if isinstance(result, DataError):
             unread.append({"id": record.id, "error": str(result)})
             continue

@@ -6,6 +6,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from itertools import chain, count
 from pathlib import Path
 
@@ -57,3 +58,63 @@ def file_name(text: str) -> str:
 
 def _percent(found: re.Match[str]) -> str:
     return "".join(f"%{byte:02X}" for byte in found[0].encode("utf-8", "surrogatepass"))
+
+
+# what systems and tools leave behind; nobody has put pictures of parts there
+SYSTEM_FOLDERS = frozenset(
+    {"__macosx", "__pycache__", "$recycle.bin", "system volume information", "lost+found", "@eadir", "node_modules"}
+)
+
+
+@dataclass
+class Walk:
+    """What lies in a folder: its files and its sub-folders, sorted, how many hidden ones and system folders were left
+    alone, and the folders that could not be looked into, with the reason."""
+
+    files: list[Path] = field(default_factory=list)
+    folders: list[Path] = field(default_factory=list)
+    hidden: int = 0
+    closed: dict[Path, str] = field(default_factory=dict)
+
+
+def walk(folder: Path, *, deep: bool = True) -> Walk:
+    """All that lies in a folder, with `deep` of its sub-folders too and of those that it links to.
+
+    Each real file comes once: links that lead back, or to what is there already, add nothing. Links that lead nowhere
+    are files that are not there. With `deep` off, files alone, and links to one file are two.
+    """
+    found = Walk()
+    seen: set[str] = set()
+    links: list[Path] = []  # looked at last: what is there by its own name keeps that name
+    waiting = [folder]
+    while waiting or links:
+        here = waiting.pop() if waiting else links.pop(0)
+        if (real := os.path.realpath(here)) in seen:
+            continue
+        seen.add(real)
+        if not here.is_dir():
+            found.files.append(here)
+            continue
+        if here != folder:
+            found.folders.append(here)
+        try:
+            entries = sorted(os.scandir(here), key=lambda entry: entry.name)
+        except OSError as error:
+            found.closed[here] = error.strerror or str(error)
+            continue
+        for entry in entries:
+            path = here / entry.name
+            if entry.name.startswith(".") or (entry.name.lower() in SYSTEM_FOLDERS and entry.is_dir()):
+                found.hidden += 1
+            elif not deep:
+                (found.folders if entry.is_dir() else found.files).append(path)
+            elif entry.is_symlink():
+                links.append(path)
+            elif entry.is_dir():
+                waiting.append(path)
+            else:
+                seen.add(os.path.join(real, entry.name))
+                found.files.append(path)
+    found.files.sort()
+    found.folders.sort()
+    return found

@@ -22,6 +22,7 @@ from blemish.kinds.image import Images
 from blemish.learning import Run, head_of, load_backbone, tensors
 from blemish.modelfile import Model
 from blemish.options import FitOptions
+from blemish.runtime.engines import calm_torch
 from blemish.runtime.routed import head_name
 from blemish.runtime.scores import Scores, Track, agreement, calibrators, in_best_format, no_track
 from blemish.samples import check_views
@@ -54,6 +55,7 @@ def fit(
     where the asked rate cannot be promised.
     """
     start = perf_counter()
+    calm_torch()
     method_class = methods.get(options.method)
     settings = config.build(method_class.Config, options.options)
     head_class, head_settings = head_of(options)

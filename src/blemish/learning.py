@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from blemish import config, methods
+from blemish import config, footprint, methods
 from blemish.backbones.cache import Blobs, FeatureCache
 from blemish.chunks import Chunk, Observed, Spread
 from blemish.data.geometry import Preprocess
 from blemish.errors import ConfigError
-from blemish.features import FeatureSource
+from blemish.features import BATCH, FeatureSource
 from blemish.holdout import apart
 from blemish.kinds import SampleKind
 from blemish.modelfile import Model
 from blemish.options import FitOptions, seconds
-from blemish.runtime.engines import best_precision
+from blemish.runtime.engines import best_precision, calm_torch
 from blemish.runtime.scores import Scores, Track, good_scores, unit_id
 from blemish.samples import SCENE, ImageSamples, read_textures, scenes
 from blemish.sides import plan_geometry as plan_geometry
@@ -63,6 +63,7 @@ class Run:
         kind: SampleKind[Any] | None = None,
         blind: bool = False,
     ) -> None:
+        calm_torch()
         self.options = options
         self.blind = blind  # a model that sees nothing gets its promise all the same
         self.backbone = backbone
@@ -74,6 +75,9 @@ class Run:
         self.needs = method_class.wants(settings)
         self.side = side_of(self.needs)
         self.kind = kind or self.side.plan(learn, options, backbone)
+        if backbone is not None:
+            size = self.kind.size
+            footprint.check(options.method, settings, backbone.spec(size), size, len(learn), BATCH)
         self.features = self.side.open(self.kind, backbone, cache, precision=precision, image=self.needs.image)
         self.cache = cache
         self.learned: set[str] = set()  # content ids of what the last learning has seen

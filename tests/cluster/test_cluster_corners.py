@@ -72,7 +72,7 @@ def test_relative_paths_start_where_the_driver_is(
     rows = cluster.read(str(tmp_path / "out")).to_pylist()
     paths = [r["image_path"] for r in rows]
     assert paths == places.images(["new", "gone.png"])
-    local = Detector.load("model").inspector().inspect_many(paths, errors=True)
+    local = Detector.load("model").inspector().inspect_many(paths, errors="yield")
     for row, result in zip(rows, local, strict=True):
         if isinstance(result, DataError):
             assert row["error"] == str(result)

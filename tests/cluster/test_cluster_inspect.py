@@ -60,7 +60,7 @@ def local(here: Path) -> list[dict[str, Any]]:
     """The rows of the local engine, in the order of the listing."""
     line = Detector.load(here / "model").inspector()
     paths = places.images([str(here / "new")])
-    results = line.inspect_many(paths, errors=True)
+    results = line.inspect_many(paths, errors="yield")
     return [
         {"image_path": p, "regions": [], "error": str(r)} if isinstance(r, DataError) else r.to_json()
         for p, r in zip(paths, results, strict=True)

@@ -69,6 +69,13 @@ BAD: dict[str, Callable[[Path], object]] = {
     "pipe": os.mkfifo,  # nobody writes to it: whoever opens it waits for ever
     "socket": listening,
     "dangling": lambda path: path.symlink_to("nowhere.png"),
+    "animated": lambda path: Image.fromarray(good_image(0)).save(
+        path, save_all=True, append_images=[Image.fromarray(good_image(1))]
+    ),
+    "pages": lambda path: Image.fromarray(good_image(0)).save(
+        path, format="TIFF", save_all=True, append_images=[Image.fromarray(good_image(1))]
+    ),
+    "heic": lambda path: path.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0"),
 }
 ODD: dict[str, np.ndarray] = {
     "one_pixel": np.full((1, 1, 3), 90, np.uint8),
@@ -111,7 +118,7 @@ def test_a_run_goes_on_behind_a_bad_file(model: Model, tmp_path: Path, kind: str
     paths = [good[0].path, tmp_path / "0005.png", good[1].path, good[2].path]
     for batch in (1, 3):
         line = Inspector(model, threads=2, batch=batch)
-        first, second, *rest = line.inspect_many(paths, errors=True)
+        first, second, *rest = line.inspect_many(paths, errors="yield")
         assert isinstance(second, DataError)
         for record, result in zip(good, (first, *rest), strict=True):
             assert result.image_path == str(record.path)

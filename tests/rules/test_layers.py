@@ -14,7 +14,7 @@ import blemish
 # All imports count: those inside functions and those for type checking too.
 LAYERS = (
     ("errors",),
-    ("config", "types", "files"),
+    ("config", "types", "files", "system"),
     ("ops", "outputs"),
     ("nn", "metrics", "synthesis", "calibration", "regions", "runtime.engines"),
     ("categories", "runtime.routed", "runtime.clouds"),
@@ -24,7 +24,7 @@ LAYERS = (
     ("kinds",),
     ("export", "batches", "runtime.scores", "runtime.inspector", "cases", "options"),
     ("training", "runtime.promises", "cloud_sheets"),
-    ("features", "windows", "clouds", "evaluation", "holdout", "power", "studio", "studio3d"),
+    ("features", "footprint", "windows", "clouds", "evaluation", "holdout", "power", "studio", "studio3d"),
     ("samples",),
     ("sides",),
     ("chunks",),
@@ -44,7 +44,7 @@ ONLY = {
     "ops": {"errors", "types"},
     "nn": {"types"},
     "metrics": {"errors"},
-    "runtime.engines": {"errors", "config"},
+    "runtime.engines": {"errors", "config", "system"},
     "methods": {"errors", "config", "types", "ops", "nn", "synthesis"},
     "batches": {"types", "methods"},
     "training": {"errors", "types", "methods", "batches"},

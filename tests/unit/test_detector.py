@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import io
+import multiprocessing
+import pickle
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from blemish import CalibrationError, ConfigError, Detector, EngineError, ModelFileError, NotFittedError
+from blemish import CalibrationError, ConfigError, DataError, Detector, EngineError, ModelFileError, NotFittedError
 from blemish.runtime.engines import open_engine
 from tests.fakes import FakeBackbone, defective_image, good_image, write_images
 
@@ -120,3 +126,115 @@ def test_errors_of_the_facade(detector: Detector, folder: Path) -> None:
     assert reference.inspect(good_image(0)).score == pytest.approx(
         detector.inspector("onnxruntime").inspect(good_image(0)).score, rel=1e-4
     )
+
+
+def png(image: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_uploads_and_open_files(detector: Detector, tmp_path: Path) -> None:
+    image = good_image(710)
+    expected = detector.inspect(image).score
+    (tmp_path / "x.png").write_bytes(png(image))
+    with (tmp_path / "x.png").open("rb") as file:
+        assert detector.inspect(file).score == expected
+        assert file.read(4) == b"\x89PNG"  # open, and where it was
+    with (tmp_path / "x.png").open(encoding="latin-1") as file, pytest.raises(DataError, match="opened as text"):
+        detector.inspect(file)
+    for one in (png(image), bytearray(png(image)), io.BytesIO(png(image))):
+        assert detector.inspect(one).score == expected
+        [result] = detector.inspect_many(one)  # one image, not a row of its bytes
+        assert (result.score, result.image_path) == (expected, None)
+
+    def opened() -> Iterator[Any]:
+        for _ in range(12):
+            with (tmp_path / "x.png").open("rb") as file:
+                yield file  # closed as soon as the next one is asked for
+
+    assert {result.score for result in detector.inspect_many(opened())} == {expected}
+
+
+def test_an_array_that_the_caller_uses_again_is_inspected_as_it_was(detector: Detector) -> None:
+    frame = np.empty_like(good_image(0))
+
+    def camera() -> Iterator[np.ndarray]:
+        for i in range(12):
+            frame[:] = good_image(i)
+            yield frame
+
+    expected = [detector.inspect(good_image(i)).score for i in range(12)]
+    assert [result.score for result in detector.inspect_many(camera())] == expected
+
+
+def test_one_image_is_not_a_row_of_its_lines(detector: Detector) -> None:
+    for image in (good_image(0), good_image(0)[..., 0]):
+        with pytest.raises(DataError, match="is one image, not several"):
+            detector.inspect_many(image)
+    stack = np.stack([good_image(0), good_image(1)])
+    assert [r.score for r in detector.inspect_many(stack)] == [detector.inspect(i).score for i in stack]
+    for value in (None, 3, Image.fromarray(good_image(0))):
+        with pytest.raises(DataError, match="no row of images"):
+            detector.inspect_many(value)  # type: ignore[arg-type]
+
+
+def test_a_path_is_one_path(detector: Detector, tmp_path: Path) -> None:
+    records = write_images(tmp_path / "new", 3, first=800)
+    path = records[0].path
+    assert [r.image_path for r in detector.inspect_many(str(path))] == [str(path)]
+    assert [r.image_path for r in detector.inspect_many(path)] == [str(path)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert [r.image_path for r in detector.inspect_many(tmp_path / "new")] == [str(r.path) for r in records]
+    (tmp_path / "new" / "801x.heic").write_bytes(b"?")
+    (tmp_path / "new" / "notes.txt").write_text("x")
+    with pytest.warns(UserWarning, match=r"1 other file was not inspected: 1 \.txt"):
+        results = list(detector.inspect_many(tmp_path / "new", errors="yield"))
+    assert [isinstance(r, DataError) for r in results] == [False, False, True, False]
+    assert "HEIC is not read" in str(results[2])
+    (tmp_path / "empty").mkdir()
+    for wrong in (tmp_path / "empty", tmp_path / "gone.png"):
+        with pytest.raises(DataError, match=wrong.name):
+            list(detector.inspect_many(wrong))
+    pandas = pytest.importorskip("pandas")
+    for several in (pandas.Series([str(r.path) for r in records]), np.array([r.path for r in records], object)):
+        assert len(list(detector.inspect_many(several))) == 3
+
+
+def test_what_becomes_of_a_bad_one(detector: Detector, tmp_path: Path) -> None:
+    good = [r.path for r in write_images(tmp_path, 5, first=850)]
+    sources = [good[0], "gone.png", good[1], io.BytesIO(), good[2], b"no image"]
+    results = list(detector.inspect_many(sources, errors="yield"))
+    assert [isinstance(r, DataError) for r in results] == [False, True, False, True, False, True]
+    got: list[Any] = []
+    with pytest.raises(DataError, match=r"gone\.png"):
+        got.extend(detector.inspect_many([good[0], "gone.png", good[1]]))
+    for batch in (1, 3):
+        line, got = detector.inspector(threads=2, batch=batch), []
+        with pytest.raises(ZeroDivisionError):
+            got.extend(line.inspect_many(path if i < 4 else 1 / 0 for i, path in enumerate(good)))  # type: ignore[misc]
+        assert [r.image_path for r in got] == [str(path) for path in good[:4]]  # what came before is not lost
+    with pytest.raises(ConfigError, match="'raise' or 'yield'"):
+        detector.inspect_many(good, errors="ignore")  # type: ignore[arg-type]
+    with pytest.warns(DeprecationWarning, match="errors='yield'"):
+        old = list(line.inspect_many(["gone.png"], errors=True))
+    assert isinstance(old[0], DataError)
+
+
+def test_a_detector_is_pickled_and_copied_after_use(detector: Detector, tmp_path: Path) -> None:
+    image = good_image(720)
+    expected = detector.inspect(image).score
+    for other in (pickle.loads(pickle.dumps(detector)), copy.deepcopy(detector)):
+        assert other.inspect(image).score == expected
+        assert other.promise == detector.promise
+
+
+@pytest.mark.parametrize("how", sorted({"fork", "spawn"} & set(multiprocessing.get_all_start_methods())))
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_pools_of_processes(detector: Detector, how: str) -> None:
+    loaded = Detector.from_model(detector.model)  # its backbone is a test's own
+    images = [good_image(i) for i in range(4)]
+    expected = [loaded.inspect(image).score for image in images]
+    with multiprocessing.get_context(how).Pool(2) as pool:
+        assert [r.score for r in pool.map_async(loaded.inspect, images).get(120)] == expected

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import os
+import pickle
+import re
+import signal
 import threading
+import traceback
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,11 +20,12 @@ import torch
 from torch import nn
 
 from blemish import export, fitting, methods
-from blemish.errors import EngineError, ModelFileError
+from blemish.errors import EngineError, ModelFileError, ResourceError
 from blemish.modelfile import Model
 from blemish.runtime import engines
 from blemish.runtime.engines import OpenVino, best_precision, open_engine
 from blemish.runtime.inspector import Inspector
+from blemish.system import Free
 from tests.fakes import SIZE, FakeBackbone, defective_image, good_image
 from tests.tiny import SAMPLE, fit_tiny, python
 
@@ -213,3 +221,158 @@ def test_a_graph_without_features_inside_has_no_head() -> None:
     trunk = export.export_backbone(FakeBackbone(), (48, 64))
     with pytest.raises(ModelFileError, match="no features inside"):
         engines.Head(trunk, precision="f32")
+
+
+def in_a_child(work: Callable[[], None], seconds: int = 60) -> None:
+    """Fork and run; AssertionError where the child fails, or hangs."""
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(seconds)  # it must not outlive the test
+        try:
+            work()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """What a process may do to an engine is the same for every method."""
+    return fit_tiny(tmp_path_factory.mktemp("one"), calibration="none")
+
+
+needs_fork = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here"),
+    pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning"),
+]
+
+
+class TestForks:
+    pytestmark = needs_fork
+
+    @pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
+    def test_an_engine_works_in_a_forked_child_and_still_in_the_parent(self, one: Model, name: str) -> None:
+        engine = open_engine(one.graph, name, threads=2)
+        before = engine(IMAGES[:1])
+
+        def again() -> None:
+            assert all(np.array_equal(a, b) for a, b in zip(engine(IMAGES[:1]), before, strict=True))
+
+        in_a_child(again)
+        in_a_child(lambda: in_a_child(again))  # a child's child
+        again()
+
+    def test_an_inspector_works_in_a_child_forked_while_its_threads_work(self, one: Model) -> None:
+        line = Inspector(one, threads=2)
+        images = [good_image(i) for i in range(6)]
+        expected = [r.score for r in line.inspect_many(images)]
+        stop = threading.Event()
+
+        def busy() -> None:
+            while not stop.is_set():
+                list(line.inspect_many(images))
+
+        def again() -> None:
+            assert [r.score for r in line.inspect_many(images)] == expected
+
+        thread = threading.Thread(target=busy)
+        thread.start()
+        try:
+            for _ in range(3):
+                in_a_child(again)
+        finally:
+            stop.set()
+            thread.join()
+
+    def test_a_run_that_was_begun_before_the_fork_is_refused_in_the_child(self, one: Model) -> None:
+        results = Inspector(one, threads=2).inspect_many([good_image(i) for i in range(20)])
+        next(results)
+
+        def go_on() -> None:
+            with pytest.raises(EngineError, match="another process"):
+                list(results)
+
+        in_a_child(go_on)
+        assert len(list(results)) == 19
+
+    def test_the_reference_and_learning_work_in_a_child(self, one: Model, tmp_path: Path) -> None:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(2)  # whose pool has worked before the fork
+        try:
+            engine = reference(one)
+            before = engine(IMAGES)[0]
+            torch.randn(900, 900) @ torch.randn(900, 900)
+
+            def again() -> None:
+                np.testing.assert_allclose(engine(IMAGES)[0], before, rtol=1e-3)
+                fit_tiny(tmp_path, calibration="none")
+
+            in_a_child(again)
+        finally:
+            torch.set_num_threads(threads)
+
+    def test_a_child_that_ends_in_the_usual_way_ends(self, one: Model, tmp_path: Path) -> None:
+        (tmp_path / "graph.onnx").write_bytes(one.graph)
+        code = """
+import os, signal, sys
+import numpy as np
+from blemish.runtime.engines import open_engine
+engine = open_engine(open(sys.argv[1], "rb").read())
+image = np.zeros((1, 48, 64, 3), np.uint8)
+engine(image)
+for used in (True, False):
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(30)
+        if used:
+            engine(image)
+        sys.exit(7)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+        done = python("-W", "ignore", "-c", code, str(tmp_path / "graph.onnx"))
+        assert done.stdout.split() == ["7", "7"], done.stderr
+
+
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
+def test_engines_and_inspectors_are_copied_and_pickled_after_use(one: Model, name: str) -> None:
+    line = Inspector(one, name, threads=2)
+    images = [good_image(i) for i in range(4)]
+    expected = [r.score for r in line.inspect_many(images)]
+    for other in (pickle.loads(pickle.dumps(line)), copy.deepcopy(line)):
+        assert [r.score for r in other.inspect_many(images)] == expected
+    assert [r.score for r in line.inspect_many(images)] == expected
+
+
+def test_the_reference_says_that_it_cannot_be_pickled(one: Model) -> None:
+    with pytest.raises(EngineError, match="cannot be pickled") as caught:
+        pickle.dumps(reference(one))
+    assert caught.value.hint
+
+
+def test_a_graph_that_does_not_fit_into_memory_is_refused(one: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "free_memory", lambda: Free(1000, "of a test"))
+    with pytest.raises(ResourceError, match="in 50 threads needs at least .* of a test is free") as caught:
+        open_engine(one.graph, threads=50)
+    assert "--image-size" in str(caught.value.hint)
+    graph = export.export_backbone(FakeBackbone(), (256, 256))
+    monkeypatch.setattr(engines, "free_memory", lambda: Free(30 << 20, "of a test"))
+    with pytest.raises(ResourceError) as caught:
+        open_engine(graph, threads=1000)
+    assert re.fullmatch(r"--threads \d+ would fit", str(caught.value.hint))
+
+
+def test_memory_that_runs_out_inside_is_an_error_with_a_hint(one: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = open_engine(one.graph)
+
+    def full(*_: Any) -> None:
+        raise RuntimeError("Exception from core.cpp: std::bad_alloc")
+
+    monkeypatch.setattr(engines, "_chained", full)
+    with pytest.raises(ResourceError, match="out of memory in running the graph") as caught:
+        engine(IMAGES[:1])
+    assert "--threads" in str(caught.value.hint)
+    monkeypatch.setattr(engines, "_compile", full)
+    with pytest.raises(ResourceError, match="out of memory in compiling the graph"):
+        open_engine(one.graph)

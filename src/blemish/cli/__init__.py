@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 something went wrong, 2 wrong usage or option, 3 an anomal
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
@@ -111,10 +112,21 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         _fail(f"{package} is not installed", f"pip install 'blemish[{_EXTRAS[package]}]' brings it", 1)
     except OSError as error:
         _drop_stdout()
+        if error.errno == errno.ENOMEM:
+            _fail("out of memory", _LESS, 1)
         _fail(f"{error.filename or 'system'}: {error.strerror or error}", "check path, permission and free space", 1)
+    except Exception as error:
+        from blemish.system import is_out_of_memory
+
+        if not is_out_of_memory(error):
+            raise
+        _fail(f"out of memory ({str(error) or type(error).__name__})", _LESS, 1)
     if code == 130:  # some releases of Typer keep quiet about Ctrl-C
         _fail(*stopped)
     raise SystemExit(code if isinstance(code, int) else 0)
+
+
+_LESS = "smaller images (--image-size), fewer --threads, or a higher limit of memory"
 
 
 # packages that are imported where they are needed, and the extra that brings them

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -51,21 +52,23 @@ def run(
 
     detector = Detector.load(model, max_pixels=max_pixels, file_rate=file_rate)
     kind = kinds.of(detector.model.meta)
-    files = list(_sources(_files(paths, kind), kind))
+    other: Counter[str] = Counter()
+    files = list(_sources(_files(paths, kind, other), kind))
     readable = [source for _, source, _ in files if not isinstance(source, DataError)]
     places = _Places(maps, raw_maps, [stem for _, source, stem in files if not isinstance(source, DataError)], paths)
     threads = threads or min(cores(), len(files))  # a stream that would stay idle takes its time to compile too
     line = detector.inspector(engine, threads=threads, batch=batch_size)
     _check_threshold(line.calibrator is not None, fail_on_anomaly)
     columns = _COLUMNS if kind.cut is None else (_COLUMNS[0], _SPAN, *_COLUMNS[1:])
-    results = iter(track(line.inspect_many(readable, errors=True), "inspect", len(readable)))
-    failed = undrawn = 0
+    results = iter(track(line.inspect_many(readable, errors="yield"), "inspect", len(readable)))
+    wrong: list[DataError] = []
+    undrawn = 0
     found = False
     with _terminable(), closing(places), closing(_Writer(form, columns)) as write:
         for path, source, stem in files:
             result = source if isinstance(source, DataError) else next(results)
             if isinstance(result, DataError):
-                failed += 1
+                wrong.append(result)
                 where = {} if kind.cut is None else {_SPAN: None}
                 error = {"error": str(result), "hint": result.hint}
                 write({**dict.fromkeys(_KEYS), **where, "image_path": str(path), "regions": [], **error})
@@ -78,16 +81,20 @@ def run(
             except DataError as error:  # the verdict stands, its picture could not be made
                 undrawn += 1
                 write({**result.to_json(**there), "error": str(error), "hint": error.hint})
-    _tell(failed, undrawn, len(files))
-    return 1 if failed or undrawn else 3 if found and fail_on_anomaly else 0
+    _tell(wrong, undrawn, len(files), other)
+    return 1 if wrong or undrawn else 3 if found and fail_on_anomaly else 0
 
 
-def _tell(failed: int, undrawn: int, inputs: int) -> None:
-    """On stderr how many inputs have no verdict, and how many no map."""
-    if failed:
-        print(f"warning: {failed} of {inputs} inputs could not be inspected", file=sys.stderr)
+def _tell(wrong: Sequence[DataError], undrawn: int, inputs: int, other: Counter[str]) -> None:
+    """On stderr how many inputs have no verdict and why, how many no map, and which other files lay beside them."""
+    from blemish.data.layouts._common import Listing, reasons
+
+    if wrong:
+        print(f"warning: {len(wrong)} of {inputs} inputs could not be inspected: {reasons(wrong)}", file=sys.stderr)
     if undrawn:
         print(f"warning: {undrawn} of {inputs} maps could not be written", file=sys.stderr)
+    if told := Listing([], [], other).told():
+        print(f"note: {told}", file=sys.stderr)
 
 
 @contextmanager
@@ -132,7 +139,8 @@ def run_ray(
     with redirect_stdout(sys.stderr):  # Ray prints there what goes wrong inside it, and takes no for no answer
         summary = inspect(loaded, sources, out, address=address, workers=workers, track=track)
     emit(summary)
-    _tell(summary["errors"], 0, summary["rows"])
+    if summary["errors"]:
+        print(f"warning: {summary['errors']} of {summary['rows']} inputs could not be inspected", file=sys.stderr)
     return 1 if summary["errors"] else 3 if summary["anomalous"] and fail_on_anomaly else 0
 
 
@@ -167,17 +175,23 @@ def _sources(files: list[tuple[Path, DataError | None, str]], kind: SampleKind[A
             yield path, source, f"{stem}_{number:04}" if numbered else stem
 
 
-def _files(paths: list[Path], kind: SampleKind[Any]) -> list[tuple[Path, DataError | None, str]]:
-    """(file, None, stem for its maps) of all that is named, and of folders with nothing in them (folder, why, stem).
+def _files(paths: list[Path], kind: SampleKind[Any], other: Counter[str]) -> list[tuple[Path, DataError | None, str]]:
+    """(file, None, stem for its maps) of all that is named, and (file or folder, why, stem) of what is not inspected:
+    files of kinds that are not read, folders with nothing in them. What lies beside is counted in `other`.
 
     DataError where nothing at all is there.
     """
     found: list[tuple[Path, DataError | None]] = []
     for path in paths:
-        inside = kind.files(path) if path.is_dir() else [path]
-        found += [(file, None) for file in inside]
-        if not inside:
-            found.append((path, DataError(f"no {kind.name}s in this folder", path=path, hint=kind.hint)))
+        if not path.is_dir():
+            found.append((path, None))
+            continue
+        inside = kind.listing(path)
+        other.update(inside.other)
+        own = [*((file, None) for file in inside.files), *((error.path or path, error) for error in inside.unread)]
+        if not own:
+            own = [(path, DataError(f"no {kind.name}s in this folder", path=path, hint=kind.hint))]
+        found += sorted(own, key=lambda one: one[0])
     if not any(error is None for _, error in found) and found[0][1] is not None:
         raise found[0][1]
     names = stems([file for file, _ in found], [path if path.is_dir() else path.parent for path in paths])

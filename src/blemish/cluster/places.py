@@ -6,12 +6,14 @@ import csv
 import io
 import os
 import posixpath
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from blemish.data._kinds import FORMATS, is_unread
 from blemish.data.decode import read_file
-from blemish.data.layouts._common import images_in, is_image
+from blemish.data.layouts._common import is_image, list_images
 from blemish.errors import ConfigError, DataError
 from blemish.files import write_whole
 
@@ -110,14 +112,26 @@ def _images(place: str) -> list[str]:
     if place.lower().endswith((".csv", ".parquet")):
         return list(_manifest(place))
     if not is_url(place):
-        found = [str(p) for p in images_in(Path(place), deep=True)] if Path(place).is_dir() else [place]
+        found = _in_folder(Path(place)) if Path(place).is_dir() else [place]
     else:
         system, path = _filesystem(place)
-        files = [path] if is_image(Path(path)) else _find(system, path, place)
-        found = [system.unstrip_protocol(p) for p in files if is_image(Path(p))]
+        files = [path] if _is_picture(Path(path)) else _find(system, path, place)
+        found = [system.unstrip_protocol(p) for p in files if _is_picture(Path(p))]
     if not found:
-        raise DataError("no images in this folder", path=place, hint="png, jpg, tif, bmp and webp are read")
+        raise DataError("no images in this folder", path=place, hint=f"{FORMATS} are read")
     return found
+
+
+def _in_folder(folder: Path) -> list[str]:
+    """Images, and pictures that are not read: who tries says so in a row. A warning counts the other files."""
+    found = list_images(folder)
+    if told := found.told():
+        warnings.warn(f"{folder}: {told}", stacklevel=5)
+    return [str(path) for path in sorted([*found.files, *(e.path for e in found.unread if e.path is not None)])]
+
+
+def _is_picture(path: Path) -> bool:
+    return is_image(path) or (is_unread(path) and not path.name.startswith("."))
 
 
 def _find(system: Any, path: str, place: str) -> list[str]:

@@ -4,52 +4,70 @@ Canonical: (H, W) grey or (H, W, 3) in RGB order; uint8, uint16 or finite float3
 
 Pillow decodes. OpenCV does where Pillow would drop bits (16-bit colour, 64-bit floats, 32-bit integers) and for plain
 24-bit BMP: same bits, 5 times faster (0.2 against 1.2 ms at 1130 x 460). PNG gains 1.1 to 1.4 times only, and JPEG
-(1.4 times) would depend on which libjpeg each wheel carries: both stay with Pillow.
+(1.4 times) would depend on which libjpeg each wheel carries: both stay with Pillow. Netpbm is read here (`_pnm`).
+
+A file is one picture. Several pages or frames are an error; previews, thumbnails and the further pictures of a
+multi-picture JPEG are not looked at.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import io
+import os
 import stat
 import threading
+import zlib
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from blemish.data._header import MAX_PIXELS, Header, open_header, orientation_of, quiet, too_large
+from blemish.data import _pnm, _tiff
+from blemish.data._header import MAX_PIXELS, Header, open_header, orientation_of, quiet, several, too_large
 from blemish.errors import DataError
+from blemish.system import free_memory, is_out_of_memory, size_text, undisturbed
 
+_LARGE = 16_000_000  # pixels from which it is asked whether they fit into memory
 _LOG_LEVEL = threading.Lock()
 
 Array = NDArray[Any]
 
 
-def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Array:
-    """The first frame of a PNG, JPEG, TIFF, BMP or WebP file as a canonical array (see the module).
+def read_image(path: str | os.PathLike[Any], *, max_pixels: int = MAX_PIXELS) -> Array:
+    """The picture in a PNG, JPEG, TIFF, BMP, WebP, GIF, Netpbm, JPEG 2000 or AVIF file as a canonical array, in RGB
+    order (see the module).
 
     EXIF orientation is applied, palettes become RGB, 1-bit becomes 0/255, transparency is laid over black (see
-    `over_black`). 8- and 16-bit stay uint8 and uint16, every other depth becomes float32.
-    Raises DataError, naming the file, on anything that cannot be read right, and on more than `max_pixels` pixels
-    (or Pillow's own limit of 178 million) before a pixel is decoded.
+    `over_black`). 8- and 16-bit stay uint8 and uint16, every other depth becomes float32 with its values and signs.
+    Raises DataError, naming the file, on anything that cannot be read right, on several pages or frames, and on more
+    than `max_pixels` pixels before a pixel is decoded.
     """
+    path = as_path(path)
     return decode_image(read_file(path, max_bytes=16 * max_pixels), str(path), max_pixels=max_pixels)
 
 
-def read_file(path: str | Path, *, max_bytes: int = 16 * MAX_PIXELS) -> bytes:
+def as_path(value: str | os.PathLike[Any]) -> Path:
+    """A path of whatever the caller names a file by."""
+    return Path(os.fsdecode(value))
+
+
+def read_file(path: str | os.PathLike[Any], *, max_bytes: int = 16 * MAX_PIXELS) -> bytes:
     """The file's bytes; DataError where it cannot be read, is empty or has more than `max_bytes`."""
-    path = Path(path)
+    path = as_path(path)
     try:
         if path.is_dir():
             raise DataError("is a folder, not an image", path=path, hint="name a file inside it")
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):  # a pipe or a device would be waited for, without end perhaps
-            raise DataError("is no regular file (a pipe, socket or device)", path=path, hint="name a file on disk")
+            message = "is no regular file (a pipe, socket or device)"
+            raise DataError(message, path=path, hint="name a file on disk; bytes can be handed over as a stream")
         if found.st_size > max_bytes:
             raise too_large(str(path), f"{found.st_size} bytes")
         data = path.read_bytes()
@@ -77,30 +95,140 @@ def decode_image(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> Arr
         raise too_large(name, f"{header.width} x {header.height} is more than {max_pixels} pixels")
     if header.unsupported is not None:
         raise _unsupported(name, header.unsupported)
-    if image is None or not header.exact:
-        array = _with_opencv(data, header, name)
-    elif _is_plain_bmp(data, header, image):
-        array = cv2.cvtColor(_imdecode(data, name), cv2.COLOR_BGR2RGB)
-    else:
-        array = _with_pillow(image, name)
+    _check_memory(header, name)
+    try:
+        array = _decoded(data, header, image, name)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise too_large(name, f"{header.width} x {header.height}, and memory ran out") from error
     if header.white_is_zero:
         array = np.iinfo(np.uint16).max - array
     return _checked(_turn(array, header.orientation), name)
+
+
+def _check_memory(header: Header, name: str) -> None:
+    """An image that cannot fit is refused before it is decoded; small ones are not worth asking for."""
+    pixels = header.width * header.height
+    needed = 2 * pixels * max(header.samples, 1) * max(header.bits, 8) // 8  # decoded, and brought into order
+    if pixels > _LARGE and (free := free_memory()) is not None and needed > free.bytes:
+        left = f"{size_text(free.bytes)} {free.limit} is free"
+        raise too_large(name, f"{header.width} x {header.height} needs {size_text(needed)}, and {left}")
+
+
+def _decoded(data: bytes, header: Header, image: Image.Image | None, name: str) -> Array:
+    if header.netpbm is not None:
+        try:
+            return _pnm.decode(data, header.netpbm)
+        except EOFError:
+            raise several(name, "several pictures") from None
+        except ValueError as error:
+            raise _damaged(name, str(error)) from None
+    if header.page is not None and (image is None or not header.exact):
+        data = _tiff.with_first(data, header.page)
+        if header.cast is not None:
+            data = _tiff.as_unsigned(data, header.page)
+            unsigned, image = open_header(BytesIO(data), name)
+            if unsigned.unsupported is not None:
+                raise _unsupported(name, unsigned.unsupported)
+            array = _decoded(data, unsigned, image, name)
+            return np.ascontiguousarray(array, array.dtype.newbyteorder("=")).view(header.cast)
+    if image is None or not header.exact:
+        return _with_opencv(data, header, name)
+    if _is_plain_bmp(data, header, image):
+        return cast(Array, cv2.cvtColor(_imdecode(data, name), cv2.COLOR_BGR2RGB))
+    return _with_pillow(image, name)
+
+
+class Encoded(NamedTuple):
+    """A file's bytes that somebody handed over, and what stands for them in errors."""
+
+    data: bytes
+    name: str
+
+
+def is_encoded(value: object) -> bool:
+    """Whether a value is an encoded file: its bytes, or a stream with `read`. Arrays are none, whatever they can do."""
+    if isinstance(value, Encoded | bytes | bytearray):
+        return True
+    if isinstance(value, memoryview):
+        return value.ndim == 1 and value.itemsize == 1
+    return not hasattr(value, "__array__") and callable(getattr(value, "read", None))
+
+
+def take_encoded(value: Any, name: str = "image", *, max_bytes: int = 16 * MAX_PIXELS) -> Encoded:
+    """The bytes of an encoded file: as they are, or all that a binary stream still holds.
+
+    A stream is read from where it stands; one that stands at its end, as after writing, from its beginning. It is
+    never closed, and where it can seek it stands afterwards where it stood before. DataError for a stream of text, one
+    that is closed, empty or larger than `max_bytes`.
+    """
+    if isinstance(value, Encoded):
+        return value
+    if isinstance(value, bytes | bytearray | memoryview):
+        data = bytes(value)
+    else:
+        for key in ("filename", "name"):
+            if isinstance(given := getattr(value, key, None), str) and given:
+                name = given
+                break
+        data = _read_stream(value, name)
+    if not data:
+        raise DataError("file is empty", path=name, hint="hand over the bytes of an image file")
+    if len(data) > max_bytes:
+        raise too_large(name, f"{len(data)} bytes")
+    return Encoded(data, name)
+
+
+def _read_stream(stream: Any, name: str) -> bytes:
+    binary = "open it with mode 'rb', or pass its path"
+    if isinstance(stream, io.TextIOBase):
+        raise DataError("is opened as text", path=name, hint=binary)
+    if asyncio.iscoroutinefunction(stream.read):  # an upload of an asynchronous server has the file itself beside it
+        stream = getattr(stream, "file", None)
+        if not callable(getattr(stream, "read", None)):
+            raise DataError("is an asynchronous stream", path=name, hint="await its read() and pass the bytes")
+    try:
+        back = stream.tell() if _seeks(stream) else None
+        data = stream.read()
+        if not data and back:
+            stream.seek(0)
+            data = stream.read()
+        if back is not None:
+            stream.seek(back)
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot be read ({error})", path=name, hint="pass an open binary stream") from None
+    if isinstance(data, str):
+        raise DataError("is opened as text", path=name, hint=binary)
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise DataError(f"its read() gives a {type(data).__name__}", path=name, hint=binary)
+    return bytes(data)
+
+
+def _seeks(stream: Any) -> bool:
+    seekable = getattr(stream, "seekable", None)
+    return bool(seekable()) if callable(seekable) else hasattr(stream, "seek") and hasattr(stream, "tell")
 
 
 def as_image(value: object, name: str = "image") -> Array:
     """A value of the caller's as a canonical array (see the module); `name` stands for it in errors.
 
     Takes a numpy array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), a PIL image, or anything with `__array__`; a tensor
-    may also be (1 | 3 | 4, H, W). bool becomes 0/255, a fourth channel is alpha. uint8 and uint16 stay; other integers
+    may also be (1 | 3 | 4, H, W). Channels are in RGB order, whereas `cv2.imread` gives BGR: turn that with
+    `image[..., ::-1]`. An encoded file is taken too: its bytes, or a binary stream (`take_encoded`).
+    bool becomes 0/255, a fourth channel is alpha. uint8 and uint16 stay; other integers
     and floats become float32 with their values kept, so their white level is the model's to know.
     Raises DataError on another shape or kind, an empty array, NaN and infinities.
     """
     if isinstance(value, Image.Image):
+        if getattr(value, "n_frames", 1) > 1 and getattr(value, "format", None) != "MPO" and value.tell() == 0:
+            raise several(name, f"{value.n_frames} frames")  # type: ignore[attr-defined]
         return _checked(_turn(_with_pillow(value, name), orientation_of(value)), name)
+    if is_encoded(value):
+        return decode_image(*take_encoded(value, name))
     tensor = value.detach() if hasattr(value, "detach") else value
     if not hasattr(tensor, "__array__"):
-        hint = "pass a path, a numpy array, a PIL image or a CPU tensor"
+        hint = "pass a path, a file's bytes or binary stream, a numpy array, a PIL image or a CPU tensor"
         raise DataError(f"a {type(value).__name__} is not an image", path=name, hint=hint)
     try:
         array = np.asarray(cast(Any, tensor))
@@ -153,10 +281,14 @@ def over_black(image: Array) -> Array:
 def _with_pillow(image: Image.Image, name: str) -> Array:
     try:
         if image.format == "TIFF":  # only this plugin warns while it decodes
-            with quiet():
+            with quiet(), _tiff.complaints() as said:
                 image.load()
+            if said:  # pixels that it could not decode are left as they were
+                raise ValueError(said[0])
         return np.array(_in_known_mode(image))
     except Exception as error:  # Pillow raises nearly anything on a malformed file
+        if is_out_of_memory(error):
+            raise
         raise _damaged(name, str(error)) from None
 
 
@@ -189,31 +321,75 @@ def _with_opencv(data: bytes, header: Header, name: str) -> Array:
 
 
 def _pixels_of_png(data: bytes, name: str) -> bytes:
-    """The same PNG with no chunk but those of its pixels: OpenCV allocates whatever length a chunk claims (up to 4 GB),
-    and decodes the frames of an animation and colour keys, none of which is wanted here."""
-    kept, at = [data[:8]], 8
+    """The same PNG with no chunk but those of its pixels, unpacked: OpenCV allocates whatever length a chunk claims (up
+    to 4 GB), decodes the frames of an animation and colour keys, none of which is wanted here, and prints on stderr
+    what is wrong with pixels. So they are checked here, and packed again without compression.
+    """
+    head, packed, at = b"", [], 8
     while at + 12 <= len(data):
-        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
-        if end > len(data):
+        kind, body = data[at + 4 : at + 8], at + 8
+        end = body + int.from_bytes(data[at : at + 4], "big")
+        if end + 4 > len(data):
             break
-        kind = data[at + 4 : at + 8]
-        if kind in (b"IHDR", b"IDAT", b"IEND"):
-            kept.append(data[at:end])
-        if kind == b"IEND":
-            return b"".join(kept)
-        at = end
+        if kind in (b"IHDR", b"IDAT") and zlib.crc32(data[at + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+            raise _damaged(name, f"checksum of chunk {kind.decode()}")
+        if kind == b"IHDR":
+            head = data[body:end]
+        elif kind == b"IDAT":
+            packed.append(data[body:end])
+        elif kind == b"IEND":
+            return _plain_png(head, b"".join(packed), name)
+        at = end + 4
     raise _damaged(name, "a chunk reaches past the end")
+
+
+def _plain_png(head: bytes, packed: bytes, name: str) -> bytes:
+    """A PNG of stored pixels, once it is sure that each row is there with a filter that exists."""
+    width, height = (int.from_bytes(head[i : i + 4], "big") for i in (0, 4))
+    pixel = head[8] // 8 * {2: 3, 4: 2, 6: 4}[head[9]]
+    # (first column, first row, step) of each pass of an interlaced file
+    seven = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+    passes = (
+        [(-(-(width - x) // dx), -(-(height - y) // dy)) for x, y, dx, dy in seven] if head[12] else [(width, height)]
+    )
+    rows = [(1 + w * pixel, h) for w, h in passes if w > 0 and h > 0]
+    size = sum(length * count for length, count in rows)
+    try:
+        unpacker = zlib.decompressobj()
+        pixels = unpacker.decompress(packed, size + 1)
+        whole = unpacker.eof or not unpacker.decompress(unpacker.unconsumed_tail, 1)
+    except zlib.error as error:
+        raise _damaged(name, str(error)) from None
+    if len(pixels) != size or not whole or not unpacker.eof:
+        raise _damaged(name, f"{len(pixels)} bytes of pixels, not {size}")
+    at = 0
+    for length, count in rows:
+        if max(pixels[at : at + length * count : length]) > 4:
+            raise _damaged(name, "a row's filter is unknown")
+        at += length * count
+    chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(pixels, 0)), (b"IEND", b""))
+    return _png_of(chunks)
+
+
+def _png_of(chunks: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """A PNG file of these chunks (kind, content)."""
+    each = (
+        len(body).to_bytes(4, "big") + kind + body + zlib.crc32(kind + body).to_bytes(4, "big") for kind, body in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(each)
 
 
 def _imdecode(data: bytes, name: str) -> Array:
     """OpenCV's decoder as it is (BGR order), without its messages on stderr."""
     log = cv2.utils.logging
-    with _LOG_LEVEL:  # it is the process's: two threads must not put back each other's silence
+    with undisturbed, _LOG_LEVEL:  # it is the process's: two threads must not put back each other's silence
         level = log.getLogLevel()
         log.setLogLevel(log.LOG_LEVEL_SILENT)
         try:
             array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         except cv2.error as error:
+            if is_out_of_memory(error):
+                raise
             raise _damaged(name, str(error)) from None
         finally:
             log.setLogLevel(level)

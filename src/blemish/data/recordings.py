@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from blemish.data.decode import read_file
 from blemish.errors import DataError
+from blemish.files import walk
 from blemish.outputs import without_maps
 
 Values = NDArray[np.float32]
@@ -56,10 +57,10 @@ def is_recording(path: Path) -> bool:
 
 
 def recordings_in(folder: Path, *, deep: bool = False) -> list[Path]:
-    """Sorted recordings of a folder, with `deep` of its sub-folders too."""
+    """Sorted recordings of a folder, with `deep` of its sub-folders and of those that it links to."""
     if not folder.is_dir():
         return []
-    return without_maps(sorted(p for p in (folder.rglob("*") if deep else folder.iterdir()) if is_recording(p)))
+    return without_maps(path for path in walk(folder, deep=deep).files if is_recording(path))
 
 
 def read_recording(path: str | Path) -> Recording:

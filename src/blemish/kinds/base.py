@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
@@ -11,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blemish.data.layouts import Cut
+from blemish.data.layouts._common import Listing, closed
 from blemish.drawing import Picture, Scale
 from blemish.errors import DataError
+from blemish.files import walk
 from blemish.modelfile import Model
 from blemish.runtime.engines import Engine
 from blemish.runtime.routed import open_model
@@ -88,6 +91,27 @@ class SampleKind(ABC, Generic[Raw]):
     @abstractmethod
     def files(folder: Path) -> list[Path]:
         """The samples' files in a folder and below."""
+
+    @classmethod
+    def listing(cls, folder: Path) -> Listing:
+        """The same, with what was found beside them and is not inspected, and why."""
+        files, found = cls.files(folder), walk(folder)
+        out = Listing(files, [], Counter({"hidden": found.hidden} if found.hidden else {}))
+        taken = {*files, *cls.companions(files)}
+        out.other.update(path.suffix.lower() or "without suffix" for path in found.files if path not in taken)
+        out.unread.extend(closed(path, reason) for path, reason in found.closed.items())
+        return out
+
+    @staticmethod
+    def companions(files: Sequence[Path]) -> set[Path]:  # noqa: ARG004
+        """Files that belong to those of samples, and are read with them."""
+        return set()
+
+    def grab(self, source: Any) -> Any:
+        """What is inspected later, in another thread, of what the caller hands over now and may use again: an array's
+        copy. DataError where it cannot be had.
+        """
+        return source.copy() if isinstance(source, np.ndarray) else source
 
     def sources(self, path: Path) -> list[Any]:
         """What is inspected of one file."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from blemish import cloud_heat
 from blemish.data.clouds import clouds_in, read_cloud
 from blemish.data.clouds.part import CloudPlan, Part, part_of
-from blemish.data.decode import content_id, read_file, read_mask
+from blemish.data.decode import as_path, content_id, read_file, read_mask
 from blemish.drawing import Picture, Scale, side_by_side
 from blemish.errors import DataError, EngineError
 from blemish.kinds.base import SampleKind
@@ -101,8 +102,8 @@ class Clouds(SampleKind[Part]):
         return clouds_in(folder)
 
     def read(self, source: Any) -> Part:
-        if isinstance(source, str | Path):
-            return part_at(source, self.preprocess.mesh_points)
+        if isinstance(source, str | os.PathLike):
+            return part_at(as_path(source), self.preprocess.mesh_points)
         return part_of(source if isinstance(source, Cloud) else _cloud_of(source), self.preprocess.mesh_points)
 
     def load(self, record: Record) -> tuple[str, Part]:
@@ -152,7 +153,7 @@ class Clouds(SampleKind[Part]):
         return tuple(sorted(found, key=lambda r: -r.peak)[:MOST])
 
     def named(self, source: Any, raw: Part) -> dict[str, Any]:
-        return {"image_path": str(source) if isinstance(source, str | Path) else None}
+        return {"image_path": str(as_path(source)) if isinstance(source, str | os.PathLike) else None}
 
     def picture(
         self, raw: Part, anomaly_map: NDArray[np.float32], *, scale: Scale, regions: Sequence[Region] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -10,9 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blemish import drawing
-from blemish.data.decode import as_image, content_id, decode_image, read_file, read_image, read_mask
+from blemish.data.decode import (
+    as_image,
+    as_path,
+    content_id,
+    decode_image,
+    is_encoded,
+    read_file,
+    read_image,
+    read_mask,
+    take_encoded,
+)
 from blemish.data.geometry import Preprocess, to_source
-from blemish.data.layouts._common import images_in
+from blemish.data.layouts._common import Listing, images_in, list_images
 from blemish.drawing import Picture, Scale
 from blemish.kinds.base import SampleKind
 from blemish.regions import find_regions
@@ -30,7 +41,7 @@ class Images(SampleKind[Pixels]):
     part = "part"
     found = "Boxes are areas"
     marked = "A green outline is the defect as marked by people."
-    hint = "png, jpg, tif, bmp and webp are read"
+    hint = "png, jpg, tif, bmp, webp, gif, pgm, ppm, jp2 and avif are read"
     preprocess: Preprocess
 
     @classmethod
@@ -53,14 +64,29 @@ class Images(SampleKind[Pixels]):
     def files(folder: Path) -> list[Path]:
         return images_in(folder, deep=True)
 
+    @classmethod
+    def listing(cls, folder: Path) -> Listing:
+        return list_images(folder)
+
+    def grab(self, source: Any) -> Any:
+        if is_encoded(source):
+            return take_encoded(source, max_bytes=16 * self.preprocess.max_pixels)
+        return super().grab(source)
+
     def read(self, source: Any) -> Pixels:
-        if isinstance(source, str | Path):
-            return read_image(source, max_pixels=self.preprocess.max_pixels)
+        """A file, its bytes or a binary stream of them, a PIL image, an array or a tensor."""
+        limit = self.preprocess.max_pixels
+        if isinstance(source, str | os.PathLike):
+            return read_image(source, max_pixels=limit)
+        if is_encoded(source):
+            data, name = take_encoded(source, max_bytes=16 * limit)
+            return decode_image(data, name, max_pixels=limit)
         return as_image(source)
 
     def load(self, record: Record) -> tuple[str, Pixels]:
-        data = read_file(record.path)
-        return content_id(data), decode_image(data, str(record.path), max_pixels=self.preprocess.max_pixels)
+        limit = self.preprocess.max_pixels
+        data = read_file(record.path, max_bytes=16 * limit)
+        return content_id(data), decode_image(data, str(record.path), max_pixels=limit)
 
     def prepare(self, raw: Pixels) -> NDArray[np.uint8]:
         return self.preprocess(raw)
@@ -79,7 +105,7 @@ class Images(SampleKind[Pixels]):
         return find_regions(anomaly_map, threshold)
 
     def named(self, source: Any, raw: Pixels) -> dict[str, Any]:
-        return {"image_path": str(source) if isinstance(source, str | Path) else None}
+        return {"image_path": str(as_path(source)) if isinstance(source, str | os.PathLike) else None}
 
     def picture(
         self, raw: Pixels, anomaly_map: NDArray[np.float32], *, scale: Scale, regions: Sequence[Region] = ()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 
 from blemish import strips
 from blemish.data.beats import beat_mask
+from blemish.data.decode import as_path
 from blemish.data.layouts import Cut
 from blemish.data.recordings import extent, recordings_in
 from blemish.data.signals import (
@@ -75,6 +78,12 @@ class Signals(SampleKind[Signal]):
     def files(folder: Path) -> list[Path]:
         return recordings_in(folder, deep=True)
 
+    @staticmethod
+    def companions(files: Sequence[Path]) -> set[Path]:
+        """Signals and annotations lie beside a WFDB header, under its name."""
+        headers = [path for path in files if path.suffix == ".hea"]
+        return {other for path in headers for other in path.parent.glob(f"{glob.escape(path.stem)}.*")}
+
     def sources(self, path: Path) -> list[Window]:
         """Windows side by side; one more ends with the recording, so that nothing is left out."""
         try:
@@ -86,8 +95,8 @@ class Signals(SampleKind[Signal]):
     def read(self, source: Any) -> Signal:
         if isinstance(source, Window):
             return read_window(source, self.preprocess)
-        if isinstance(source, str | Path):
-            return read_window(Window(Path(source)), self.preprocess)
+        if isinstance(source, str | os.PathLike):
+            return read_window(Window(as_path(source)), self.preprocess)
         return as_signal(source, self.preprocess)
 
     def load(self, record: Record) -> tuple[str, Signal]:
@@ -110,8 +119,9 @@ class Signals(SampleKind[Signal]):
 
     def named(self, source: Any, raw: Signal) -> dict[str, Any]:
         path = source.path if isinstance(source, Window) else source
+        named = isinstance(path, str | os.PathLike)
         span = (_time(raw, 0), _time(raw, raw.values.shape[1]))
-        return {"image_path": str(path) if isinstance(path, str | Path) else None, "span": span}
+        return {"image_path": str(as_path(path)) if named else None, "span": span}
 
     def picture(
         self, raw: Signal, anomaly_map: NDArray[np.float32], *, scale: Scale, regions: Sequence[Region] = ()

@@ -7,6 +7,9 @@ takes `signal` (B, K, L) float32 and gives `score` (B,) and `anomaly_map` (B, L)
 With precision bf16, OpenVINO runs the part up to the features in bf16, then the networks of a method up to the border
 that it has drawn (`nn.precision.Exact`), and behind it only the products that it has marked as coarse
 (`nn.precision.CoarseProduct`); distances and maps stay float32. A method without a border is float32 but for those.
+
+Threads of a compiled graph do not live on in a forked child, and no compiled graph can be pickled. So an engine keeps
+what it was made of, and compiles again where it finds itself in another process.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import importlib
 import os
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, Literal, Protocol
@@ -24,7 +28,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blemish.config import nearest
-from blemish.errors import EngineError, ModelFileError
+from blemish.errors import EngineError, ModelFileError, ResourceError
+from blemish.system import (
+    forked,
+    free_memory,
+    is_out_of_memory,
+    keep_for_ever,
+    memory_for,
+    size_text,
+    undisturbed,
+)
 
 Precision = Literal["f32", "bf16"]
 ENGINES = ("openvino", "onnxruntime", "torch")
@@ -37,7 +50,10 @@ Outputs = tuple[NDArray[np.float32], ...]
 
 # OpenVINO fills its table of number types when it is first used; two threads that do so at once wait for each other for
 # ever (2026.4: one holds the table and wants the interpreter's lock, one the other way round). So one does it alone.
+# Both locks are taken inside `undisturbed` only, so that no fork finds them held.
 _FIRST_USE = threading.Lock()
+_COMPILING = threading.Lock()
+_SMALLER = "run it with fewer --threads, or fit again with a smaller --image-size"
 
 
 class Engine(Protocol):
@@ -114,14 +130,86 @@ def open_engine(
     raise EngineError(f"no engine '{name}'", hint=nearest(name, list(ENGINES)))
 
 
-class OpenVino:
+class _Compiled:
+    """A graph that is compiled in the process that runs it: when it is made, and again in a forked child or where it
+    was unpickled.
+
+    Requests are handed out and taken back, so that each has one caller at a time.
+    """
+
+    def __init__(self) -> None:
+        self._parts: list[Any] | None = None
+        self._idle: list[list[Any]] = []
+        _alive.add(self)
+
+    def _make(self) -> list[Any]:
+        """The compiled parts, in their order."""
+        raise NotImplementedError
+
+    @property
+    def _compiled(self) -> list[Any]:
+        with undisturbed, _COMPILING:
+            if self._parts is None:
+                with memory_for("compiling the graph", _SMALLER):
+                    self._parts = self._make()
+            return self._parts
+
+    def _run(self, inputs: Sequence[NDArray[Any]], *, share: bool, most: int | None = None) -> Outputs:
+        parts = self._parts or self._compiled
+        with undisturbed, memory_for("running the graph", _SMALLER):
+            try:
+                requests = self._idle.pop()
+            except IndexError:
+                requests = _chained(parts)
+            requests[0].infer(list(inputs), share_inputs=share)
+            for request in requests[1:]:
+                request.infer()
+            last = requests[-1]
+            out = tuple(last.get_output_tensor(i).data[:most].copy() for i in range(len(last.model_outputs)))
+            self._idle.append(requests)
+        return out
+
+    def _leave_behind(self) -> None:
+        """In a forked child: what was compiled is never used again, nor freed, which would wait for its threads."""
+        for thing in (self._parts, self._idle):
+            keep_for_ever(thing)
+        self._parts, self._idle = None, []
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_parts": None, "_idle": []}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        _alive.add(self)
+
+
+_alive: weakref.WeakSet[_Compiled | OnnxRuntime] = weakref.WeakSet()
+
+
+def _leave_all_behind() -> None:
+    for engine in list(_alive):
+        engine._leave_behind()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_all_behind)
+
+
+class OpenVino(_Compiled):
     """OpenVINO on the CPU; one stream per thread, no spinning."""
 
     name = "openvino"
 
     def __init__(self, graph: bytes, *, precision: Precision, threads: int, batch: int) -> None:
+        super().__init__()
+        self.precision: Precision = precision
+        self.batch = batch
+        self._graph, self._threads = graph, threads
+        _ = self._compiled  # what is wrong with a graph is said at once
+
+    def _make(self) -> list[Any]:
         openvino = _openvino()
-        if precision == "bf16" and best_precision() != "bf16":
+        if self.precision == "bf16" and best_precision() != "bf16":
             raise EngineError(
                 "this processor does not compute in bf16",
                 hint="run it in f32, for which every calibration is made too",
@@ -129,48 +217,65 @@ class OpenVino:
         tune_process()
         with _FIRST_USE:
             openvino.Type.u8.to_dtype()
-        self.precision: Precision = precision
-        self.batch = batch
         core = openvino.Core()
         try:
-            model = core.read_model(graph)
+            model = core.read_model(self._graph)
             shape = model.input(0).get_partial_shape()
-            shape[0] = batch
+            shape[0] = self.batch
             model.reshape(shape)
         except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
             raise ModelFileError(f"the graph cannot be read: {str(error).strip().splitlines()[-1]}") from error
         parts = [(model, "f32")]
-        if precision == "bf16":
+        if self.precision == "bf16":
             trunk, *head = _cut_at_features(model)
             parts = [(trunk, "bf16"), *(part for h in head for part in _short_and_exact(h))]
             if not head and not any(map(_is_feature, model.outputs)):  # a method that takes samples as they are
                 parts = _short_and_exact(model)
-        self._compiled = _compile(core, parts, threads)
-        self._local = threading.local()
-
-    def _requests(self) -> list[Any]:
-        if not hasattr(self._local, "requests"):
-            self._local.requests = _chained(self._compiled)
-        return self._local.requests  # type: ignore[no-any-return]
+        return _compile(core, parts, self._threads)
 
     def __call__(self, images: NDArray[Any]) -> Outputs:
         n = len(images)
         if n < self.batch:
             images = np.concatenate([images, np.repeat(images[-1:], self.batch - n, 0)])
-        requests = self._requests()
-        requests[0].infer([images], share_inputs=True)
-        for request in requests[1:]:
-            request.infer()
-        last = requests[-1]
-        return tuple(last.get_output_tensor(i).data[:n].copy() for i in range(len(last.model_outputs)))
+        return self._run([images], share=True, most=n)
 
 
 def _compile(core: Any, parts: Sequence[tuple[Any, str]], threads: int) -> list[Any]:
+    _check_memory(parts, threads)
     options = {"NUM_STREAMS": threads, "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "THROUGHPUT"}
     return [core.compile_model(part, "CPU", {**options, "INFERENCE_PRECISION_HINT": hint}) for part, hint in parts]
 
 
-class Head:
+def _check_memory(parts: Sequence[tuple[Any, str]], threads: int) -> None:
+    """ResourceError where a graph's weights, and for each thread its largest layer's input and output, do not fit."""
+    free = free_memory()
+    if free is None:
+        return
+    weights, largest = 0, 0
+    for part, hint in parts:
+        for node in part.get_ordered_ops():
+            if node.get_type_name() == "Constant":
+                weights += _bytes(node.output(0))
+            elif node.get_type_name() in ("Convolution", "GroupConvolution", "MatMul"):
+                layer = _bytes(node.output(0)) + _bytes(node.input_value(0))
+                largest = max(largest, layer // (2 if hint == "bf16" else 1))
+    if weights + threads * largest > free.bytes:
+        most = (free.bytes - weights) // largest if largest else 0
+        raise ResourceError(
+            f"running the graph in {threads} threads needs at least {size_text(weights + threads * largest)}, "
+            f"and {size_text(free.bytes)} {free.limit} is free",
+            hint=f"--threads {most} would fit" if most >= 1 else "fit again with a smaller --image-size",
+        )
+
+
+def _bytes(port: Any) -> int:
+    shape = port.get_partial_shape()
+    return int(port.get_element_type().size) * int(np.prod(shape.to_shape())) if shape.is_static else 0
+
+
+class Head(_Compiled):
     """What stands behind the features, of a model's graph or a head's own: features in, the outputs of the whole out.
 
     In bf16 the whole graph runs in parts anyway, cut at the features; in float32 the same bits came out of both ways
@@ -179,10 +284,17 @@ class Head:
     `levels` are the indices of the features it takes. ModelFileError where the graph has none inside.
     """
 
+    levels: tuple[int, ...]
+
     def __init__(self, graph: bytes, *, precision: Precision, threads: int = 1) -> None:
+        super().__init__()
+        self._graph, self._precision, self._threads = graph, precision, threads
+        _ = self._compiled
+
+    def _make(self) -> list[Any]:
         openvino = _openvino()
         core = openvino.Core()
-        model = core.read_model(graph)
+        model = core.read_model(self._graph)
         model.reshape({port: [1, *list(port.get_partial_shape())[1:]] for port in model.inputs})
         head, ports = model, model.inputs
         if not all(_is_feature(port) for port in ports):
@@ -192,20 +304,12 @@ class Head:
             head, ports = cut[1], cut[0].outputs
         names = [next(n for n in port.get_names() if n.startswith(FEATURES)) for port in ports]
         self.levels = tuple(int(name.removeprefix(FEATURES)) for name in names)
-        parts = _short_and_exact(head) if precision == "bf16" else [(head, "f32")]
-        self._compiled = _compile(core, parts, threads)
-        self._local = threading.local()
+        parts = _short_and_exact(head) if self._precision == "bf16" else [(head, "f32")]
+        return _compile(core, parts, self._threads)
 
     def __call__(self, maps: Sequence[NDArray[np.float32]]) -> Outputs:
         """All levels of one image (C_l, *grid_l) -> the outputs, each with a batch of one."""
-        if not hasattr(self._local, "requests"):
-            self._local.requests = _chained(self._compiled)
-        first, *more = self._local.requests
-        first.infer([np.ascontiguousarray(maps[level])[None] for level in self.levels])
-        for request in more:
-            request.infer()
-        last = ([*more] or [first])[-1]
-        return tuple(last.get_output_tensor(i).data.copy() for i in range(len(last.model_outputs)))
+        return self._run([np.ascontiguousarray(maps[level])[None] for level in self.levels], share=False)
 
 
 def _is_feature(port: Any) -> bool:
@@ -337,23 +441,55 @@ class OnnxRuntime:
     precision: Precision = "f32"
 
     def __init__(self, graph: bytes) -> None:
-        try:
-            import onnxruntime
-        except ImportError:
-            raise EngineError(
-                "onnxruntime is not installed", hint="pip install onnxruntime, or leave --engine out"
-            ) from None
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1  # its pool spins: two threads were slower than one beside a busy core
-        options.log_severity_level = 3
-        try:
-            self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its errors have no common base
-            raise ModelFileError(f"the graph cannot be read: {str(error).splitlines()[0]}") from error
-        self._input = self._session.get_inputs()[0].name
+        self._graph = graph
+        self._session: Any = None
+        _alive.add(self)
+        self._open()
+
+    def _open(self) -> Any:
+        """The session of this process."""
+        with undisturbed, _COMPILING:
+            if self._session is None:
+                with memory_for("compiling the graph", _SMALLER):
+                    self._session = _session(self._graph)
+            return self._session
 
     def __call__(self, images: NDArray[Any]) -> Outputs:
-        return tuple(self._session.run(None, {self._input: images}))
+        session = self._session or self._open()
+        with undisturbed, memory_for("running the graph", _SMALLER):
+            return tuple(session.run(None, {session.get_inputs()[0].name: images}))
+
+    def _leave_behind(self) -> None:
+        """As of what OpenVINO compiles."""
+        keep_for_ever(self._session)
+        self._session = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_graph": self._graph, "_session": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        _alive.add(self)
+
+
+def _session(graph: bytes) -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        if is_out_of_memory(error):
+            raise
+        raise EngineError(
+            "onnxruntime is not installed", hint="pip install onnxruntime, or leave --engine out"
+        ) from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1  # its pool spins: two threads were slower than one beside a busy core
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its errors have no common base
+        if is_out_of_memory(error):
+            raise
+        raise ModelFileError(f"the graph cannot be read: {str(error).splitlines()[0]}") from error
 
 
 class TorchEngine:
@@ -366,4 +502,20 @@ class TorchEngine:
         self._run = run
 
     def __call__(self, images: NDArray[Any]) -> Outputs:
-        return self._run(images)
+        calm_torch()
+        with undisturbed, memory_for("running the PyTorch reference", _SMALLER):
+            return self._run(images)
+
+    def __reduce__(self) -> Any:
+        raise EngineError("the PyTorch reference cannot be pickled", hint="pickle the Detector, and open it there")
+
+
+def calm_torch() -> None:
+    """In a forked child PyTorch computes in one thread: those of its pool have stayed in the parent, and it would wait
+    for them for ever.
+    """
+    if forked():
+        import torch
+
+        if torch.get_num_threads() > 1:
+            torch.set_num_threads(1)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +20,14 @@ from numpy.typing import NDArray
 from blemish import kinds
 from blemish.calibration import Calibrator
 from blemish.categories import Decided
+from blemish.data.decode import is_encoded
 from blemish.errors import ConfigError, DataError, EngineError, ModelFileError
 from blemish.modelfile import Model
 from blemish.runtime.engines import Engine, Outputs, best_precision, cores
+from blemish.system import memory_for
 from blemish.types import AnomalyResult
+
+Errors = Literal["raise", "yield"]
 
 
 def precision_of(model: Model, engine: str) -> str:
@@ -38,8 +46,18 @@ def precision_of(model: Model, engine: str) -> str:
     return str(chosen)
 
 
+def _same(process: int) -> None:
+    """EngineError where a run goes on in a forked child: its threads have stayed in the parent."""
+    if os.getpid() != process:
+        raise EngineError("this run was begun in another process", hint="call inspect_many in the child itself")
+
+
+def _is_one_image(array: NDArray[Any]) -> bool:
+    return array.dtype.kind in "buif" and (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4)))
+
+
 class Inspector:
-    """A model, ready to inspect.
+    """A model, ready to inspect. May be pickled, and used in a forked child: the engine is then made anew there.
 
     Args:
         model: what `modelfile.load` gives.
@@ -67,40 +85,118 @@ class Inspector:
         self.known = set(model.meta["data"]["content_ids"]) | set(self.calibrator.ids if self.calibrator else ())
 
     def inspect(self, source: Any) -> AnomalyResult:
-        """One file, PIL image, numpy array (H, W[, C]) or tensor -> its result. DataError where it cannot be read.
+        """One sample -> its result. DataError where it cannot be read.
 
-        A model of signals takes a `data.signals.Window`, a recording of one window's length, or an array (K, N).
+        An image is a path, an encoded file's bytes or binary stream (`data.decode.take_encoded`), a PIL image, or a
+        numpy array (H, W[, C]) or tensor in RGB order; arrays of OpenCV are BGR and have to be turned. A model of
+        signals takes a `data.signals.Window`, a recording of one window's length, or an array (K, N).
         """
-        result: AnomalyResult = self._inspect_group([source])[0]
+        with self._memory():
+            result: AnomalyResult = self._inspect_group([self._grabbed(source)])[0]
         return result
 
-    def inspect_many(self, sources: Iterable[Any], *, errors: bool = False) -> Iterator[Any]:
+    def inspect_many(self, sources: Iterable[Any], *, errors: Errors | bool = "raise") -> Iterator[Any]:
         """Results in order, lazily; at most a few images are held at a time.
 
-        With `errors`, a source that cannot be read gives its DataError in place of a result and the run goes on.
+        errors  what becomes of a source that cannot be read. "raise": its DataError ends the run, after the results of
+                those before it. "yield": it comes in place of a result, and the run goes on.
+
+        A path in place of the sources is what `blemish inspect` makes of it: that file, each window of that recording,
+        or the files of that folder, of whose others a warning tells. Bytes and binary streams are one image. Streams
+        are read, and arrays copied, when they are taken from the iterable, so that it may close or use them again. An
+        error of the iterable itself comes after the results of what it gave before.
         """
+        if isinstance(errors, bool):
+            warnings.warn("errors=True is errors='yield', errors=False is 'raise'", DeprecationWarning, stacklevel=2)
+            errors = "yield" if errors else "raise"
+        if errors not in ("raise", "yield"):
+            raise ConfigError(f"errors has to be 'raise' or 'yield', not {errors!r}")
+        return self._inspect_all(self._sources(sources), errors == "yield")
+
+    def _sources(self, sources: Any) -> Iterable[Any]:
+        """What is inspected of what the caller hands over."""
+        if isinstance(sources, str | os.PathLike):
+            return self._of_path(Path(os.fsdecode(sources)))
+        if is_encoded(sources):
+            return [sources]
+        if isinstance(sources, np.ndarray) and self.kind.name == "image" and _is_one_image(sources):
+            hint = "give inspect_many a list, or a stack (N, H, W[, C])"
+            raise DataError(f"an array of shape {sources.shape} is one image, not several", hint=hint)
+        if not isinstance(sources, Iterable):
+            raise DataError(f"a {type(sources).__name__} is no row of {self.kind.name}s", hint="give a list")
+        return sources
+
+    def _of_path(self, path: Path) -> list[Any]:
+        if not path.is_dir():
+            return self.kind.sources(path)
+        found = self.kind.listing(path)
+        if told := found.told():
+            warnings.warn(f"{path}: {told}", stacklevel=4)
+        if not found.files and not found.unread:
+            raise DataError(f"no {self.kind.name}s in this folder", path=path, hint=self.kind.hint)
+        each: list[tuple[Path, list[Any]]] = [(error.path or path, [error]) for error in found.unread]
+        each += [(file, self._sources_of(file)) for file in found.files]
+        return [source for _, sources in sorted(each, key=lambda one: one[0]) for source in sources]
+
+    def _sources_of(self, file: Path) -> list[Any]:
+        try:
+            return self.kind.sources(file)
+        except DataError as error:
+            return [error]
+
+    def _inspect_all(self, sources: Iterable[Any], errors: bool) -> Iterator[Any]:
+        process = os.getpid()
         items = iter(sources)
-        groups: Iterator[list[Any]] = iter(lambda: list(islice(items, self.batch)), [])
-        with ThreadPoolExecutor(self.threads) as pool:
+        broken: BaseException | None = None
+        with self._memory(), ThreadPoolExecutor(self.threads) as pool:
             waiting: deque[Future[list[Any]]] = deque()
             try:
-                for group in groups:
+                while broken is None:
+                    group: list[Any] = []
+                    try:
+                        group.extend(map(self._grabbed, islice(items, self.batch)))
+                    except Exception as error:  # the caller's own, and so are the results of what came before it
+                        broken = error
+                    if not group:
+                        break
                     waiting.append(pool.submit(self._inspect_group, group, errors))
                     if len(waiting) > 2 * self.threads:
                         yield from waiting.popleft().result()
+                        _same(process)
                 while waiting:
-                    yield from waiting.popleft().result()
+                    for result in waiting.popleft().result():
+                        yield result
+                        _same(process)
             finally:
                 for future in waiting:
                     future.cancel()
+        if broken is not None:
+            raise broken
+
+    def _grabbed(self, source: Any) -> Any:
+        """What another thread inspects of a source; the DataError in place of one that cannot be had."""
+        try:
+            return self.kind.grab(source)
+        except DataError as error:
+            return error
+
+    def _memory(self) -> AbstractContextManager[None]:
+        """Around a run: memory that ends is an error that says what needs less."""
+        return memory_for("inspecting", f"fewer --threads than {self.threads}, or a model of a smaller --image-size")
+
+    def _read(self, source: Any) -> Any:
+        """A sample as it was read, and as the engine takes it."""
+        if isinstance(source, DataError):
+            raise source
+        raw = self.kind.read(source)
+        return source, raw, self.kind.prepare(raw)
 
     def _inspect_group(self, sources: list[Any], errors: bool = False) -> list[Any]:
         start = perf_counter()
         out: list[Any] = []
         for source in sources:
             try:
-                raw = self.kind.read(source)
-                out.append((source, raw, self.kind.prepare(raw)))
+                out.append(self._read(source))
             except DataError as error:
                 if not errors:
                     raise

@@ -7,8 +7,8 @@ that they elect -> score and map. Heads are compiled when they are first elected
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 
 from blemish.errors import EngineError
 from blemish.runtime.engines import Engine, Head, Outputs, Precision, open_engine
+from blemish.system import undisturbed
 
 VOTE = "votes"
+_ELECTING = threading.Lock()
 KEPT = 64  # compiled heads; of more, those that were elected longest ago are compiled again
 
 
@@ -31,21 +33,28 @@ class Routes:
 
     def __init__(self, heads: Mapping[str, bytes], *, precision: Precision, threads: int = 1) -> None:
         self._vote = Head(heads[VOTE], precision="f32", threads=threads)
-        self._lock = threading.Lock()
+        self._heads, self._precision, self._threads = dict(heads), precision, threads
+        self._compiled: OrderedDict[int, Head] = OrderedDict()
 
-        @lru_cache(KEPT)
-        def compiled(number: int) -> Head:
-            return Head(heads[head_name(number)], precision=precision, threads=threads)
-
-        self._compiled = compiled
+    def _elected(self, number: int) -> Head:
+        """The head of a category, compiled when it is first elected."""
+        with undisturbed, _ELECTING:
+            if number not in self._compiled:
+                if len(self._compiled) >= KEPT:
+                    self._compiled.popitem(last=False)
+                graph = self._heads[head_name(number)]
+                self._compiled[number] = Head(graph, precision=self._precision, threads=self._threads)
+            self._compiled.move_to_end(number)
+            return self._compiled[number]
 
     def __call__(self, maps: Sequence[NDArray[np.float32]]) -> Outputs:
         """All levels of one image (C_l, *grid_l) -> the outputs, each with a batch of one."""
         votes, strangeness = self._vote(maps)
-        with self._lock:
-            head = self._compiled(int(votes[0].argmax()))
-        score, anomaly_map = head(maps)
+        score, anomaly_map = self._elected(int(votes[0].argmax()))(maps)
         return score, anomaly_map, votes, strangeness
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_compiled": OrderedDict()}
 
 
 class Routed:

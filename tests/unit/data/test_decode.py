@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import tracemalloc
 import warnings
@@ -16,10 +18,13 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
-from blemish.data.decode import as_image, decode_image, over_black, read_image, read_mask
+from blemish.data import decode
+from blemish.data.decode import as_image, decode_image, over_black, read_image, read_mask, take_encoded
+from blemish.data.geometry import image_size_of
 from blemish.errors import DataError
+from blemish.system import Free
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (12, 17), dtype=np.uint8)
@@ -86,16 +91,183 @@ def test_top_down_bmp_agrees_with_pillow() -> None:
     same(bytes(data), RGB[::-1])
 
 
-def test_webp_lossy_and_animated_give_the_first_frame() -> None:
-    frames = [Image.fromarray(np.full((8, 8, 3), value, np.uint8)) for value in (10, 200)]
-    data = encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True)
-    same(data, np.full((8, 8, 3), 10, np.uint8))
+def frames(form: str, count: int, **options: Any) -> bytes:
+    """Pictures that differ, so that no encoder drops one."""
+    each = [Image.fromarray(np.full((20, 24, 3), 10 + 60 * i, np.uint8)) for i in range(count)]
+    return encoded(each[0], form, save_all=True, append_images=each[1:], **options)
 
 
-def test_multi_page_tiff_and_apng_give_the_first_frame() -> None:
-    pages = [Image.fromarray(np.full((8, 9), value, np.uint8)) for value in (10, 200)]
-    for form in ("TIFF", "PNG"):
-        same(encoded(pages[0], form, save_all=True, append_images=pages[1:]), np.full((8, 9), 10, np.uint8))
+ANIMATED = [
+    ("TIFF", "3 pages"), ("PNG", "3 frames"), ("GIF", "3 frames"), ("WEBP", "3 frames"),
+    pytest.param("AVIF", "3 frames", marks=pytest.mark.skipif(not features.check("avif"), reason="Pillow lacks AVIF")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("form", "what"), ANIMATED)
+def test_several_pages_or_frames_are_an_error(form: str, what: str, tmp_path: Path) -> None:
+    data = frames(form, 3)
+    with pytest.raises(DataError, match=f"many: holds {what}") as caught:
+        decode_image(data, "many")
+    assert "split" in str(caught.value.hint)
+    path = tmp_path / "many.bin"
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=what):  # masks are read in the same way
+        read_mask(path, (20, 24))
+    with pytest.raises(DataError, match=what):
+        image_size_of(path)
+    with pytest.raises(DataError, match="3 frames"):
+        as_image(Image.open(io.BytesIO(data)))
+    assert decode_image(frames(form, 1), "one").shape == (20, 24, 3)
+
+
+def test_the_first_picture_of_a_multi_picture_jpeg_is_the_picture() -> None:
+    data = frames("MPO", 3)
+    assert decode_image(data, "x").shape == (20, 24, 3)
+    assert abs(int(decode_image(data, "x").mean()) - 10) < 3
+
+
+@pytest.mark.parametrize("options", [{}, {"bigtiff": True}, {"byteorder": ">"}])
+@pytest.mark.parametrize("kind", ["uint8", "uint16", "float64", "int16"])
+@pytest.mark.parametrize("first", [True, False])
+def test_previews_of_a_tiff_are_not_the_picture(kind: str, first: bool, options: dict[str, Any]) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    picture = RNG.integers(0, 120, (24, 34, 3)).astype(kind)
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file, **options) as out:
+        for page in ("preview", "picture") if first else ("picture", "preview"):
+            small = page == "preview"
+            out.write(picture[::4, ::4] if small else picture, photometric="rgb", subfiletype=int(small))
+    same(file.getvalue(), picture if kind in ("uint8", "uint16") else picture.astype(np.float32))
+
+
+def test_a_tiff_of_previews_alone_and_one_with_lower_resolutions_inside() -> None:
+    tifffile = pytest.importorskip("tifffile")
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file) as out:
+        for _ in range(2):
+            out.write(RGB, photometric="rgb", subfiletype=1)
+    with pytest.raises(DataError, match="2 previews"):
+        decode_image(file.getvalue(), "x")
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file) as out:
+        out.write(RGB, photometric="rgb", subifds=1)
+        out.write(RGB[::2, ::2], photometric="rgb", subfiletype=1)
+    same(file.getvalue(), RGB)
+
+
+def with_next_page(tiff: bytes, place: int) -> bytes:
+    """A TIFF of one page that says where another one lies."""
+    at = int.from_bytes(tiff[4:8], "little")
+    after = at + 2 + 12 * int.from_bytes(tiff[at : at + 2], "little")
+    return tiff[:after] + place.to_bytes(4, "little") + tiff[after + 4 :]
+
+
+def test_a_tiff_whose_list_of_pages_goes_in_circles_ends() -> None:
+    data = encoded(GREY, "TIFF")
+    with pytest.raises(DataError, match="leads back"):
+        decode_image(with_next_page(data, int.from_bytes(data[4:8], "little")), "x")
+
+
+def pgm(image: np.ndarray, most: int) -> bytes:
+    colour = image.ndim == 3
+    head = f"P{6 if colour else 5}\n# a comment\n{image.shape[1]} {image.shape[0]}\n{most}\n".encode()
+    return head + image.astype("u1" if most < 256 else ">u2").tobytes()
+
+
+def test_netpbm_keeps_every_bit() -> None:
+    same(pgm(GREY, 255), GREY)
+    same(pgm(RGB, 255), RGB)
+    same(pgm(DEEP, 65535), DEEP)
+    same(pgm(DEEP_RGB, 65535), DEEP_RGB)
+    same(pgm(DEEP >> 4, 4095), DEEP >> 4)  # a 12-bit camera's values, as a TIFF would have them
+    same(pgm(DEEP_RGB >> 6, 1023), DEEP_RGB >> 6)
+    same(pgm(np.array([[0, 50, 100]], np.uint8), 100), np.array([[0, 128, 255]], np.uint8))
+    same(b"P2 2 1 4095 7\n4095 ", np.array([[7, 4095]], np.uint16))
+    same(b"P3\n1 1\n255\n1 2 3\n", np.array([[[1, 2, 3]]], np.uint8))
+    same(b"P1\n3 2\n101\n0 1 0\n", np.array([[0, 255, 0], [255, 0, 255]], np.uint8))
+    same(b"P4\n9 1\n\x80\x80", np.array([[0] + [255] * 7 + [0]], np.uint8))
+    values = np.array([[0.5, -2.0, 3.0], [4.0, 5.0, 6.5]], np.float32)
+    same(b"Pf\n3 2\n-1.0\n" + values[::-1].tobytes(), values)
+    same(b"PF\n1 2\n1.0\n" + values[::-1].astype(">f4").tobytes(), values[:, None])
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"P5\n9 9\n255\n" + bytes(80), "81 bytes"),
+        (b"P5\n1 1\n100\n\xff", "100 is the largest"),
+        (b"P5\n1 1\n70000\n\0\0", "65535"),
+        (b"P2\n2 2\n9\n1 2 3", "3 are there"),
+        (b"P2\n2 1\n9\n1 x", "invalid"),
+        (pgm(GREY, 255) * 2, "several pictures"),
+        (b"P2\n1 1\n9\n1 P2\n1 1\n9\n1", "several pictures"),
+        (b"P6\n30000 30000\n255\n", "too large"),
+    ],
+)
+def test_bad_netpbm(data: bytes, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        decode_image(data, "x.pgm")
+
+
+def twelve_bits(data: bytes) -> bytes:
+    """A JPEG 2000 of 16 bits said to have 12: the numbers inside it are then offset by 2**11, not by 2**15."""
+    out, at = bytearray(data), data.index(b"\xff\x4f\xff\x51")
+    out[at + 42] = out[data.index(b"ihdr") + 14] = 11
+    return bytes(out)
+
+
+@pytest.mark.skipif(not features.check("jpg_2000"), reason="Pillow lacks JPEG 2000")
+def test_jpeg_2000_keeps_every_bit() -> None:
+    big = RNG.integers(0, 256, (80, 90, 3), dtype=np.uint8)
+    deep = RNG.integers(0, 65536, (80, 90), dtype=np.uint16)
+    same(encoded(big, "JPEG2000"), big)
+    same(encoded(big[..., 0], "JPEG2000", no_jp2=True), big[..., 0])
+    same(encoded(deep, "JPEG2000"), deep)
+    camera = deep >> 4
+    shifted = (camera.astype(int) - 2**11 + 2**15).astype(np.uint16)
+    same(twelve_bits(encoded(shifted, "JPEG2000")), camera)  # Pillow would multiply by 16
+    deep_rgb = RNG.integers(0, 65536, (80, 90, 3), dtype=np.uint16)
+    done, data = cv2.imencode(".jp2", deep_rgb[..., ::-1].copy(), [cv2.IMWRITE_JPEG2000_COMPRESSION_X1000, 1000])
+    assert done
+    same(data.tobytes(), deep_rgb)  # Pillow would keep 8 bits
+
+
+def test_gif_of_one_frame() -> None:
+    same(encoded(GREY, "GIF"), np.dstack([GREY] * 3))  # a palette, as any GIF has
+    image = Image.new("P", (3, 1))
+    image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
+    image.putdata([0, 1, 2])
+    same(encoded(image, "GIF"), np.array([[[10, 20, 30], [40, 50, 60], [70, 80, 90]]], np.uint8))
+    transparent = np.array([[[10, 20, 30], [0, 0, 0], [70, 80, 90]]], np.uint8)
+    same(encoded(image, "GIF", transparency=1), transparent)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "what"),
+    [
+        ("a.heic", b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC"),
+        ("a.png", b"\0\0\0\x18ftypheix\0\0\0\0", "HEIC"),
+        ("a.dcm", bytes(128) + b"DICM" + bytes(40), "DICOM"),
+        ("a", bytes(128) + b"DICM" + bytes(40), "DICOM"),
+        ("a.psd", b"8BPS\0\1", "Photoshop"),
+        ("a.svg", b"<?xml version='1.0'?>\n<svg width='3'/>", "SVG"),
+        ("a.pdf", b"%PDF-1.7\n", "PDF"),
+        ("a.nef", b"II*\0\x08\0\0\0", "camera RAW"),
+        ("a.svs", b"II*\0\x08\0\0\0", "slide scanner"),
+        ("a.tga", bytes(60), "TGA"),
+        ("a.nii.gz", b"\x1f\x8b" + bytes(30), "volume"),
+    ],
+)
+def test_pictures_of_other_kinds_are_named(name: str, content: bytes, what: str) -> None:
+    with pytest.raises(DataError, match=f"{what}.* is not read") as caught:
+        decode_image(content, name)
+    assert caught.value.hint
+
+
+def test_content_decides_over_a_name() -> None:
+    assert decode_image(encoded(RGB, "JPEG"), "phone.heic").shape == RGB.shape
+    same(encoded(RGB, "PNG"), RGB)
+    assert decode_image(encoded(RGB, "PNG"), "part.txt").shape == RGB.shape
 
 
 def test_16_bit_grey_and_colour_keep_every_bit() -> None:
@@ -130,10 +302,28 @@ def test_white_is_zero_is_turned() -> None:
     same(by_tifffile(GREY, photometric="miniswhite"), 255 - GREY)
 
 
-@pytest.mark.parametrize("kind", ["float32", "float64", "int16", "int8", "int32", "uint32"])
-def test_other_tiff_depths_become_float32_with_their_values(kind: str) -> None:
-    values = (RNG.random((12, 17)) * 120 - (0 if kind[0] == "u" else 60)).astype(kind)
+@pytest.mark.parametrize("kind", ["float16", "float32", "float64", "int16", "int8", "int32", "uint32"])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    "options", [{}, {"byteorder": ">"}, {"tile": (16, 16)}, {"compression": "zlib"}, {"bigtiff": True}],
+    ids=lambda options: next(iter(options), "plain"),
+)  # fmt: skip
+def test_other_tiff_depths_become_float32_with_their_values(kind: str, channels: int, options: dict[str, Any]) -> None:
+    values = (RNG.random((24, 34, channels)) * 120 - (0 if kind[0] == "u" else 60)).astype(kind).squeeze()
+    data = by_tifffile(values, photometric="rgb" if channels == 3 else "minisblack", **options)
+    same(data, values.astype(np.float32))
+
+
+def test_signs_survive_a_predictor_and_the_whole_range() -> None:
+    values = np.array([[-32768, -1, 0, 1, 32767]] * 3, np.int16)
     same(by_tifffile(values), values.astype(np.float32))
+    same(by_tifffile(values, compression="zlib", predictor=True), values.astype(np.float32))
+
+
+@pytest.mark.parametrize("kind", ["uint64", "int64", "complex64"])
+def test_tiff_depths_that_float32_does_not_hold_are_said(kind: str) -> None:
+    with pytest.raises(DataError, match="64 bits that are complex or whole numbers"):
+        decode_image(by_tifffile(GREY.astype(kind)), "x.tif")
 
 
 def test_large_uint32_does_not_wrap() -> None:
@@ -246,6 +436,15 @@ def test_exif_orientation_is_applied(value: int) -> None:
     np.testing.assert_array_equal(as_image(image), turned)
 
 
+def tiff_broken(compression: str) -> bytes:
+    """A TIFF whose pixels are damaged and whose tags are sound."""
+    image = Image.fromarray(RNG.integers(0, 256, (90, 120), dtype=np.uint8))
+    data = bytearray(encoded(image.convert("1") if compression == "group4" else image, "TIFF", compression=compression))
+    (offset,) = Image.open(io.BytesIO(data)).tag_v2[273]  # type: ignore[attr-defined]
+    data[offset + 40 : offset + 140] = bytes(byte ^ 0x5A for byte in data[offset + 40 : offset + 140])
+    return bytes(data)
+
+
 def bad_files(folder: Path) -> dict[str, Path]:
     png, jpeg, bmp = encoded(RGB, "PNG"), encoded(RGB, "JPEG"), encoded(RGB, "BMP")
     tiff, deep = encoded(RGB, "TIFF"), by_opencv(DEEP_RGB, ".png")
@@ -261,7 +460,13 @@ def bad_files(folder: Path) -> dict[str, Path]:
         "header.png": png[:20],
         "header.tif": b"II*\x00\x08\x00\x00\x00",
         "tags.tif": b"MM\x00*\x00\x00\x00\x08\x00\x01\xff",
-        "other.gif": encoded(GREY, "GIF"),
+        "half.gif": encoded(GREY, "GIF")[:-60],
+        "half.ppm": pgm(RGB, 255)[:-9],
+        "half.jp2": encoded(np.dstack([DEEP >> 8] * 3).astype(np.uint8).repeat(8, 0), "JPEG2000")[:200],
+        "lzw.tif": encoded(RGB, "TIFF", compression="tiff_lzw")[:300] + bytes(9000),
+        "deflate.tif": tiff_broken("tiff_adobe_deflate"),
+        "fax.tif": tiff_broken("group4"),
+        "next.tif": with_next_page(tiff, 0x7FFFFFFF),
         "flipped.png": png[:60] + bytes(byte ^ 255 for byte in png[60:90]) + png[90:],
     }
     for name, content in contents.items():
@@ -277,7 +482,158 @@ def test_every_bad_file_is_named_with_a_hint(tmp_path: Path, capfd: pytest.Captu
         assert name in str(caught.value)
         assert caught.value.hint
         assert caught.value.path == path
-    assert capfd.readouterr() == ("", "")  # OpenCV's decoders like to talk
+    assert capfd.readouterr() == ("", "")  # the decoders' libraries like to talk
+
+
+_ALL_BAD = """
+import random, sys
+from pathlib import Path
+from blemish.data.decode import decode_image
+from blemish.errors import DataError
+draw, bad = random.Random(0), 0
+for path in sorted(Path(sys.argv[1]).iterdir()):
+    whole = path.read_bytes()
+    for _ in range(25):
+        data = bytearray(whole[: draw.randrange(30, len(whole) + 1)] if draw.random() < 0.3 else whole)
+        for _ in range(draw.randrange(1, 4)):
+            data[draw.randrange(8, len(data))] ^= draw.randrange(1, 256)
+        try:
+            decode_image(bytes(data), path.name)
+        except DataError:
+            bad += 1
+print(bad)
+"""
+
+
+def test_damaged_files_are_errors_and_no_library_writes_to_stderr(tmp_path: Path) -> None:
+    big = RNG.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    fax = Image.fromarray(big[..., 0]).convert("1")
+    for name, data in {
+        "deep.png": by_opencv(big.astype(np.uint16) * 257, ".png"), "a.png": encoded(big, "PNG"),
+        "fax.tif": encoded(fax, "TIFF", compression="group4"), "lzw.tif": encoded(big, "TIFF", compression="tiff_lzw"),
+        "deflate.tif": encoded(big, "TIFF", compression="tiff_adobe_deflate"), "a.gif": encoded(big[..., 0], "GIF"),
+        "jpeg.tif": encoded(big, "TIFF", compression="jpeg"), "a.jpg": encoded(big, "JPEG"),
+        "double.tif": by_tifffile(big[..., 0].astype(np.float64)), "a.webp": encoded(big, "WEBP"),
+        "a.jp2": encoded(big, "JPEG2000"), "deep.jp2": encoded(big[..., 0].astype(np.uint16) * 200, "JPEG2000"),
+        "deep.tif": by_tifffile(big.astype(np.uint16) * 257, photometric="rgb"), "a.bmp": encoded(big, "BMP"),
+        "signed.tif": by_tifffile(big.astype(np.int16), photometric="rgb"), "a.ppm": pgm(big, 255),
+    }.items():  # fmt: skip
+        (tmp_path / name).write_bytes(data)
+    done = subprocess.run([sys.executable, "-c", _ALL_BAD, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert int(done.stdout) > 100
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+def test_deep_png_is_checked_before_it_is_decoded(interlaced: bool) -> None:
+    data = by_opencv(DEEP_RGB, ".png")
+    if not interlaced:
+        same(data, DEEP_RGB)
+    head = bytearray(data[16:29])
+    head[12] = int(interlaced)
+    rows = [b"\7" + bytes(17 * 6)] * 12
+    for content, message in ((b"".join(rows), "filter|bytes of pixels"), (b"\0" * 50, "bytes of pixels")):
+        body = chunk(b"IHDR", bytes(head)) + chunk(b"IDAT", zlib.compress(content)) + chunk(b"IEND", b"")
+        with pytest.raises(DataError, match=message):
+            decode_image(data[:8] + body, "x")
+
+
+class Upload:
+    """A web framework's upload: a file inside, and nothing of `io`'s classes."""
+
+    filename = "part.png"
+
+    def __init__(self, data: bytes) -> None:
+        self.file = io.BytesIO(data)
+
+    def read(self, size: int = -1) -> bytes:
+        return self.file.read(size)
+
+
+class AsyncUpload(Upload):
+    async def read(self, size: int = -1) -> bytes:  # type: ignore[override]
+        return self.file.read(size)
+
+
+def streams(data: bytes, tmp_path: Path) -> dict[str, Any]:
+    path = tmp_path / "s.png"
+    path.write_bytes(data)
+    spooled = tempfile.SpooledTemporaryFile()  # noqa: SIM115
+    spooled.write(data)  # stands at its end
+    return {
+        "bytes": data, "bytearray": bytearray(data), "memoryview": memoryview(data), "BytesIO": io.BytesIO(data),
+        "file": path.open("rb"), "raw": path.open("rb", buffering=0), "spooled": spooled, "upload": Upload(data),
+        "async": AsyncUpload(data),
+    }  # fmt: skip
+
+
+def test_encoded_files_are_taken_and_left_as_they_were(tmp_path: Path) -> None:
+    for name, stream in streams(encoded(RGB, "PNG"), tmp_path).items():
+        np.testing.assert_array_equal(as_image(stream), RGB, err_msg=name)
+        if hasattr(stream, "seek"):
+            at = stream.tell()
+            np.testing.assert_array_equal(as_image(stream), RGB, err_msg=name)
+            assert stream.tell() == at
+            assert not stream.closed
+            stream.close()
+    later = io.BytesIO(b"header" + encoded(RGB, "PNG"))
+    later.seek(6)
+    np.testing.assert_array_equal(as_image(later), RGB)
+
+
+def test_streams_that_are_none(tmp_path: Path) -> None:
+    path = tmp_path / "t.png"
+    path.write_bytes(encoded(RGB, "PNG"))
+    closed = path.open("rb")
+    closed.close()
+    with path.open(encoding="latin-1") as text:
+        wrong: list[tuple[Any, str]] = [
+            (text, "t.png: is opened as text"),
+            (io.StringIO("x"), "opened as text"),
+            (closed, "t.png: cannot be read"),
+            (io.BytesIO(), "file is empty"),
+            (b"", "file is empty"),
+            (b"no image", "not an image"),
+            (io.BytesIO(b"no image"), "not an image"),
+        ]
+        for value, message in wrong:
+            with pytest.raises(DataError, match=message) as caught:
+                as_image(value)
+            assert caught.value.hint
+    with pytest.raises(DataError, match="too large"):
+        take_encoded(io.BytesIO(bytes(100)), max_bytes=99)
+
+
+def test_a_buffer_of_pixels_is_an_array() -> None:
+    np.testing.assert_array_equal(as_image(np.asarray(memoryview(RGB))), RGB)
+    with pytest.raises(DataError):
+        as_image(memoryview(RGB))
+
+
+def test_names_of_files_may_be_any_path(tmp_path: Path) -> None:
+    class Named(os.PathLike[str]):
+        def __fspath__(self) -> str:
+            return str(tmp_path / "a.png")
+
+    (tmp_path / "a.png").write_bytes(encoded(RGB, "PNG"))
+    np.testing.assert_array_equal(read_image(Named()), RGB)
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(DataError, match="is no file"):  # and nobody waits for who writes into it
+        read_image(tmp_path / "pipe.png")
+
+
+def test_a_file_larger_than_pillows_limit_is_read_where_the_caller_allows_it() -> None:
+    data = bomb(20_000, 10_000)
+    with pytest.raises(DataError, match="more than 100000000 pixels"):
+        decode_image(data, "x")
+    with pytest.raises(DataError, match="cut short|damaged"):  # it is let through, and found to have no pixels
+        decode_image(data, "x", max_pixels=200_000_000)
+
+
+def test_an_image_that_does_not_fit_into_memory_is_refused_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode, "free_memory", lambda: Free(50_000_000, "of a test"))
+    with pytest.raises(DataError, match=r"too large: 8000 x 8000 needs 122 MiB, and 48 MiB of a test is free"):
+        decode_image(bomb(8_000, 8_000), "x")
 
 
 def test_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 from blemish.config import nearest
 from blemish.data.decode import read_file
 from blemish.errors import DataError
-from blemish.files import write_whole
+from blemish.files import walk, write_whole
 from blemish.outputs import without_maps
 from blemish.types import Cloud
 
@@ -87,5 +87,8 @@ def is_cloud(path: Path, *, depth: bool = False) -> bool:
 
 
 def clouds_in(folder: Path, *, depth: bool = False) -> list[Path]:
-    """Sorted files of a folder and its sub-folders that are clouds by their names; with `depth` PNG files too."""
-    return without_maps(sorted(path for path in folder.rglob("*") if is_cloud(path, depth=depth)))
+    """Sorted files of a folder, its sub-folders and those that it links to, that are clouds by their names.
+
+    With `depth` PNG files too. Maps that an earlier run has drawn there are left out.
+    """
+    return without_maps(path for path in walk(folder).files if is_cloud(path, depth=depth))

@@ -12,13 +12,14 @@ import importlib
 import inspect
 import os
 import pkgutil
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, cast
 
 from blemish.config import nearest
-from blemish.data.layouts._common import check_disjoint
+from blemish.data.layouts._common import check_disjoint, list_images, reasons
 from blemish.data.layouts._recordings import Cut
 from blemish.errors import ConfigError, DataError
 from blemish.types import Record
@@ -74,7 +75,15 @@ def index(
         hint = "give a folder of images, a data set or a manifest (.csv, .jsonl), or name its layout"
         raise DataError("no images found", path=root, hint=hint)
     check_disjoint(records)
+    if root.is_dir() and getattr(module, "KIND", None) != "cloud" and all(record.span is None for record in records):
+        _tell_unread(root)
     return records
+
+
+def _tell_unread(root: Path) -> None:
+    """Warn of pictures in the folder that nobody will look at."""
+    if unread := list_images(root).unread:
+        warnings.warn(f"{root}: left out, which may be pictures: {reasons(unread)}", stacklevel=3)
 
 
 def select(records: Sequence[Record], categories: Sequence[str]) -> list[Record]:
@@ -113,4 +122,6 @@ def _detected(root: Path, kind: str | None) -> Layout:
         hint = "give a folder of clouds (ply, pcd, stl, obj, xyz, npy, tiff), or name its layout"
         raise DataError("no point clouds found" if root.is_dir() else "no point cloud", path=root, hint=hint)
     hint = "give a folder of images, a data set or a manifest (.csv, .jsonl)"
+    if root.is_dir() and (unread := list_images(root).unread):
+        raise DataError(f"no images found that are read: {reasons(unread)}", path=root, hint=unread[0].hint)
     raise DataError("no images found" if root.is_dir() else "not a data set", path=root, hint=hint)

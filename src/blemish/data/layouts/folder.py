@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from blemish.data.layouts._common import default_split_only, images_in, is_image, relative
+from blemish.data.layouts._common import default_split_only, images_in, relative
 from blemish.errors import DataError
 from blemish.types import Record
 
@@ -17,7 +17,7 @@ NOT_GOOD = frozenset(
 
 
 def detect(root: Path) -> bool:
-    return root.is_dir() and any(is_image(path) for path in root.rglob("*"))
+    return bool(images_in(root, deep=True))
 
 
 def index(root: Path, *, split: str | None = None) -> list[Record]:

@@ -1,0 +1,148 @@
+"""What a process may have: memory, as far as it is known, and forks that cut nothing in half."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from blemish import footprint, system
+from blemish.errors import BlemishError, ConfigError, ResourceError
+from blemish.methods import padim, patchcore
+from blemish.system import Free, Gate, check_memory, free_memory, is_out_of_memory, memory_for
+from blemish.types import FeatureSpec
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux says what is free")
+SPEC = FeatureSpec((0,), (100,), ((50, 50),))
+
+
+@linux
+def test_the_tightest_limit_counts() -> None:
+    free = free_memory()
+    assert free is not None
+    assert free.bytes > 0
+    code = "from blemish.system import free_memory; print(*free_memory())"
+    said = subprocess.run(
+        ["bash", "-c", f"ulimit -v 600000; {sys.executable} -c '{code}'"], capture_output=True, text=True, check=True
+    ).stdout
+    assert "ulimit -v" in said
+    assert int(said.split()[0]) < 600_000 * 1024
+
+
+def group(folder: Path, **values: object) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, value in values.items():
+        (folder / f"memory.{name}").write_text(f"{value}\n")
+
+
+def test_limits_of_control_groups(tmp_path: Path) -> None:
+    own = tmp_path / "cgroup"
+    own.write_text("0::/user/job\n")
+    group(tmp_path / "fs", max="max", current=1)
+    group(tmp_path / "fs" / "user", max=1000, current=700, stat="anon 5\ninactive_file 100")
+    group(tmp_path / "fs" / "user" / "job", max="max", current=600)
+    assert [f.bytes for f in system._group_limits(tmp_path / "fs", str(own))] == [400]
+    own.write_text("7:cpu:/x\n4:memory:/box\n")
+    group(tmp_path / "fs" / "memory" / "box", limit_in_bytes=900, usage_in_bytes=850, stat="total_inactive_file 30")
+    assert [f.bytes for f in system._group_limits(tmp_path / "fs", str(own))] == [80]
+    assert not list(system._group_limits(tmp_path / "fs", str(tmp_path / "absent")))
+
+
+def test_nothing_is_refused_where_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(system, "free_memory", lambda: None)
+    check_memory(10**18, "it", "less")
+    monkeypatch.setattr(system, "free_memory", lambda: Free(2**30, "of a test"))
+    check_memory(2**30, "it", "less")
+    with pytest.raises(ResourceError, match=r"it needs at least 2 GiB, and 1 GiB of a test is free") as caught:
+        check_memory(2**31, "it", "less")
+    assert caught.value.hint == "less"
+
+
+class cv2Error(Exception):
+    __module__ = "cv2"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("std::bad_alloc"),
+        RuntimeError("can't start new thread"),
+        OSError(12, "Cannot allocate memory"),
+        ImportError("libx.so: failed to map segment from shared object"),
+        cv2Error("(-4:Insufficient memory) Failed to allocate 1 bytes"),
+    ],
+)
+def test_what_libraries_say_when_memory_runs_out(error: Exception) -> None:
+    assert is_out_of_memory(error)
+    with pytest.raises(ResourceError, match="out of memory in learning") as caught, memory_for("learning", "less"):
+        raise error
+    assert caught.value.hint == "less"
+    assert isinstance(caught.value, BlemishError)
+    assert isinstance(caught.value, MemoryError)
+
+
+def test_other_errors_stay_what_they_are() -> None:
+    for error in (RuntimeError("shapes differ"), ConfigError("out of memory"), OSError(11, "unavailable"), KeyError(1)):
+        with pytest.raises(type(error)) as caught, memory_for("learning", "less"):
+            raise error
+        assert caught.value is error
+
+
+def test_a_size_that_cannot_fit_is_refused_with_one_that_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = padim.Config(level=0)
+    least = footprint.needed("padim", config, SPEC, 5, 16)
+    assert least >= 4 * 8 * 2500 * 100**2
+    monkeypatch.setattr(footprint, "free_memory", lambda: Free(least, "of a test"))
+    footprint.check("padim", config, SPEC, (640, 640), 5, 16)
+    monkeypatch.setattr(footprint, "free_memory", lambda: Free(least // 4, "of a test"))
+    with pytest.raises(ResourceError, match="padim at 640x640 needs at least") as caught:
+        footprint.check("padim", config, SPEC, (640, 640), 5, 16)
+    assert caught.value.hint == "--image-size 256 would fit, or --set channels=100"
+    fewer = padim.Config(level=0, channels=10)
+    footprint.check("padim", fewer, SPEC, (640, 640), 5, 16)
+    monkeypatch.setattr(footprint, "free_memory", lambda: None)
+    footprint.check("padim", config, SPEC, (640, 640), 5, 16)
+
+
+def test_a_bank_is_bounded_by_its_pool() -> None:
+    config = patchcore.Config(level=0)
+    many = footprint.needed("patchcore", config, SPEC, 10**6, 16)
+    assert many == footprint.needed("patchcore", config, SPEC, 10**7, 16)
+    assert footprint.needed("patchcore", config, SPEC, 10, 16) < many
+
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+
+
+@needs_fork
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_fork_waits_for_who_is_inside() -> None:
+    gate, inside, left = Gate(), threading.Event(), []
+
+    def work() -> None:
+        with gate, gate:  # again from inside
+            inside.set()
+            time.sleep(0.3)
+            left.append(1)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    inside.wait()
+    pid = os.fork()
+    if pid == 0:
+        with gate:  # open, and nobody is inside
+            os._exit(7 if left else 8)
+    thread.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+    with gate:  # and open again here
+        pid = os.fork()  # by who is inside
+        if pid == 0:
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
