@@ -89,7 +89,7 @@ class Calibrator:
 
     `scores` are sorted, `peaks` (largest value of each anomaly map) and `units` (its unit's number; empty = each image
     is one) go with them; `alpha` is the promised false-alarm rate, `per_unit` what it is counted by. `ids` tell the
-    images by their bytes: an evaluation on them would prove nothing.
+    images again: an evaluation on them would prove nothing.
     """
 
     scores: tuple[float, ...]

@@ -281,7 +281,7 @@ class Detector:
         """A new threshold: from good images that the model has not learned from, or, without any, from the ones that
         `fit` held out. CalibrationError where they are too few for the rate; scores never change.
 
-        Images that the model has learned from, told by their bytes, and images of units that it knows are left out
+        Images that the model has learned from, told by their pixels, and images of units that it knows are left out
         with a warning: a promise made from them would be broken by the first new part. `promise_per` is what `fit`
         was asked for where it is not given.
         """
@@ -292,7 +292,10 @@ class Detector:
             categories = self.model.categories and self.model.categories.again(false_alarm_rate)
         else:
             fresh = as_records(good, cut=self._cut(), kind=self._kind())
+            from blemish.holdout import without_copies
+
             records = self._not_learned([r for r in fresh if r.label == 0 and r.split != "test"])
+            records = without_copies(records, type(kinds.of(self.model.meta)))
             per_unit = (promise_per or self.model.run["promise_per"]) == "unit"
             kind = kinds.of(self.model.meta)
             follow = track or no_track
@@ -312,7 +315,7 @@ class Detector:
         data = self.model.meta["data"]
         images, units = set(data["content_ids"]), set(data["units"])
         kind = kinds.of(self.model.meta)
-        fresh = [r for r in records if unit_id(r) not in units and kind.content(r) not in images]
+        fresh = [r for r in records if unit_id(r) not in units and not kind.known(r, images)]
         if len(fresh) < len(records):
             warnings.warn(
                 f"{len(records) - len(fresh)} of {len(records)} images, or their units, were learned from "
@@ -410,12 +413,15 @@ def as_records(
 ) -> list[Record]:
     """Records of whatever a user names: a path, a list of files (all good, to learn from), or records.
 
-    `cut` says how recordings become windows, `kind` what samples are wanted; None = any.
+    `cut` says how recordings become windows, `kind` what samples are wanted; None = any. DataError where the folders of
+    listed files are called bad; records say themselves what they are.
     """
     if isinstance(source, str | Path):
         return layouts.select(layouts.index(source, layout, split, cut=cut, kind=kind), categories)
     records: list[Record] = []
-    for item in source:
+    items = list(source)
+    layouts.check_named([Path(item) for item in items if not isinstance(item, Record)])
+    for item in items:
         if isinstance(item, Record):
             records.append(item)
         elif kind != Clouds.name and is_recording(Path(item)):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from blemish import kinds
 from blemish.data.layouts.loco import has_saturation, saturated_masks
@@ -26,6 +27,8 @@ from blemish.runtime.scores import Track, no_track
 from blemish.types import AnomalyResult, Record
 
 Metric = dict[str, Any]
+MASKS = ("marked", "missing", "unusable", "empty", "whole")
+"""What is known of where a defective image is defective; `setting["masks"]` counts them."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class Evaluation:
     timing: dict[str, Any]
     samples: tuple[Sample, ...]
     unread: tuple[dict[str, str], ...] = ()  # test images that could not be read: id and error
+    unusable_masks: tuple[dict[str, str], ...] = ()  # of images that count in image metrics alone: id and error
     pixels: PixelCounts | None = field(default=None, repr=False, compare=False)  # what the pixel metrics come from
 
     def to_json(self) -> dict[str, Any]:
@@ -84,12 +88,16 @@ def evaluate(
 
     Image metrics need good and anomalous test images; pixel metrics take the images whose mask is known (good ones
     have none by nature) in source pixels, and are left out where no defect has a mask. `keep` sees every result, for
-    reports. An image that cannot be read is listed in `unread` and left out. DataError where there is no test record,
-    or none that can be read.
+    reports. An image that cannot be read is listed in `unread` and left out; one whose mask cannot be used is listed in
+    `unusable_masks` and left out of the pixel metrics. A warning says how many defective images have no mask, an empty
+    one or one that covers them whole, and that there is no good image. DataError where there is no test record, or none
+    that can be read.
     """
     test = [r for r in records if r.split == "test"]
     if not test:
         raise DataError("there is no test image", path=source, hint="evaluate needs a data set with a test split")
+    if all(r.label for r in test):
+        warnings.warn(f"{source}: no test image is a good one: no AUROC, no rate of false alarms", stacklevel=2)
     follow = (track or no_track)(test, "evaluate", len(test))
     kind = kinds.get(model.get("kind", "image"))
     scale = _scale(inspector)
@@ -99,22 +107,30 @@ def evaluate(
     saturated: dict[str | None, PixelCounts] = {}
     samples: list[Sample] = []
     unread: list[dict[str, str]] = []
+    unusable: list[dict[str, str]] = []
+    masks = dict.fromkeys(MASKS, 0)
     seen = 0
     for record, result in zip(test, inspector.inspect_many(map(kind.source, follow), errors="yield"), strict=True):
         if isinstance(result, DataError):
             unread.append({"id": record.id, "error": str(result)})
             continue
-        seen += kind.content(record) in inspector.known
+        seen += kind.known(record, inspector.known)
         scale = scale or max(float(np.abs(result.anomaly_map).mean()), 1e-12)
-        if record.label == 0 or record.mask is not None:
-            mask = kind.mask(record, result.anomaly_map.shape)
-            places = None if mask is None else kind.places(record, mask)
-            alone = None if places is None else [SaturatedRegion(place, 1.0, relative=True) for place in places]
-            mask = mask if places is None else None
-            counts.setdefault(record.group, PixelCounts(scale)).update(result.anomaly_map, mask, saturated=alone)
+        try:
+            truth = _truth(kind, record, result)
+        except DataError as error:
+            unusable.append({"id": record.id, "error": str(error)})
+            truth, record = _Truth("unusable"), replace(record, mask=None)  # which `keep` cannot show either
+        if record.label:
+            masks[truth.says] += 1
+        if truth.says not in ("missing", "unusable"):
+            counts.setdefault(record.group, PixelCounts(scale)).update(
+                result.anomaly_map, truth.mask, saturated=truth.places
+            )
             if saturates:
-                regions = [SaturatedRegion(m, s) for m, s in saturated_masks(record, result.anomaly_map.shape)]
-                saturated.setdefault(record.group, PixelCounts(scale)).update(result.anomaly_map, saturated=regions)
+                saturated.setdefault(record.group, PixelCounts(scale)).update(
+                    result.anomaly_map, saturated=truth.saturated
+                )
         samples.append(_sample(record, result))
         if keep is not None:
             keep(record, result)
@@ -122,10 +138,11 @@ def evaluate(
         raise DataError(f"none of the {len(test)} test images can be read: {unread[0]['error']}")
     if seen:
         warnings.warn(f"{seen} of {len(test)} test images were learned or calibrated from", stacklevel=2)
+    _say_masks(masks, kind)
     total, total_saturated = _merged(counts, scale), _merged(saturated, scale)
     return Evaluation(
         model=model,
-        setting={**_setting(inspector, kind, source, test), "seen_before": seen},
+        setting={**_setting(inspector, kind, source, test), "seen_before": seen, "masks": masks},
         overall=_metrics(samples, total, total_saturated, inspector, seed),
         by_category={
             g: _metrics([s for s in samples if s.group == g], counts.get(g), saturated.get(g), inspector, seed)
@@ -141,8 +158,49 @@ def evaluate(
         },
         samples=tuple(samples),
         unread=tuple(unread),
+        unusable_masks=tuple(unusable),
         pixels=total if total.regions else None,
     )
+
+
+class _Truth(NamedTuple):
+    """Where one image is defective, as the metrics take it."""
+
+    says: str  # one of MASKS
+    mask: NDArray[np.bool_] | None = None
+    places: list[SaturatedRegion] | None = None
+    saturated: Sequence[SaturatedRegion] = ()
+
+
+def _truth(kind: type[SampleKind[Any]], record: Record, result: AnomalyResult) -> _Truth:
+    """DataError where a mask cannot be used."""
+    shape = result.anomaly_map.shape
+    mask = kind.mask(record, shape) if record.label == 0 or record.mask is not None else None
+    says = "good" if not record.label else "missing" if mask is None else "marked"
+    if record.label and mask is not None:
+        says = "empty" if not mask.any() else "whole" if mask.all() else "marked"
+    places = None if mask is None else kind.places(record, mask)
+    alone = None if places is None else [SaturatedRegion(place, 1.0, relative=True) for place in places]
+    regions = [SaturatedRegion(m, s) for m, s in saturated_masks(record, shape)]
+    return _Truth(says, mask if places is None else None, alone, regions)
+
+
+def _say_masks(masks: Mapping[str, int], kind: type[SampleKind[Any]]) -> None:
+    """A warning where pixel metrics come from fewer defective images than there are, or from odd masks."""
+    measured = masks["marked"] + masks["whole"] + masks["empty"]
+    odd = [
+        f"{masks[key]} {words}"
+        for key, words in (
+            ("missing", "without a mask"),
+            ("unusable", "with a mask that cannot be used"),
+            ("empty", "with an empty mask"),
+            ("whole", f"with a mask that covers the whole {kind.part}"),
+        )
+        if masks[key] and not (key == "whole" and kind.marks_whole)
+    ]
+    if measured and odd:
+        of = sum(masks.values())
+        warnings.warn(f"pixel metrics come from {measured} of {of} defective samples: {', '.join(odd)}", stacklevel=3)
 
 
 def _scale(inspector: Inspector) -> float | None:

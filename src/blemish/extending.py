@@ -41,6 +41,8 @@ def extend(
             "one head learned all categories together: fit again",
             hint="models with a head for each category take new ones",
         )
+    if not name.strip() or not name.isprintable():
+        raise ConfigError(f"{name!r} is no name of a category", hint="give --category a name")
     if name in model.categories.names:
         raise ConfigError(f"the model has a category '{name}'", hint="give another --category")
     k, state = len(model.categories.names), load(model.tensors)

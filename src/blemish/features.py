@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from blemish import export
 from blemish.backbones.cache import FeatureCache, feature_key
-from blemish.data.decode import content_id, decode_image, read_file
+from blemish.data.decode import decode_image, read_file
 from blemish.data.geometry import Preprocess
+from blemish.data.identity import image_id
 from blemish.errors import DataError
 from blemish.runtime.engines import Engine, Precision, cores, open_engine
 from blemish.types import Batch, Pyramid, Record
@@ -62,7 +63,7 @@ class FeatureSource:
         self.image = image
         self.graph = backbone_graph(backbone, preprocess.size, cache)
         self.trunk = backbone_graph(backbone, preprocess.size, cache, image=True) if image else self.graph
-        self.seen: set[str] = set()  # content_id of every image asked for
+        self.seen: set[str] = set()  # content of every image asked for
         self.categories: dict[str, int] = {}  # decided category by record id, where there are several products
         self.computed = 0  # images that went through the backbone; the others came from the cache
         self._engine = open_engine(self.graph, precision=self.precision, threads=self.threads)
@@ -93,13 +94,14 @@ class FeatureSource:
         `image` is set. DataError where it cannot be read.
         """
         data = read_file(record.path)
-        self.seen.add(content_id(data))
         limit = self.preprocess.max_pixels
+        decoded = lru_cache(1)(lambda: decode_image(data, str(record.path), max_pixels=limit))
+        self.seen.add(image_id(data, decoded))
 
         @lru_cache(1)
         def image() -> NDArray[np.uint8]:
             try:
-                return self.preprocess(decode_image(data, str(record.path), max_pixels=limit))
+                return self.preprocess(decoded())
             except DataError as error:
                 raise error.at(record.path) from None
 

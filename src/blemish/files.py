@@ -60,20 +60,26 @@ def _percent(found: re.Match[str]) -> str:
     return "".join(f"%{byte:02X}" for byte in found[0].encode("utf-8", "surrogatepass"))
 
 
-# what systems and tools leave behind; nobody has put pictures of parts there
-SYSTEM_FOLDERS = frozenset(
-    {"__macosx", "__pycache__", "$recycle.bin", "system volume information", "lost+found", "@eadir", "node_modules"}
+# folders that systems, archives and tools make, for files that were deleted or are kept twice
+SYSTEM = frozenset(
+    "__macosx @eadir @recycle @recently-snapshot $recycle.bin recycler recycled lost+found #recycle #snapshot "
+    "system_volume_information __pycache__ node_modules".split()
 )
+
+
+def is_hidden(name: str) -> bool:
+    """Whether the name of a file or folder is a hidden one, or one of a system's own folders."""
+    return name.startswith(".") or name.casefold().replace(" ", "_") in SYSTEM
 
 
 @dataclass
 class Walk:
-    """What lies in a folder: its files and its sub-folders, sorted, how many hidden ones and system folders were left
+    """What lies in a folder: its files and its sub-folders, sorted, hidden ones and system folders, which were left
     alone, and the folders that could not be looked into, with the reason."""
 
     files: list[Path] = field(default_factory=list)
     folders: list[Path] = field(default_factory=list)
-    hidden: int = 0
+    hidden: list[Path] = field(default_factory=list)
     closed: dict[Path, str] = field(default_factory=dict)
 
 
@@ -104,8 +110,8 @@ def walk(folder: Path, *, deep: bool = True) -> Walk:
             continue
         for entry in entries:
             path = here / entry.name
-            if entry.name.startswith(".") or (entry.name.lower() in SYSTEM_FOLDERS and entry.is_dir()):
-                found.hidden += 1
+            if entry.name.startswith(".") or (is_hidden(entry.name) and entry.is_dir()):
+                found.hidden.append(path)
             elif not deep:
                 (found.folders if entry.is_dir() else found.files).append(path)
             elif entry.is_symlink():

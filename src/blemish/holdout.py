@@ -29,11 +29,11 @@ def good_training_records(records: Iterable[Record]) -> list[Record]:
 
 
 def without_copies(records: Sequence[Record], kind: type[SampleKind[Any]] = Images) -> list[Record]:
-    """The first of each file content, with a warning where others are left out: copies say nothing new, and one on
-    either side of a split would make the promise worthless."""
+    """The first of each content (see `data.identity`), with a warning where others are left out: copies say nothing
+    new, and one on either side of a split would make the promise worthless."""
     first: dict[tuple[str | None, str], Record] = {}
-    for record in records:
-        first.setdefault((record.group, kind.content(record)), record)
+    for record, content in zip(records, kind.contents(records), strict=True):
+        first.setdefault((record.group, content), record)
     if len(first) < len(records):
         warnings.warn(f"{len(records) - len(first)} of {len(records)} images are copies and are left out", stacklevel=3)
     return list(first.values())

@@ -215,6 +215,7 @@ class Run:
             "backbone": {"name": name, "identity": features.identity, "layers": list(features.layers)},
             "weights": self.options.weights,
             "preprocess": self.kind.preprocess.to_json(),
+            **({} if self.options.roi is None else {"inspected": round(self.kind.preprocess.inspected, 4)}),
             "precision": self.features.precision,
             "data": {
                 "good_images": len(self.good),

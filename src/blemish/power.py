@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 
 from blemish import drawing
 from blemish.config import nearest
-from blemish.data.decode import content_id, decode_image, read_file
+from blemish.data.decode import decode_image, read_file
 from blemish.data.geometry import Preprocess
 from blemish.data.levels import kind_of
 from blemish.errors import ConfigError, DataError
 from blemish.files import write_whole
+from blemish.kinds.image import Images
 from blemish.metrics.intervals import wilson
 from blemish.runtime.inspector import Inspector
 from blemish.runtime.scores import Track, no_track
@@ -170,9 +171,9 @@ def _check(kinds: Sequence[str], sizes: Sequence[float], contrasts: Sequence[flo
 
 
 def _unseen(records: Sequence[Record], line: Inspector, images: int, seed: int) -> list[Record]:
-    """Some good images by lot, without those that the model knows by their bytes."""
+    """Some good images by lot, without those that the model knows."""
     good = [r for r in records if r.label == 0]
-    fresh = [r for r in good if content_id(read_file(r.path)) not in line.known]
+    fresh = [r for r in good if not Images.known(r, line.known)]
     if len(fresh) < len(good):
         warnings.warn(
             f"{len(good) - len(fresh)} of {len(good)} good images were learned or calibrated from and are left out",

@@ -216,6 +216,9 @@ def _results(evaluation: Evaluation) -> str:
     )
     if any("pixel" in metric for _, metric in rows):
         note += f" Pixel metrics: {escape(str(evaluation.setting['pixel_metrics_in']))}."
+        masks = evaluation.setting.get("masks", {})
+        if out := masks.get("missing", 0) + masks.get("unusable", 0):
+            note += f" They leave out {out:,} of {sum(masks.values()):,} defective parts, whose masks are not known."
     return f'<section class="whole"><h2>Results</h2>{"".join(parts)}<p class="note">{note}</p></section>'
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -122,6 +122,7 @@ def settings(evaluation: Evaluation) -> str:
     rows: list[tuple[str, Any]] = [
         ("Test data", setting["source"]),
         ("Test images", f"{setting['good']:,} good, {setting['anomalous']:,} defective"),
+        ("Masks of the defects", _masks(setting.get("masks", {}))),
         ("Categories", f"{setting['categories']} in one model" if setting["categories"] > 1 else "1"),
         ("Learned from", f"{data['learned_from']:,} good images" if data else None),
         ("Labels used in learning", setting["labels_used_in_learning"]),
@@ -148,6 +149,18 @@ def settings(evaluation: Evaluation) -> str:
         if v is not None
     ]
     return f"<section><h2>Settings</h2><dl>{''.join(cells)}</dl></section>"
+
+
+def _masks(counts: Mapping[str, int]) -> str | None:
+    """How many defective samples are marked, and what is odd about the others."""
+    words = {
+        "marked": "marked in a part",
+        "whole": "marked as a whole",
+        "empty": "with an empty mask",
+        "missing": "without a mask",
+        "unusable": "with a mask that cannot be used",
+    }
+    return ", ".join(f"{counts[key]:,} {text}" for key, text in words.items() if counts.get(key)) or None
 
 
 def _plain(value: Any) -> str:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from blemish.config import nearest
 from blemish.data.decode import content_id, decode_image, read_file, read_image
 from blemish.data.geometry import Preprocess
+from blemish.data.identity import image_id
 from blemish.errors import ConfigError
 from blemish.features import FeatureSource, Maps
 from blemish.synthesis.makers import MAKERS, VERSION
@@ -54,6 +55,7 @@ class Item:
     id: str
     data: Callable[[], bytes]  # names its content
     image: Callable[[bytes], Image]  # of that content, as the network takes it
+    content: Callable[[bytes], str] = content_id  # what a model knows it by
 
 
 def files(records: Sequence[Record], preprocess: Preprocess) -> list[Item]:
@@ -63,7 +65,10 @@ def files(records: Sequence[Record], preprocess: Preprocess) -> list[Item]:
         def image(data: bytes) -> Image:
             return preprocess(decode_image(data, str(record.path), max_pixels=preprocess.max_pixels))
 
-        return Item(record.id, lambda: read_file(record.path), image)
+        def content(data: bytes) -> str:
+            return image_id(data, lambda: decode_image(data, str(record.path)))
+
+        return Item(record.id, lambda: read_file(record.path), image, content)
 
     return [item(record) for record in records]
 
@@ -134,7 +139,7 @@ class ImageSamples:
 
     def _one(self, item: Item, view: str) -> tuple[Maps, NDArray[np.float32] | None]:
         data = item.data()
-        self.source.seen.add(content_id(data))
+        self.source.seen.add(item.content(data))
         image = partial(self._kept if self.needs.image else self._drawn, item, view)
         maps = self.source.cached(data, "" if view == "same" else f"|{view}", image)
         return maps, self.source.normalised(image()) if self.needs.image else None

@@ -5,6 +5,8 @@ The inspecting side is `kinds`. `SIDES` is found by `Needs.source`.
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -19,6 +21,7 @@ from blemish.data.clouds.part import CloudPlan
 from blemish.data.decode import read_image
 from blemish.data.geometry import (
     Preprocess,
+    image_size_of,
     median_aspect,
     pack_roi,
     parse_image_size,
@@ -39,6 +42,8 @@ from blemish.runtime.engines import Engine, Precision, cores
 from blemish.samples import ImageSamples, files
 from blemish.types import Batch, FeatureSpec, Needs, Record
 from blemish.windows import WindowSamples, WindowSource
+
+ASPECT = 0.02  # by which width / height of a region of interest and of a picture may differ, beside the rounding
 
 if TYPE_CHECKING:
     from blemish.backbones.base import Backbone
@@ -138,6 +143,8 @@ def _image_samples(
 
 def _plan_windows(learn: Sequence[Record], options: FitOptions, backbone: Any) -> SampleKind[Any]:  # noqa: ARG001
     """Leads of the recordings that are learned from, rate and filter as asked; DataError where a rate is unknown."""
+    if options.roi:
+        raise ConfigError("a region of interest is for images", hint="leave it out")
     plan = SignalPlan(
         leads=plan_leads(record.path for record in learn),
         rate=options.resample,
@@ -209,10 +216,22 @@ SIDES: dict[str, Side] = {"pyramid": _IMAGES, "image": _IMAGES, "signal": _WINDO
 SIDE_OF_KIND: dict[str, Side] = {side.kind.name: side for side in SIDES.values()}
 
 
-def read_roi(path: str, size: tuple[int, int], max_pixels: int = MAX_PIXELS) -> str:
-    """The region of interest of an image file, for a network input of `size`."""
+def read_roi(path: str, size: tuple[int, int], records: Sequence[Record], max_pixels: int = MAX_PIXELS) -> str:
+    """The region of interest of an image file, for a network input of `size` that these records are brought to.
+
+    A warning where it covers everything; DataError where it has not the shape of every picture, so that it would lie
+    elsewhere on it, or is empty.
+    """
     image = read_image(path, max_pixels=max_pixels)
     mask = np.any(image.reshape(*image.shape[:2], -1) > 0, axis=-1)
+    high, wide = mask.shape
+    for record in records:
+        w, h = image_size_of(record.path)
+        if abs(math.log(w / h * high / wide)) > ASPECT + 0.5 / wide + 0.5 / high:
+            message = f"the region of interest is {wide} x {high}, and {record.path.name} {w} x {h} (width x height)"
+            raise DataError(message, path=path, hint="draw it on one of the pictures that are learned from")
+    if mask.all():
+        warnings.warn(f"{path}: the region of interest covers everything: 0 is what is not inspected", stacklevel=2)
     return pack_roi(np.asarray(mask, np.bool_), size)
 
 
@@ -221,7 +240,7 @@ def plan_preprocess(good: Sequence[Record], options: FitOptions, stride: int) ->
     preprocess = plan_geometry(good, options.image_size, stride, options.max_pixels)
     if options.roi is None:
         return preprocess
-    return replace(preprocess, roi=read_roi(options.roi, preprocess.size, options.max_pixels))
+    return replace(preprocess, roi=read_roi(options.roi, preprocess.size, good, options.max_pixels))
 
 
 def plan_geometry(good: Sequence[Record], image_size: str, stride: int, max_pixels: int = MAX_PIXELS) -> Preprocess:

@@ -50,9 +50,8 @@ class WindowSource:
 
     def window(self, record: Record) -> NDArray[np.float32]:
         """(K, L) as the graph takes it. DataError where it cannot be read."""
-        content = self.kind.content(record)
-        self.seen.add(content)
-        key = feature_key(content.encode(), self.preprocess.to_json(), "window", "f32")
+        self.seen.add(self.kind.content(record))
+        key = feature_key(self.kind.file_content(record).encode(), self.preprocess.to_json(), "window", "f32")
         if self.cache is not None and (cached := self.cache.get(key, self._kept)) is not None:
             return cached[0]
         x = self.kind.prepare(self.kind.read(self.kind.source(record)))

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from blemish import fitting, methods
 from blemish.bench.cell import _learning
 from blemish.cli.app import app
-from blemish.data.decode import content_id, read_file
+from blemish.data.decode import read_image
+from blemish.data.identity import pixels_id
 from blemish.detector import Detector
 from blemish.errors import ConfigError, DataError
 from blemish.methods.base import Method
@@ -139,7 +140,7 @@ def test_a_trained_method_takes_a_share_of_its_steps_from_what_it_knows(tmp_path
 def test_what_was_learned_from_is_left_out(tmp_path: Path) -> None:
     model = fit_tiny(tmp_path, method="padim")
     known = set(model.meta["data"]["content_ids"])
-    learned = [p for p in sorted((tmp_path / "good").iterdir()) if content_id(read_file(p)) in known]
+    learned = [p for p in sorted((tmp_path / "good").iterdir()) if pixels_id(read_image(p)) in known]
     assert learned
     with pytest.warns(UserWarning, match="learned from"), pytest.raises(DataError, match="learned from all"):
         detector(model).adapt(learned)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,13 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from blemish import DataError, Detector
+from blemish.cases import Cases
 from blemish.data import layouts
+from blemish.data.decode import read_image
 from blemish.evaluation import evaluate
 from blemish.metrics import aupro, auroc
+from blemish.report import write_report
+from blemish.report_tables import settings
 from tests.fakes import FakeBackbone, write_images, write_mvtec
 
 
@@ -61,11 +66,61 @@ def test_a_defect_without_a_mask_is_not_taken_for_normal_pixels(detector: Detect
 
     records = [replace(r, mask=None) if r.id.endswith("spot/000.png") else r for r in layouts.index(tree)]
     line = detector.inspector()
-    with_three = evaluate(line, records, model={}, source="x").overall
+    with pytest.warns(UserWarning, match=r"come from 3 of 4 defective samples: 1 without a mask"):
+        with_three = evaluate(line, records, model={}, source="x").overall
     assert with_three["pixel"]["images"] == 7
     assert with_three["anomalous"] == 4
     none = [replace(r, mask=None) for r in layouts.index(tree)]
     assert "pixel" not in evaluate(line, none, model={}, source="x").overall
+
+
+def change(tree: Path, to: Path, changed: dict[str, np.ndarray | bytes]) -> Path:
+    """A copy of the tree with other masks."""
+    shutil.copytree(tree, to)
+    for name, mask in changed.items():
+        path = to / "ground_truth" / "spot" / f"{name}_mask.png"
+        if isinstance(mask, bytes):
+            path.write_bytes(mask)
+        else:
+            Image.fromarray(mask).save(path)
+    return to
+
+
+def test_masks_that_are_empty_or_cover_everything_are_counted(detector: Detector, tree: Path, tmp_path: Path) -> None:
+    size = read_image(tree / "ground_truth" / "spot" / "000_mask.png").shape
+    whole = np.ones(size, np.uint8)  # labels 1 and 2, for one
+    whole[3:5, 3:5] = 2
+    root = change(tree, tmp_path / "thing", {"000": np.zeros(size, np.uint8), "001": whole})
+    said = "come from 4 of 4 defective samples: 1 with an empty mask, 1 with a mask that covers the whole part"
+    with pytest.warns(UserWarning, match=said):
+        evaluation = detector.evaluate(root)
+    counts = {"marked": 2, "missing": 0, "unusable": 0, "empty": 1, "whole": 1}
+    assert evaluation.to_json()["setting"]["masks"] == counts
+    page = settings(evaluation)
+    assert "2 marked in a part, 1 marked as a whole, 1 with an empty mask" in page
+
+
+def test_a_mask_that_cannot_be_used_ends_nothing(detector: Detector, tree: Path, tmp_path: Path) -> None:
+    root = change(tree, tmp_path / "thing", {"000": np.zeros((9, 9), np.uint8), "001": b"no picture"})
+    cases = Cases(None)
+    with pytest.warns(UserWarning, match="come from 2 of 4 defective samples: 2 with a mask that cannot be used"):
+        evaluation = evaluate(detector.inspector(), layouts.index(root), model={}, source="x", keep=cases.see)
+    assert [image["id"] for image in evaluation.unusable_masks] == ["test/spot/000.png", "test/spot/001.png"]
+    assert all("_mask.png" in image["error"] for image in evaluation.unusable_masks)
+    assert list(evaluation.to_json()["unusable_masks"]) == list(evaluation.unusable_masks)
+    assert not evaluation.unread
+    whole = detector.evaluate(tree).overall
+    assert evaluation.overall["image"] == whole["image"]
+    assert (evaluation.overall["pixel"]["images"], whole["pixel"]["images"]) == (6, 8)
+    assert sorted(case.masked for case in cases.of("found")) == [False, False, True, True]
+    write_report(tmp_path / "report.html", evaluation, cases=cases)
+    assert "They leave out 2 of 4 defective parts" in (tmp_path / "report.html").read_text()
+
+
+def test_a_test_set_without_good_images_says_so(detector: Detector, tree: Path) -> None:
+    records = [r for r in layouts.index(tree) if r.label or r.split == "train"]
+    with pytest.warns(UserWarning, match="no test image is a good one"):
+        assert "image" not in evaluate(detector.inspector(), records, model={}, source="x").overall
 
 
 def test_loco_gets_spro_from_its_saturation_areas(detector: Detector, tmp_path: Path) -> None:

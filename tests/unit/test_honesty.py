@@ -9,10 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
-from blemish import DataError, Detector
+from blemish import CalibrationError, DataError, Detector
 from blemish.data import layouts
+from blemish.data.decode import read_image
+from blemish.data.identity import VERSION, pixels_id
+from blemish.kinds.image import Images
 from blemish.report import judge
 from blemish.runtime.scores import unit_id
 from tests.fakes import SIZE, FakeBackbone, good_image, write_images, write_mvtec
@@ -40,8 +43,76 @@ def test_a_copy_is_counted_once_when_calibrating(tmp_path: Path) -> None:
     fresh = write_images(tmp_path / "fresh", 10, first=400)
     for copy in range(20):
         shutil.copy(fresh[0].path, fresh[0].path.with_name(f"copy_{copy}.png"))
-    made.calibrate(tmp_path / "fresh", false_alarm_rate=0.1)
+    with pytest.warns(UserWarning, match="20 of 30 images are copies"):
+        made.calibrate(tmp_path / "fresh", false_alarm_rate=0.1)
     assert made.model.calibrators["f32"].n == 10
+
+
+def saved_again(folder: Path, into: Path, suffix: str = ".bmp") -> Path:
+    """The same pictures in files of other bytes."""
+    pictures = sorted(folder.iterdir())
+    into.mkdir()
+    for path in pictures:
+        Image.open(path).save(into / f"again_{path.stem}{suffix}")
+    return into
+
+
+def test_pictures_saved_again_are_copies_in_learning(tmp_path: Path) -> None:
+    write_images(tmp_path / "good", 3)
+    saved_again(tmp_path / "good", tmp_path / "good" / "bmp")
+    with pytest.warns(UserWarning, match=r"3 of 6 images are copies|without a threshold"):
+        made = detector().fit(tmp_path / "good")
+    assert made.model.meta["data"]["learned_from"] == 3
+
+
+def test_pictures_saved_again_promise_nothing_anew(tmp_path: Path) -> None:
+    write_images(tmp_path / "good", 30)
+    made = detector(calibration="none").fit(tmp_path / "good")
+    again = saved_again(tmp_path / "good", tmp_path / "bmp")
+    with pytest.warns(UserWarning, match="30 of 30 images, or their units"), pytest.raises(CalibrationError):
+        made.calibrate(again)
+    leaky = [replace(r, split="test") for r in layouts.index(again)]
+    with pytest.warns(UserWarning, match="30 of 30 test images were learned or calibrated from"):
+        assert made.evaluate(leaky).setting["seen_before"] == 30
+
+
+def test_one_picture_under_many_time_stamps_counts_once(tmp_path: Path) -> None:
+    write_images(tmp_path / "good", 100)
+    made = detector().fit(tmp_path / "good")
+    (tmp_path / "one").mkdir()
+    for i in range(25):
+        note = PngImagePlugin.PngInfo()
+        note.add_text("time", str(i))
+        Image.fromarray(good_image(777)).save(tmp_path / "one" / f"{i}.png", pnginfo=note)
+    with pytest.warns(UserWarning, match="24 of 25 images are copies"), pytest.raises(CalibrationError):
+        made.calibrate(tmp_path / "one")
+
+
+def test_a_model_that_knows_its_images_by_their_bytes_still_does(tmp_path: Path) -> None:
+    """As models of earlier versions have it: ids without a version, in what was learned and calibrated from."""
+    write_images(tmp_path / "good", 100)
+    made = detector().fit(tmp_path / "good")
+    by_bytes = {Images.content(r): Images.file_content(r) for r in layouts.index(tmp_path / "good")}
+    data = made.model.meta["data"]
+    older = replace(
+        made.model,
+        meta={**made.model.meta, "data": {**data, "content_ids": sorted(by_bytes[i] for i in data["content_ids"])}},
+        calibrators={
+            name: replace(c, ids=tuple(sorted(by_bytes[i] for i in c.ids)))
+            for name, c in made.model.calibrators.items()
+        },
+    )
+    Detector.from_model(older).save(tmp_path / "older")
+    loaded = Detector.load(tmp_path / "older")
+    everything = [replace(r, split="test") for r in layouts.index(tmp_path / "good")]
+    with pytest.warns(UserWarning, match="100 of 100 test images"):
+        assert loaded.evaluate(everything).setting["seen_before"] == 100
+    count = data["learned_from"]
+    with pytest.warns(UserWarning, match=f"{count} of 100 images, or their units"):
+        loaded.calibrate(tmp_path / "good")
+    assert all(name.startswith(VERSION) for name in loaded.model.calibrators["f32"].ids)
+    with pytest.warns(UserWarning, match="100 of 100 test images"):  # ids of both kinds in one model
+        assert loaded.evaluate(everything).setting["seen_before"] == 100
 
 
 def test_new_images_of_a_known_unit_are_left_out_and_the_counting_stays(tmp_path: Path) -> None:
@@ -86,9 +157,7 @@ def test_held_out_images_do_not_shape_the_input(tmp_path: Path) -> None:
     plain = detector().fit(tmp_path / "good")
     assert plain.model.meta["preprocess"]["white_uint16"] == 2047
     held = set(plain.model.calibrators["f32"].ids)
-    from blemish.data.decode import content_id
-
-    name = next(p for p in sorted((tmp_path / "good").iterdir()) if content_id(p.read_bytes()) in held)
+    name = next(p for p in sorted((tmp_path / "good").iterdir()) if pixels_id(read_image(p)) in held)
     bright = good_image(0)[:, :, 0].astype(np.uint16) * 8
     bright[5, 5] = 4000
     Image.fromarray(bright).save(name)

@@ -19,7 +19,7 @@ from blemish import fitting, methods, modelfile
 from blemish.backbones.cache import FeatureCache
 from blemish.data import layouts
 from blemish.detector import Detector
-from blemish.errors import ConfigError, EngineError
+from blemish.errors import ConfigError, DataError, EngineError
 from blemish.evaluation import evaluate
 from blemish.export import Vote
 from blemish.learning import Run
@@ -293,7 +293,20 @@ def test_folders_of_good_images_are_products(data: list[Record], tmp_path: Path)
     assert model.meta["data"]["categories"] == sorted(KINDS)
     alone = [r for r in found if r.id.startswith("dots")]
     assert {r.group for r in layouts.by_folder(alone)} == {None}  # there is nothing to tell apart
-    assert layouts.by_folder([*data, *found]) == [*data, *found]  # who names some categories means them
+    assert layouts.by_folder(data) == data  # who names categories means them,
+    with pytest.raises(DataError, match=rf"{len(found)} good images have no category"):  # and names all of them
+        layouts.by_folder([*data, *found])
+
+
+def test_a_picture_beside_the_products_is_no_product(data: list[Record], tmp_path: Path) -> None:
+    for record in data:
+        (tmp_path / "line" / str(record.group)).mkdir(parents=True, exist_ok=True)
+        shutil.copy(record.path, tmp_path / "line" / str(record.group))
+    shutil.copy(data[0].path, tmp_path / "line" / "stray.png")
+    found = layouts.index(tmp_path / "line")
+    with pytest.raises(DataError, match=r"1 images lie beside the folders of the products, first stray\.png") as caught:
+        fit_model(tmp_path, found, method="padim", multi_class=True)
+    assert caught.value.hint
 
 
 def test_what_cannot_be_is_said(data: list[Record], made: Made, tmp_path: Path) -> None:
@@ -364,6 +377,8 @@ def test_a_later_category_leaves_the_others_alone(made: Made, fresh: list[Record
     assert [(r.category, r.score) for r in old] == [(r.category, r.score) for r in new]
     with pytest.raises(ConfigError, match="has a category 'waves'"):
         detector.extend(write(tmp_path, "waves", 8), "waves")
+    with pytest.raises(ConfigError, match="is no name of a category"):
+        detector.extend(write(tmp_path, "waves", 8), " ")
     with pytest.raises(ConfigError, match="one head learned all"):
         Detector.from_model(made["pooled"], backbone=FakeBackbone()).extend(write(tmp_path, "waves", 8), "waves")
 

@@ -57,7 +57,9 @@ def run(
         write_report(report, evaluation, cases=cases)
     for image in evaluation.unread:
         warnings.warn(f"not measured: {image['error']}", stacklevel=2)
-    return 1 if evaluation.unread else 0
+    for image in evaluation.unusable_masks:
+        warnings.warn(f"not measured in pixels: {image['id']}: {image['error']}", stacklevel=2)
+    return 1 if evaluation.unread or evaluation.unusable_masks else 0
 
 
 def _figure(metric: dict[str, Any] | None) -> str:

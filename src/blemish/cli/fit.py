@@ -42,6 +42,7 @@ _FIELDS = (
     "band",
     "max_pixels",
 )
+_SAMPLES = {"image": "images", "signal": "windows", "cloud": "clouds"}
 _RECIPE = "a recipe is the run.json of a model folder"
 
 
@@ -71,6 +72,10 @@ def run(data: str, out: Path, params: dict[str, Any]) -> None:
     read = [data, *(options[name] for name in ("weights", "second_weights", "roi", "textures") if options[name])]
     for folder in jobs:
         modelfile.check_place(folder, read=read)
+    print(
+        f"learning from {sum(r.split == 'train' for r in records)} {_SAMPLES[kind]}: {layouts.folders(records)}",
+        file=sys.stderr,
+    )
     cache = usable_cache() or False if params["cache"] else False
     with _spread(params["engine"], params["address"]) as spread:
         for folder, chosen in jobs.items():
@@ -104,12 +109,16 @@ def _one(detector: Any, folder: Path) -> None:
                 f"warning: the budget ended phase {phase['phase']} after {phase['steps']} of {phase['planned']} steps",
                 file=sys.stderr,
             )
+    inspected = model.meta.get("inspected")
+    if inspected is not None:
+        print(f"region of interest: {inspected:.0%} of the picture is inspected", file=sys.stderr)
     emit(
         {
             "model": str(folder),
             "method": model.meta["method"],
             "data": model.describe()["data"],
             "network_input": kinds.of(model.meta).takes,
+            **({} if inspected is None else {"inspected": inspected}),
             "promise": detector.promise,
             "parity": model.parity.get("engines"),
             "precision": model.meta["precision"],

@@ -161,6 +161,11 @@ class Preprocess:
             return anomaly_map
         return np.where(_unpacked(self.roi, self.size), anomaly_map, anomaly_map.min())
 
+    @property
+    def inspected(self) -> float:
+        """Share of a picture that lies in the region of interest; 1 where there is none."""
+        return 1.0 if self.roi is None else float(_unpacked(self.roi, self.size).mean())
+
     def looked_at(self, shape: tuple[int, int]) -> NDArray[np.bool_]:
         """Which pixels of a source image (H, W) lie in the region of interest; all where there is none."""
         if self.roi is None:

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blemish.data.decode import read_file
+from blemish.data.identity import values_id
 from blemish.errors import DataError
 from blemish.files import walk
 from blemish.outputs import without_maps
@@ -103,6 +104,17 @@ def _digest(path: Path, key: Stamp) -> str:  # noqa: ARG001  (what is kept is fo
     for file in _files(path):
         found.update(read_file(file))
     return found.hexdigest()
+
+
+def values_digest(path: Path) -> str:
+    """Names a recording by what it holds, whatever kind of file it is in: values, rate and leads."""
+    return _values_digest(path, stamp(path))
+
+
+@lru_cache(1024)
+def _values_digest(path: Path, key: Stamp) -> str:
+    recording = read_stamped(path, key)
+    return values_id(recording.values, f"{recording.rate} {recording.leads} {recording.piece}")
 
 
 class Extent(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
@@ -41,6 +41,7 @@ class SampleKind(ABC, Generic[Raw]):
     found: ClassVar[str]  # what regions are drawn as,
     marked: ClassVar[str]  # and what people have marked
     hint: ClassVar[str]  # which files are read
+    marks_whole: ClassVar[bool] = False  # a mask over a whole sample is nothing odd
     wide: ClassVar[bool] = False  # a report shows one picture beside the other, or each over the whole width
     without_graph: ClassVar[bool] = False  # `open` runs models of methods that cannot be one graph
 
@@ -70,7 +71,25 @@ class SampleKind(ABC, Generic[Raw]):
     @staticmethod
     @abstractmethod
     def content(record: Record) -> str:
-        """16 hex digits for the bytes that a record shows, wherever they lie. DataError where they cannot be read."""
+        """What a record shows, by its values (see `data.identity`): records of one content are one sample.
+
+        DataError where it cannot be read.
+        """
+
+    @staticmethod
+    @abstractmethod
+    def file_content(record: Record) -> str:
+        """16 hex digits for the bytes that a record shows: what models of earlier versions know it by."""
+
+    @classmethod
+    def contents(cls, records: Sequence[Record]) -> Iterator[str]:
+        """`content` of each, in order."""
+        return map(cls.content, records)
+
+    @classmethod
+    def known(cls, record: Record, ids: Container[str]) -> bool:
+        """Whether the ids that a model keeps name this record, by its values or, in an older model, by its bytes."""
+        return cls.content(record) in ids or cls.file_content(record) in ids
 
     @staticmethod
     @abstractmethod
@@ -96,7 +115,7 @@ class SampleKind(ABC, Generic[Raw]):
     def listing(cls, folder: Path) -> Listing:
         """The same, with what was found beside them and is not inspected, and why."""
         files, found = cls.files(folder), walk(folder)
-        out = Listing(files, [], Counter({"hidden": found.hidden} if found.hidden else {}))
+        out = Listing(files, [], Counter({"hidden": len(found.hidden)} if found.hidden else {}))
         taken = {*files, *cls.companions(files)}
         out.other.update(path.suffix.lower() or "without suffix" for path in found.files if path not in taken)
         out.unread.extend(closed(path, reason) for path, reason in found.closed.items())

@@ -15,6 +15,7 @@ from blemish import cloud_heat
 from blemish.data.clouds import clouds_in, read_cloud
 from blemish.data.clouds.part import CloudPlan, Part, part_of
 from blemish.data.decode import as_path, content_id, read_file, read_mask
+from blemish.data.identity import values_id
 from blemish.drawing import Picture, Scale, side_by_side
 from blemish.errors import DataError, EngineError
 from blemish.kinds.base import SampleKind
@@ -54,6 +55,10 @@ class Clouds(SampleKind[Part]):
 
     @staticmethod
     def content(record: Record) -> str:
+        return _content(read_cloud(record.path))
+
+    @staticmethod
+    def file_content(record: Record) -> str:
         return content_id(read_file(record.path))
 
     @staticmethod
@@ -107,7 +112,8 @@ class Clouds(SampleKind[Part]):
         return part_of(source if isinstance(source, Cloud) else _cloud_of(source), self.preprocess.mesh_points)
 
     def load(self, record: Record) -> tuple[str, Part]:
-        return self.content(record), self.read(record.path)
+        part = self.read(record.path)
+        return _content(part.cloud), part
 
     def prepare(self, raw: Part) -> NDArray[np.float32]:
         return self.preprocess(raw)
@@ -187,6 +193,12 @@ class Clouds(SampleKind[Part]):
         if name not in ("openvino", "local", "numpy"):
             raise EngineError(f"'{name}' runs graphs, and {model.meta['method']} is none", hint="leave --engine out")
         return ENGINES[model.meta["engine"]](model.meta["config"], arrays(model.tensors))
+
+
+def _content(cloud: Cloud) -> str:
+    """Of the points alone, and the faces between them: normals, colours and all else may be added and dropped."""
+    faces = np.zeros((0, 3), np.int64) if cloud.faces is None else np.asarray(cloud.faces, np.int64)
+    return values_id(np.asarray(cloud.points[cloud.valid], np.float64), faces)
 
 
 def part_at(path: str | Path, mesh_points: int = CloudPlan.mesh_points) -> Part:

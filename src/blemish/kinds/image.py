@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blemish import drawing
+from blemish.data._header import MOST_PIXELS
 from blemish.data.decode import (
     as_image,
     as_path,
@@ -23,10 +26,12 @@ from blemish.data.decode import (
     take_encoded,
 )
 from blemish.data.geometry import Preprocess, to_source
+from blemish.data.identity import image_id
 from blemish.data.layouts._common import Listing, images_in, list_images
 from blemish.drawing import Picture, Scale
 from blemish.kinds.base import SampleKind
 from blemish.regions import find_regions
+from blemish.runtime.engines import cores
 from blemish.types import Record, Region
 
 Pixels = NDArray[Any]
@@ -50,7 +55,29 @@ class Images(SampleKind[Pixels]):
 
     @staticmethod
     def content(record: Record) -> str:
+        # the limit is a model's own; what no model may take is refused
+        data = read_file(record.path, max_bytes=16 * MOST_PIXELS)
+        return image_id(data, lambda: decode_image(data, str(record.path), max_pixels=MOST_PIXELS))
+
+    @staticmethod
+    def file_content(record: Record) -> str:
         return content_id(read_file(record.path))
+
+    @classmethod
+    def contents(cls, records: Sequence[Record]) -> Iterator[str]:
+        """Decoded on all cores, a few at a time."""
+        waiting: deque[Future[str]] = deque()
+        with ThreadPoolExecutor(cores()) as pool:
+            try:
+                for record in records:
+                    waiting.append(pool.submit(cls.content, record))
+                    if len(waiting) > 2 * cores():
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                for future in waiting:
+                    future.cancel()
 
     @staticmethod
     def source(record: Record) -> Path:
@@ -86,7 +113,8 @@ class Images(SampleKind[Pixels]):
     def load(self, record: Record) -> tuple[str, Pixels]:
         limit = self.preprocess.max_pixels
         data = read_file(record.path, max_bytes=16 * limit)
-        return content_id(data), decode_image(data, str(record.path), max_pixels=limit)
+        raw = decode_image(data, str(record.path), max_pixels=limit)
+        return image_id(data, lambda: raw), raw
 
     def prepare(self, raw: Pixels) -> NDArray[np.uint8]:
         return self.preprocess(raw)

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from blemish import strips
 from blemish.data.beats import beat_mask
 from blemish.data.decode import as_path
+from blemish.data.identity import values_id
 from blemish.data.layouts import Cut
-from blemish.data.recordings import extent, recordings_in
+from blemish.data.recordings import extent, recordings_in, values_digest
 from blemish.data.signals import (
     Signal,
     SignalPlan,
@@ -44,6 +45,7 @@ class Signals(SampleKind[Signal]):
         "score over time; colour lies where it is high."
     )
     part = "window"
+    marks_whole = True
     wide = True
     found = "Black bars are the times"
     marked = "A green bar is what people have marked."
@@ -60,6 +62,11 @@ class Signals(SampleKind[Signal]):
 
     @staticmethod
     def content(record: Record) -> str:
+        window = window_of(record)
+        return values_id(values_digest(window.path), str(window.span))
+
+    @staticmethod
+    def file_content(record: Record) -> str:
         return window_content(window_of(record))
 
     @staticmethod

@@ -93,7 +93,7 @@ class TestReal:
     def test_fit_says_what_it_made(self, run: Any, tmp_path: Path) -> None:
         write_images(tmp_path / "good", 8)
         done = run("fit", tmp_path / "good", "--out", tmp_path / "m", *FIT, "--false-alarm-rate", 0.2)
-        assert (done.code, done.err) == (0, "")
+        assert (done.code, done.err) == (0, "learning from 8 images: good 8\n")
         [said] = lines(done)
         assert set(said) == {
             "model", "method", "data", "network_input", "promise", "parity", "training", "fit_seconds",
@@ -108,7 +108,7 @@ class TestReal:
         done = run("fit", tmp_path / "good", "--out", tmp_path / "m", *FIT)
         assert done.code == 0
         assert len(lines(done)) == 1
-        [warning] = done.err.splitlines()
+        _, warning = done.err.splitlines()
         assert warning.startswith("warning: 3 good images cannot promise")
 
     def test_one_model_per_category_or_one_for_all(self, run: Any, tmp_path: Path) -> None:

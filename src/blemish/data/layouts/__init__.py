@@ -13,6 +13,7 @@ import inspect
 import os
 import pkgutil
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,11 +21,13 @@ from typing import Protocol, cast
 
 from blemish.config import nearest
 from blemish.data.layouts._common import check_disjoint, list_images, reasons
+from blemish.data.layouts._names import says
 from blemish.data.layouts._recordings import Cut
 from blemish.errors import ConfigError, DataError
+from blemish.files import is_hidden
 from blemish.types import Record
 
-__all__ = ["Cut", "by_folder", "check_disjoint", "index", "names", "select"]
+__all__ = ["Cut", "by_folder", "check_disjoint", "check_named", "folders", "index", "names", "select"]
 
 
 class Layout(Protocol):
@@ -75,6 +78,11 @@ def index(
         hint = "give a folder of images, a data set or a manifest (.csv, .jsonl), or name its layout"
         raise DataError("no images found", path=root, hint=hint)
     check_disjoint(records)
+    for group in {record.group for record in records}:
+        if group is not None and (group in ("", ".", "..") or set(group) & {"/", "\\", "\0"}):
+            raise DataError(
+                f"category {group!r} is no plain name", path=root, hint="models lie in folders of these names"
+            )
     if root.is_dir() and getattr(module, "KIND", None) != "cloud" and all(record.span is None for record in records):
         _tell_unread(root)
     return records
@@ -100,13 +108,53 @@ def by_folder(records: Sequence[Record]) -> list[Record]:
     them has a category.
 
     What a user means who puts the images of each product into a folder of its own, in a folder of good images.
+    DataError where some lie beside those folders, or have no category where others have one.
     """
-    if not records or any(record.group is not None for record in records):
+    named = [record for record in records if record.group is not None]
+    if named and len(named) < len(records):
+        first = next(record for record in records if record.group is None)
+        message = f"{len(records) - len(named)} good images have no category, and {len(named)} have one"
+        raise DataError(message, path=first.path, hint="give each its category (group)")
+    if not records or named:
         return list(records)
     folders = [record.path.absolute().parent for record in records]
     root = Path(os.path.commonpath(folders))
-    first = [folder.relative_to(root).parts[:1] for folder in folders]
-    return [replace(record, group=part[0] if part else None) for record, part in zip(records, first, strict=True)]
+    first_parts = [folder.relative_to(root).parts[:1] for folder in folders]
+    if (stray := first_parts.count(())) not in (0, len(records)):
+        message = (
+            f"{stray} images lie beside the folders of the products, first {_first(records, first_parts).path.name}"
+        )
+        raise DataError(message, path=root, hint="put each into the folder of its product")
+    return [replace(record, group=part[0] if part else None) for record, part in zip(records, first_parts, strict=True)]
+
+
+def _first(records: Sequence[Record], parts: Sequence[tuple[str, ...]]) -> Record:
+    return next(record for record, part in zip(records, parts, strict=True) if not part)
+
+
+def check_named(paths: Sequence[Path]) -> None:
+    """DataError where the folders of files that a caller has listed as good ones are called bad, or are hidden."""
+    if not paths:
+        return
+    root = Path(os.path.commonpath([path.absolute().parent for path in paths]))
+    for path in paths:
+        for part in path.absolute().relative_to(root).parts[:-1]:
+            if says(part).bad or is_hidden(part):
+                hint = "leave it out, or give a Record, which says what it is"
+                raise DataError(f"lies in a folder '{part}' and is listed as a good one", path=path, hint=hint)
+
+
+def folders(records: Sequence[Record], most: int = 8) -> str:
+    """What is learned from, for people: the folders of the good training records and how many lie in each."""
+    good = [record for record in records if record.split == "train" and not record.label]
+    if not good:
+        return "nothing"
+    parents = [record.path.absolute().parent for record in good]
+    root = Path(os.path.commonpath(parents))
+    counts = Counter("/".join(parent.relative_to(root).parts) or root.name for parent in parents)
+    shown = ", ".join(f"{name} {count}" for name, count in sorted(counts.items())[:most])
+    rest = f" and {len(counts) - most} more" if len(counts) > most else ""
+    return f"{shown}{rest}" if len(counts) == 1 else f"{len(counts)} folders: {shown}{rest}"
 
 
 def _load(name: str) -> Layout:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -10,10 +13,13 @@ from typing import Any, NamedTuple
 
 from blemish.config import nearest
 from blemish.data._kinds import HEAD, SUFFIXES, kind_of, unread, unread_kind
+from blemish.data.layouts._names import counted, says
 from blemish.errors import ConfigError, DataError
-from blemish.files import walk
+from blemish.files import is_hidden, walk
 from blemish.outputs import without_maps
 from blemish.types import Record, Split
+
+LONGEST = 100  # bytes of a category's name: models and results lie in folders that are called after it
 
 
 class Listing(NamedTuple):
@@ -49,7 +55,7 @@ def list_images(folder: Path, *, deep: bool = True) -> Listing:
     """
     found = walk(folder, deep=deep)
     kept = without_maps(found.files)
-    out = Listing([], [], Counter({"hidden": found.hidden} if found.hidden else {}))
+    out = Listing([], [], Counter({"hidden": len(found.hidden)} if found.hidden else {}))
     for path in kept:
         if is_image(path):
             out.files.append(path)
@@ -99,12 +105,71 @@ def folders_in(folder: Path) -> list[Path]:
     """Sorted sub-folders; none where there is no such folder."""
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    with os.scandir(folder) as entries:
+        return sorted(folder / entry.name for entry in entries if entry.is_dir() and not is_hidden(entry.name))
+
+
+def child(folder: Path, *names: str) -> Path:
+    """The sub-folder of the first of these names that is there, whatever its case; the first name where none is.
+
+    DataError where two folders differ in case alone.
+    """
+    there = folders_in(folder)
+    for name in names:
+        found = [one for one in there if one.name.casefold() == name.casefold()]
+        if len(found) > 1:
+            raise DataError(f"has folders {counted([f.name for f in found])}", path=folder, hint="which one is meant?")
+        if found:
+            return found[0]
+    return folder / names[0]
+
+
+def good_in(folder: Path) -> list[Path]:
+    """The sub-folders whose names say that good samples are in them and nothing else: good, OK, normal, i.O."""
+    return [one for one in folders_in(folder) if says(one.name).alone]
+
+
+def defect_of(folder: Path) -> str | None:
+    """The type of defect that a folder of test samples is named for; None where it is one of good samples.
+
+    DataError where the name leaves it open.
+    """
+    said = says(folder.name)
+    if said.good and not said.alone:
+        hint = "name it good, or after the defect"
+        raise DataError("may hold good samples or defective ones, by its name", path=folder, hint=hint)
+    return None if said.good else folder.name
+
+
+def say_unused(folder: Path, used: Iterable[Path], holds: Callable[[Path], object]) -> None:
+    """A warning naming what a folder of samples holds beside the sub-folders that are used."""
+    rest = [f"folder '{one.name}'" for one in folders_in(folder) if one not in set(used) and holds(one)]
+    if folder.is_dir() and holds(folder):
+        rest.append("files that lie in no folder of their own")
+    if rest:
+        warnings.warn(f"{folder}: not used, since no name says what it is: {', '.join(rest)}", stacklevel=4)
 
 
 def masks_in(folder: Path) -> dict[str, Path]:
     """Mask files by the stem of their image: `<stem>_mask.png` or `<stem>.png`."""
     return {path.stem.removesuffix("_mask"): path for path in images_in(folder)}
+
+
+def masks_for(folder: Path, truth: Path) -> dict[str, Path]:
+    """The masks of `truth` by the stem of their image in `folder`; a warning names those that match none."""
+    masks = masks_in(truth)
+    if unmatched := sorted(set(masks) - {path.stem for path in images_in(folder)}):
+        names = counted([masks[stem].name for stem in unmatched])
+        warnings.warn(f"{truth}: {len(unmatched)} masks match no image of {folder.name}: {names}", stacklevel=4)
+    return masks
+
+
+def say_unmatched(truth: Path, tested: Iterable[Path]) -> None:
+    """A warning naming the folders of masks that belong to no folder of test samples."""
+    known = {folder.name.casefold() for folder in tested}
+    rest = [one.name for one in folders_in(truth) if one.name.casefold() not in known and any(one.iterdir())]
+    if rest:
+        warnings.warn(f"{truth}: masks that belong to no folder of test samples: {counted(rest)}", stacklevel=4)
 
 
 def categories(root: Path, is_category: Callable[[Path], bool]) -> list[Path]:
@@ -149,6 +214,18 @@ def existing(path: Path, source: str | Path) -> Path:
     if not path.is_file():
         raise DataError(f"names {path}, which is not there", path=source, hint="is the data set complete?")
     return path
+
+
+def plain_name(name: str, what: str) -> str:
+    """`name`, which a list gives to a category, or ValueError where it could not name a folder on every system."""
+    reserved = re.fullmatch(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", name.casefold())
+    if not name.strip() or name != name.strip() or name.startswith(".") or name.endswith(".") or reserved:
+        raise ValueError(f"{what} '{name}' is no plain name")
+    if odd := sorted({c for c in name if c in '/\\:*?"<>|' or not c.isprintable()}):
+        raise ValueError(f"{what} {name!r} is no plain name: it has {', '.join(map(repr, odd))}")
+    if len(name.encode("utf-8", "surrogateescape")) > LONGEST:
+        raise ValueError(f"{what} '{name[:40]}...' is longer than {LONGEST} bytes")
+    return name
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -7,14 +7,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from blemish.data.layouts._common import categories, default_split_only, images_in, masks_in, records_of
+from blemish.data.layouts._common import (
+    categories,
+    child,
+    default_split_only,
+    folders_in,
+    images_in,
+    masks_for,
+    records_of,
+    say_unused,
+)
 from blemish.types import Record
 
 PRIORITY = 60
 
 
 def is_category(folder: Path) -> bool:
-    return bool(images_in(folder / "train" / "ok"))
+    """One with other folders of test images than these two is `mvtec`'s, which takes any."""
+    tested = {one.name.casefold() for one in folders_in(child(folder, "test")) if images_in(one)}
+    return bool(images_in(child(child(folder, "train"), "ok"))) and tested <= {"ok", "ko"}
 
 
 def detect(root: Path) -> bool:
@@ -25,8 +36,11 @@ def index(root: Path, *, split: str | None = None) -> list[Record]:
     default_split_only(split, "btad")
     records = []
     for category in categories(root, is_category):
-        records += records_of(root, category, category / "train" / "ok", "train")
-        records += records_of(root, category, category / "test" / "ok", "test")
-        masks = masks_in(category / "ground_truth" / "ko")
-        records += records_of(root, category, category / "test" / "ko", "test", defect="ko", masks=masks)
+        train, test = child(category, "train"), child(category, "test")
+        say_unused(train, [child(train, "ok")], images_in)
+        say_unused(test, folders_in(test), images_in)
+        records += records_of(root, category, child(train, "ok"), "train")
+        records += records_of(root, category, child(test, "ok"), "test")
+        masks = masks_for(child(test, "ko"), child(child(category, "ground_truth"), "ko"))
+        records += records_of(root, category, child(test, "ko"), "test", defect="ko", masks=masks)
     return records

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from blemish.data.clouds import clouds_in, is_cloud
 from blemish.data.layouts._common import default_split_only, relative
-from blemish.data.layouts.folder import NOT_GOOD
-from blemish.errors import DataError
+from blemish.data.layouts._plain import good_files
 from blemish.types import Record
 
 PRIORITY = 120
@@ -19,15 +18,8 @@ def detect(root: Path) -> bool:
 
 
 def index(root: Path, *, split: str | None = None) -> list[Record]:
-    """DataError where a sub-folder's name says that its clouds are not good ones."""
+    """DataError where a folder's name, or a list beside the clouds, says that some are not good, or leaves it open."""
     default_split_only(split, "clouds")
     if root.is_file():
         return [Record(root.name, root)]
-    records = []
-    for path in clouds_in(root):
-        for part in path.relative_to(root).parts[:-1]:
-            if part.lower() in NOT_GOOD:
-                hint = "give the folder of good clouds itself"
-                raise DataError(f"has a folder '{part}' that does not sound like good clouds", path=root, hint=hint)
-        records.append(Record(relative(path, root), path))
-    return records
+    return [Record(relative(path, root), path) for path in good_files(clouds_in(root), root, "clouds", is_cloud)]

@@ -8,6 +8,7 @@ validation/good is held.
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,9 +17,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blemish.data.decode import read_image, read_mask
-from blemish.data.layouts._common import categories, default_split_only, folders_in, images_in, records_of
+from blemish.data.layouts._common import (
+    categories,
+    child,
+    default_split_only,
+    defect_of,
+    folders_in,
+    good_in,
+    images_in,
+    records_of,
+    say_unused,
+)
+from blemish.data.layouts._names import counted
 from blemish.errors import DataError
-from blemish.types import Record
+from blemish.types import Record, Split
 
 PRIORITY = 50
 KINDS = ("logical_anomalies", "structural_anomalies")
@@ -82,8 +94,8 @@ def _cached_saturations(category: Path) -> dict[int, Saturation]:
 
 
 def is_category(folder: Path) -> bool:
-    known = (folder / "defects_config.json").is_file() or any((folder / "test" / kind).is_dir() for kind in KINDS)
-    return known and (folder / "train" / "good").is_dir()
+    known = (folder / "defects_config.json").is_file() or any(child(child(folder, "test"), k).is_dir() for k in KINDS)
+    return known and bool(good_in(child(folder, "train")))
 
 
 def detect(root: Path) -> bool:
@@ -92,13 +104,22 @@ def detect(root: Path) -> bool:
 
 def index(root: Path, *, split: str | None = None) -> list[Record]:
     default_split_only(split, "loco")
-    records = []
+    records: list[Record] = []
+    sides: tuple[tuple[str, Split], ...] = (("train", "train"), ("validation", "held"))
     for category in categories(root, is_category):
-        records += records_of(root, category, category / "train" / "good", "train")
-        records += records_of(root, category, category / "validation" / "good", "held")
-        for folder in folders_in(category / "test"):
-            defect = None if folder.name == "good" else folder.name
-            truth = folders_in(category / "ground_truth" / folder.name)
-            masks = {one.name: tuple(images_in(one)) for one in truth if images_in(one)}
-            records += records_of(root, category, folder, "test", defect=defect, masks=masks)
+        for name, side in sides:
+            good = good_in(child(category, name))
+            say_unused(child(category, name), good, images_in)
+            for folder in good:
+                records += records_of(root, category, folder, side)
+        test = child(category, "test")
+        say_unused(test, folders_in(test), images_in)
+        for folder in filter(images_in, folders_in(test)):
+            truth = child(child(category, "ground_truth"), folder.name)
+            masks = {one.name: tuple(images_in(one)) for one in folders_in(truth) if images_in(one)}
+            unmatched = sorted(set(masks) - {path.stem for path in images_in(folder)})
+            if unmatched:
+                names = counted(unmatched)
+                warnings.warn(f"{truth}: masks of {len(unmatched)} images that are not there: {names}", stacklevel=3)
+            records += records_of(root, category, folder, "test", defect=defect_of(folder), masks=masks)
     return records

@@ -1,26 +1,46 @@
 """A manifest: CSV with a header line, or JSONL, one sample a line; or a folder with manifest.csv or manifest.jsonl.
 
-Columns (keys): path, split, label, mask, defect, group, unit, view. Only path is needed; others are ignored. Paths
-start at the manifest's folder. label: 0 or good, 1 or anomalous; without it 1 where a mask or a defect is given. split:
-train, test or held; without it train for good and test for anomalous samples. Several masks: a list in JSONL, `;`
-between them in CSV.
+Columns (keys): path, split, label, mask, defect, group, unit, view, in any case and with spaces around them. Only path
+is needed. One that is not known is an error where it sounds like one of these that is missing, and else a warning says
+that it is ignored. Paths start at the manifest's folder. label: 0 or good, 1 or anomalous; without it 1 where a mask or
+a defect is given. split: train, test or held; without it train for good and test for anomalous samples. Several masks:
+a list in JSONL, `;` between them in CSV. group names a folder: the models of several categories lie side by side.
 """
 
 from __future__ import annotations
 
 import csv
+import difflib
 import json
-from collections.abc import Iterator, Mapping
+import re
+import unicodedata
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from blemish.data.layouts._common import default_split_only, relative
+from blemish.data.layouts._common import default_split_only, plain_name, relative
+from blemish.data.layouts._names import counted, fold, says
 from blemish.errors import DataError
 from blemish.types import Record, Split
 
 PRIORITY = 10
 NAMES = ("manifest.csv", "manifest.jsonl")
+KNOWN = ("path", "split", "label", "mask", "defect", "group", "unit", "view")
+MEANT = {  # other names that people give to them, without spaces and signs
+    "path": "file files filename filenames filepath image images img imagepath imagefile imagename picture photo "
+    "recording cloud",
+    "split": "set subset partition phase usage fold",
+    "label": "labels class classes classname classid classlabel target targets y status state result verdict quality "
+    "nok ng isdefect isdefective isanomaly isanomalous anomalous defective groundtruthlabel gtlabel",
+    "mask": "masks maskpath maskfile gt groundtruth segmentation annotation annotations",
+    "defect": "defects defecttype defectclass defectname anomaly anomalytype fault faulttype failure",
+    "group": "groups category categories product producttype object objecttype",
+    "unit": "units patient patientid partid specimen specimenid",
+    "view": "views",
+}
+REVERSED = frozenset("good ok isgood isok normal isnormal pass passed".split())  # 1 is good in these
 LABELS = {"0": 0, "good": 0, "normal": 0, "1": 1, "anomalous": 1, "anomaly": 1}
 
 
@@ -35,11 +55,16 @@ def index(root: Path, *, split: str | None = None) -> list[Record]:
     if path is None:
         raise DataError("is no manifest", path=root, hint=f"give a .csv or .jsonl file, or a folder with {NAMES[0]}")
     records: dict[str, Record] = {}
-    for line, row in _rows(path):
+    groups: dict[str, str] = {}
+    for line, row in _renamed(path, list(_rows(path))):
         try:
             record = _record(path.parent, row)
             if record.id in records:
                 raise ValueError(f"'{record.id}' is listed twice")
+            if (group := record.group) is not None:  # one folder, where a system does not tell capitals
+                before = groups.setdefault(unicodedata.normalize("NFC", group).casefold(), group)
+                if before != group:
+                    raise ValueError(f"group '{group}' was '{before}' before")
         except ValueError as error:
             raise DataError(f"line {line}: {error}", path=path, hint="mend the line, or remove it") from None
         records[record.id] = record
@@ -52,29 +77,92 @@ def _file(root: Path) -> Path | None:
     return next((root / name for name in NAMES if (root / name).is_file()), None)
 
 
-def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Rows with the number of the line they end on."""
+def _rows(path: Path) -> Iterator[tuple[int, list[tuple[str, Any]]]]:
+    """Names and values of each row, with the number of the line it ends on."""
     line = 1
     try:
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix.lower() == ".csv":
-            reader = csv.DictReader(StringIO(text, newline=""), strict=True)
-            if "path" not in (reader.fieldnames or ()):
-                raise ValueError("no column 'path' in the header")
+            reader = csv.reader(StringIO(text, newline=""), strict=True, skipinitialspace=True)
+            head: list[str] = []
             for row in reader:
                 line = reader.line_num
-                if None in row:
+                if head and len(row) > len(head):
                     raise ValueError("more values than columns")
-                yield line, row
+                if head and row:
+                    yield line, list(zip(head, [*row, *[None] * (len(head) - len(row))], strict=True))
+                elif row:
+                    head = row
+                    _check_header(head)
+            if not head:
+                raise ValueError("no column 'path' in the header")
             return
         for line, one in enumerate(text.splitlines(), 1):
             if one.strip():
-                value = json.loads(one)
-                if not isinstance(value, dict):
+                value = json.loads(one, object_pairs_hook=_Pairs)
+                if not isinstance(value, _Pairs):
                     raise ValueError("not a JSON object")
                 yield line, value
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"line {line}: {error}", path=path, hint="a manifest is UTF-8 CSV or JSONL") from None
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """A JSON object with all that it says, twice where it says it twice."""
+
+
+def _check_header(head: Sequence[str]) -> None:
+    """ValueError where no column is the one that is needed, naming what may be meant."""
+    if "path" not in map(_plain, head):
+        found = [name for name in head if _meant(name, ("path",))]
+        mark = next((mark for mark in (";", "\t", "|") if len(head) == 1 and mark in head[0]), None)
+        meant = f": '{found[0].strip()}' is none" if found else ""
+        meant = f": commas separate columns, not {mark!r}" if mark else meant
+        raise ValueError(f"no column 'path' in the header{meant}")
+
+
+def _renamed(path: Path, rows: Iterable[tuple[int, list[tuple[str, Any]]]]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows by the known names of their columns; what is done with the others is said once for the whole file."""
+    rows = list(rows)
+    names = dict.fromkeys(name for _, row in rows for name, _ in row)
+    missing = [known for known in KNOWN if known not in map(_plain, names)]
+    ignored = []
+    for name in names:
+        if _plain(name) in KNOWN:
+            continue
+        if "label" in missing and re.sub(r"[\W_]+", "", _plain(name)) in REVERSED:
+            hint = "write a column 'label' with good or anomalous in it"
+            raise DataError(f"column '{name.strip()}' is not known", path=path, hint=hint)
+        if meant := _meant(name, missing):
+            hint = f"did you mean '{meant}'? Rename it, or remove it"
+            raise DataError(f"column '{name.strip()}' is not known", path=path, hint=hint)
+        ignored.append(name.strip() or "(without a name)")
+    if ignored:
+        warnings.warn(f"{path}: columns that are not known are ignored: {counted(ignored)}", stacklevel=4)
+    for line, row in rows:
+        values: dict[str, Any] = {}
+        for name, value in row:
+            if (known := _plain(name)) not in KNOWN:
+                continue
+            if known in values:
+                raise DataError(f"line {line}: column '{known}' is there twice", path=path, hint="remove one of them")
+            values[known] = value
+        yield line, values
+
+
+def _plain(name: str) -> str:
+    """A column's name without what a table program puts around it."""
+    return fold(name.strip("\ufeff\u200b \t\r\n\"'`")).strip()
+
+
+def _meant(name: str, missing: Iterable[str]) -> str | None:
+    """The known column, of those that are missing, that a name is another word for, or is misspelt from."""
+    word = re.sub(r"[\W_]+", "", _plain(name))
+    for known in missing:
+        if word == known or word in MEANT[known].split():
+            return known
+    near = [known for known in missing if abs(len(known) - len(word)) < 2]
+    return next(iter(difflib.get_close_matches(word, near, n=1, cutoff=0.7)), None)
 
 
 def _record(base: Path, row: Mapping[str, Any]) -> Record:
@@ -83,18 +171,21 @@ def _record(base: Path, row: Mapping[str, Any]) -> Record:
     masks = row.get("mask") or ()
     masks = [str(one).strip() for one in (masks.split(";") if isinstance(masks, str) else masks)]
     paths = tuple(_found(base, one) for one in masks if one)
-    defect, given = _text(row, "defect"), _text(row, "label")
+    defect, given = _defect(row), _text(row, "label")
     if given is None:
-        label = int(bool(paths) or defect not in (None, "good"))
+        label = int(bool(paths) or defect is not None)
     elif given.lower() in LABELS:
         label = LABELS[given.lower()]
     else:
         raise ValueError(f"label '{given}' is none of {', '.join(LABELS)}")
-    split = _text(row, "split") or ("test" if label else "train")
+    if given is not None and (defect is not None if not label else defect is None and _text(row, "defect")):
+        raise ValueError(f"label '{given}', and defect '{_text(row, 'defect')}'")
+    split = (_text(row, "split") or ("test" if label else "train")).lower()
     if split not in get_args(Split):
         raise ValueError(f"split '{split}' is none of {', '.join(get_args(Split))}")
     if label and split == "train":
         raise ValueError("an anomalous sample in the training split")
+    group = _text(row, "group")
     return Record(
         relative(image, base),
         image,
@@ -102,10 +193,20 @@ def _record(base: Path, row: Mapping[str, Any]) -> Record:
         label,
         mask=(paths[0] if len(paths) == 1 else paths or None) if label else None,
         defect=(defect or "anomalous") if label else None,
-        group=_text(row, "group"),
+        group=None if group is None else plain_name(group, "group"),
         unit=_text(row, "unit"),
         view=_text(row, "view"),
     )
+
+
+def _defect(row: Mapping[str, Any]) -> str | None:
+    """The type of defect; None where there is none, or the word for a good sample stands there."""
+    defect = _text(row, "defect")
+    if defect is None or says(defect).alone:
+        return None
+    if fold(defect) in ("0", "-", "none", "null", "nan", "n/a", "na", "no", "false"):
+        raise ValueError(f"defect '{defect}' may mean none: leave it empty for a good sample")
+    return defect
 
 
 def _text(row: Mapping[str, Any], key: str) -> str | None:

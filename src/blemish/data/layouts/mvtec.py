@@ -15,12 +15,17 @@ from pathlib import Path
 
 from blemish.data.layouts._common import (
     categories,
+    child,
     default_split_only,
+    defect_of,
     folders_in,
+    good_in,
     images_in,
-    masks_in,
+    masks_for,
     read_json,
     records_of,
+    say_unmatched,
+    say_unused,
 )
 from blemish.errors import DataError
 from blemish.types import Record, Split
@@ -30,8 +35,8 @@ PRIORITY = 80
 
 def is_category(folder: Path) -> bool:
     """With good training images, or, to be tested with alone, with good test images and ground truth."""
-    tested = bool(images_in(folder / "test" / "good")) and (folder / "ground_truth").is_dir()
-    return tested or bool(images_in(folder / "train" / "good"))
+    test, train = (any(map(images_in, good_in(child(folder, split)))) for split in ("test", "train"))
+    return train or (test and child(folder, "ground_truth").is_dir())
 
 
 def detect(root: Path) -> bool:
@@ -54,14 +59,24 @@ def index(root: Path, *, split: str | None = None) -> list[Record]:
 
 
 def category_records(root: Path, category: Path) -> list[Record]:
-    """One category by its folders; `validation/good`, where there is one, is held."""
-    truth = category / "ground_truth"
-    truth = truth if truth.is_dir() else category / "box_masks"
-    records = records_of(root, category, category / "train" / "good", "train")
-    records += records_of(root, category, category / "validation" / "good", "held")
-    for folder in folders_in(category / "test"):
-        defect = None if folder.name == "good" else folder.name
-        records += records_of(root, category, folder, "test", defect=defect, masks=masks_in(truth / folder.name))
+    """One category by its folders; `validation/good`, where there is one, is held.
+
+    good may be called OK, normal or the like, and each name may be written in capitals.
+    """
+    truth = child(category, "ground_truth", "box_masks")
+    records: list[Record] = []
+    sides: tuple[tuple[str, Split], ...] = (("train", "train"), ("validation", "held"))
+    for name, split in sides:
+        good = good_in(child(category, name))
+        say_unused(child(category, name), good, images_in)
+        for folder in good:
+            records += records_of(root, category, folder, split)
+    tested = [folder for folder in folders_in(child(category, "test")) if images_in(folder)]
+    for folder in tested:
+        masks = masks_for(folder, child(truth, folder.name))
+        records += records_of(root, category, folder, "test", defect=defect_of(folder), masks=masks)
+    say_unmatched(truth, tested)
+    say_unused(child(category, "test"), tested, images_in)
     return records
 
 

@@ -8,9 +8,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from blemish.data.layouts._common import categories, default_split_only, folders_in, images_in, masks_in, records_of
+from blemish.data.layouts._common import (
+    categories,
+    child,
+    default_split_only,
+    defect_of,
+    folders_in,
+    good_in,
+    images_in,
+    masks_for,
+    records_of,
+    say_unused,
+)
 from blemish.errors import DataError
-from blemish.types import Record
+from blemish.types import Record, Split
 
 PRIORITY = 40
 
@@ -25,7 +36,11 @@ def xyz_path(record: Record) -> Path:
 
 
 def is_category(folder: Path) -> bool:
-    return bool(images_in(folder / "train" / "good" / "rgb"))
+    return any(_pictures(good) for good in good_in(child(folder, "train")))
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return images_in(folder / "rgb")
 
 
 def detect(root: Path) -> bool:
@@ -34,12 +49,17 @@ def detect(root: Path) -> bool:
 
 def index(root: Path, *, split: str | None = None) -> list[Record]:
     default_split_only(split, "mvtec3d")
-    records = []
+    records: list[Record] = []
+    sides: tuple[tuple[str, Split], ...] = (("train", "train"), ("validation", "held"))
     for category in categories(root, is_category):
-        records += records_of(root, category, category / "train" / "good" / "rgb", "train", view="rgb")
-        records += records_of(root, category, category / "validation" / "good" / "rgb", "held", view="rgb")
-        for folder in folders_in(category / "test"):
-            defect = None if folder.name == "good" else folder.name
-            masks = masks_in(folder / "gt")
-            records += records_of(root, category, folder / "rgb", "test", defect=defect, masks=masks, view="rgb")
+        for name, side in sides:
+            good = good_in(child(category, name))
+            say_unused(child(category, name), good, _pictures)
+            for folder in good:
+                records += records_of(root, category, folder / "rgb", side, view="rgb")
+        for folder in filter(_pictures, folders_in(child(category, "test"))):
+            masks = masks_for(folder / "rgb", folder / "gt")
+            records += records_of(
+                root, category, folder / "rgb", "test", defect=defect_of(folder), masks=masks, view="rgb"
+            )
     return records

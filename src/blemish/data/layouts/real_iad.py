@@ -12,7 +12,15 @@ import re
 from pathlib import Path
 from typing import Any
 
-from blemish.data.layouts._common import default_split_only, existing, fair, folders_in, read_json, relative
+from blemish.data.layouts._common import (
+    default_split_only,
+    existing,
+    fair,
+    folders_in,
+    plain_name,
+    read_json,
+    relative,
+)
 from blemish.errors import DataError
 from blemish.types import Record, Split
 
@@ -67,6 +75,10 @@ def _record(root: Path, base: Path, path: Path, split: Split, normal: str, entry
         defect, image, mask = entry["anomaly_class"], entry["image_path"], entry.get("mask_path")
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f"has an entry without {error} in '{split}'", path=path, hint="copy the list again") from None
+    try:
+        group = plain_name(str(entry.get("category", path.stem)), "category")
+    except ValueError as error:
+        raise DataError(f"{error}, in '{split}'", path=path, hint="categories name folders") from None
     label = int(defect != normal)
     file = existing(base / image, path)
     view = _VIEW.search(file.name)
@@ -77,7 +89,7 @@ def _record(root: Path, base: Path, path: Path, split: Split, normal: str, entry
         label,
         mask=existing(base / mask, path) if mask and label else None,
         defect=defect if label else None,
-        group=entry.get("category", path.stem),
+        group=group,
         unit=relative(file.parent, base),
         view=view.group(1) if view else None,
     )

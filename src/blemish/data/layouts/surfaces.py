@@ -11,7 +11,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from blemish.data.clouds import HOLDS_FIELDS, is_cloud
-from blemish.data.layouts._common import categories, default_split_only, folders_in, masks_in, relative
+from blemish.data.layouts._common import (
+    categories,
+    child,
+    default_split_only,
+    defect_of,
+    folders_in,
+    good_in,
+    masks_in,
+    relative,
+    say_unused,
+)
 from blemish.types import Record, Split
 
 PRIORITY = 119
@@ -19,7 +29,7 @@ KIND = "cloud"
 
 
 def is_category(folder: Path) -> bool:
-    return any(_clouds(folder / split / "good") for split in ("train", "test"))
+    return any(map(_clouds, (good for split in ("train", "test") for good in good_in(child(folder, split)))))
 
 
 def detect(root: Path) -> bool:
@@ -28,18 +38,21 @@ def detect(root: Path) -> bool:
 
 def index(root: Path, *, split: str | None = None) -> list[Record]:
     default_split_only(split, "surfaces")
-    records = []
+    records: list[Record] = []
+    sides: tuple[tuple[str, Split], ...] = (("train", "train"), ("validation", "held"))
     for category in categories(root, is_category):
-        records += _records(root, category, category / "train" / "good", "train")
-        records += _records(root, category, category / "validation" / "good", "held")
-        for folder in folders_in(category / "test"):
-            defect = None if folder.name == "good" else folder.name
-            records += _records(root, category, folder, "test", defect)
+        for name, side in sides:
+            good = good_in(child(category, name))
+            say_unused(child(category, name), good, _clouds)
+            for folder in good:
+                records += _records(root, category, folder, side)
+        for folder in filter(_clouds, folders_in(child(category, "test"))):
+            records += _records(root, category, folder, "test", defect_of(folder))
     return records
 
 
 def _records(root: Path, category: Path, folder: Path, split: Split, defect: str | None = None) -> list[Record]:
-    truth, pictures = category / "ground_truth" / folder.name, masks_in(folder / "gt")
+    truth, pictures = child(child(category, "ground_truth"), folder.name), masks_in(folder / "gt")
     group = category.resolve().name
     return [
         Record(

@@ -16,7 +16,8 @@ from blemish.data.layouts._common import (
     existing,
     fair,
     images_in,
-    masks_in,
+    masks_for,
+    plain_name,
     records_of,
     relative,
 )
@@ -51,7 +52,10 @@ def _listed(root: Path, path: Path) -> list[Record]:
             try:
                 label, split = LABELS[row["label"]], SPLITS[row["split"]]
                 image, mask = existing(root / row["image"], path), row["mask"]
-                group = row["object"]
+                group = plain_name(row["object"], "object")
+            except ValueError as error:
+                hint = "categories name folders"
+                raise DataError(f"line {reader.line_num}: {error}", path=path, hint=hint) from None
             except (KeyError, TypeError) as error:
                 hint = "columns: object,split,label,image,mask"
                 raise DataError(f"line {reader.line_num}: bad or missing {error}", path=path, hint=hint) from None
@@ -77,6 +81,6 @@ def _unpacked(root: Path) -> list[Record]:
         normal = records_of(root, category, images / "Normal", "train")
         test = records_of(root, category, images / "Normal", "test")
         records += [t if n.path in tenth else n for n, t in zip(normal, test, strict=True)]
-        masks = masks_in(category / "Data" / "Masks" / "Anomaly")
+        masks = masks_for(images / "Anomaly", category / "Data" / "Masks" / "Anomaly")
         records += records_of(root, category, images / "Anomaly", "test", defect="anomaly", masks=masks)
     return records
