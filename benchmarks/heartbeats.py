@@ -37,6 +37,7 @@ from blemish.kinds import of
 from blemish.kinds.signal import Signals
 from blemish.metrics.intervals import delong, wilson
 from blemish.metrics.ranking import auroc
+from blemish.modelfile import Model
 from blemish.types import Batch, Record
 from blemish.windows import WindowSource
 
@@ -143,8 +144,7 @@ def learned(folder: Path, protocol: str, seed: int, variant: str, more: dict[str
     detector = Detector.load(place)
     model = detector.model
     _, method = fitting.restore(model)
-    kind = of(model.meta)
-    assert isinstance(kind, Signals)
+    kind = everything(model)
     source = WindowSource(kind, FeatureCache())
     truth = Truth(test, method.total)
     x = stacked(source, test)
@@ -211,10 +211,16 @@ def adapted(folder: Path, seed: int) -> Figures:
 
 def _scores(detector: Detector, records: Sequence[Record]) -> NDArray[Any]:
     """Of windows, through the deployed graph."""
-    kind = of(detector.model.meta)
-    assert isinstance(kind, Signals)
+    kind = everything(detector.model)
     deployed = kind.open(detector.model, batch=1)
     return np.concatenate([deployed(x[None])[0] for _, x in WindowSource(kind, FeatureCache()).stream(records)])
+
+
+def everything(model: Model) -> Signals:
+    """The windows of a model, those too that it would refuse since a lead hardly moves: all of the protocol's count."""
+    kind = of(model.meta)
+    assert isinstance(kind, Signals)
+    return Signals(replace(kind.preprocess, least=None))
 
 
 def title(protocol: str, variant: str, seed: int, more: dict[str, Any]) -> str:

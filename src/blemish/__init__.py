@@ -23,6 +23,7 @@ _WHERE = {
     "BlemishError": "blemish.errors",
     "ConfigError": "blemish.errors",
     "DataError": "blemish.errors",
+    "OutOfRange": "blemish.errors",
     "NotFittedError": "blemish.errors",
     "BackboneError": "blemish.errors",
     "TrainingDiverged": "blemish.errors",
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from blemish.errors import ExportError as ExportError
     from blemish.errors import ModelFileError as ModelFileError
     from blemish.errors import NotFittedError as NotFittedError
+    from blemish.errors import OutOfRange as OutOfRange
     from blemish.errors import ResourceError as ResourceError
     from blemish.errors import TrainingDiverged as TrainingDiverged
     from blemish.evaluation import Evaluation as Evaluation

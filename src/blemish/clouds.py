@@ -45,9 +45,9 @@ class CloudSource:
     def stream(self, records: Iterable[Record]) -> Iterator[tuple[Record, NDArray[np.float32]]]:
         """Records with their points (N, 6), in order. DataError where one cannot be read."""
         for record in records:
-            content, raw = self.kind.load(record)
+            content, prepared = self.kind.ready(record)
             self.seen.add(content)
-            yield record, self.kind.prepare(raw)
+            yield record, prepared
 
     def batches(self, records: Iterable[Record]) -> Iterator[Batch]:
         """The same as batches for a method."""

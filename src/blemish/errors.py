@@ -3,6 +3,7 @@
 BlemishError
 ├── ConfigError          an option is unknown, ill-typed or out of range
 ├── DataError            a file or a data set cannot be used; names the path
+│   └── OutOfRange       it can be read, and lies outside of what the model has learned to judge
 ├── NotFittedError       asked to predict before fit
 ├── BackboneError        a backbone or its weights are missing or not what they claim to be
 ├── TrainingDiverged     a loss became infinite or no number; names the step and the terms
@@ -39,7 +40,11 @@ class DataError(BlemishError):
 
     def at(self, path: str | Path) -> DataError:
         """The same error, naming the file where it named none."""
-        return self if self.path is not None else DataError(str(self), path=path, hint=self.hint)
+        return self if self.path is not None else type(self)(str(self), path=path, hint=self.hint)
+
+
+class OutOfRange(DataError):
+    """A sample can be read, and lies outside of what the model has learned to judge: it gets no verdict."""
 
 
 class NotFittedError(BlemishError, RuntimeError):

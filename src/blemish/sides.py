@@ -30,7 +30,7 @@ from blemish.data.geometry import (
 )
 from blemish.data.levels import learn, measure
 from blemish.data.recordings import read_recording
-from blemish.data.signals import SignalPlan, parse_band, plan_leads
+from blemish.data.signals import SignalPlan, least_movement, parse_band, plan_leads
 from blemish.errors import ConfigError, DataError
 from blemish.features import FeatureSource
 from blemish.kinds import SampleKind
@@ -142,7 +142,10 @@ def _image_samples(
 
 
 def _plan_windows(learn: Sequence[Record], options: FitOptions, backbone: Any) -> SampleKind[Any]:  # noqa: ARG001
-    """Leads of the recordings that are learned from, rate and filter as asked; DataError where a rate is unknown."""
+    """Leads of the recordings that are learned from, rate and filter as asked, and how little they move.
+
+    DataError where a rate is unknown, or a window cannot be used.
+    """
     if options.roi:
         raise ConfigError("a region of interest is for images", hint="leave it out")
     plan = SignalPlan(
@@ -158,7 +161,8 @@ def _plan_windows(learn: Sequence[Record], options: FitOptions, backbone: Any) -
         raise DataError("does not state its sampling rate", path=learn[0].path, hint="--rate gives it, in Hz")
     if first.piece is not None:  # a table of windows: their length is what it is
         plan = replace(plan, window=first.piece / rate)
-    return Signals(plan)
+    windows = sorted(map(Signals.source, learn), key=lambda window: str(window.path))  # each recording is read once
+    return Signals(replace(plan, least=least_movement(windows, plan)))
 
 
 def _open_windows(
@@ -182,10 +186,13 @@ def _window_samples(
 
 
 def _plan_clouds(learn: Sequence[Record], options: FitOptions, backbone: Any) -> SampleKind[Any]:  # noqa: ARG001
-    """Size and spacing of the typical part, of eight spread over the set."""
+    """Size and spacing of the typical part, of eight spread over the set; how much they and up to 64 others show."""
     if options.views or options.textures or options.roi:
         raise ConfigError("views, textures and a region of interest are for images", hint="leave them out")
-    return Clouds(CloudPlan.of(part_at(record.path) for record in learn[:: max(1, len(learn) // 8)]))
+    typical = learn[:: max(1, len(learn) // 8)]
+    more = [record for record in learn if record not in typical]
+    parts = (map(part_at, (record.path for record in some)) for some in (typical, more[:: max(1, len(more) // 64)]))
+    return Clouds(CloudPlan.of(*parts))
 
 
 def _open_clouds(

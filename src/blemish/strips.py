@@ -27,7 +27,7 @@ _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 def strip(
-    values: NDArray[np.float32],
+    values: NDArray[np.floating[Any]],
     anomaly_map: NDArray[np.float32],
     rate: float,
     start: float,

@@ -47,7 +47,8 @@ class Record:
 class Cloud:
     """Points of a surface as a file holds them, and what it says of each of them.
 
-    A row that holds NaN or infinity is no point, and in an organised cloud (0, 0, 0) is none either: see `valid`.
+    A row that holds NaN or infinity is no point. Nor is (0, 0, 0), which scanners write where they saw nothing: in an
+    organised cloud, and in another one that is no mesh where several rows are so. See `valid`.
     """
 
     points: NDArray[Any]  # (N, 3) float32 or float64, in the file's own unit
@@ -61,7 +62,9 @@ class Cloud:
     def valid(self) -> NDArray[np.bool_]:
         """(N,) which rows are points."""
         there: NDArray[np.bool_] = np.isfinite(self.points).all(1)
-        return there if self.shape is None else there & (self.points != 0).any(1)
+        zero = ~self.points.any(1)
+        repeated = self.faces is None and int(zero.sum()) > 1
+        return there & ~zero if self.shape is not None or repeated else there
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from blemish.data.clouds import read_cloud, write_cloud
 from blemish.data.clouds.part import CloudPlan, part_of
 from blemish.data.decode import read_image
 from blemish.drawing import Scale
-from blemish.errors import ConfigError, DataError, EngineError, ModelFileError
+from blemish.errors import ConfigError, DataError, EngineError, ModelFileError, OutOfRange
 from blemish.kinds import of
 from blemish.kinds.cloud import Clouds
 from blemish.modelfile import arrays
@@ -372,3 +373,111 @@ def test_what_images_alone_have_is_refused(folder: Path) -> None:
     for options in ({"views": ("flip_h",)}, {"roi": "mask.png"}, {"multi_class": True}):
         with pytest.raises(ConfigError):
             detector(**options).fit(folder)
+
+
+def halved(cloud: Cloud, how: str) -> Cloud:
+    """Less than half of a part, in one of the ways in which that comes about."""
+    points, normals = cloud.points.copy(), cloud.normals
+    gone = points[:, 0] > np.quantile(points[:, 0], 0.48)
+    if how == "cropped":
+        assert normals is not None
+        return Cloud(points[~gone], normals[~gone])
+    points[gone] = {"zeros": 0.0, "not a number": np.nan, "one value": (0.0, 0.0, -1000.0)}[how]
+    return Cloud(points, normals)
+
+
+@pytest.mark.parametrize("how", ["cropped", "zeros", "not a number", "one value"])
+def test_half_a_part_is_never_good(fitted: Detector, how: str) -> None:
+    """Every point of it has good neighbours: how much it shows of itself tells."""
+    cloud = cloud_of(good_cloud(300))
+    assert fitted.inspect(cloud).verdict == "good"
+    with pytest.raises(OutOfRange, match=r"shows (4|5)\d% of the surface that good parts show") as caught:
+        fitted.inspect(halved(cloud, how))
+    assert "missing" in str(caught.value.hint)
+
+
+def test_half_a_part_is_an_error_line_and_exit_1(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_cloud(tmp_path / "a.ply", cloud_of(good_cloud(300)))
+    write_cloud(tmp_path / "b.xyz", halved(cloud_of(good_cloud(301)), "zeros"))
+    assert run("inspect", model, tmp_path) == 1
+    good, half = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert (good["pred_label"], good["error"]) == ("good", None)
+    assert half["pred_label"] is None
+    assert "of the surface" in half["error"]
+
+
+def test_how_much_a_part_shows_depends_on_the_part_alone() -> None:
+    """Not on how it lies, nor on its unit's origin, nor much on the density of the scan; two parts show twice that."""
+    part = part_of(cloud_of(good_cloud(0)))
+    plan = CloudPlan.of(part_of(cloud_of(good_cloud(k))) for k in range(4))
+    assert plan.surface is not None
+    whole = plan.shown(part)
+    turn = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
+    assert plan.shown(part_of(Cloud(part.points @ turn.T + 5e6))) == pytest.approx(whole, rel=0.1)
+    for seed in range(20, 26):
+        plan(part_of(cloud_of(good_cloud(seed))))
+        plan(part_of(cloud_of(good_cloud(seed, (3600,)))))
+        thin = np.random.default_rng(seed).random(900) < 0.4
+        plan(part_of(Cloud(part.points[thin], part.outside[thin])))
+        with pytest.raises(OutOfRange, match="shows"):  # as coarsely, and half of it
+            plan(part_of(Cloud(part.points[thin & (part.points[:, 1] < 34)])))
+    two = np.concatenate([part.points, part.points + [0, 0, 60]])
+    with pytest.raises(OutOfRange, match=r"shows (19|20|21)\d% of the surface that good parts show at most"):
+        plan(part_of(Cloud(two)))
+
+
+def test_parts_that_vary_teach_the_range(tmp_path: Path) -> None:
+    """All parts count, not the few that the typical size is told from."""
+    for k in range(24):
+        cloud = cloud_of(good_cloud(k))
+        write_cloud(tmp_path / f"{k:02}.ply", halved(cloud, "cropped") if k == 5 else cloud)
+    made = detector(calibration="none").fit(tmp_path)
+    assert made.inspect(halved(cloud_of(good_cloud(40)), "cropped")).score > 0
+    low, high = made.model.meta["preprocess"]["surface"]
+    assert low < 0.6 * high
+
+
+def test_older_models_of_clouds_open(fitted: Detector) -> None:
+    plan = {k: v for k, v in fitted.model.meta["preprocess"].items() if k != "surface"}
+    old = Detector.from_model(replace(fitted.model, meta={**fitted.model.meta, "preprocess": plan}))
+    cloud = cloud_of(good_cloud(300))
+    assert old.inspect(cloud).score == fitted.inspect(cloud).score
+    assert json.loads(json.dumps(fitted.model.meta["preprocess"]))["surface"] is not None
+    for wrong in ([0, 5], [5, 3], [1], "x"):
+        with pytest.raises(ConfigError):
+            CloudPlan.from_json({**plan, "surface": wrong})
+
+
+def test_rows_that_repeat_one_place_are_no_points() -> None:
+    cloud = cloud_of(good_cloud(0))
+    assert cloud.normals is not None
+    some = np.random.default_rng(0).random(900) < 0.05
+    for value in ((0.0, 0.0, 0.0), (0.0, 0.0, -1000.0), (9999.0, 9999.0, 9999.0)):
+        points = cloud.points.copy()
+        points[some] = value
+        assert part_of(Cloud(points, cloud.normals)).rows.tolist() == np.flatnonzero(~some).tolist()
+    few = cloud.points.copy()
+    few[5:9] = few[4]  # a scan that says a point twice, a part that touches the origin
+    few[9] = 0
+    assert len(part_of(Cloud(few, cloud.normals)).rows) == 900
+    grid = np.stack([*np.meshgrid(np.arange(30.0), np.arange(30.0)), np.zeros((30, 30))], 2) + 1
+    assert len(part_of(Cloud(grid.reshape(-1, 3))).rows) == 900, "rows and columns repeat numbers, not places"
+
+
+def test_places_far_from_the_origin_keep_their_digits(fitted: Detector, tmp_path: Path) -> None:
+    """Coordinates of a map's grid in metres, with details of a tenth of a millimetre."""
+    cloud = bad_cloud(200)
+    expected = fitted.inspect(cloud)
+    far = Cloud(cloud.points.astype(np.float64) + [5e6, 3e5, 120], cloud.normals)
+    for suffix in (".ply", ".pcd", ".xyz", ".obj", ".npy"):
+        write_cloud(tmp_path / f"far{suffix}", far)
+        assert np.abs(read_cloud(tmp_path / f"far{suffix}").points - far.points).max() < 1e-8
+    for source in (far, tmp_path / "far.ply", tmp_path / "far.pcd"):
+        result = fitted.inspect(source)
+        assert result.score == pytest.approx(expected.score, rel=1e-3)
+        first, top = expected.regions[0].box, result.regions[0].box
+        assert first is not None
+        assert top is not None
+        np.testing.assert_allclose(np.array(top) - [5e6, 3e5, 120] * 2, first, atol=2e-5)

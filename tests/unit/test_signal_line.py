@@ -341,3 +341,113 @@ def test_records_of_one_recording_are_not_one_file() -> None:
     layouts.check_disjoint(records)
     with pytest.raises(DataError, match="the file is in train and in test"):
         layouts.check_disjoint([records[0], replace(records[1], span=spans[0])])
+
+
+def spoilt(folder: Path, name: str, how: str) -> Path:
+    """A recording of forty seconds; in one lead or both something is wrong from 8 to 20 s."""
+    values = beats(40, seed=11)
+    part = slice(2000, 5000)
+    if how == "one lead":
+        values[part, 1] = values[2000, 1]
+    if how == "both leads at a rail":
+        values[part] = values.max(0) + 1
+    if how == "zero":
+        values[part] = 0
+    if how == "noise alone":
+        values[part] = np.random.default_rng(0).normal(0, 0.002, (3000, 2))
+    if how == "gap":
+        values[part] = np.nan
+    return write_record(folder, name, values, leads=("MLII", "V1"))
+
+
+@pytest.mark.parametrize("how", ["one lead", "both leads at a rail", "zero", "noise alone", "gap"])
+def test_what_was_not_recorded_is_never_good(
+    model: Path, how: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its windows are error lines, exit 1; all others get the scores that they have in the whole recording."""
+    spoilt(tmp_path / "new", "r", how)
+    assert run("inspect", model, tmp_path / "new", "--fail-on-anomaly") == 1
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["error"] is not None for line in lines] == [k in (2, 3, 4) for k in range(10)]
+    said = {"gap": "nothing was recorded", "noise alone": "move"}.get(how, "does not move")
+    assert all(said in line["error"] and line["pred_label"] is None for line in lines[2:5])
+    whole = write_record(tmp_path, "whole", beats(40, seed=11), leads=("MLII", "V1"))
+    run("inspect", model, whole)
+    expected = [json.loads(line)["pred_score"] for line in capsys.readouterr().out.splitlines()]
+    for k in (0, 7, 8, 9) if how == "noise alone" else (0, 1, 6, 7, 8, 9):  # a new level rings in the next window
+        assert lines[k]["pred_score"] == pytest.approx(expected[k], abs=0.1 * np.ptp(expected))
+
+
+def test_a_recording_that_is_flat_from_end_to_end_is_an_error(fitted: Detector, tmp_path: Path) -> None:
+    values = beats(8)
+    values[:, 0] = 0.3 + np.random.default_rng(0).integers(0, 2, len(values)) * 1e-3
+    write_record(tmp_path, "r", values, leads=("MLII", "V1"))
+    with pytest.raises(DataError, match="lead 1 .* is flat"):
+        fitted.inspect(Window(tmp_path / "r.hea", (0, 1000)))
+
+
+def test_flat_recordings_are_not_learned_from(folder: Path, tmp_path: Path) -> None:
+    """A lead that came off, among the good ones: its windows are left out, and the model refuses such windows."""
+    good = tmp_path / "good"
+    for k in range(3):
+        write_record(good, f"g{k}", beats(40, seed=k), leads=("MLII", "V1"))
+    spoilt(good, "off", "one lead")
+    with pytest.warns(UserWarning, match=r"3 windows in which a lead does not move \(off.hea#0002, "):
+        made = detector(calibration="none", steps=3).fit(good)
+    assert made.model.meta["data"]["learned_from"] == 37
+    assert min(made.model.meta["preprocess"]["least"]) > 0.1
+
+
+def test_held_out_windows_that_are_refused_make_no_promise(fitted: Detector, tmp_path: Path) -> None:
+    """A pause, which nothing learned from has: the threshold comes of the others, and that is said."""
+    values = beats(40, seed=21)
+    values[2100:2900] = np.random.default_rng(0).normal(0, 0.02, (800, 2))
+    write_record(tmp_path, "r", values, leads=("MLII", "V1"))
+    copy = Detector.from_model(fitted.model)
+    with pytest.warns(UserWarning, match=r"1 of 10 held-out good windows are refused .*r\.hea: lead 1 \(MLII\) hardly"):
+        copy.calibrate(tmp_path, false_alarm_rate=0.3)
+    assert copy.model.calibrators["f32"].n == 9
+
+
+def test_older_models_of_signals_open(fitted: Detector, folder: Path, tmp_path: Path) -> None:
+    plan = {k: v for k, v in fitted.model.meta["preprocess"].items() if k != "least"}
+    old = Detector.from_model(replace(fitted.model, meta={**fitted.model.meta, "preprocess": plan}))
+    window = Window(folder / "set" / "100.hea", (1000, 2000))
+    assert old.inspect(window).score == fitted.inspect(window).score
+    with pytest.raises(DataError, match="does not move"):
+        old.inspect(Window(spoilt(tmp_path, "r", "one lead"), (2000, 3000)))
+
+
+def test_records_that_a_list_names_in_vain_are_error_lines(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_record(tmp_path / "db", "a", beats(8), leads=("MLII", "V1"))
+    (tmp_path / "db" / "RECORDS").write_text("a\nsub/b\n")
+    assert run("inspect", model, tmp_path / "db") == 1
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [Path(line["image_path"]).name for line in lines] == ["a.hea", "a.hea", "b.hea"]
+    assert [line["error"] is not None for line in lines] == [False, False, True]
+
+
+def test_milliseconds_are_one_error_line(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = np.column_stack([np.arange(5000) * 4, beats(20)])
+    write_csv(tmp_path / "ms.csv", values, "time,MLII,V1")
+    assert run("inspect", model, tmp_path / "ms.csv") == 1
+    (line,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert "0.25 Hz" in line["error"]
+    write_csv(tmp_path / "ms.csv", values, "time (ms),MLII,V1")
+    assert run("inspect", model, tmp_path / "ms.csv") == 0
+    assert len(capsys.readouterr().out.splitlines()) == 5
+
+
+def test_segments_are_inspected_as_one_recording(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = beats(16, seed=4)
+    write_record(tmp_path / "db", "s1", values[:2000], leads=("MLII", "V1"))
+    write_record(tmp_path / "db", "s2", values[2000:], leads=("MLII", "V1"))
+    (tmp_path / "db" / "m.hea").write_text("m/2 2 250 4000\ns1 2000\ns2 2000\n")
+    assert run("inspect", model, tmp_path / "db") == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {Path(line["image_path"]).name for line in lines} == {"m.hea"}
+    assert [line["span"] for line in lines] == [[0, 4], [4, 8], [8, 12], [12, 16]]

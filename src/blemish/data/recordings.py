@@ -1,21 +1,19 @@
 """Recordings on disk: one or more leads, as they were written.
 
-Read are WFDB (`.hea` with its `.dat`; package wfdb), CSV (a column for each lead, with names where there is a header; a
-column `time` in seconds gives the rate), numpy (`.npy`, (N,), (N, K) or (K, N)), and tables that hold a window in each
-row (UCR: `.txt` with the class first, or a CSV with columns t0, t1, ...). WFDB states its rate; for the others it has
-to be given.
+Read are WFDB (`.hea` with its `.dat`, also of several segments; package wfdb), CSV (a column for each lead, with names
+where there is a header; a column `time` in seconds, or `time (ms)`, gives the rate), numpy (`.npy`, (N,), (N, K) or
+(K, N)), and tables that hold a window in each row (UCR: `.txt` with the class first, or a CSV with columns t0, t1,
+...). WFDB states its rate; for the others it has to be given.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from io import BytesIO, StringIO
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,22 +22,30 @@ from numpy.typing import NDArray
 
 from blemish.data.decode import read_file
 from blemish.data.identity import values_id
+from blemish.data.tables import cells, decoded, numbers, numeric
 from blemish.errors import DataError
 from blemish.files import walk
 from blemish.outputs import without_maps
 
-Values = NDArray[np.float32]
+Values = NDArray[np.float32] | NDArray[np.float64]
 Stamp = tuple[tuple[str, int, int], ...]
 
 SUFFIXES = frozenset({".hea", ".csv", ".txt", ".npy"})
 MOST_LEADS = 32  # a table without header that is wider holds a window in each row
 KEPT = 8  # recordings that stay read
 EXTRA = "pip install 'blemish[ecg]'"
+ROUNDED = 1e-3  # of a lead's deviation that float32 may round its values by; else they stay float64
+DIGITS = 1e-6  # of a rate in whole Hz that the digits of times may move it by
+EVEN = 0.5  # of the usual step that the steps of times may differ by: they are written with few digits
+FEWEST_EVEN = 20  # values that rise evenly are no lead
+_TIME = re.compile(r"(?:elapsed[ _]?)?time(?:stamp)?[ _]*[\[(]?(s|secs?|seconds?|ms|msecs?|milliseconds?)?[\])]?")
+_TIMES = re.compile(r"(?:elapsed[ _]?)?(time|date)")  # of a column that is no lead either, and is not understood
 
 
 @dataclass(frozen=True, eq=False)
 class Recording:
     """`values` (K, N) in the file's own unit, NaN where nothing was recorded; `rate` in Hz where the file states one.
+    They are float32, or float64 where that would round them.
 
     `piece`: samples of the pieces that it consists of, where those do not follow each other (a table of windows).
     """
@@ -58,10 +64,22 @@ def is_recording(path: Path) -> bool:
 
 
 def recordings_in(folder: Path, *, deep: bool = False) -> list[Path]:
-    """Sorted recordings of a folder, with `deep` of its sub-folders and of those that it links to."""
+    """Sorted recordings of a folder, with `deep` of its sub-folders and of those that it links to. A segment of a WFDB
+    record that lies beside it is a part of that record."""
     if not folder.is_dir():
         return []
-    return without_maps(path for path in walk(folder, deep=deep).files if is_recording(path))
+    found = without_maps(path for path in walk(folder, deep=deep).files if is_recording(path))
+    parts = {part for path in found if path.suffix.lower() == ".hea" for part in _segment_headers(path)}
+    return [path for path in found if path not in parts]
+
+
+def missing_in(folder: Path, *, deep: bool = False) -> list[Path]:
+    """Sorted headers of WFDB records that a list RECORDS in the folder names, and that are not there."""
+    found = []
+    for path in (file for file in walk(folder, deep=deep).files if file.name == "RECORDS"):
+        names = [name.strip() for name in _text(path).splitlines()]
+        found += [path.parent / f"{name}.hea" for name in names if name and not name.endswith("/")]
+    return sorted({path for path in found if not path.is_file()})
 
 
 def read_recording(path: str | Path) -> Recording:
@@ -130,7 +148,7 @@ def extent(path: str | Path) -> Extent:
     path = Path(path)
     if path.suffix.lower() == ".hea":
         header = _understood(path, lambda name: _wfdb().rdheader(name))
-        if header.sig_len:
+        if header.sig_len and header.fs:
             return Extent(int(header.sig_len), float(header.fs), None)
     recording = read_recording(path)
     return Extent(recording.values.shape[1], recording.rate, recording.piece)
@@ -148,19 +166,59 @@ def _beats(path: Path, key: Stamp) -> tuple[NDArray[np.int64], tuple[str, ...]]:
 
 
 def _files(path: Path) -> list[Path]:
-    """A WFDB header names its signal files; any other recording is one file."""
+    """A WFDB header names its signal files, or segments with headers of their own; any other recording is one file."""
     if path.suffix.lower() != ".hea":
         return [path]
-    lines = [line for line in _text(path).splitlines() if line.strip() and not line.startswith("#")]
-    names = dict.fromkeys(line.split()[0] for line in lines[1:])
-    return [path, *(path.parent / name for name in names)]
+    if parts := segments(path):
+        headers = dict.fromkeys(path.parent / f"{part.name}.hea" for part in parts if part.name != MISSING)
+        return [path, *dict.fromkeys(file for header in headers for file in [header, *_signal_files(header)])]
+    return [path, *_signal_files(path)]
+
+
+def _signal_files(header: Path) -> list[Path]:
+    names = dict.fromkeys(line.split()[0] for line in _header_lines(header)[1:])
+    return [header.parent / name for name in names if name != MISSING]
+
+
+MISSING = "~"  # the name of a segment, or of a signal's file, in which nothing was recorded
+
+
+class Segment(NamedTuple):
+    """A part of a WFDB record: `name` of its header without suffix, and its samples; 0 where it lists leads alone."""
+
+    name: str
+    samples: int
+
+
+def segments(path: Path) -> list[Segment]:
+    """Of a WFDB record of several segments; none where it has its own signals. DataError where they are malformed."""
+    lines = _header_lines(path)
+    count = re.fullmatch(r"[^/\s]+/(\d+)", lines[0].split()[0]) if lines else None
+    if count is None:
+        return []
+    found = [line.split() for line in lines[1:]]
+    if len(found) != int(count[1]) or any(len(words) < 2 or not words[1].isdigit() for words in found):
+        raise DataError(f"states {count[1]} segments and names others", path=path, hint="copy the record again")
+    return [Segment(words[0], int(words[1])) for words in found]
+
+
+def _segment_headers(path: Path) -> list[Path]:
+    """Beside a record; none where it cannot be read, which reading it says."""
+    try:
+        return [path.parent / f"{part.name}.hea" for part in segments(path)]
+    except DataError:
+        return []
+
+
+def _header_lines(path: Path) -> list[str]:
+    return [line for line in _text(path).splitlines() if line.strip() and not line.startswith("#")]
 
 
 def _text(path: Path) -> str:
     try:
-        return read_file(path).decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise DataError("is no text", path=path, hint="copy it again") from None
+        return decoded(read_file(path))
+    except DataError as error:
+        raise error.at(path) from None
 
 
 def _wfdb() -> Any:
@@ -172,12 +230,47 @@ def _wfdb() -> Any:
 
 
 def _read_wfdb(path: Path) -> Recording:
-    record = _understood(path, lambda name: _wfdb().rdrecord(name))
-    values = record.p_signal
-    if values is None or values.size == 0:
+    if parts := segments(path):
+        return _joined(path, parts)
+    record = _record(path)
+    if record.p_signal is None or record.p_signal.size == 0:
         raise DataError("holds no signal", path=path, hint="copy the record again")
     names = tuple(str(name) for name in record.sig_name)
-    return Recording(np.ascontiguousarray(values.T, np.float32), float(record.fs), names)
+    return Recording(kept(record.p_signal.T), float(record.fs), names)
+
+
+def _record(path: Path) -> Any:
+    return _understood(path, lambda name: _wfdb().rdrecord(name))
+
+
+def _joined(path: Path, parts: list[Segment]) -> Recording:
+    """The segments one behind the other; NaN where one lacks a lead, or is missing."""
+    leads: dict[str, str] = {}  # unit by name
+    read: list[tuple[int, Any]] = []
+    rate, at = float(_understood(path, lambda name: _wfdb().rdheader(name)).fs), 0
+    for name, samples in parts:
+        if name != MISSING:
+            own = path.parent / f"{name}.hea"
+            record = _record(own) if samples else _understood(own, lambda name: _wfdb().rdheader(name))
+            if float(record.fs) != rate or int(record.sig_len or 0) != samples:
+                message = f"its segment {name} has {record.sig_len} samples at {record.fs:g} Hz"
+                raise DataError(f"{message}, not {samples} at {rate:g}", path=path, hint="copy the record again")
+            if len(set(record.sig_name or ())) < len(record.sig_name or ()):
+                raise DataError(f"its segment {name} has two leads of one name", path=path, hint="rename one")
+            for lead, unit in zip(record.sig_name or (), record.units or (), strict=True):
+                if samples and leads.setdefault(lead, unit) != unit:
+                    message = f"lead {lead} is in {leads[lead]} and, in segment {name}, in {unit}"
+                    raise DataError(message, path=path, hint="save its segments in one unit")
+            if samples:
+                read.append((at, record))
+        at += samples
+    if not read:
+        raise DataError("holds no signal", path=path, hint="copy the record again")
+    values = np.full((len(leads), at), np.nan)
+    for start, record in read:
+        for lead, column in zip(record.sig_name, record.p_signal.T, strict=True):
+            values[list(leads).index(lead), start : start + len(column)] = column
+    return Recording(kept(values), rate, tuple(leads))
 
 
 def _understood(path: Path, read: Callable[[str], Any]) -> Any:
@@ -203,54 +296,78 @@ def _read_numpy(path: Path) -> Recording:
 
 
 def _read_table(path: Path) -> Recording:
-    rows = [row for row in csv.reader(StringIO(_text(path), newline="")) if row]
-    header = rows[0] if rows and not _numeric(rows[0]) else None
-    body = rows[1:] if header else rows
-    if header and "t0" in header:
-        return _pieces([row[header.index("t0") :] for row in body], path)
-    if header is None and body and len(body[0]) > MOST_LEADS:
-        return _pieces([row[1:] for row in body], path)
-    values = _numbers(body, path).T
-    names: list[str | None] = [name.strip() for name in header] if header else [None] * len(values)
-    rate = None
-    if "time" in names:
-        k = names.index("time")
-        steps = np.diff(values[k].astype(np.float64))
-        if len(steps) == 0 or not (steps > 0).all() or np.ptp(steps) > 0.5 * np.median(steps):
-            raise DataError("its times do not rise evenly", path=path, hint="one row for each sample, in seconds")
-        rate = round(1 / float(steps.mean()), 6)
-        values = np.delete(values, k, axis=0)
-        names.pop(k)
+    try:
+        rows = cells(_text(path))
+        header = [name.strip() for name in rows[0]] if rows and not numeric(rows[0]) else None
+        body = rows[1:] if header else rows
+        if header and "t0" in header:
+            return _pieces([row[header.index("t0") :] for row in body], 2)
+        if header is None and body and len(body[0]) > MOST_LEADS:
+            return _pieces([row[1:] for row in body], 1)
+        values = numbers(body, 2 if header else 1).T
+        if header and len(header) != len(values):
+            raise DataError(f"names {len(header)} columns and holds {len(values)}", hint="a name for each column")
+        names: list[str | None] = list(header) if header else [None] * len(values)
+        rate = None
+        if (clock := _clock(header or [])) is not None:
+            k, unit = clock
+            rate = _rate_of(values[k] * unit)
+            values = np.delete(values, k, axis=0)
+            names.pop(k)
+    except DataError as error:
+        raise error.at(path) from None
     return _of_values(values, rate, tuple(names), path)
 
 
+def _clock(header: list[str]) -> tuple[int, float] | None:
+    """Which column holds times, and its unit in seconds; None where none does. DataError where that is not clear."""
+    found: list[tuple[int, float]] = []
+    for k, name in enumerate(header):
+        match = _TIME.fullmatch(name.casefold())
+        if match:
+            found.append((k, 1e-3 if (match[1] or "s").startswith("m") else 1.0))
+        elif _TIMES.match(name.casefold()):
+            raise DataError(f"column '{name}' is not understood", hint="times in seconds: time; else: time (ms)")
+    if len(found) > 1:
+        raise DataError(f"has {len(found)} columns of times", hint="leave one")
+    return found[0] if found else None
+
+
+def _rate_of(times: NDArray[np.float64]) -> float:
+    """In Hz, of times in seconds; DataError where they do not rise evenly."""
+    if not _even(times):
+        raise DataError("its times do not rise evenly", hint="one row for each sample, in seconds")
+    rate = (len(times) - 1) / float(times[-1] - times[0])
+    return float(round(rate)) if abs(rate - round(rate)) <= DIGITS * rate else round(rate, 6)
+
+
+def _even(values: NDArray[Any]) -> bool:
+    """Whether values rise by one step, as well as their digits say it."""
+    steps = np.diff(values.astype(np.float64))
+    return len(steps) > 0 and bool((steps > 0).all()) and float(np.ptp(steps)) <= EVEN * float(np.median(steps))
+
+
 def _read_ucr(path: Path) -> Recording:
-    rows = [line.replace(",", " ").split() for line in _text(path).splitlines() if line.strip()]
-    return _pieces([row[1:] for row in rows], path)
-
-
-def _pieces(rows: list[list[str]], path: Path) -> Recording:
-    values = _numbers(rows, path)
-    return Recording(values.reshape(1, -1), None, (None,), values.shape[1])
-
-
-def _numbers(rows: list[list[str]], path: Path) -> Values:
-    """(rows, columns); an empty cell is a gap."""
     try:
-        values = np.array([[float(cell) if cell.strip() else math.nan for cell in row] for row in rows], np.float32)
-    except ValueError as error:
-        raise DataError(f"is no table of numbers ({error})", path=path, hint="a column for each lead") from None
-    if values.ndim != 2 or values.size == 0:
-        raise DataError("holds no numbers", path=path, hint="a column for each lead")
+        return _pieces([row[1:] for row in cells(_text(path))], 1)
+    except DataError as error:
+        raise error.at(path) from None
+
+
+def _pieces(rows: list[list[str]], first: int) -> Recording:
+    values = numbers(rows, first)
+    return Recording(kept(values.reshape(1, -1)), None, (None,), values.shape[1])
+
+
+def kept(values: NDArray[Any]) -> Values:
+    """Values (K, N) as float32, or as float64 where that would round a lead by a visible part of its deviation."""
+    values = np.ascontiguousarray(values, np.float64)
+    there = np.where(np.isfinite(values), values, np.nan)
+    some = np.isfinite(there).any(axis=1)
+    largest, deviation = np.nanmax(np.abs(there[some]), axis=1), np.nanstd(there[some], axis=1)
+    if (largest * np.finfo(np.float32).eps <= ROUNDED * deviation).all():
+        return values.astype(np.float32)
     return values
-
-
-def _numeric(row: list[str]) -> bool:
-    try:
-        [float(cell) for cell in row if cell.strip()]
-    except ValueError:
-        return False
-    return True
 
 
 def _of_values(values: NDArray[Any], rate: float | None, leads: tuple[str | None, ...], path: Path) -> Recording:
@@ -258,4 +375,9 @@ def _of_values(values: NDArray[Any], rate: float | None, leads: tuple[str | None
         raise DataError("holds no lead", path=path, hint="a column for each lead")
     if len(values) > MOST_LEADS:
         raise DataError(f"has {len(values)} leads", path=path, hint=f"at most {MOST_LEADS}")
-    return Recording(np.ascontiguousarray(values, np.float32), rate, leads)
+    for k, lead in enumerate(values):
+        if len(lead) >= FEWEST_EVEN and _even(lead):
+            name = f"'{leads[k]}'" if leads[k] else k + 1
+            message = f"column {name} rises evenly: it is a time or a number, and no lead"
+            raise DataError(message, path=path, hint="call it time in a CSV, or leave it out")
+    return Recording(kept(values), rate, leads)

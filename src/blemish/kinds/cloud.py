@@ -206,7 +206,7 @@ def part_at(path: str | Path, mesh_points: int = CloudPlan.mesh_points) -> Part:
     try:
         return part_of(read_cloud(path), mesh_points)
     except DataError as error:
-        raise error if error.path else DataError(str(error), path=path, hint=error.hint) from None
+        raise error.at(path) from None
 
 
 def _cloud_of(source: Any) -> Cloud:
@@ -227,5 +227,6 @@ def _blobs(points: NDArray[np.float64], chosen: NDArray[np.int64]) -> NDArray[np
 
 
 def _box(points: NDArray[Any]) -> tuple[float, ...]:
-    """x0, y0, z0, x1, y1, z1 with the digits that a float32 has."""
-    return tuple(float(f"{v:.7g}") for v in (*points.min(0).tolist(), *points.max(0).tolist()))
+    """x0, y0, z0, x1, y1, z1 with the digits that the points have: coordinates may be far from their origin."""
+    digits = 7 if points.dtype == np.float32 else 12
+    return tuple(float(f"{v:.{digits}g}") for v in (*points.min(0).tolist(), *points.max(0).tolist()))

@@ -17,12 +17,13 @@ from blemish.data.beats import beat_mask
 from blemish.data.decode import as_path
 from blemish.data.identity import values_id
 from blemish.data.layouts import Cut
-from blemish.data.recordings import extent, recordings_in, values_digest
+from blemish.data.recordings import extent, missing_in, recordings_in, values_digest
 from blemish.data.signals import (
     Signal,
     SignalPlan,
     Window,
     as_signal,
+    check_rate,
     read_window,
     spans,
     window_content,
@@ -83,7 +84,8 @@ class Signals(SampleKind[Signal]):
 
     @staticmethod
     def files(folder: Path) -> list[Path]:
-        return recordings_in(folder, deep=True)
+        """Those that a list RECORDS names and that are missing too: each of them is an error."""
+        return sorted({*recordings_in(folder, deep=True), *missing_in(folder, deep=True)})
 
     @staticmethod
     def companions(files: Sequence[Path]) -> set[Path]:
@@ -94,9 +96,11 @@ class Signals(SampleKind[Signal]):
     def sources(self, path: Path) -> list[Window]:
         """Windows side by side; one more ends with the recording, so that nothing is left out."""
         try:
-            cut = spans(extent(path), self.preprocess.window, self.preprocess.file_rate, whole=True)
+            size, plan = extent(path), self.preprocess
+            cut = spans(size, plan.window, plan.file_rate, whole=True)
+            check_rate(size.rate or plan.file_rate or plan.rate, plan)
         except DataError as error:
-            raise error if error.path else DataError(str(error), path=path, hint=error.hint) from None
+            raise error.at(path) from None
         return [Window(path, span) for span in cut]
 
     def read(self, source: Any) -> Signal:

@@ -7,6 +7,7 @@ by comparing what both make of the held-out images (`agreement`).
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from blemish.calibration import Calibrator, Kind
 from blemish.categories import Row
 from blemish.data.decode import content_id
-from blemish.errors import CalibrationError
+from blemish.errors import CalibrationError, OutOfRange
 from blemish.kinds import SampleKind
 from blemish.modelfile import Model
 from blemish.runtime.engines import Engine, Outputs, Precision, best_precision
@@ -75,11 +76,17 @@ class Deployed:
     def scored(self, records: Sequence[Record], track: Track) -> Iterator[tuple[Record, Precision, Outputs, Row]]:
         """(record, number format, outputs of the engine, row of the score) of each image in each format.
 
-        Copies of one image count once: the same image twice says nothing new.
+        Copies of one image count once: the same image twice says nothing new. A sample that the model refuses to judge,
+        as it would at inspection, has no score and makes no promise; a warning counts them.
         """
         seen: set[str] = set()
+        refused: list[OutOfRange] = []
         for record in track(records, "calibrate", len(records)):
-            content, sample = self.kind.ready(record)
+            try:
+                content, sample = self.kind.ready(record)
+            except OutOfRange as error:
+                refused.append(error)
+                continue
             if content in seen:
                 continue
             seen.add(content)
@@ -87,6 +94,9 @@ class Deployed:
             for precision, engine in self.engines.items():
                 outputs = engine(prepared)
                 yield record, precision, outputs, (float(outputs[0][0]), float(outputs[1].max()), record.whole, content)
+        if refused:
+            message = f"{len(refused)} of {len(records)} held-out good {self.kind.part}s are refused"
+            warnings.warn(f"{message} and make no promise, first {refused[0]}", stacklevel=3)
 
     def blank(self) -> dict[str, Outputs]:
         """By number format what becomes of a sample that shows nothing; empty where the kind has none."""

@@ -154,9 +154,51 @@ def test_columns_without_names_are_points_normals_and_the_rest(tmp_path: Path) -
     assert back.fields["column_7"].tolist() == [0, 1, 2, 3, 4, 5]
     np.savetxt(tmp_path / "label.txt", values[:, [0, 1, 2, 6]])  # as Real3D-AD has its labels
     assert read_cloud(tmp_path / "label.txt").normals is None
-    named = np.zeros(3, [("x", "f4"), ("y", "f4"), ("z", "f4"), ("intensity", "u2")])
+    named = np.ones(3, [("x", "f4"), ("y", "f4"), ("z", "f4"), ("intensity", "u2")])
     np.save(tmp_path / "named.npy", named)
     assert read_cloud(tmp_path / "named.npy").fields["intensity"].dtype == np.uint16
+
+
+@pytest.mark.parametrize("suffix", [".xyz", ".txt"])
+@pytest.mark.parametrize("mark", [";", "\t", " ", "; "])
+def test_decimal_commas_are_read_where_they_are_clear(tmp_path: Path, suffix: str, mark: str) -> None:
+    values = np.random.default_rng(0).normal(size=(40, 3)).round(4)
+    rows = [mark.join(f"{v:.4f}".replace(".", ",") for v in row) for row in values]
+    (tmp_path / f"a{suffix}").write_text("\n".join(["# x y z", *rows]))
+    np.testing.assert_array_equal(read_cloud(tmp_path / f"a{suffix}").points, values)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("0,5,1,2,3,4\n0,05,1,3,2,2\n", "decimal commas"),
+        ("# x y z\n10,5,11,2,13,4\n", "names 3 columns and holds 6: decimal commas"),
+        ("0,5;1.2;3,4\n", "decimal commas .* and decimal points"),
+        ("1.000,5 1,2 3,4\n", "'1.000,5' is no number"),
+        ("1 2 3\n4 5\n", "damaged or cut short .*columns"),
+    ],
+)
+def test_numbers_that_may_mean_two_things_are_refused(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "a.xyz").write_text(text)
+    with pytest.raises(DataError, match=rf"a\.xyz: .*{says}"):
+        read_cloud(tmp_path / "a.xyz")
+
+
+def test_other_encodings_of_numbers(tmp_path: Path) -> None:
+    (tmp_path / "a.xyz").write_text("1 2 3\n", encoding="utf-16")
+    with pytest.raises(DataError, match="UTF-16"):
+        read_cloud(tmp_path / "a.xyz")
+    (tmp_path / "b.xyz").write_bytes("# in µm\n1, 2, 3\n".encode("latin-1"))  # a comment says nothing
+    assert read_cloud(tmp_path / "b.xyz").points.tolist() == [[1, 2, 3]]
+
+
+def test_rows_of_zeros_are_no_points_where_there_is_no_grid() -> None:
+    """One may be a corner, several are what a scanner writes; a mesh has its corners where it has them."""
+    points = np.arange(30.0).reshape(10, 3)
+    assert Cloud(points * [[0], *[[1]] * 9]).valid.sum() == 10
+    points[:3] = 0
+    assert Cloud(points).valid.tolist() == [False] * 3 + [True] * 7
+    assert Cloud(points, faces=np.array([[0, 4, 5]])).valid.all()
 
 
 PLY = b"ply\nformat ascii 1.0\nelement vertex 1\nproperty float a\nend_header\n1\n"

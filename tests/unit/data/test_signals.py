@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -14,13 +15,14 @@ from numpy.typing import NDArray
 from blemish.data import layouts
 from blemish.data.beats import beat_mask, ectopic
 from blemish.data.layouts import Cut
-from blemish.data.recordings import Recording, extent, read_recording
+from blemish.data.recordings import Recording, extent, read_recording, recordings_in
 from blemish.data.signals import (
     CLIP,
     SignalPlan,
     Window,
     as_signal,
     chosen,
+    least_movement,
     parse_band,
     plan_leads,
     prepare,
@@ -28,7 +30,8 @@ from blemish.data.signals import (
     spans,
     window_content,
 )
-from blemish.errors import ConfigError, DataError
+from blemish.errors import ConfigError, DataError, OutOfRange
+from blemish.kinds.signal import Signals
 from blemish.types import Record
 
 wfdb = pytest.importorskip("wfdb", reason="wfdb is not installed: pip install 'blemish[ecg]'")
@@ -265,7 +268,8 @@ def sides(records: list[Record]) -> dict[tuple[str, int], int]:
 
 
 def test_labels_come_from_the_beats(tmp_path: Path) -> None:
-    records = layouts.index(annotated(tmp_path, ["101", "100", "102"]), cut=Cut(4.0))
+    with pytest.warns(UserWarning, match=r"left out are 1 paced recordings \(102\)"):
+        records = layouts.index(annotated(tmp_path, ["101", "100", "102"]), cut=Cut(4.0))
     assert sides(records) == {("train", 0): 7, ("held", 1): 5, ("test", 0): 7, ("test", 1): 1}
     assert {r.path.stem for r in records} == {"100", "101"}, "paced recordings stay out"
     bad = next(r for r in records if r.split == "test" and r.label)
@@ -358,3 +362,292 @@ def test_the_published_halves_have_the_counts_of_the_protocol(shared_data: Path)
     assert (counts["train", 0], counts["test", 0], counts["test", 1]) == (2093, 2102, 1521)
     calibrated = sides(layouts.index(shared_data / "mitbih", split="patient-calibrated"))
     assert calibrated["train", 0] == 2797
+
+
+def flat(values: NDArray[np.float64], start: float, stop: float, how: str, lead: int = 0) -> NDArray[np.float64]:
+    """The recording (N, K) with a stretch, in seconds, in which a lead does not move."""
+    a, b = round(start * RATE), round(stop * RATE)
+    out, noise = values.copy(), np.random.default_rng(1).integers(-1, 2, b - a)
+    stretch = {
+        "constant": out[a, lead],
+        "zero": 0.0,
+        "rail": values[:, lead].max() + 3,
+        "one step": out[a, lead] + noise * 0.005,
+        "tiny noise": out[a, lead] + noise * 1e-4,
+        "not a number": np.nan,
+    }
+    out[a:b, lead] = stretch[how]
+    return out
+
+
+STRETCHES = ["constant", "zero", "rail", "one step", "tiny noise"]
+
+
+def errors(values: NDArray[np.float64], plan: SignalPlan = PLAN) -> list[str]:
+    """What is said of each window of a recording; "" where it can be judged."""
+    from blemish.data.signals import cut
+
+    recording = Recording(np.round(values.T / 0.005).astype(np.float32) * np.float32(0.005), RATE, ("I", "II"))
+    prepared, found = prepare(recording, plan), []
+    for first in range(0, len(values) - 999, 1000):
+        try:
+            cut(recording, prepared, (first, first + 1000), plan)
+            found.append("")
+        except DataError as error:
+            found.append(str(error))
+    return found
+
+
+@pytest.mark.parametrize("lead", [0, 1])
+@pytest.mark.parametrize("how", STRETCHES)
+def test_a_window_in_which_a_lead_does_not_move_is_refused(how: str, lead: int) -> None:
+    """Of forty seconds in windows of four, the third and half of the fourth are flat: they are refused, no other is."""
+    said = errors(flat(beats(40), 8, 14, how, lead))
+    assert [bool(s) for s in said] == [k in (2, 3) for k in range(10)]
+    name = ("lead 1 (I)", "lead 2 (II)")[lead]
+    assert f"{name} does not move from 8.0" in said[2]
+    assert f" to 14.0{'0' if how != 'rail' else ''}" in said[3]
+
+
+@pytest.mark.parametrize("how", [*STRETCHES, "not a number"])
+def test_a_flat_half_does_not_change_the_scale_of_the_other(how: str) -> None:
+    """Nor do two thirds: the beats that are left look as they do in a whole recording."""
+    values = beats(60)
+    whole, part = (
+        prepare(Recording(v.T.astype(np.float32), RATE, ("I", "II")), PLAN).values[0, :2000]
+        for v in (values, flat(values, 20, 60, how))
+    )
+    np.testing.assert_allclose(part[200:], whole[200:], atol=0.1)  # a beat is some 10 high
+
+
+def test_a_lead_of_noise_alone_is_refused_and_leaves_the_scale_alone() -> None:
+    """An electrode that is off, with hum of the mains at a hundredth of the beats' height."""
+    values = beats(60)
+    at = np.arange(len(values)) / RATE
+    values[5000:, 0] = 0.01 * np.sin(2 * np.pi * 50 * at[5000:]) + np.random.default_rng(0).normal(0, 2e-3, 10_000)
+    said = errors(values)
+    assert not any(said[:5])
+    assert all("lead 1 (I)" in s for s in said[5:])
+    whole, part = (
+        prepare(Recording(v.T.astype(np.float32), RATE, ("I", "II")), PLAN).values[0, 200:2000]
+        for v in (beats(60), values)
+    )
+    np.testing.assert_allclose(part, whole, atol=0.1)
+
+
+def test_what_moves_less_than_anything_that_was_learned_from_is_refused(tmp_path: Path) -> None:
+    """A pause of three seconds, in which noise goes on as before, is no flat line; good windows have no such pause."""
+    good = [write_record(tmp_path, f"g{k}", beats(20, seed=k)) for k in range(2)]
+    windows = [Window(path, (first, first + 1000)) for path in good for first in range(0, 5000, 1000)]
+    plan = replace(PLAN, least=least_movement(windows, PLAN))
+    assert SignalPlan.from_json(plan.to_json()) == plan
+    assert plan.least is not None
+    assert min(plan.least) > 0.2
+    values = beats(20, seed=9)
+    values[2000:2750] = [0, 0.1] + np.random.default_rng(2).normal(0, 0.02, (750, 2))
+    assert not any(errors(values)), "an older model knows no least movement"
+    said = errors(values, plan)
+    assert [bool(s) for s in said] == [False, False, True, False, False]
+    assert re.search(r"lead 1 \(I\) hardly moves .* windows that were learned from 0\.\d+ or more", said[2])
+    with pytest.raises(OutOfRange, match=r"p\.hea: lead 1"):
+        read_window(Window(write_record(tmp_path, "p", values), (2000, 3000)), plan)
+
+
+def test_an_array_that_is_half_flat_is_refused() -> None:
+    plan = replace(PLAN, leads=(None, None), file_rate=RATE)
+    values = beats(4)
+    as_signal(values.T, plan)
+    with pytest.raises(DataError, match=r"lead 2 does not move from 2.00 to 4.00 s"):
+        as_signal(flat(values, 2, 4, "zero", 1).T, plan)
+    with pytest.raises(DataError, match="is flat"):
+        as_signal(flat(values, 0, 4, "one step").T.round(3), plan)
+
+
+def test_slow_hearts_coarse_converters_and_gaps_are_no_flat_leads() -> None:
+    at = np.arange(10_000) / RATE
+    slow = np.exp(-((((at % 1.8) - 0.4) ** 2) / 2e-4)) + np.random.default_rng(0).normal(0, 0.01, len(at))
+    coarse = np.round(beats(40)[:, 1] / 0.04) * 0.04  # twenty steps high
+    assert not any(errors(np.stack([slow, coarse], 1)))
+    values = beats(40)
+    values[np.arange(0, 10_000, 97)] = np.nan  # short gaps, which are bridged between the converter's steps
+    assert not any(errors(values))
+
+
+def test_learning_leaves_flat_and_empty_windows_out_and_says_so(tmp_path: Path) -> None:
+    write_record(tmp_path, "a", flat(beats(20), 4, 7, "zero"))
+    write_record(tmp_path, "b", flat(beats(20), 8.5, 9.5, "not a number", 1))
+    write_record(tmp_path, "short", beats(2))
+    (tmp_path / "RECORDS").write_text("a\nb\nshort\nlost\nsub/\n")
+    says = (
+        r"left out are 1 records that RECORDS names and that are not there \(lost\); "
+        r"1 windows in which a lead does not move \(a.hea#0001\); "
+        r"1 windows in which nothing was recorded \(b.hea#0002\); "
+        r"1 recordings shorter than a window of 4 s \(short.hea\)"
+    )
+    with pytest.warns(UserWarning, match=says) as caught:
+        records = layouts.index(tmp_path, cut=Cut(4.0))
+    assert len(caught) == 1
+    assert len(records) == 8
+    assert not {"a.hea#0001", "b.hea#0002"} & {r.id for r in records}
+    plan = replace(PLAN, least=least_movement([Window(r.path, r.span) for r in records], PLAN))
+    assert min(plan.least or ()) > 0.1
+    for name in "ab":
+        (tmp_path / f"{name}.hea").unlink()
+    with pytest.raises(DataError, match="holds no window to learn from"):
+        layouts.index(tmp_path, cut=Cut(4.0))
+
+
+def test_annotated_recordings_say_what_they_leave_out(tmp_path: Path) -> None:
+    annotated(tmp_path, ["101", "100"])
+    write_record(tmp_path, "101", flat(beats(40), 24, 27, "rail"), leads=("MLII", "V1"))
+    write_record(tmp_path, "109", beats(20), leads=("MLII", "V1"))
+    write_csv(tmp_path / "other.csv", beats(20), "MLII,V1")
+    write_record(tmp_path, "105", beats(2), leads=("MLII", "V1"))
+    write_beats(tmp_path, "105", [10], ["N"])
+    says = (
+        r"left out are 1 recordings without annotations \(.atr\) \(109\); 1 recordings of other kinds \(other.csv\); "
+        r"1 windows in which a lead does not move \(101.hea#0006\); 1 recordings shorter than a window of 4 s \(105\)"
+    )
+    with pytest.warns(UserWarning, match=says):
+        records = layouts.index(tmp_path, cut=Cut(4.0))
+    held = next(r for r in records if r.id == "101.hea#0006")
+    assert (held.split, held.label, held.defect) == ("held", 1, "a lead does not move")
+
+
+def test_a_folder_without_the_beats_own_folder_says_that_they_are_not_read(tmp_path: Path) -> None:
+    annotated(tmp_path / "ward", ["p1"])
+    with pytest.warns(UserWarning, match=r"1 files of beats \(.atr\): .* \(p1\)"):
+        assert {r.split for r in layouts.index(tmp_path, cut=Cut(4.0))} == {"train"}
+
+
+@pytest.mark.parametrize("start", [0, 20 * 3600, 1_700_000_000])
+@pytest.mark.parametrize(
+    ("name", "unit"), [("time", 1), (" Time ", 1), ("time [s]", 1), ("time (ms)", 1e3), ("time_ms", 1e3)]
+)
+def test_times_are_read_in_double_precision(start: int, name: str, unit: float, tmp_path: Path) -> None:
+    rows = [f"{(start + k / 250) * unit:.3f},{v:.4f}" for k, v in enumerate(beats(4)[:, 0])]
+    (tmp_path / "t.csv").write_text("\n".join([f"{name},II", *rows]))
+    found = read_recording(tmp_path / "t.csv")
+    assert (found.rate, found.leads, found.values.shape) == (250.0, ("II",), (1, 1000))
+
+
+def test_times_in_milliseconds_are_one_error_that_says_so(tmp_path: Path) -> None:
+    values = beats(60)[:, 0]
+    for name, step in (("a", 4), ("b", 1), ("c", 0.5)):
+        rows = [f"{k * step},{v:.4f}" for k, v in enumerate(values)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["time,II", *rows]))
+        plan = replace(PLAN, leads=("II",), window=9.6)
+        with pytest.raises(DataError, match=rf"{name}.csv: .*Hz") as caught:
+            Signals(plan).sources(tmp_path / f"{name}.csv")
+        assert "milliseconds" in str(caught.value.hint)
+        with pytest.raises(DataError, match="Hz"):
+            read_window(Window(tmp_path / f"{name}.csv", (0, round(9.6 / step))), plan)
+
+
+@pytest.mark.parametrize(
+    ("head", "says"),
+    [("timestamp_utc,II", "column 'timestamp_utc' is not understood"), ("time,time (ms),II", "2 columns of times")],
+)
+def test_columns_of_times_that_are_not_understood_are_no_leads(head: str, says: str, tmp_path: Path) -> None:
+    extra = ",4" if head.count(",") == 2 else ""
+    (tmp_path / "t.csv").write_text("\n".join([head, *(f"{k / 250}{extra},{k % 7}" for k in range(500))]))
+    with pytest.raises(DataError, match=says):
+        read_recording(tmp_path / "t.csv")
+
+
+def test_a_column_that_rises_evenly_is_no_lead(tmp_path: Path) -> None:
+    values = np.column_stack([np.arange(1000) / RATE, beats(4)])
+    write_csv(tmp_path / "bare.csv", values)
+    write_csv(tmp_path / "index.csv", np.column_stack([np.arange(1000), beats(4)]), ",I,II")
+    np.save(tmp_path / "x.npy", values)
+    for name in ("bare.csv", "index.csv", "x.npy"):
+        with pytest.raises(DataError, match=rf"{name}: column 1 rises evenly"):
+            read_recording(tmp_path / name)
+
+
+def test_small_waves_on_a_large_offset_stay(tmp_path: Path) -> None:
+    """An amplifier without a filter for the electrodes' voltage, or numbers of a 32-bit converter."""
+    values = beats(20)
+    plan = replace(PLAN, file_rate=RATE)
+    expected = read_window(Window(write_csv(tmp_path / "a.csv", values, "I,II"), (0, 1000)), plan).x
+    np.save(tmp_path / "b.npy", (values.T + 5e6))
+    np.save(tmp_path / "c.npy", np.round(values.T * 1e4).astype(np.int64) + 2**40)
+    for path in (tmp_path / "b.npy", tmp_path / "c.npy"):
+        assert read_recording(path).values.dtype == np.float64
+        np.testing.assert_allclose(read_window(Window(path, (0, 1000)), plan).x, expected, atol=5e-3)
+    assert read_recording(tmp_path / "a.csv").values.dtype == np.float32
+    bare = replace(plan, leads=(None, None), window=20.0)
+    np.testing.assert_allclose(as_signal(values.T + 5e6, bare).x, as_signal(values.T, bare).x, atol=5e-3)
+
+
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_decimal_commas_are_read_where_they_are_clear(mark: str, tmp_path: Path) -> None:
+    values = beats(20)
+    rows = [mark.join(f"{v:.6f}".replace(".", ",") for v in row) for row in values]
+    (tmp_path / "de.csv").write_text("\n".join([mark.join(["I", "II"]), *rows]))
+    found, expected = (
+        read_recording(tmp_path / "de.csv"),
+        read_recording(write_csv(tmp_path / "en.csv", values, "I,II")),
+    )
+    np.testing.assert_array_equal(found.values, expected.values)
+    assert found.leads == ("I", "II")
+    (tmp_path / "bad.csv").write_text("\n".join(f"{v:.3f}".replace(".", ",") for v in values[:, 0]))
+    with pytest.raises(DataError, match=r"bad\.csv: .* decimal commas"):
+        read_recording(tmp_path / "bad.csv")
+
+
+def test_segments_of_a_record_are_read_as_one(tmp_path: Path) -> None:
+    """With a missing segment, and one that lacks a lead; the segments are not inspected a second time."""
+    values = beats(24)
+    write_record(tmp_path, "s1", values[:2000])
+    write_record(tmp_path, "s2", values[3000:6000, 1:], leads=("II",))
+    (tmp_path / "m.hea").write_text("m/3 2 250 6000\n# Dr. X\ns1 2000\n~ 1000\ns2 3000\n")
+    found = read_recording(tmp_path / "m.hea")
+    assert (found.leads, found.rate, found.values.shape) == (("I", "II"), 250.0, (2, 6000))
+    assert extent(tmp_path / "m.hea") == (6000, 250.0, None)
+    there = np.isfinite(found.values)
+    assert there[0].tolist() == [k < 2000 for k in range(6000)]
+    assert there[1].tolist() == [k < 2000 or k >= 3000 for k in range(6000)]
+    np.testing.assert_allclose(found.values[1, 3000:], values[3000:, 1], atol=1e-3)
+    assert recordings_in(tmp_path) == [tmp_path / "m.hea"]
+    before = window_content(Window(tmp_path / "m.hea", (0, 1000)))
+    write_record(tmp_path, "s2", values[2000:5000, 1:], leads=("II",))
+    assert window_content(Window(tmp_path / "m.hea", (0, 1000))) != before, "its segments' bytes are its own"
+    with pytest.raises(DataError, match="nothing was recorded"):
+        read_window(Window(tmp_path / "m.hea", (2000, 3000)), PLAN)
+
+
+@pytest.mark.parametrize(
+    ("head", "says"),
+    [
+        ("m/2 2 250 3000\ns1 2000\ngone 1000\n", "gone.hea: no such file"),
+        ("m/2 2 250 3000\ns1 2000\n", "states 2 segments"),
+        ("m/1 2 250 3000\ns1 3000\n", "s1 has 2000 samples at 250 Hz, not 3000"),
+        ("m/1 2 360 2000\ns1 2000\n", "at 250 Hz, not 2000 at 360"),
+        ("m/1 2 250 2000\n~ 2000\n", "holds no signal"),
+    ],
+)
+def test_segments_that_do_not_fit_are_errors(head: str, says: str, tmp_path: Path) -> None:
+    write_record(tmp_path, "s1", beats(8))
+    (tmp_path / "m.hea").write_text(head)
+    with pytest.raises(DataError, match=says):
+        read_recording(tmp_path / "m.hea")
+
+
+def test_a_variable_layout_names_its_leads_first(tmp_path: Path) -> None:
+    write_record(tmp_path, "s1", beats(8)[:, :1], leads=("I",))
+    write_record(tmp_path, "s2", beats(8))
+    lead = "~ 0 200/mV 16 0 0 0 0"
+    (tmp_path / "m_layout.hea").write_text(f"m_layout 2 250 0\n{lead} I\n{lead} II\n")
+    (tmp_path / "m.hea").write_text("m/3 2 250 4000\nm_layout 0\ns1 2000\ns2 2000\n")
+    assert recordings_in(tmp_path) == [tmp_path / "m.hea"]
+    found = read_recording(tmp_path / "m.hea")
+    assert np.isfinite(found.values).sum(1).tolist() == [4000, 2000]
+
+
+def test_leads_of_one_name_are_each_looked_at(tmp_path: Path) -> None:
+    paths = [write_csv(tmp_path / f"{name}.csv", beats(8), "ECG,ECG") for name in "ab"]
+    assert plan_leads(paths) == ("ECG", "ECG")
+    assert chosen(("ECG", "ECG"), ("ECG", "ECG")) == (0, 1)
+    with pytest.raises(DataError, match="too few leads ECG"):
+        chosen(("ECG", "V1"), ("ECG", "ECG"))

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from blemish.errors import ConfigError, DataError
-from blemish.ops.geometry import Points, face_normals, sampled, spacing, tree_of
+from blemish.errors import ConfigError, DataError, OutOfRange
+from blemish.ops.geometry import Points, apart, face_normals, sampled, spacing, tree_of
 from blemish.types import Cloud
 
 LEAST = 100  # points of a cloud: fewer show no surface
 OFF = 5.0  # times that a part may be larger or smaller than the typical one; more is another unit
 SPARSE = 3.0  # times that points may lie farther apart than in what was learned from
+PATCH = 0.03  # of the typical part's diagonal: between the patches by which a surface is measured,
+PATCHES = 3.0  # at least so many spacings of its points, so that a coarser scan shows as many
+MEASURED = 20_000  # points that a surface is measured by; of more, so many at random
+LESS, MORE = 0.8, 1.5  # of the least and the most surface that was learned from: what a part has to show
+FILLER = 0.01  # of all rows that lie in one place, and
+FILLERS = 10  # at least so many, are no points: a sensor writes such a value where it saw nothing
 
 
 class Part(NamedTuple):
@@ -45,15 +51,21 @@ class CloudPlan:
 
     `mesh_points` are taken from the faces of a mesh, evenly and always the same ones: vertices lie close where a part
     is bent, and nowhere else.
+
+    `surface` is how much of itself a good part shows, the least and the most, in patches (see `shown`): of half a part
+    every point has good neighbours, and only this tells. None where it was not learned.
     """
 
     diagonal: float  # of the typical part's bounding box, in the files' unit
     spacing: float  # of its points, in the same
     mesh_points: int = 20_000
+    surface: tuple[int, int] | None = None  # patches, least and most, of good parts
 
     def __post_init__(self) -> None:
         if not (0 < self.diagonal < math.inf and 0 < self.spacing < math.inf and self.mesh_points >= LEAST):
             raise ConfigError(f"diagonal {self.diagonal:g} and spacing {self.spacing:g} have to be positive")
+        if self.surface is not None and not (len(self.surface) == 2 and 0 < self.surface[0] <= self.surface[1]):
+            raise ConfigError(f"surface {self.surface} is no range")
 
     @property
     def size(self) -> tuple[int, ...]:
@@ -61,37 +73,64 @@ class CloudPlan:
         return ()
 
     @classmethod
-    def of(cls, parts: Iterable[Part]) -> CloudPlan:
-        """The typical part, and the typical distance between its points."""
-        found = [(part.diagonal, part.spacing) for part in parts]
-        return cls(median(d for d, _ in found), median(s for _, s in found))
+    def of(cls, parts: Iterable[Part], more: Iterable[Part] = ()) -> CloudPlan:
+        """The typical part and the typical distance between its points, and how much good parts show of themselves, of
+        these and `more` parts."""
+        some = list(parts)
+        plan = cls(median(part.diagonal for part in some), median(part.spacing for part in some))
+        shown = [plan.shown(part) for one in (some, more) for part in one]
+        return replace(plan, surface=(min(shown), max(shown)))
+
+    @property
+    def patch(self) -> float:
+        """Distance between the patches by which a surface is measured, in the files' unit."""
+        return max(PATCH * self.diagonal, PATCHES * self.spacing)
+
+    def shown(self, part: Part) -> int:
+        """How much surface a part shows: how many patches of one size it takes to cover it, however it lies."""
+        some = np.random.default_rng(0).permutation(len(part.points))[:MEASURED]
+        return int(apart(part.points[some], self.patch).sum())
 
     def to_json(self) -> dict[str, Any]:
         """Plain values by field name, and the size."""
-        return {**asdict(self), "size": list(self.size)}
+        surface = None if self.surface is None else list(self.surface)
+        return {**asdict(self), "surface": surface, "size": list(self.size)}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> CloudPlan:
         """The inverse of `to_json`; ConfigError on a missing, unknown or ill-typed value."""
         try:
-            return cls(**{k: v for k, v in values.items() if k != "size"})
+            surface = None if values.get("surface") is None else tuple(int(v) for v in values["surface"])
+            return cls(**{**{k: v for k, v in values.items() if k != "size"}, "surface": surface})
         except (TypeError, ValueError) as error:
             raise ConfigError(f"preprocess {dict(values)} is not understood ({error})") from None
 
     def __call__(self, part: Part) -> NDArray[np.float32]:
         """(M, 6) float32: points about their mean, the typical part 1 across, and what points out of the material.
 
-        DataError for a part of another size altogether, or one whose points lie too far apart.
+        OutOfRange for a part of another size altogether, one whose points lie too far apart, and one that shows much
+        less or more of itself than good ones.
         """
-        diagonal, apart = part.diagonal, part.spacing
+        diagonal, between = part.diagonal, part.spacing
         if not self.diagonal / OFF <= diagonal <= self.diagonal * OFF:
             message = f"is {diagonal:.4g} across, and the parts of this model are {self.diagonal:.4g}"
-            raise DataError(message, hint="is it in another unit?")
-        if apart > SPARSE * self.spacing:
-            message = f"its points lie {apart:.3g} apart, and those that were learned from {self.spacing:.3g}"
-            raise DataError(message, hint="learn from scans of this kind, or scan it as finely as those")
+            raise OutOfRange(message, hint="is it in another unit?")
+        if between > SPARSE * self.spacing:
+            message = f"its points lie {between:.3g} apart, and those that were learned from {self.spacing:.3g}"
+            raise OutOfRange(message, hint="learn from scans of this kind, or scan it as finely as those")
+        if self.surface is not None:
+            self._check_surface(self.shown(part), min(1.0, self.patch / between / PATCHES), *self.surface)
         points = (part.points - part.points.mean(0)) / self.diagonal
         return np.concatenate([points, part.outside], 1).astype(np.float32)
+
+    def _check_surface(self, shown: int, dense: float, least: int, most: int) -> None:
+        """`dense` is below 1 where a scan is so coarse that it has no point in each patch, and shows less by that."""
+        if shown < LESS * dense * least:
+            message = f"shows {shown / least:.0%} of the surface that good parts show at least"
+            raise OutOfRange(message, hint="is a piece of it missing, or was only one side scanned?")
+        if shown > MORE * most:
+            message = f"shows {shown / most:.0%} of the surface that good parts show at most"
+            raise OutOfRange(message, hint="is something else in the scan?")
 
 
 def part_of(cloud: Cloud, mesh_points: int = CloudPlan.mesh_points) -> Part:
@@ -100,7 +139,8 @@ def part_of(cloud: Cloud, mesh_points: int = CloudPlan.mesh_points) -> Part:
     Outside is what the file's normals say, else the faces, else where the camera stood, else not known. Rows that are
     no points are left out.
     """
-    rows = np.flatnonzero(cloud.valid)
+    there = cloud.valid if cloud.faces is not None else _without_fillers(cloud.points, cloud.valid)
+    rows = np.flatnonzero(there)
     points = cloud.points[rows].astype(np.float64)
     outside = np.zeros_like(points)
     if cloud.normals is not None:
@@ -121,3 +161,21 @@ def part_of(cloud: Cloud, mesh_points: int = CloudPlan.mesh_points) -> Part:
     if not (0 < part.diagonal < math.inf and part.spacing > 0):
         raise DataError("all of its points lie in one place", hint="is it the right file?")
     return part
+
+
+def _without_fillers(points: NDArray[Any], there: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(N,) rows that are points: without those that repeat one place all too often, where others remain."""
+    limit = max(FILLERS, math.ceil(FILLER * int(there.sum())))
+    rows = np.flatnonzero(there)
+    for axis in range(3):  # few rows are left to compare whole
+        _, which, count = np.unique(points[rows, axis], return_inverse=True, return_counts=True)
+        rows = rows[count[which] >= limit]
+    if not rows.size:
+        return there
+    _, which, count = np.unique(points[rows], axis=0, return_inverse=True, return_counts=True)
+    fillers = rows[count[which.reshape(-1)] >= limit]
+    if len(fillers) == int(there.sum()):
+        return there
+    out = there.copy()
+    out[fillers] = False
+    return out

@@ -1,22 +1,26 @@
 """Numbers in columns, and NumPy arrays.
 
-Columns are separated by blanks, commas or semicolons. A first line that starts with # or // and has as many words as
+Columns are separated by blanks, tabs, commas or semicolons; numbers have decimal points, or decimal commas where
+something else separates the columns. A first line that starts with # or // and has as many words as
 there are columns names them; without names the first three are x, y, z, the next three normals where they have length
 1, and the rest is kept under the name of its place. `.npy` holds (N, 3), an organised (H, W, 3), or a structured array.
 """
 
 from __future__ import annotations
 
+import re
 from io import BytesIO
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from blemish.data.tables import COMMAS, POINTS, decoded, plain
 from blemish.errors import DataError
 from blemish.types import Cloud
 
 _XYZ, _NORMAL = ("x", "y", "z"), ("nx", "ny", "nz")
+_COMMENTS = ("#", "//")
 _KINDS = {"label": np.uint8, "component": np.int32, "displacement": np.float32}
 
 
@@ -24,14 +28,16 @@ def read(data: bytes, suffix: str) -> Cloud:
     """See `read_cloud`."""
     if suffix == ".npy":
         return _array(np.load(BytesIO(data), allow_pickle=False))
-    text = data.decode("utf-8", "replace")
-    for separator in ",;":
-        text = text.replace(separator, " ")
-    head = text.splitlines()[0].strip() if text.strip() else ""
-    words = head.lstrip("#/ ").lower().split() if head.startswith(("#", "//")) else []
-    values = np.loadtxt(BytesIO(text.encode()), comments=["#", "//"], ndmin=2)
+    lines = [line.strip() for line in decoded(data, numbers_alone=True).splitlines()]
+    head = lines[0] if lines and lines[0].startswith(_COMMENTS) else ""
+    words = re.sub(r"[,;]", " ", head.lstrip("#/ ")).lower().split()
+    body = [re.split("#|//", line)[0] for line in lines if line and not line.startswith(_COMMENTS)]
+    values = np.loadtxt(plain(body), ndmin=2)
     if values.shape[1] < 3 or not len(values):
         raise DataError(f"has {values.shape[1]} columns of numbers, not x y z", hint="one point a line")
+    if set(_XYZ) <= set(words) and values.shape[1] == 2 * len(words):
+        message = f"names {len(words)} columns and holds {values.shape[1]}: {COMMAS}"
+        raise DataError(message, hint=POINTS)
     names = words if len(words) == values.shape[1] and set(_XYZ) <= set(words) else None
     if names is None:
         return _columns(values)

@@ -33,8 +33,8 @@ COLUMNS = re.compile(
 
 
 def good_files(paths: Sequence[Path], root: Path, what: str, is_sample: Callable[[Path], bool]) -> Sequence[Path]:
-    """The files below `root`, which are learned from; a warning counts what lies in hidden folders and those of systems,
-    which is not among them. DataError where a folder or a list says, or leaves open, that some are not good.
+    """The files below `root`, which are learned from; a warning counts what lies in hidden folders and those of
+    systems, which is not among them. DataError where a folder or a list says, or leaves open, that some are not good.
     """
     left = {folder: sum(map(is_sample, folder.rglob("*"))) for folder in walk(root).hidden if folder.is_dir()}
     if hidden := sorted(folder.relative_to(root).as_posix() for folder, count in left.items() if count):

@@ -16,6 +16,7 @@ from blemish.data.layouts._common import default_split_only
 from blemish.data.layouts._recordings import Cut
 from blemish.data.recordings import extent
 from blemish.data.signals import spans
+from blemish.data.tables import cells, decoded
 from blemish.errors import DataError
 from blemish.types import Record
 
@@ -65,7 +66,7 @@ def _file(root: Path) -> Path | None:
 
 
 def _classes(path: Path) -> list[str]:
-    rows = [line for line in read_file(path).decode("utf-8-sig").splitlines() if line.strip()]
+    rows = cells(decoded(read_file(path)))
     if path.suffix == ".csv":
-        return [row.split(",")[1].strip() for row in rows[1:]]
-    return [str(int(float(row.replace(",", " ").split()[0]))) for row in rows]
+        return [row[1].strip() for row in rows[1:]]
+    return [str(int(float(row[0]))) for row in rows]

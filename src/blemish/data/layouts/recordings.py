@@ -1,6 +1,8 @@
 """A folder of good recordings, flat or nested: WFDB, CSV or numpy files, cut into windows, all of them to learn from.
 
-unit = recording: its windows never stand on both sides of a split.
+unit = recording: its windows never stand on both sides of a split. Left out, with a warning, are recordings shorter
+than a window, windows in which nothing was recorded or a lead does not move, and records that a list RECORDS names in
+vain.
 """
 
 from __future__ import annotations
@@ -9,8 +11,9 @@ from pathlib import Path
 
 from blemish.data.layouts._common import default_split_only, relative
 from blemish.data.layouts._plain import good_files
-from blemish.data.layouts._recordings import Cut, windows_in
+from blemish.data.layouts._recordings import Cut, LeftOut, windows_in
 from blemish.data.recordings import is_recording, recordings_in
+from blemish.errors import DataError
 from blemish.types import Record
 
 PRIORITY = 110
@@ -24,8 +27,19 @@ def index(root: Path, *, split: str | None = None, cut: Cut | None = None) -> li
     """DataError where a folder's name says that its recordings are not good ones, or leaves it open."""
     default_split_only(split, "recordings")
     if root.is_file():
-        return windows_in(root, root.name, cut)
-    records = []
+        return _said(windows_in(root, root.name, cut, left=(left := LeftOut(root))), left)
+    records, left = [], LeftOut(root)
     for path in good_files(recordings_in(root, deep=True), root, "recordings", is_recording):
-        records += windows_in(path, relative(path, root), cut)
+        records += windows_in(path, relative(path, root), cut, left=left)
+        if path.with_suffix(".atr").is_file():
+            left.note("files of beats (.atr): they are read where they lie in the folder itself", [path.stem])
+    return _said(records, left)
+
+
+def _said(records: list[Record], left: LeftOut) -> list[Record]:
+    """The records, and a warning for what is left out; DataError where that is everything."""
+    if not records and left.found:
+        why, names = next(iter(left.found.items()))
+        raise DataError(f"holds no window to learn from, but {len(names)} {why}", path=left.root, hint="--window")
+    left.say()
     return records

@@ -11,6 +11,10 @@ rest of it is tested; unit = the part of the recording, since the patient is mea
 202 (DS2) are of one person, as those halves have it.
 
 Of any other folder half of the recordings, drawn with `seed`, are learned from and half are tested.
+
+Windows in which nothing was recorded or a lead does not move are not learned from: they are held. Tested ones stay, and
+count as not read. A warning says what is left out: recordings without annotations, paced ones, ones shorter than a
+window, and records that a list RECORDS names in vain.
 """
 
 from __future__ import annotations
@@ -21,8 +25,8 @@ import numpy as np
 
 from blemish.data.beats import beats_in, ectopic
 from blemish.data.layouts._common import default_split_only, relative
-from blemish.data.layouts._recordings import Cut, windows_in
-from blemish.data.recordings import extent
+from blemish.data.layouts._recordings import Cut, LeftOut, unusable, windows_in
+from blemish.data.recordings import extent, recordings_in
 from blemish.errors import DataError
 from blemish.types import Record, Split
 
@@ -40,7 +44,11 @@ def detect(root: Path) -> bool:
 
 def index(root: Path, *, split: str | None = None, seed: int = 0, cut: Cut | None = None) -> list[Record]:
     """DataError where a recording or its annotations cannot be read."""
-    paths = {path.stem: path for path in sorted(root.glob("*.hea")) if path.with_suffix(".atr").is_file()}
+    headers = [path for path in recordings_in(root) if path.suffix == ".hea"]
+    paths = {path.stem: path for path in headers if path.with_suffix(".atr").is_file()}
+    left = LeftOut(root)
+    left.note("recordings without annotations (.atr)", (path.stem for path in headers if path.stem not in paths))
+    left.note("recordings of other kinds", (p.name for p in recordings_in(root, deep=True) if p not in headers))
     known = set(paths) <= DS1 | DS2 | PACED
     default_split_only(split, "wfdb", ["inter-patient", "patient-calibrated"] if known else [])
     if known:
@@ -49,20 +57,32 @@ def index(root: Path, *, split: str | None = None, seed: int = 0, cut: Cut | Non
         names = sorted(paths)
         learned = {names[i] for i in np.random.default_rng(seed).permutation(len(names))[: (len(names) + 1) // 2]}
     records = []
+    if known:
+        left.note("paced recordings", (name for name in paths if name in PACED))
     for name, path in paths.items():
         if known and name in PACED:
             continue
         calibrated = CALIBRATION if split == "patient-calibrated" and name not in learned else 0
-        records += _windows(path, relative(path, root), name, cut, name in learned, calibrated)
+        try:
+            records += _windows(path, relative(path, root), name, cut, name in learned, calibrated, left)
+        except DataError as error:
+            raise error.at(path) from None
+    left.say()
     return records
 
 
-def _windows(path: Path, id_: str, unit: str, cut: Cut | None, learned: bool, calibrated: float) -> list[Record]:
+def _windows(
+    path: Path, id_: str, unit: str, cut: Cut | None, learned: bool, calibrated: float, left: LeftOut
+) -> list[Record]:
     """All windows of one recording; the good ones of its first `calibrated` seconds are learned from."""
     notes = path.with_suffix(".atr")
-    windows = windows_in(path, id_, cut)
     rate = extent(path).rate
     assert rate is not None  # WFDB states it
+    if extent(path).samples < (cut or Cut()).window * rate:
+        left.note(f"recordings shorter than a window of {(cut or Cut()).window:g} s", [unit])
+        return []
+    windows = windows_in(path, id_, cut)
+    bad = unusable(path, cut or Cut()) if learned or calibrated else lambda _: None
     out = []
     for window in windows:
         assert window.span is not None
@@ -71,12 +91,15 @@ def _windows(path: Path, id_: str, unit: str, cut: Cut | None, learned: bool, ca
         try:
             _, symbols = beats_in(notes, first, last)
         except DataError as error:
-            raise error if error.path else DataError(str(error), path=notes, hint=error.hint) from None
+            raise error.at(notes) from None
         kind = ectopic(symbols)
         unclear = (
             "few beats" if len(symbols) < FEWEST else "other beats" if not kind and set(symbols) != {"N"} else None
         )
         side: Split = "train" if learned or early else "test"
+        if side == "train" and not unclear and not kind and (why := bad(window.span)) is not None:
+            unclear = why
+            left.note(f"windows in which {why}", [window.id])
         if unclear or (side == "train" and kind):
             side = "held"
         out.append(
