@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from blemish.errors import DataError
+from blemish.errors import DataError, OutOfRange
 
 Kind = Literal["uint8", "uint16", "float"]
 KINDS: tuple[Kind, ...] = ("uint8", "uint16", "float")
@@ -74,14 +74,14 @@ class Levels:
         return 255 * min(max((value - black) / (white - black), 0.0), 1.0)
 
     def check(self, image: NDArray[Any]) -> None:
-        """DataError where a canonical image lies outside of what was learned."""
+        """OutOfRange where a canonical image lies outside of what was learned."""
         kind = kind_of(image.dtype)
         high = float(image.max())
         if kind != "uint8":
             self._check_range(image, kind, high)
         if self.grey(kind, high) < DARK * self.darkest:
             white = self.of(kind)[1]
-            raise DataError(
+            raise OutOfRange(
                 f"its brightest value is {high:g} where {white:g} is white, and good images get {self.darkest:.0f} of "
                 "255 bright",
                 hint="is it of another bit depth or scale, or was there no light?",
@@ -93,12 +93,12 @@ class Levels:
         hint = "scale it as the images that the model has learned from"
         if low < black - span or high > white + span:
             message = f"{_NAMES[kind]} from {low:g} to {high:g} where {white:g} is white"
-            raise DataError(message + (f" and {black:g} is black" if black else ""), hint=hint)
+            raise OutOfRange(message + (f" and {black:g} is black" if black else ""), hint=hint)
         if low < black - 0.02 * span or high > white + 0.02 * span:
             beyond = float(((image < black - 0.02 * span) | (image > white + 0.02 * span)).mean())
             if beyond > OUTSIDE:
                 message = f"{beyond:.0%} of its {_NAMES[kind]} lie outside of {black:g} to {white:g}"
-                raise DataError(f"{message}, which good images keep to", hint=hint)
+                raise OutOfRange(f"{message}, which good images keep to", hint=hint)
 
 
 _NAMES = {"uint8": "8-bit values", "uint16": "16-bit values", "float": "real values"}
