@@ -56,7 +56,7 @@ def run(
     files = list(_sources(_files(paths, kind, other), kind))
     readable = [source for _, source, _ in files if not isinstance(source, DataError)]
     places = _Places(maps, raw_maps, [stem for _, source, stem in files if not isinstance(source, DataError)], paths)
-    threads = threads or min(cores(), len(files))  # a stream that would stay idle takes its time to compile too
+    threads = threads or max(1, min(cores(), len(readable)))  # a stream that stays idle takes its time to compile too
     line = detector.inspector(engine, threads=threads, batch=batch_size)
     _check_threshold(line.calibrator is not None, fail_on_anomaly)
     columns = _COLUMNS if kind.cut is None else (_COLUMNS[0], _SPAN, *_COLUMNS[1:])
@@ -182,18 +182,20 @@ def _files(paths: list[Path], kind: SampleKind[Any], other: Counter[str]) -> lis
     DataError where nothing at all is there.
     """
     found: list[tuple[Path, DataError | None]] = []
+    empty: list[DataError] = []
     for path in paths:
-        if not path.is_dir():
-            found.append((path, None))
-            continue
-        inside = kind.listing(path)
-        other.update(inside.other)
-        own = [*((file, None) for file in inside.files), *((error.path or path, error) for error in inside.unread)]
-        if not own:
-            own = [(path, DataError(f"no {kind.name}s in this folder", path=path, hint=kind.hint))]
-        found += sorted(own, key=lambda one: one[0])
-    if not any(error is None for _, error in found) and found[0][1] is not None:
-        raise found[0][1]
+        inside: list[tuple[Path, DataError | None]] = [(path, None)]
+        if path.is_dir():
+            listing = kind.listing(path)
+            other.update(listing.other)
+            inside = [*((file, None) for file in listing.files), *((e.path or path, e) for e in listing.unread)]
+            inside.sort(key=lambda one: one[0])
+        if not inside:
+            empty.append(DataError(f"no {kind.name}s in this folder", path=path, hint=kind.hint))
+            inside = [(path, empty[-1])]
+        found += inside
+    if len(empty) == len(found):
+        raise empty[0]
     names = stems([file for file, _ in found], [path if path.is_dir() else path.parent for path in paths])
     return [(file, error, name) for (file, error), name in zip(found, names, strict=True)]
 

@@ -73,7 +73,7 @@ def test_what_is_not_judged_has_a_line_and_is_summed_up(inspect: Any, tmp_path: 
     assert len(done.lines) == 7
     assert done.code == 1
     assert done.err == [
-        "warning: 5 of 7 inputs have no verdict: 2 x HEIC is not read, "
+        "warning: 5 of 7 inputs could not be inspected: 2 x HEIC is not read, "
         "1 x holds 3 pages, and an image is one picture, 1 x DICOM is not read, 1 x no such file",
         "note: 3 other files were not inspected: 2 .txt, 1 .json",
     ]

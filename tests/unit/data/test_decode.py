@@ -618,7 +618,7 @@ def test_names_of_files_may_be_any_path(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(encoded(RGB, "PNG"))
     np.testing.assert_array_equal(read_image(Named()), RGB)
     os.mkfifo(tmp_path / "pipe.png")
-    with pytest.raises(DataError, match="is no file"):  # and nobody waits for who writes into it
+    with pytest.raises(DataError, match="is no regular file"):  # and nobody waits for who writes into it
         read_image(tmp_path / "pipe.png")
 
 
