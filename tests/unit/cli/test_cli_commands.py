@@ -96,7 +96,8 @@ class TestReal:
         assert (done.code, done.err) == (0, "learning from 8 images: good 8\n")
         [said] = lines(done)
         assert set(said) == {
-            "model", "method", "data", "network_input", "promise", "parity", "precision", "bf16", "training", "fit_seconds",
+            "model", "method", "data", "network_input", "promise", "parity", "precision", "bf16", "training",
+            "fit_seconds",
         }  # fmt: skip
         assert said["training"] == []
         assert said["model"] == str(tmp_path / "m")
