@@ -1,6 +1,8 @@
 # make demo   the main job on real images, ending with demo/report.html
+# make check  what is run all day: lint, types, rules, the quick tests
 # make test   all tests; makes .venv where there is none
 # make test-lowest  unit, contract and light tests with the oldest releases that are allowed
+# make isa    the tests of engines, at each instruction set that this processor has
 # make lint   ruff and mypy
 # make wheel  source archive and wheel into dist/, checked
 # make docs   the documentation into site/
@@ -9,7 +11,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-lowest lint wheel docs bench clean
+.PHONY: demo check test test-lowest isa lint wheel docs bench clean
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -26,12 +28,19 @@ $(VENV)/.dev: $(BIN)/python pyproject.toml
 demo: $(VENV)/.demo
 	$(BIN)/blemish demo
 
+# what is slow comes first: at the end both processors have something left
+SUITE := tests/cluster tests/real tests/robustness tests/contract tests/unit tests/light tests/reference \
+	tests/rules
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder
+
+check: lint
+	BLEMISH_TESTS=quick $(PYTEST) -q -m "not slow and not learns" tests/unit tests/light tests/rules
+
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n auto --dist loadgroup -m "not learns" tests/unit tests/contract tests/reference tests/light
-	$(BIN)/python -m pytest -n auto --dist loadgroup -m learns tests/unit tests/contract
-	$(BIN)/python -m pytest -n auto --dist loadgroup tests/rules
-	$(BIN)/python -m pytest -n auto --dist loadgroup tests/robustness tests/real
-	$(BIN)/python -m pytest tests/cluster
+	$(PYTEST) $(SUITE)
+
+isa: $(VENV)/.dev
+	$(BIN)/python -m tests.isa -n auto --dist loadgroup tests/contract tests/unit
 
 $(VENV)-lowest/.dev: pyproject.toml tests/lowest.txt
 	$(PYTHON) -m venv $(VENV)-lowest

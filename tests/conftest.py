@@ -10,10 +10,17 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
 import torch
+from hypothesis import settings
 
 from tests.fakes import FakeBackbone
 
 torch.set_num_threads(1)  # the bits of a sum depend on how many share it: what is trained here is the same everywhere
+
+
+# `make check` runs with few examples of each property, `make test` with as many as each test asks for
+settings.register_profile("all", deadline=None)
+settings.register_profile("quick", deadline=None, max_examples=25)
+settings.load_profile(os.environ.get("BLEMISH_TESTS", "all"))
 
 
 # what a file's tests share is made once: one process runs them all, unless they are grouped otherwise
@@ -21,7 +28,8 @@ torch.set_num_threads(1)  # the bits of a sum depend on how many share it: what 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
+            alone = item.path.parent.name == "cluster"  # one cluster at a time, started once
+            item.add_marker(pytest.mark.xdist_group("cluster" if alone else item.path.name))
 
 
 ROOT = Path(__file__).resolve().parents[1]

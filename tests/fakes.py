@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,12 @@ def beside(mask: NDArray[np.bool_], peak: tuple[int, ...], near: int) -> bool:
     return bool(mask[tuple(slice(max(at - near, 0), at + near + 1) for at in peak)].any())
 
 
+@cache
+def trunk_graph(image: bool) -> bytes:
+    """The graph of the tiny backbone, at the tiny size."""
+    return export.export_backbone(FakeBackbone(), SIZE, image=image)
+
+
 class ImageWorld:
     """Images with a planted spot, behind the tiny backbone: how the contract tests see a method of images."""
 
@@ -157,9 +164,11 @@ class ImageWorld:
     def head(self, method: Method) -> bytes:
         return export.export_head(method)
 
+    def trunk(self, method: Method) -> bytes:
+        return trunk_graph(method.wants(method.config).image)
+
     def graph(self, method: Method) -> bytes:
-        trunk = export.export_backbone(self.backbone, SIZE, image=method.wants(method.config).image)
-        return export.merge(trunk, self.head(method))
+        return export.merge(self.trunk(method), self.head(method))
 
     def reference(self, method: Method) -> Engine:
         return export.torch_engine(self.backbone, method)

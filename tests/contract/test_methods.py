@@ -65,11 +65,20 @@ def fitted(name: str, *, order: list[int] | None = None, count: int = TRAIN, mos
 
 
 class Fitted(dict[str, Method]):
-    """Each method by name, fitted when it is first asked for."""
+    """Each method by name, fitted when it is first asked for; and its graph, exported when it is first asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.graphs: dict[str, bytes] = {}
 
     def __missing__(self, name: str) -> Method:
         self[name] = fitted(name)
         return self[name]
+
+    def graph(self, name: str) -> bytes:
+        if name not in self.graphs:
+            self.graphs[name] = world_of(name).graph(self[name])
+        return self.graphs[name]
 
 
 @pytest.fixture(scope="module")
@@ -227,11 +236,12 @@ def test_awkward_training_sets(name: str, case: str) -> None:
 
 
 @every_method
-def test_graph_agrees_with_pytorch(name: str, models: dict[str, Method]) -> None:
+@pytest.mark.numeric
+def test_graph_agrees_with_pytorch(name: str, models: Fitted) -> None:
     method, world = models[name], world_of(name)
     if not method.needs.graph:
         pytest.skip(f"declared impossible: {method.needs.reason}")
-    graph = world.graph(method)
+    graph = models.graph(name)
     golden = np.stack([world.good(100), world.defective(101)[0]])
     certificate = export.certify(graph, world.reference(method), golden)
     assert certificate["engines"]["openvino-f32"]["score"] < export.SCORE_LIMIT
@@ -276,17 +286,15 @@ def test_an_engine_without_a_graph_agrees_with_pytorch(name: str, models: dict[s
 
 
 @every_method
+@pytest.mark.numeric
 @pytest.mark.parametrize("precision", dict.fromkeys(("f32", best_precision())))
-def test_features_that_were_kept_give_the_bits_of_the_whole_graph(
-    name: str, precision: Any, models: dict[str, Method]
-) -> None:
+def test_features_that_were_kept_give_the_bits_of_the_whole_graph(name: str, precision: Any, models: Fitted) -> None:
     """What is evaluated from the cache is what is deployed."""
     method, world = models[name], world_of(name)
     if not hasattr(world, "backbone"):
         pytest.skip("nothing stands before the method")
-    trunk = export.export_backbone(world.backbone, world.size, image=method.wants(method.config).image)
-    graph = world.graph(method)
-    whole, features = (open_engine(g, precision=precision) for g in (graph, trunk))
+    graph = models.graph(name)
+    whole, features = (open_engine(g, precision=precision) for g in (graph, world.trunk(method)))
     head = engines.Head(graph, precision=precision)
     for seed in range(3):
         image = world.good(500 + seed)[None]
@@ -301,27 +309,28 @@ def test_what_an_image_costs_can_be_counted(name: str, models: dict[str, Method]
 
 
 @every_method
-def test_the_engine_finds_the_border_that_a_method_draws(name: str, models: dict[str, Method]) -> None:
+def test_the_engine_finds_the_border_that_a_method_draws(name: str, models: Fitted) -> None:
     """Networks in front of it run in bf16: a border that is not found would leave them slow, and nobody the wiser."""
     if not models[name].needs.graph:
         pytest.skip(f"declared impossible: {models[name].needs.reason}")
     drawn = any(isinstance(module, Exact) for module in models[name].modules())
-    parts = engines._short_and_exact(openvino.Core().read_model(world_of(name).head(models[name])))
+    model = openvino.Core().read_model(models.graph(name))
+    _, *head = engines._cut_at_features(model)
+    parts = engines._short_and_exact(*head or [model])
     assert [format_ for _, format_ in parts] == (["bf16", "f32"] if drawn else ["f32"])
 
 
 @every_method
-def test_a_changed_head_is_refused(name: str, models: dict[str, Method]) -> None:
+def test_a_changed_head_is_refused(name: str, models: Fitted) -> None:
     """The certificate can fail: the graph of one model does not pass for another."""
     from blemish.errors import ExportError
 
     world = world_of(name)
     if not models[name].needs.graph:
         pytest.skip(f"declared impossible: {models[name].needs.reason}")
-    graph = world.graph(fitted(name, count=3, most=FEW))
     golden = np.stack([world.good(100), world.defective(101)[0]])
     with pytest.raises(ExportError, match="disagree"):
-        export.certify(graph, world.reference(models[name]), golden)
+        export.certify(models.graph(name), world.reference(fitted(name, count=3, most=FEW)), golden)
 
 
 @every_method

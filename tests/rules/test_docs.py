@@ -70,6 +70,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.real
 @pytest.mark.parametrize("page", [p for p in PAGES if of(p, "python")], ids=name)
 @pytest.mark.usefixtures("folder")
+@pytest.mark.slow
 def test_python_examples_run(page: Path) -> None:
     for code in of(page, "python"):
         exec(compile(code, str(page), "exec"), {})
@@ -78,6 +79,7 @@ def test_python_examples_run(page: Path) -> None:
 @pytest.mark.real
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("page", [p for p in PAGES if commands_in(p)], ids=name)
+@pytest.mark.slow
 def test_commands_run(page: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from blemish.cli import main
 
@@ -166,6 +168,7 @@ def test_the_command_line_page_is_that_of_the_code() -> None:
 
 
 @pytest.mark.parametrize("page", ["ledger.md", "variants.md", "ablations.md", "several.md", "several_ablations.md"])
+@pytest.mark.slow
 def test_the_ledger_is_that_of_its_tables(page: str) -> None:
     pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install 'blemish[bench]'")
     from blemish.bench import ledger, results
@@ -179,6 +182,7 @@ def test_the_ledger_is_that_of_its_tables(page: str) -> None:
     assert ledger.text(results.read(file.with_suffix("")), plots, command, missing, title) == committed
 
 
+@pytest.mark.slow
 def test_the_site_is_built_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs", reason="mkdocs is not installed: pip install 'blemish[docs]'")
     words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]

@@ -27,10 +27,9 @@ from blemish.modelfile import Model
 from blemish.ops.patches import patch_descriptors
 from blemish.training import train
 from tests.fakes import SIZE, FakeBackbone, batch_of, good_image
-from tests.tiny import TRAINED, fit_tiny
+from tests.tiny import GRADIENT, fit_tiny
 
 ADAPTABLE = [name for name in methods.names() if methods.get(name).adaptable()]
-GRADIENT = next(name for name in TRAINED if methods.get(name).routing(methods.get(name).Config()) is None)
 
 
 def station(folder: Path, count: int, *, first: int = 1000, dark: int = 60) -> Path:
@@ -161,6 +160,7 @@ def test_every_method_says_whether_it_can_be_adapted() -> None:
         assert cls.adaptable() == (bool(cls.fitted_modules) or "recall" in vars(cls)), name
 
 
+@pytest.mark.slow
 def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = fit_tiny(tmp_path, method="padim")
     detector(model).save(tmp_path / "m")

@@ -19,6 +19,8 @@ from blemish import CalibrationError, ConfigError, DataError, Detector, EngineEr
 from blemish.runtime.engines import open_engine
 from tests.fakes import FakeBackbone, defective_image, good_image, write_images
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -26,9 +26,10 @@ from blemish.runtime import engines
 from blemish.runtime.engines import OpenVino, best_precision, open_engine
 from blemish.runtime.inspector import Inspector
 from blemish.system import Free
-from tests.fakes import SIZE, FakeBackbone, defective_image, good_image
+from tests.fakes import SIZE, FakeBackbone, defective_image, good_image, trunk_graph
 from tests.tiny import SAMPLE, fit_tiny, python
 
+pytestmark = pytest.mark.numeric
 NAMES = [name for name in SAMPLE if methods.get(name).needs.graph]
 IMAGES = np.stack([good_image(70), defective_image(71)[0], good_image(72)])
 
@@ -176,6 +177,24 @@ def test_no_bf16_where_the_processor_has_none(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(EngineError, match="bf16") as caught:
         open_engine(b"", precision="bf16")
     assert caught.value.hint
+
+
+_LIMITED = """
+import sys
+from pathlib import Path
+from blemish.runtime.engines import best_precision, open_engine
+open_engine(Path(sys.argv[1]).read_bytes(), precision=best_precision())
+print(best_precision())
+"""
+
+
+@pytest.mark.parametrize("level", ["AVX2", "AVX512_CORE"])
+def test_the_best_format_is_one_that_compiles_below_what_the_processor_has(level: str, tmp_path: Path) -> None:
+    """OpenVINO names bf16 wherever the processor has it, also where the environment keeps its kernels from it."""
+    (tmp_path / "graph.onnx").write_bytes(trunk_graph(False))
+    done = python("-c", _LIMITED, str(tmp_path / "graph.onnx"), env={"ONEDNN_MAX_CPU_ISA": level})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() in ("f32", best_precision())
 
 
 @pytest.mark.parametrize("name", ["openvinoo", "tensorrt", ""])

@@ -170,6 +170,7 @@ def method(request: pytest.FixtureRequest) -> str:
     return name
 
 
+@pytest.mark.slow
 def test_a_recipe_repeats_a_run(method: str, tmp_path: Path) -> None:
     first = fit_tiny(tmp_path, method=method, seed=5, calibration="split")
     recipe = json.loads(json.dumps(first.run))
@@ -180,6 +181,7 @@ def test_a_recipe_repeats_a_run(method: str, tmp_path: Path) -> None:
     assert again.run == first.run
 
 
+@pytest.mark.slow
 def test_cached_features_give_the_same_bits(method: str, tmp_path: Path) -> None:
     cache = FeatureCache(tmp_path / "features")
     records = write_images(tmp_path / "good", 12)

@@ -136,6 +136,7 @@ def test_new_images_of_a_known_unit_are_left_out_and_the_counting_stays(tmp_path
     assert made.promise.startswith("about")
 
 
+@pytest.mark.slow
 def test_known_images_in_a_test_set_are_told(tmp_path: Path) -> None:
     root = write_mvtec(tmp_path / "thing")
     made = detector().fit(root)

@@ -26,6 +26,7 @@ from blemish.types import Record
 from tests.fakes import FakeBackbone, write_images
 from tests.tiny import RATE, fit_tiny
 
+pytestmark = pytest.mark.numeric
 Change = Callable[[Any, Outputs, str], Outputs]
 
 

@@ -29,6 +29,7 @@ def test_an_empty_region_is_refused() -> None:
         pack_roi(np.zeros((5, 5), bool), SIZE)
 
 
+@pytest.mark.slow
 def test_a_defect_outside_changes_nothing(tmp_path: Path, backbone: FakeBackbone) -> None:
     good = write_images(tmp_path / "good", 24)
     clean = good_image(900)

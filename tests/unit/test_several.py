@@ -32,6 +32,7 @@ from blemish.types import Batch, Prediction, Record, Routing
 from tests.fakes import SIZE, FakeBackbone, good_image
 from tests.tiny import fit_tiny
 
+pytestmark = pytest.mark.slow
 KINDS = ("stripes", "checks", "dots")
 RATE = 0.2
 
@@ -117,6 +118,7 @@ def made(data: list[Record], tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 
 @pytest.mark.parametrize("how", ["pooled", "routed", "own"])
+@pytest.mark.numeric
 def test_each_image_gets_its_category_and_threshold(made: Made, fresh: list[Record], how: str) -> None:
     line = Inspector(made[how], threads=2)
     results = list(line.inspect_many(r.path for r in fresh))
@@ -318,6 +320,7 @@ def test_what_cannot_be_is_said(data: list[Record], made: Made, tmp_path: Path) 
         Inspector(made["routed"], "onnxruntime")
 
 
+@pytest.mark.numeric
 def test_the_engines_agree(made: Made, fresh: list[Record]) -> None:
     pooled = Detector.from_model(made["pooled"], backbone=FakeBackbone())
     image = fresh[0].path
@@ -355,6 +358,7 @@ def test_a_method_may_go_by_the_decided_category(data: list[Record], fresh: list
         assert int(line.inspect(record.path).score // 1000) == model.categories.names.index(record.group)
 
 
+@pytest.mark.numeric
 def test_a_later_category_leaves_the_others_alone(made: Made, fresh: list[Record], tmp_path: Path) -> None:
     before = made["routed"]
     modelfile.save(before, tmp_path / "model")
@@ -398,6 +402,7 @@ def test_heads_share_one_budget(data: list[Record], tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize("how", ["routed", "own"])
+@pytest.mark.numeric
 def test_heads_that_learned_apart_score_on_one_scale(data: list[Record], tmp_path: Path, how: str) -> None:
     categories = Made(data, tmp_path, precision="f32")[how].categories  # the scale is one of float32
     assert categories is not None

@@ -193,6 +193,7 @@ def test_pictures_and_the_page_hold_the_defect(tmp_path: Path) -> None:
         assert levels.max() == 127
 
 
+@pytest.mark.slow
 def test_a_grid_of_parameters_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, values in (("OCTAVES", (1, 3)), ("STRENGTHS", (0.01, 0.02)), ("SCALES", (4.0,))):
         monkeypatch.setattr(cloud_sheets, name, values)

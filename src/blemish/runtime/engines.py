@@ -43,6 +43,7 @@ Precision = Literal["f32", "bf16"]
 ENGINES = ("openvino", "onnxruntime", "torch")
 FEATURES = "features_"
 HEAD = "head/"  # prefix of the nodes behind the features
+ISA_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")  # who sets one has an instruction set less than the processor
 COARSE = "coarse"
 EXACT = "exact"
 
@@ -106,9 +107,30 @@ def _openvino() -> Any:
 
 @cache
 def best_precision() -> Precision:
-    """bf16 where the processor computes in it, f32 else."""
-    capabilities = _openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return "bf16" if "BF16" in capabilities else "f32"
+    """bf16 where the processor computes in it, f32 else.
+
+    OpenVINO names what the processor has. Where the environment holds its arithmetic below that
+    (`ONEDNN_MAX_CPU_ISA`), a graph in bf16 may not compile at all: there it is tried.
+    """
+    core = _openvino().Core()
+    if "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        return "f32"
+    if any(name in os.environ for name in ISA_LIMITS) and not _compiles_in_bf16(core):
+        return "f32"
+    return "bf16"
+
+
+def _compiles_in_bf16(core: Any) -> bool:
+    """Whether a small convolution can be had in bf16."""
+    opset15 = _openvino().opset15
+    x = opset15.parameter([1, 4, 8, 8], np.float32)
+    weight = opset15.constant(np.ones((4, 4, 3, 3), np.float32))
+    graph = _openvino().Model([opset15.convolution(x, weight, [1, 1], [0, 0], [0, 0], [1, 1])], [x])
+    try:
+        _compile(core, [(graph, "bf16")], 1)
+    except RuntimeError:  # "object is not initialized", says 2026.4
+        return False
+    return True
 
 
 def open_engine(

@@ -21,6 +21,7 @@ from tests.tiny import SAMPLE, python
 _INSTALLED = {row["name"]: row["installed"] for row in backbones.describe()}
 real = [
     pytest.mark.real,
+    pytest.mark.slow,
     pytest.mark.skipif(not _INSTALLED[backbones.DEFAULT], reason=f"no weights of {backbones.DEFAULT} are installed"),
 ]
 KEYS = {

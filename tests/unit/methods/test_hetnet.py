@@ -363,6 +363,7 @@ class Misled(HetNet):
         return super().distance([torch.ones_like(x) for x in targets], rebuilt)
 
 
+@pytest.mark.slow
 def test_students_of_a_constant_find_nothing(backbone: FakeBackbone) -> None:
     method = Misled(
         config.build(Config, {**HetNet.brief, "csa": "off", "steps": 30, "teacher_steps": 2}),

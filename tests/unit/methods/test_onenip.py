@@ -291,6 +291,7 @@ def test_restoration_and_refiner_find_defects_better() -> None:
     assert restoring + 0.1 < whole
 
 
+@pytest.mark.slow
 def test_the_map_is_the_stated_mixture() -> None:
     method, batch = learned(), replace(unseen(), pyramid=unseen().twin)
     with torch.no_grad():
@@ -321,6 +322,7 @@ def test_the_balance_comes_from_learned_and_held_images(backbone: FakeBackbone) 
     assert float(noted.largest[0] / noted.largest[1]) == pytest.approx((0.98 * 3 + 4) / 1.98)
 
 
+@pytest.mark.slow
 def test_several_prompts_want_a_category_and_one_does_not(backbone: FakeBackbone) -> None:
     batch = replace(unseen(), category=None)
     with pytest.raises(DataError, match="category"):
@@ -364,6 +366,7 @@ def voting(batch: Batch) -> Vote:
     return Vote(anchors, 2)
 
 
+@pytest.mark.slow
 def test_networks_go_by_the_vote_in_front_of_the_border(backbone: FakeBackbone) -> None:
     """The two parts that an engine cuts the head into, one behind the other, are the whole."""
     method, batch = learned(), unseen()
@@ -384,6 +387,7 @@ def test_networks_go_by_the_vote_in_front_of_the_border(backbone: FakeBackbone) 
         np.testing.assert_allclose(got, expected.get_output_tensor(i).data, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_graph_takes_the_prompt_that_the_vote_elects(backbone: FakeBackbone) -> None:
     method, vote = learned(), voting(unseen())
     anchors = vote.anchors

@@ -101,6 +101,7 @@ def test_consistency_at_least_halves_the_gap_between_training_and_inspection() -
     assert gap(on_clouds()) < 0.5 * gap(on_clouds(consistency=0.0))
 
 
+@pytest.mark.slow
 def test_consistency_weans_the_student_from_the_token_that_it_rebuilds() -> None:
     assert own_influence(on_clouds()) < 0.9 * own_influence(on_clouds(consistency=0.0))
 
@@ -243,6 +244,7 @@ def test_hidden_tokens_have_no_influence_at_all() -> None:
     assert not torch.equal(method.student(tokens)[1], method.student(other)[1])
 
 
+@pytest.mark.slow
 def test_inspection_knows_no_mask(monkeypatch: pytest.MonkeyPatch) -> None:
     method = on_stripes()
     probe = batch_of(BACKBONE, [stripes(np.random.default_rng(5), SIDE)[0]])
@@ -320,6 +322,7 @@ def test_the_masked_branch_gets_no_gradient_from_the_consistency() -> None:
     assert method.student.hidden.grad.any()
 
 
+@pytest.mark.slow
 def test_training_moves_neither_the_teacher_nor_the_statistics() -> None:
     before = {k: v.clone() for k, v in BACKBONE.state_dict().items()}
     method = on_stripes()

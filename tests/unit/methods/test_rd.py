@@ -90,6 +90,7 @@ def test_score_is_that_of_the_highest_places_of_the_map(top: float, backbone: Fa
     torch.testing.assert_close(out.score, highest.mean(1), rtol=0.05 if top else 0, atol=0)
 
 
+@pytest.mark.slow
 def test_finds_a_blotch_on_stripes_and_restores_what_it_has_learned(backbone: FakeBackbone) -> None:
     generator = np.random.default_rng(0)
     good = [stripes(generator)[0] for _ in range(24)]

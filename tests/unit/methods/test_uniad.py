@@ -315,6 +315,7 @@ def test_without_any_of_the_three_it_is_a_copier() -> None:
     assert leak(learned()[0]) < 0.1
 
 
+@pytest.mark.slow
 def test_what_is_no_product_is_not_rebuilt(backbone: FakeBackbone) -> None:
     method, _ = learned()
     images = [np.random.default_rng(i).integers(0, 256, (*SIZE, 3), dtype=np.uint8) for i in range(6)]
@@ -327,6 +328,7 @@ def test_what_is_no_product_is_not_rebuilt(backbone: FakeBackbone) -> None:
     assert errors[0] < 0.85
 
 
+@pytest.mark.slow
 def test_one_network_for_all_products_and_it_is_told_none_of_them() -> None:
     method, _ = learned()
     batch = unseen()
@@ -339,6 +341,7 @@ def test_one_network_for_all_products_and_it_is_told_none_of_them() -> None:
     assert not UniAD.wants(method.config).category
 
 
+@pytest.mark.slow
 def test_the_peak_of_the_map_lies_at_a_pasted_texture(backbone: FakeBackbone) -> None:
     method, _ = learned()
     found = 0

@@ -256,6 +256,7 @@ def test_counts_survive_their_way_through_arrays():
     assert PixelCounts.from_arrays(PixelCounts(2.0).to_arrays()).images == 0
 
 
+@pytest.mark.slow
 def test_paired_aupro_is_the_bootstrap_of_the_difference():
     maps, masks = make(4)
     worse = [v + np.random.default_rng(9).gamma(2.0, 2.0, v.shape).astype(np.float32) for v in maps]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -125,12 +126,17 @@ def test_the_same_generator_gives_the_same_bits_and_another_another_defect() -> 
     assert not np.array_equal(first.labels, other.labels)
 
 
+@pytest.mark.slow
 def test_strength_is_depth_scale_is_fineness_and_octaves_are_roughness() -> None:
     cloud = plate(20_000, normals=True)
 
+    @cache
+    def records(**options: Any) -> list[dict[str, Any]]:
+        return [made(cloud, seed, **options).record for seed in range(3)]
+
     def mean(what: str, **options: Any) -> float:
         values = {"radius": 0.25, "strength": 0.02, "sign": "bulge", "octaves": 1, **options}
-        return float(np.mean([made(cloud, seed, **values).record[what] for seed in range(3)]))
+        return float(np.mean([record[what] for record in records(**values)]))
 
     depths = [mean("depth", strength=s) for s in (0.005, 0.01, 0.02)]
     assert depths[1] / depths[0] == pytest.approx(2, rel=0.02)
