@@ -26,7 +26,7 @@ from blemish.holdout import apart
 from blemish.kinds import SampleKind
 from blemish.modelfile import Model
 from blemish.options import FitOptions, seconds
-from blemish.runtime.engines import best_precision, calm_torch
+from blemish.runtime.engines import calm_torch
 from blemish.runtime.scores import Scores, Track, good_scores, unit_id
 from blemish.samples import SCENE, ImageSamples, read_textures, scenes
 from blemish.sides import plan_geometry as plan_geometry
@@ -161,7 +161,8 @@ class Run:
 
         features, options = self.features, self.options
         same: list[Any] = [options.method, sources(type(method)), features.identity, features.precision]
-        same += [version("torch")]
+        bf16 = options.precision == "bf16"  # auto trains in float32 on every processor: docs/results/training_format.md
+        same += [version("torch"), "bf16" if bf16 else "f32"]
         data = [sorted(self.learned), features.preprocess.to_json(), options.views]
 
         def shared(phase: Phase) -> str:
@@ -176,7 +177,7 @@ class Run:
             name=_name("run", run),
             shared=shared,
             scenes=self._scenes() if any(phase.data == "scenes" for phase in method.phases()) else None,
-            bf16=best_precision() == "bf16" and options.precision != "f32",
+            bf16=bf16,
             track=self.track,
         )
 

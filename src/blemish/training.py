@@ -7,14 +7,17 @@
 
 A step's samples, and what the method draws in it, depend on seed, phase and step alone. So a run that was killed goes
 on from its last snapshot to the weights that it would have had.
+
+Everything is computed in float32. With `Plan.bf16`, the networks that learn compute in bf16, and they alone: losses,
+statistics, distances and frozen networks stay in float32 (`networks_in_bf16`).
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, closing, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import Any, Protocol
@@ -48,13 +51,14 @@ class Store(Protocol):
 
 @dataclass
 class Plan:
-    """How a run is carried out; none of it changes what is learned, but for `budget`.
+    """How a run is carried out; none of it changes what is learned, but for `budget` and `bf16`.
 
     budget     seconds for all phases together; what does not fit is cut, and said
     store      where snapshots are kept, and what phases share
     name       of this run in the store: a digest of all that its outcome depends on
     shared     the same of a shared phase
     scenes     the made images that phases ask for
+    bf16       the networks that learn compute in bf16; else all is float32
     """
 
     budget: float | None = None
@@ -67,8 +71,21 @@ class Plan:
     snapshot_every: float = SNAPSHOT
     report: list[dict[str, Any]] = field(default_factory=list)  # one entry per phase, filled on the way
 
+    @property
+    def precision(self) -> str:
+        """Number format of the networks that learn."""
+        return "bf16" if self.bf16 else "f32"
+
+
+@contextmanager
+def exactly() -> Iterator[None]:
+    """Nothing is computed in a shorter format inside, whatever is switched on around."""
+    with torch.autocast("cpu", enabled=False):
+        yield
+
 
 @torch.no_grad()
+@exactly()
 def observe(method: Method[Any], batches: Iterable[Batch]) -> None:
     """Show a method every batch once, in order. DataError where there is no sample at all."""
     seen = 0
@@ -80,6 +97,7 @@ def observe(method: Method[Any], batches: Iterable[Batch]) -> None:
 
 
 @torch.no_grad()
+@exactly()
 def merge(method: Method[Any], chunks: Iterable[Method[Any]]) -> None:
     """Take over what the chunks have observed, in order."""
     for chunk in chunks:
@@ -87,6 +105,7 @@ def merge(method: Method[Any], chunks: Iterable[Method[Any]]) -> None:
 
 
 @torch.no_grad()
+@exactly()
 def conclude(method: Method[Any]) -> None:
     """Turn what was observed into what is kept."""
     method.conclude()
@@ -110,6 +129,7 @@ def learn(method: Method[Any], samples: Samples, held: Samples | None = None, pl
     return plan
 
 
+@exactly()
 def run_phases(method: Method[Any], samples: Samples, held: Samples | None, plan: Plan) -> None:
     """All that follows `conclude`."""
     phases = method.phases()
@@ -128,6 +148,7 @@ def run_phases(method: Method[Any], samples: Samples, held: Samples | None, plan
         plan.store.drop(plan.name)
 
 
+@exactly()
 def go_on(method: Method[Any], samples: Samples, held: Samples | None, plan: Plan, share: float, rate: float) -> None:
     """Further steps of a fitted method, on other samples: each phase but the shared ones, at `share` of its steps and
     `rate` of its rate.
@@ -143,7 +164,9 @@ def go_on(method: Method[Any], samples: Samples, held: Samples | None, plan: Pla
             continue
         paces = tuple(pace._replace(rate=rate * pace.rate) for pace in phase.paces)
         shorter = replace(phase, steps=max(round(share * phase.steps), 1), rate=rate * phase.rate, paces=paces)
-        entry: dict[str, Any] = {"phase": phase.name, "planned": shorter.steps, "kept": False}
+        entry: dict[str, Any] = {
+            "phase": phase.name, "precision": plan.precision, "planned": shorter.steps, "kept": False
+        }  # fmt: skip
         state = {name: value.clone() for name, value in method.fitted_state().items()}
         with torch.no_grad():
             method.begin(phase, in_order(samples))
@@ -159,7 +182,9 @@ def _run(method: Method[Any], number: int, phase: Phase, samples: Samples, plan:
     """One phase: from the cache, from a snapshot, or from its first step."""
     kept = plan.shared(phase) if phase.shared and plan.shared is not None and plan.store is not None else None
     data = plan.scenes if phase.data == "scenes" and plan.scenes is not None else samples
-    entry: dict[str, Any] = {"phase": phase.name, "planned": phase.steps, "steps": phase.steps, "kept": False}
+    entry: dict[str, Any] = {
+        "phase": phase.name, "precision": plan.precision, "planned": phase.steps, "steps": phase.steps, "kept": False
+    }  # fmt: skip
     plan.report.append(entry)
     if kept is not None and plan.store is not None and (found := plan.store.get(kept)) is not None:
         _load(method, phase, found)
@@ -193,6 +218,7 @@ class _PhaseRun:
         self.optimiser = torch.optim.AdamW(groups, betas=phase.betas, foreach=True)
         self.step, self.elapsed = 0, 0.0
         self.seed = 0 if phase.shared else method.seed  # what is shared is the same for all seeds
+        self.networks: list[nn.Module] = []  # that compute in bf16
 
     def progress(self) -> float:
         """In [0, 1) while there is something to do: of steps, or of time where that ends first."""
@@ -210,6 +236,7 @@ class _PhaseRun:
         for name in phase.learns:
             if isinstance(part := getattr(method, name), nn.Module):
                 part.train()
+        self.networks = learning_modules(method) if self.plan.bf16 else []
         started, before, kept_at = monotonic(), self.elapsed, monotonic()
         draws = Draws(self.samples, phase, self.seed, self.number)
         with closing(draws.ahead(self.step)) as drawn:
@@ -235,7 +262,7 @@ class _PhaseRun:
             group["lr"] = group["rate"] * (phase.floor + (1 - phase.floor) * 0.5 * (1 + math.cos(math.pi * progress)))
         method.generator.manual_seed(mixed(self.seed, self.number, self.step, 1))
         self.optimiser.zero_grad(set_to_none=True)
-        with _short(self.plan.bf16):
+        with networks_in_bf16(self.networks) if self.networks else nullcontext():
             terms = method.loss(phase, batch, progress)
         total = torch.stack([term.float() for term in terms.values()]).sum()
         values = {name: round(float(term.detach()), 6) for name, term in terms.items()}
@@ -304,8 +331,56 @@ def _group(parameters: list[nn.Parameter], rate: float, decay: float) -> dict[st
     return {"params": parameters, "lr": rate, "rate": rate, "weight_decay": decay}
 
 
-def _short(wanted: bool) -> AbstractContextManager[Any]:
-    return torch.autocast("cpu", torch.bfloat16) if wanted else nullcontext()
+def learning_modules(method: nn.Module) -> list[nn.Module]:
+    """All modules inside a method that hold parameters which learn now."""
+    inside = (module for module in method.modules() if module is not method)
+    return [module for module in inside if any(p.requires_grad for p in module.parameters())]
+
+
+@contextmanager
+def networks_in_bf16(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Calls of these modules compute in bf16 where PyTorch's autocast does, and nothing else does.
+
+    Autocast is entered at the call of a module from outside of any other, and left behind it, where what comes out is
+    float32 again. So a loss, a statistic or a distance never sees autocast: what subtracts numbers that are nearly the
+    same has no digits to spare. Frozen networks are not among the modules, since what they put out is what others are
+    compared with.
+    """
+    entered = False
+
+    def short(forward: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*given: Any, **named: Any) -> Any:
+            nonlocal entered
+            if entered:  # a part of a network: what the network has switched off stays off
+                return forward(*given, **named)
+            entered = True
+            try:
+                with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):  # a cache outlives a step inside another
+                    return _float32(forward(*given, **named))
+            finally:
+                entered = False
+
+        return run
+
+    with ExitStack() as stack:
+        for module in modules:
+            own = module.__dict__  # what lies here goes before the class's own
+            stack.callback(own.update, forward=own["forward"]) if "forward" in own else stack.callback(own.pop, "forward")
+            own["forward"] = short(module.forward)
+        yield
+
+
+def _float32(out: Any) -> Any:
+    """What a network has put out, its bf16 tensors as float32."""
+    if isinstance(out, Tensor):
+        return out.float() if out.dtype == torch.bfloat16 else out
+    if isinstance(out, dict):
+        return {key: _float32(value) for key, value in out.items()}
+    if isinstance(out, tuple) and hasattr(out, "_fields"):
+        return type(out)(*map(_float32, out))
+    if isinstance(out, tuple | list):
+        return type(out)(map(_float32, out))
+    return out
 
 
 def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

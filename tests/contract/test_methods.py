@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import json
+from collections import Counter
 from dataclasses import FrozenInstanceError, fields, is_dataclass
 from functools import lru_cache
 from typing import Any
@@ -13,11 +14,12 @@ import numpy as np
 import openvino
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from blemish import config, export, methods, training
 from blemish.bench.cell import gmacs
 from blemish.errors import ConfigError, NotFittedError
-from blemish.methods.base import Method
+from blemish.methods.base import Method, Phase
 from blemish.nn.precision import Exact
 from blemish.runtime import engines
 from blemish.runtime.engines import best_precision, open_engine
@@ -254,17 +256,97 @@ def test_graph_agrees_with_pytorch(name: str, models: Fitted) -> None:
         np.testing.assert_allclose(short[0], reference[0], rtol=0.2)
 
 
-@every_method
-def test_it_learns_in_bf16(name: str) -> None:
-    """On a processor that computes in it, every fit does; here it may be emulated."""
+class Watched(TorchFunctionMode):
+    """What a loss computes outside of networks: the names of functions under autocast, or that get numbers in bf16."""
+
+    def __init__(self, method: Method) -> None:
+        super().__init__()
+        self.depth = 0
+        self.short: set[str] = set()  # outside of networks
+        self.inside = False  # whether a network has computed in bf16
+        self.hooks = []
+        for module in training.learning_modules(method):
+            self.hooks.append(module.register_forward_pre_hook(lambda *_: self._step(1)))
+            self.hooks.append(module.register_forward_hook(lambda *_: self._step(-1), always_call=True))
+
+    def _step(self, by: int) -> None:
+        self.depth += by
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = [x for x in (*args, *(kwargs or {}).values()) if isinstance(x, torch.Tensor)]
+        if torch.is_autocast_enabled("cpu") or any(x.dtype == torch.bfloat16 for x in given):
+            if self.depth:
+                self.inside = True
+            else:
+                self.short.add(getattr(func, "__name__", str(func)))
+        return func(*args, **(kwargs or {}))
+
+
+def watched(name: str, *, bf16: bool) -> tuple[dict[str, set[str]], dict[str, bool], Method]:
+    """Of each phase: what a loss computes in bf16 outside of networks, and whether they do; and the method, fitted."""
     method, world = make(name, most=FEW), world_of(name)
-    if not method.phases():
+    inner, outside, inside = method.loss, {}, {}
+
+    def loss(phase: Phase, batch: Batch, progress: float) -> dict[str, torch.Tensor]:
+        if phase.name in outside:
+            return inner(phase, batch, progress)
+        with Watched(method) as watch:
+            terms = inner(phase, batch, progress)
+        for hook in watch.hooks:
+            hook.remove()
+        outside[phase.name], inside[phase.name] = watch.short, watch.inside
+        assert {term.dtype for term in terms.values()} == {torch.float32}
+        return terms
+
+    method.loss = loss  # type: ignore[method-assign]
+    plan = Plan(bf16=bf16)
+    world.learn(method, [world.good(i) for i in range(TRAIN)], plan)
+    assert [phase["precision"] for phase in plan.report] == ["bf16" if bf16 else "f32"] * len(plan.report)
+    return outside, inside, method
+
+
+@every_method
+def test_it_learns_in_bf16_and_computes_losses_in_float32(name: str) -> None:
+    """Where it is asked for, and here it may be emulated. Losses are the same functions as in float32, of float32."""
+    if not make(name).phases():
         pytest.skip("it takes no steps")
-    world.learn(method, [world.good(i) for i in range(TRAIN)], Plan(bf16=True))
-    assert {p.dtype for p in method.parameters()} <= {torch.float32}
+    plainly, nowhere, _ = watched(name, bf16=False)
+    outside, inside, method = watched(name, bf16=True)
+    assert not any(nowhere.values())
+    assert all(inside.values())
+    assert outside == plainly  # what a method keeps in bf16 by itself, if anything
+    assert not any(p.dtype != torch.float32 for p in method.parameters())
     out = method(probe(name))
     assert torch.isfinite(out.score).all()
     assert torch.isfinite(out.anomaly_map).all()
+
+
+@every_method
+def test_losses_hardly_depend_on_the_format(name: str) -> None:
+    """At the same weights and the same draws, for the first steps of each phase."""
+    method, world = make(name, most=FEW), world_of(name)
+    if not method.phases():
+        pytest.skip("it takes no steps")
+    inner, seen = method.loss, Counter[str]()
+
+    def loss(phase: Phase, batch: Batch, progress: float) -> dict[str, torch.Tensor]:
+        seen[phase.name] += 1
+        if seen[phase.name] > 3:
+            return inner(phase, batch, progress)
+        state, drawn = copy.deepcopy(method.state_dict()), method.generator.get_state()
+        with torch.no_grad(), training.networks_in_bf16(training.learning_modules(method)):
+            short = inner(phase, batch, progress)
+        method.load_state_dict(state)
+        method.generator.set_state(drawn)
+        exact = inner(phase, batch, progress)
+        total = float(torch.stack(list(exact.values())).detach().abs().sum())
+        for term, value in exact.items():
+            assert float(short[term]) == pytest.approx(float(value.detach()), rel=0.05, abs=1e-3 * total), term
+        return exact
+
+    method.loss = loss  # type: ignore[method-assign]
+    world.learn(method, [world.good(i) for i in range(TRAIN)])
+    assert set(seen) == {phase.name for phase in method.phases()}
 
 
 @every_method

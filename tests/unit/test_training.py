@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -311,6 +311,131 @@ def test_held_samples_settle_and_no_step_sees_them(backbone: FakeBackbone) -> No
 
 def test_bf16_leaves_weights_in_float32(backbone: FakeBackbone) -> None:
     method = toy(backbone)
-    learn(method, backbone, IMAGES, Plan(bf16=True))
+    plan = learn(method, backbone, IMAGES, Plan(bf16=True))
     assert {p.dtype for p in method.parameters()} == {torch.float32}
     assert torch.isfinite(method(batch_of(backbone, IMAGES[:1])).score).all()
+    assert [phase["precision"] for phase in plan.report] == ["bf16", "bf16"]
+    assert [phase["precision"] for phase in learn(toy(backbone), backbone, IMAGES).report] == ["f32", "f32"]
+
+
+class Out(NamedTuple):
+    found: Tensor
+    kept: dict[str, list[Tensor]]
+    count: int
+
+
+class Seen(nn.Module):
+    """A network with a part inside that computes exactly; notes what it is computed in."""
+
+    def __init__(self, channels: int, log: list[tuple[str, bool, torch.dtype]], name: str) -> None:
+        super().__init__()
+        self.inner, self.exact = nn.Conv2d(channels, 4, 1), nn.Conv2d(4, channels, 1)
+        self.log, self.name = log, name
+
+    def forward(self, x: Tensor) -> Out:
+        y = self.inner(x)
+        self.log.append((self.name, torch.is_autocast_enabled("cpu"), y.dtype))
+        with torch.autocast("cpu", enabled=False):
+            z = self.exact(y.float())
+            self.log.append((f"{self.name}, exact part", torch.is_autocast_enabled("cpu"), z.dtype))
+        return Out(z, {"mean": [y.mean(1, keepdim=True)]}, 3)
+
+
+class Probed(Toy):
+    """A loss that calls a network that learns, its parts, and one that is frozen, and multiplies by itself."""
+
+    def __init__(self, config: Config, spec: Any, size: tuple[int, int], seed: int = 0) -> None:
+        super().__init__(config, spec, size, seed)
+        self.seen: list[tuple[str, bool, torch.dtype]] = []
+        self.states: list[float] = []
+        with self.seeded():
+            self.first = Seen(spec.channels[0], self.seen, "learns")  # type: ignore[assignment]
+            self.second = Seen(spec.channels[0], self.seen, "frozen")  # type: ignore[assignment]
+
+    def phases(self) -> tuple[Phase, ...]:
+        return (Phase("one", self.config.steps, ("first",), batch=4, rate=0.1),)
+
+    def loss(self, phase: Phase, batch: Batch, progress: float) -> dict[str, Tensor]:
+        x = batch.pyramid.maps[0]
+        self.states.append(float(self.first.inner.weight.detach().sum()))  # type: ignore[union-attr, operator]
+        whole, part, frozen = self.first(x), self.first.inner(x), self.second(x)
+        assert whole.count == 3
+        for name, y in (("out", whole.found), ("inside a tuple", whole.kept["mean"][0]), ("part", part)):
+            self.seen.append((name, torch.is_autocast_enabled("cpu"), y.dtype))
+        products = x.flatten(2) @ x.flatten(2).transpose(1, 2)
+        self.seen.append(("products", torch.is_autocast_enabled("cpu"), products.dtype))
+        if len(self.states) == self.config.stop:
+            self.first(x[:, :1])  # of no such shape
+        mean = whole.kept["mean"][0].mean() + part.mean()
+        return {"fit": (whole.found - x).square().mean() + 0 * frozen.found.mean(), "mean": (mean - 1).square()}
+
+
+def test_networks_that_learn_compute_in_bf16_and_nothing_else_does(backbone: FakeBackbone) -> None:
+    method = Probed(Config(steps=3), backbone.spec(SIZE), SIZE)
+    learn(method, backbone, IMAGES, Plan(bf16=True))
+    exact = {"learns, exact part", "frozen", "frozen, exact part", "out", "inside a tuple", "part", "products"}
+    wanted = {(name, False, torch.float32) for name in exact} | {("learns", True, torch.bfloat16)}
+    assert set(method.seen) == wanted
+    plain = Probed(Config(steps=3), backbone.spec(SIZE), SIZE)
+    learn(plain, backbone, IMAGES)
+    assert {(on, dtype) for _, on, dtype in plain.seen} == {(False, torch.float32)}
+    assert len(set(method.states)) == 3
+
+
+def test_every_step_in_bf16_computes_with_the_weights_that_it_has(backbone: FakeBackbone) -> None:
+    """Autocast keeps what it has rounded: a step must not compute with what the weights were before."""
+    losses = []
+    for bf16 in (False, True):
+        method, found = Probed(Config(steps=8), backbone.spec(SIZE), SIZE), []
+        inner = method.loss
+
+        def spy(*given: Any, inner: Any = inner, found: list[float] = found) -> dict[str, Tensor]:
+            terms = inner(*given)
+            found.append(float(terms["mean"].detach()))
+            return terms
+
+        method.loss = spy  # type: ignore[method-assign]
+        with torch.autocast("cpu", torch.bfloat16):  # around it one may be on that outlives all steps
+            learn(method, backbone, IMAGES, Plan(bf16=bf16))
+        losses.append(torch.tensor(found))
+    assert (losses[0] - losses[0][0]).abs().max() > 0.1
+    torch.testing.assert_close(losses[1], losses[0], rtol=0.1, atol=0.02)
+
+
+def test_autocast_around_a_training_reaches_nothing_in_it(backbone: FakeBackbone) -> None:
+    usual, inside = toy(backbone), toy(backbone)
+    learn(usual, backbone, IMAGES)
+    with torch.autocast("cpu", torch.bfloat16):
+        learn(inside, backbone, IMAGES)
+        assert torch.is_autocast_enabled("cpu")
+    assert same(state(usual), state(inside))
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_what_fails_in_a_network_leaves_nothing_behind(backbone: FakeBackbone, own: bool) -> None:
+    method = Probed(Config(steps=3, stop=2), backbone.spec(SIZE), SIZE)
+    calls: list[int] = []
+    if own:  # a module whose forward somebody has replaced keeps theirs
+        usual = method.first.forward
+        method.first.forward = lambda x: (calls.append(1), usual(x))[1]  # type: ignore[method-assign, func-returns-value]
+    before = {name: dict(module.__dict__) for name, module in method.named_modules()}
+    with pytest.raises(RuntimeError, match="channels"):
+        learn(method, backbone, IMAGES, Plan(bf16=True))
+    assert not torch.is_autocast_enabled("cpu")
+    for name, module in method.named_modules():
+        assert ("forward" in module.__dict__) == ("forward" in before[name])
+    assert bool(calls) == own
+    assert method.first(batch_of(backbone, IMAGES[:1]).pyramid.maps[0]).found.dtype == torch.float32
+
+
+def test_killed_in_bf16_it_comes_to_the_same_weights(backbone: FakeBackbone) -> None:
+    whole, again, store = toy(backbone), toy(backbone), Memory()
+    learn(whole, backbone, IMAGES, Plan(bf16=True))
+    kept = {"bf16": True, "store": store, "name": "run", "snapshot_every": 0.0}
+    with pytest.raises(Killed):
+        learn(toy(backbone, stop=5), backbone, IMAGES, Plan(**kept))
+    learn(again, backbone, IMAGES, Plan(**kept))
+    assert same(state(whole), state(again))
+    plain = toy(backbone)
+    learn(plain, backbone, IMAGES)
+    assert not same(state(whole), state(plain))

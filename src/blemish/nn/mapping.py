@@ -97,10 +97,17 @@ class MutualMappingFusion(nn.Module):
             for i, m in mapped.items():
                 total = total + alpha[j, i] * m
             if len(self.differ) and mapped:
-                apart = sum((h[j] - m).abs() for m in mapped.values())
+                apart = sum(_difference(h[j], m) for m in mapped.values())
                 total = total + self.gamma[j] * self.differ[j](apart)
             fused.append(out(total) + h[j])
         return fused
+
+
+def _difference(a: Tensor, b: Tensor) -> Tensor:
+    """|a - b|, in float32 whatever they were computed in."""
+    if a.dtype != torch.float32:
+        a, b = a.float(), b.float()
+    return (a - b).abs()
 
 
 def _wanted(source: int, target: int, ways: Ways) -> bool:

@@ -87,8 +87,14 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     """Mean structural similarity of two images (B, C, H, W), over places where the window of 11 pixels fits.
 
     The window is separable, and a product with a banded matrix along each side: a third of the time of convolutions
-    of one channel on a CPU.
+    of one channel on a CPU. In float32 whatever the images were computed in: a variance is a difference of squares
+    here, and of white places bf16 gets it wrong by more than the constants that keep the quotient finite.
     """
+    with torch.autocast("cpu", enabled=False):
+        return _ssim(a.float(), b.float())
+
+
+def _ssim(a: Tensor, b: Tensor) -> Tensor:
     rows, columns = _band(int(a.shape[2])), _band(int(a.shape[3])).T.contiguous()
 
     def local(x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from blemish import config, training
@@ -18,8 +19,9 @@ from blemish.methods.fader import Config, FADeR, Look
 from blemish.metrics import auroc
 from blemish.nn.attenuation import PatchGate, attenuated
 from blemish.nn.unet import UNet, inner_size
-from blemish.ops.similarity import msgms_map
+from blemish.ops.similarity import msgms_map, ssim
 from blemish.synthesis.weave import FLAWS, weave
+from blemish.training import Plan
 from blemish.types import Batch, Pyramid
 from tests.fakes import SIZE, FakeBackbone, FakeSamples, batch_of, good_image, learn
 
@@ -377,3 +379,67 @@ class Plugged(FADeR):
 
     def phases(self) -> tuple[Any, ...]:
         return super().phases()[1:]
+
+
+def shaded(case: str, seed: int) -> NDArray[np.uint8]:
+    """An image with a large plain area, or with nothing else."""
+    image = good_image(seed)
+    shade = 255 if "white" in case else 0
+    height, width = image.shape[0] * 3 // 4, image.shape[1]
+    if case in ("white", "black"):
+        return np.full_like(image, shade)
+    image[:height] = shade
+    if "both" in case:
+        image[:height, : width // 2] = 255 - shade
+    return image
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("case", ["white area", "black area", "white area, both", "white", "black"])
+def test_plain_areas_are_learned_in_either_format(case: str, bf16: bool) -> None:
+    method = made(SIDE, steps=8, gate_steps=4, batch=4, rate=1e-2, side=48)
+    plan = learn(method, FakeBackbone(), [shaded(case, i) for i in range(6)], Plan(bf16=bf16))
+    for phase in plan.report:
+        assert np.isfinite(list({**phase["first"], **phase["last"]}.values())).all()
+        for terms in (phase["first"], phase["last"]):
+            assert 0 <= terms.get("ssim", 0) <= 2
+    assert torch.isfinite(method(batch_of(FakeBackbone(), [shaded(case, 9)])).anomaly_map).all()
+
+
+@pytest.mark.parametrize("case", ["white area", "good"])
+def test_the_slope_of_a_loss_is_the_same_in_either_format(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the similarity, behind a network that computes in bf16: its direction is the true one, in float64."""
+    found: list[float] = []
+
+    def spy(painted: Tensor, x: Tensor) -> Tensor:
+        assert painted.dtype == x.dtype == torch.float32
+        assert not torch.is_autocast_enabled("cpu")
+        value = ssim(painted, x)
+        (slope,) = torch.autograd.grad(value, painted, retain_graph=True)
+        exact = painted.detach().double().requires_grad_()
+        (true,) = torch.autograd.grad(plain_ssim(exact, x.double()), exact)
+        found.append(F.cosine_similarity(slope.double().flatten(), true.flatten(), dim=0).item())
+        return value
+
+    monkeypatch.setattr("blemish.methods.fader.ssim", spy)
+    make = good_image if case == "good" else lambda i, size: shaded(case, i)
+    method = made(steps=4, gate="off", batch=4)
+    learn(method, FakeBackbone(), [make(i, SIZE) for i in range(4)], Plan(bf16=True))
+    assert len(found) == 4
+    assert min(found) > 0.999
+
+
+def plain_ssim(a: Tensor, b: Tensor) -> Tensor:
+    """By convolution with the whole window, in the images' own format."""
+    at = torch.arange(11, dtype=a.dtype) - 5
+    line = torch.exp(-0.5 * (at / 1.5) ** 2)
+    window = (line[:, None] * line / line.sum() ** 2)[None, None]
+
+    def local(x: Tensor) -> Tensor:
+        return F.conv2d(x.flatten(0, 1)[:, None], window)
+
+    mean_a, mean_b = local(a), local(b)
+    var_a, var_b = local(a * a) - mean_a**2, local(b * b) - mean_b**2
+    both = local(a * b) - mean_a * mean_b
+    alike = (2 * mean_a * mean_b + 0.01**2) * (2 * both + 0.03**2)
+    return (alike / ((mean_a**2 + mean_b**2 + 0.01**2) * (var_a + var_b + 0.03**2))).mean()

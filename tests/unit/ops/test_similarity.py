@@ -98,3 +98,30 @@ def test_losses_have_slopes_everywhere() -> None:
     assert a.grad is not None
     assert torch.isfinite(a.grad).all()
     assert a.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("shade", [0.0, 1.0])
+def test_similarity_is_exact_whatever_is_switched_on_around(shade: float) -> None:
+    """A variance is a difference of squares: of white places bf16 gets it wrong by more than the constants allow for."""
+    a, b = images(1, size=(32, 32)), images(1, size=(32, 32), seed=1)
+    a[..., :24] = shade
+    b = 0.9 * a + 0.1 * b
+    slopes = []
+    for on in (False, True):
+        x = b.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=on):
+            value = ssim(x, a)
+        slopes.append(torch.autograd.grad(value, x)[0])
+        assert value.dtype == torch.float32
+        assert 0 < value.item() <= 1
+    assert torch.equal(*slopes)
+    short = ssim(b.bfloat16(), a.bfloat16())
+    assert short.dtype == torch.float32
+    assert short.item() == pytest.approx(ssim(b, a).item(), abs=0.02)
+
+
+@pytest.mark.parametrize("shade", [0.0, 0.5, 1.0, 3.0])
+def test_plain_images_are_wholly_alike(shade: float) -> None:
+    plain = torch.full((2, 3, 32, 32), shade)
+    assert ssim(plain, plain).item() == pytest.approx(1, abs=1e-4)
+    assert np.isfinite(ssim(plain, 1 - plain).item())
