@@ -1,13 +1,13 @@
 """What learning needs of memory, from below: a size that cannot fit is refused before any work.
 
 An estimate that is too small costs an error later; one that is too large would refuse what works. So it counts what is
-certainly there at once: a batch of features, and what a method keeps for every place of an image.
+certainly there at once: a batch of features, and what a method keeps for each position of the grid.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Collection
 from typing import Any
 
 from blemish.errors import ResourceError
@@ -18,47 +18,43 @@ from blemish.types import FeatureSpec
 _STEP = 32  # pixels between the sizes that are proposed
 
 
-def _places(config: Any, spec: FeatureSpec) -> tuple[int, int]:
-    """Positions of the grid that a method looks at, and channels of its descriptors."""
-    return math.prod(grid_of(spec, config.level)), sum(spec.channels)
-
-
-def _padim(config: Any, spec: FeatureSpec, count: int) -> int:  # noqa: ARG001  (the same for any number of images)
-    """Sums, covariance, the same with its ridge, and its factor at each position, in doubles."""
-    places, channels = _places(config, spec)
+def _gaussians(config: Any, spec: FeatureSpec) -> int:
+    """At each position, in doubles: sums, covariance, the same with its ridge, and its factor."""
+    channels = sum(spec.channels)
     used = min(config.channels or channels, channels)
-    return 4 * 8 * places * used**2
+    return 4 * 8 * math.prod(grid_of(spec, config.level)) * used**2
 
 
-def _patchcore(config: Any, spec: FeatureSpec, count: int) -> int:
-    """The pool of patches, and its copy while the bank is chosen."""
-    places, channels = _places(config, spec)
-    return 2 * 4 * min(count * places, int(config.pool)) * channels
+def _pool(config: Any, spec: FeatureSpec, count: int) -> int:
+    """The pool of patches, and its copy while the bank is chosen from it."""
+    patches = min(count * math.prod(grid_of(spec, config.level)), int(config.pool))
+    return 2 * 4 * patches * sum(spec.channels)
 
 
-_KEPT: dict[str, tuple[Callable[[Any, FeatureSpec, int], int], str]] = {
-    "padim": (_padim, "--set channels=100"),
-    "patchcore": (_patchcore, "fewer images or a smaller --set pool"),
-}
-"""By the method: bytes that it keeps, and what else than smaller images makes them less."""
+def needed(kept: Collection[str], config: Any, spec: FeatureSpec, count: int, batch: int) -> tuple[int, str]:
+    """Bytes that learning from `count` images takes at least, `batch` at a time, and what else than smaller images
+    makes them less.
+
+    A method is told by what it keeps: fitted buffers of the names `kept`, and a `pool` in its options.
+    """
+    features = 2 * 4 * spec.values * min(batch, count)
+    if "whiten" in kept and hasattr(config, "channels"):
+        return features + _gaussians(config, spec), "--set channels=100"
+    if "memory" in kept and hasattr(config, "pool"):
+        return features + _pool(config, spec, count), "fewer images, or a smaller --set pool"
+    return features, "fewer levels of the backbone"
 
 
-def needed(method: str, config: Any, spec: FeatureSpec, count: int, batch: int) -> int:
-    """Bytes that learning from `count` images takes at least, `batch` at a time."""
-    features = 4 * spec.values * min(batch, count)
-    return 2 * features + (_KEPT[method][0](config, spec, count) if method in _KEPT else 0)
-
-
-def check(method: str, config: Any, spec: FeatureSpec, size: tuple[int, int], count: int, batch: int) -> None:
+def check(kept: Collection[str], config: Any, spec: FeatureSpec, size: tuple[int, int], count: int, batch: int) -> None:
     """ResourceError, with the size that would fit, where learning at this (H, W) cannot."""
-    least, free = needed(method, config, spec, count, batch), free_memory()
+    free = free_memory()
+    least, other = needed(kept, config, spec, count, batch)
     if free is None or least <= free.bytes:
         return
     fitting = int(math.sqrt(size[0] * size[1] * 0.8 * free.bytes / least)) // _STEP * _STEP
-    smaller = f"--image-size {fitting} would fit" if fitting >= 2 * _STEP else "a smaller --image-size needs less"
-    other = f", or {_KEPT[method][1]}" if method in _KEPT else ""
+    smaller = f"--image-size {fitting} would fit" if fitting >= 2 * _STEP else "a smaller --image-size"
     raise ResourceError(
-        f"{method} at {size[1]}x{size[0]} needs at least {size_text(least)} for {count} images, "
+        f"learning from {count} images at {size[1]}x{size[0]} needs at least {size_text(least)}, "
         f"and {size_text(free.bytes)} {free.limit} is free",
-        hint=smaller + other,
+        hint=f"{smaller}, or {other}",
     )

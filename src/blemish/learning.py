@@ -77,7 +77,7 @@ class Run:
         self.kind = kind or self.side.plan(learn, options, backbone)
         if backbone is not None:
             size = self.kind.size
-            footprint.check(options.method, settings, backbone.spec(size), size, len(learn), BATCH)
+            footprint.check(method_class.fitted_buffers, settings, backbone.spec(size), size, len(learn), BATCH)
         self.features = self.side.open(self.kind, backbone, cache, precision=precision, image=self.needs.image)
         self.cache = cache
         self.learned: set[str] = set()  # content ids of what the last learning has seen

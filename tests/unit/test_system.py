@@ -13,9 +13,11 @@ import pytest
 
 from blemish import footprint, system
 from blemish.errors import BlemishError, ConfigError, ResourceError
+from blemish.features import FeatureSource
 from blemish.methods import padim, patchcore
 from blemish.system import Free, Gate, check_memory, free_memory, is_out_of_memory, memory_for
 from blemish.types import FeatureSpec
+from tests.tiny import fit_tiny
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux says what is free")
 SPEC = FeatureSpec((0,), (100,), ((50, 50),))
@@ -96,26 +98,35 @@ def test_other_errors_stay_what_they_are() -> None:
 
 
 def test_a_size_that_cannot_fit_is_refused_with_one_that_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = padim.Config(level=0)
-    least = footprint.needed("padim", config, SPEC, 5, 16)
+    kept, config = padim.PaDiM.fitted_buffers, padim.Config(level=0)
+    least, _ = footprint.needed(kept, config, SPEC, 5, 16)
     assert least >= 4 * 8 * 2500 * 100**2
     monkeypatch.setattr(footprint, "free_memory", lambda: Free(least, "of a test"))
-    footprint.check("padim", config, SPEC, (640, 640), 5, 16)
+    footprint.check(kept, config, SPEC, (640, 640), 5, 16)
     monkeypatch.setattr(footprint, "free_memory", lambda: Free(least // 4, "of a test"))
-    with pytest.raises(ResourceError, match="padim at 640x640 needs at least") as caught:
-        footprint.check("padim", config, SPEC, (640, 640), 5, 16)
+    with pytest.raises(ResourceError, match="from 5 images at 640x640 needs at least") as caught:
+        footprint.check(kept, config, SPEC, (640, 640), 5, 16)
     assert caught.value.hint == "--image-size 256 would fit, or --set channels=100"
     fewer = padim.Config(level=0, channels=10)
-    footprint.check("padim", fewer, SPEC, (640, 640), 5, 16)
+    footprint.check(kept, fewer, SPEC, (640, 640), 5, 16)
     monkeypatch.setattr(footprint, "free_memory", lambda: None)
-    footprint.check("padim", config, SPEC, (640, 640), 5, 16)
+    footprint.check(kept, config, SPEC, (640, 640), 5, 16)
 
 
 def test_a_bank_is_bounded_by_its_pool() -> None:
-    config = patchcore.Config(level=0)
-    many = footprint.needed("patchcore", config, SPEC, 10**6, 16)
-    assert many == footprint.needed("patchcore", config, SPEC, 10**7, 16)
-    assert footprint.needed("patchcore", config, SPEC, 10, 16) < many
+    kept, config = patchcore.PatchCore.fitted_buffers, patchcore.Config(level=0)
+    many = footprint.needed(kept, config, SPEC, 10**6, 16)
+    assert many == footprint.needed(kept, config, SPEC, 10**7, 16)
+    assert footprint.needed(kept, config, SPEC, 10, 16)[0] < many[0]
+    assert "pool" in many[1]
+
+
+def test_learning_asks_before_it_computes_a_feature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(footprint, "free_memory", lambda: Free(1000, "of a test"))
+    monkeypatch.setattr(FeatureSource, "maps", lambda *_: pytest.fail("it has begun"))
+    for method in ("padim", "patchcore"):
+        with pytest.raises(ResourceError, match="of a test is free"):
+            fit_tiny(tmp_path, method=method, calibration="none")
 
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")

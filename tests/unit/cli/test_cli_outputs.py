@@ -283,7 +283,10 @@ def test_errors_have_hints_and_are_counted(run: Any, work: Path) -> None:
     finally:
         listening.close()
     assert done.code == 1
-    assert done.err.startswith("warning: 6 of 8 inputs could not be inspected: 3 x is no regular file")
+    assert done.err == (
+        "warning: 6 of 8 inputs could not be inspected: 3 x is no regular file (a pipe, socket or device), "
+        "1 x no images in this folder, 1 x not an image, or damaged in its header, 1 x no such file\n"
+    )
     assert [row["error"] is None for row in done.rows] == [True, *[False] * 6, True]
     for row in done.rows[1:-1]:
         assert row["hint"]
