@@ -456,7 +456,10 @@ def test_segments_are_inspected_as_one_recording(
     write_record(tmp_path / "db", "s1", values[:2000], leads=("MLII", "V1"))
     write_record(tmp_path / "db", "s2", values[2000:], leads=("MLII", "V1"))
     (tmp_path / "db" / "m.hea").write_text("m/2 2 250 4000\ns1 2000\ns2 2000\n")
+    (tmp_path / "db" / "RECORDS").write_text("m\n")
     assert run("inspect", model, tmp_path / "db") == 0
-    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    told = capsys.readouterr()
+    assert "not" not in told.err, "its segments and the list are no files that were passed over"
+    lines = [json.loads(line) for line in told.out.splitlines()]
     assert {Path(line["image_path"]).name for line in lines} == {"m.hea"}
     assert [line["span"] for line in lines] == [[0, 4], [4, 8], [8, 12], [12, 16]]

@@ -69,7 +69,8 @@ def recordings_in(folder: Path, *, deep: bool = False) -> list[Path]:
     if not folder.is_dir():
         return []
     found = without_maps(path for path in walk(folder, deep=deep).files if is_recording(path))
-    parts = {part for path in found if path.suffix.lower() == ".hea" for part in _segment_headers(path)}
+    headers = [path for path in found if path.suffix.lower() == ".hea"]
+    parts = {path.with_name(f"{name}.hea") for path in headers for name in segment_names(path)}
     return [path for path in found if path not in parts]
 
 
@@ -202,10 +203,10 @@ def segments(path: Path) -> list[Segment]:
     return [Segment(words[0], int(words[1])) for words in found]
 
 
-def _segment_headers(path: Path) -> list[Path]:
-    """Beside a record; none where it cannot be read, which reading it says."""
+def segment_names(path: Path) -> list[str]:
+    """Of a WFDB record; none where its header cannot be read, which reading the record says."""
     try:
-        return [path.parent / f"{part.name}.hea" for part in segments(path)]
+        return [part.name for part in segments(path)]
     except DataError:
         return []
 

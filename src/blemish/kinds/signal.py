@@ -17,7 +17,7 @@ from blemish.data.beats import beat_mask
 from blemish.data.decode import as_path
 from blemish.data.identity import values_id
 from blemish.data.layouts import Cut
-from blemish.data.recordings import extent, missing_in, recordings_in, values_digest
+from blemish.data.recordings import extent, missing_in, recordings_in, segment_names, values_digest
 from blemish.data.signals import (
     Signal,
     SignalPlan,
@@ -89,9 +89,11 @@ class Signals(SampleKind[Signal]):
 
     @staticmethod
     def companions(files: Sequence[Path]) -> set[Path]:
-        """Signals and annotations lie beside a WFDB header, under its name."""
+        """Signals and annotations lie beside a WFDB header, under its name or a segment's; RECORDS lists them."""
         headers = [path for path in files if path.suffix == ".hea"]
-        return {other for path in headers for other in path.parent.glob(f"{glob.escape(path.stem)}.*")}
+        names = {path.with_name(name) for path in headers for name in (path.stem, *segment_names(path))}
+        beside = {other for path in names for other in path.parent.glob(f"{glob.escape(path.name)}.*")}
+        return beside | {path.parent / "RECORDS" for path in headers}
 
     def sources(self, path: Path) -> list[Window]:
         """Windows side by side; one more ends with the recording, so that nothing is left out."""
