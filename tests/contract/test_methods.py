@@ -183,9 +183,9 @@ def test_alone_equals_in_a_batch(name: str, models: dict[str, Method]) -> None:
 
 @every_method
 @pytest.mark.learns
-def test_order_of_training_images_does_not_matter_much(name: str) -> None:
+def test_order_of_training_images_does_not_matter_much(name: str, models: Fitted) -> None:
     """Equal up to what a greedy or stochastic choice may turn on; ranking of good and bad must hold."""
-    a, b = fitted(name), fitted(name, order=list(range(TRAIN))[::-1])
+    a, b = models[name], fitted(name, order=list(range(TRAIN))[::-1])
     x, y = a(probe(name)), b(probe(name))
     assert x.score.argmax() == y.score.argmax() == 1
     torch.testing.assert_close(x.score, y.score, rtol=0.5, atol=0)  # steps see images in another order
