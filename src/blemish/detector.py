@@ -47,8 +47,8 @@ class Detector:
             "auto": split, else folds, else none with a warning.
         false_alarm_rate: share of good parts that may be rejected.
         promise_per: "image", or "unit" where several images show one thing: exact then, and stricter.
-        precision: number format of the network, "bf16" or "f32"; "auto" = bf16 where this processor computes in it and
-            it is shown to be harmless for this model on held-out images.
+        precision: number format of the network, "bf16" or "f32", in learning too; "auto" = learned in float32, and run
+            in bf16 where this processor computes in it and it is shown to be harmless on held-out images.
         budget: most time for training by gradient, such as "10m"; what is cut is said in the model.
         views: "flip_h", "flip_v", "turn_180": views of a good part that are good parts too.
         multi_class: one model that tells the categories apart and has a threshold for each; without it, good images of

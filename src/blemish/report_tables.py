@@ -134,6 +134,10 @@ def settings(evaluation: Evaluation) -> str:
             "Network input",
             f"{setting['network_input']} pixels (width x height)" if pictures else setting["network_input"],
         ),
+        (
+            "Trained in",
+            ", ".join(dict.fromkeys(p["precision"] for p in model.get("training", []) if "precision" in p)) or None,
+        ),
         ("Engine", f"{setting['engine']}, {setting['precision']}"),
         ("Seed", model.get("seed")),
         ("Promise", setting["promise"]),

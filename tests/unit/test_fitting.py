@@ -15,19 +15,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from blemish import fitting, holdout, learning, methods
+from blemish import fitting, holdout, learning, methods, training
 from blemish.backbones.cache import FeatureCache
 from blemish.calibration import images_needed
 from blemish.config import build
 from blemish.data.geometry import Preprocess
 from blemish.errors import CalibrationError, ConfigError, DataError
 from blemish.fitting import fit
+from blemish.methods.base import Phase
 from blemish.modelfile import Model
 from blemish.options import FitOptions
+from blemish.runtime.engines import best_precision
 from blemish.runtime.inspector import Inspector
+from blemish.training import Plan
 from blemish.types import Record
 from tests.fakes import FakeBackbone, defective_image, good_image, write_images
-from tests.tiny import SAMPLE, fit_tiny
+from tests.tiny import SAMPLE, TRAINED, fit_tiny
 
 
 def records_of(count: int, units: int | None = None) -> list[Record]:
@@ -333,3 +336,39 @@ def test_what_is_kept_is_named_by_all_sources_it_depends_on(tmp_path: Path, monk
         assert (learning.sources(trained) != before) is differs, name
         path.write_text(text)
     assert learning.sources(trained) == before
+
+
+def plan_of(folder: Path, monkeypatch: pytest.MonkeyPatch, precision: str) -> tuple[Plan, Model]:
+    """How the phases of a tiny model were carried out, and the model."""
+    plans: list[Plan] = []
+
+    class Kept(Plan):
+        def __post_init__(self) -> None:
+            plans.append(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "Plan", Kept)
+        model = fit_tiny(folder, method=TRAINED[0], precision=precision, options={"steps": 1})
+    return plans[-1], model
+
+
+def test_training_is_float32_on_every_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the processor computes in bf16 changes no weight, and the model says what it was trained in."""
+    auto, model = plan_of(tmp_path / "a", monkeypatch, "auto")
+    plain, same = plan_of(tmp_path / "b", monkeypatch, "f32")
+    assert (auto.bf16, plain.bf16) == (False, False)
+    assert model.tensors == same.tensors
+    assert {phase["precision"] for phase in model.meta["training"]} == {"f32"}
+
+
+@pytest.mark.skipif(best_precision() != "bf16", reason="features are not computed in bf16 on this processor")
+def test_bf16_is_trained_in_where_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    short, model = plan_of(tmp_path / "a", monkeypatch, "bf16")
+    plain, _ = plan_of(tmp_path / "b", monkeypatch, "f32")
+    assert short.bf16
+    assert {phase["precision"] for phase in model.meta["training"]} == {"bf16"}
+    phase = Phase("p", 1, ())
+    assert short.shared is not None
+    assert plain.shared is not None
+    assert short.name != plain.name
+    assert short.shared(phase) != plain.shared(phase), "what was learned in one format is not found in the other"

@@ -107,9 +107,9 @@ def fit(
     multi_class: Annotated[bool, typer.Option("--multi-class", help="One model for all categories.")] = False,
     held_out: Annotated[float, typer.Option(help="Share of the good images kept for the threshold.")] = 0.2,
     calibration: Annotated[Calibration, typer.Option(help="How the threshold is made.")] = Calibration.AUTO,
-    precision: Annotated[NumberFormat, typer.Option(help="Of the network; auto = bf16 where shown harmless.")] = (
-        NumberFormat.AUTO
-    ),
+    precision: Annotated[
+        NumberFormat, typer.Option(help="Of the network; auto: learned in f32, run in bf16 where harmless.")
+    ] = (NumberFormat.AUTO),
     false_alarm_rate: Rate = 0.05,
     promise_per: Annotated[PromisePer, typer.Option(help="unit: exact where one thing has several images.")] = (
         PromisePer.IMAGE

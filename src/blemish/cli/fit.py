@@ -123,7 +123,7 @@ def _one(detector: Any, folder: Path) -> None:
             "parity": model.parity.get("engines"),
             "precision": model.meta["precision"],
             "bf16": model.parity.get("formats"),
-            "training": [{k: p[k] for k in ("phase", "steps", "planned")} for p in model.meta["training"]],
+            "training": [{k: p[k] for k in ("phase", "precision", "steps", "planned")} for p in model.meta["training"]],
             "fit_seconds": model.meta["fit_seconds"],
         }
     )

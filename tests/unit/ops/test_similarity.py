@@ -102,7 +102,7 @@ def test_losses_have_slopes_everywhere() -> None:
 
 @pytest.mark.parametrize("shade", [0.0, 1.0])
 def test_similarity_is_exact_whatever_is_switched_on_around(shade: float) -> None:
-    """A variance is a difference of squares: of white places bf16 gets it wrong by more than the constants allow for."""
+    """A variance is a difference of squares: of white places bf16 has no digits left for it."""
     a, b = images(1, size=(32, 32)), images(1, size=(32, 32), seed=1)
     a[..., :24] = shade
     b = 0.9 * a + 0.1 * b
