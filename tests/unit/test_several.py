@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import os
+import pickle
 import shutil
+import signal
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -115,6 +120,26 @@ def fit_model(folder: Path, records: list[Record], **options: Any) -> Model:
 @pytest.fixture(scope="module")
 def made(data: list[Record], tmp_path_factory: pytest.TempPathFactory) -> Made:
     return Made(data, tmp_path_factory.mktemp("made"))
+
+
+def test_heads_are_compiled_again_in_a_forked_child_and_after_unpickling(made: Made, fresh: list[Record]) -> None:
+    line = Inspector(made["routed"], threads=2)
+    paths = [r.path for r in fresh]
+    expected = [(r.score, r.category) for r in line.inspect_many(paths)]
+    for other in (pickle.loads(pickle.dumps(line)), copy.deepcopy(line)):
+        assert [(r.score, r.category) for r in other.inspect_many(paths)] == expected
+    if not hasattr(os, "fork"):
+        pytest.skip("there is no fork here")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forks where there are threads
+        pid = os.fork()
+    if pid == 0:
+        signal.alarm(60)  # it must not outlive the test
+        try:
+            os._exit(0 if [(r.score, r.category) for r in line.inspect_many(paths)] == expected else 1)
+        except BaseException:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
 @pytest.mark.parametrize("how", ["pooled", "routed", "own"])

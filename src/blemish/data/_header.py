@@ -25,7 +25,7 @@ from blemish.errors import DataError
 from blemish.system import undisturbed
 
 MAX_PIXELS = 100_000_000
-MOST_PIXELS = 178_956_970  # Pillow refuses more, whatever it is asked
+MOST_PIXELS = 178_956_970  # as many as Pillow takes by itself; the command line lets no more be asked for
 ORIENTATION = 0x0112
 _RGB = 2  # TIFF photometric interpretation
 _MOST_SAMPLES = 6  # of a TIFF that Pillow takes; of more it complains in the log

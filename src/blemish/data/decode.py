@@ -226,12 +226,11 @@ def as_image(value: object, name: str = "image") -> Array:
         return _checked(_turn(_with_pillow(value, name), orientation_of(value)), name)
     if is_encoded(value):
         return decode_image(*take_encoded(value, name))
-    tensor = value.detach() if hasattr(value, "detach") else value
-    if not hasattr(tensor, "__array__"):
+    if not hasattr(value, "__array__"):
         hint = "pass a path, a file's bytes or binary stream, a numpy array, a PIL image or a CPU tensor"
         raise DataError(f"a {type(value).__name__} is not an image", path=name, hint=hint)
     try:
-        array = np.asarray(cast(Any, tensor))
+        array = np.asarray(cast(Any, value.detach() if hasattr(value, "detach") else value))
     except Exception as error:  # a tensor on another device, for one
         raise DataError(f"cannot become a numpy array ({error})", path=name, hint="move it to the CPU first") from None
     if hasattr(value, "detach") and array.ndim == 3 and array.shape[0] in (1, 3, 4):

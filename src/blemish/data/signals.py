@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from blemish.data.decode import content_id
+from blemish.data.decode import content_id, is_encoded
 from blemish.data.recordings import (
     EXTRA,
     KEPT,
@@ -200,7 +200,10 @@ def read_window(window: Window, plan: SignalPlan) -> Signal:
 
 def as_signal(value: Any, plan: SignalPlan) -> Signal:
     """An array (K, N) or (N,) of the caller's, at the rate that the model takes files to have, else at its own."""
-    array = np.asarray(value.detach() if hasattr(value, "detach") else value)
+    if is_encoded(value):  # open files have a `detach` too, which is not a tensor's
+        raise DataError(f"a {type(value).__name__} is no signal", hint="pass a path, or an array (K, N)")
+    is_tensor = hasattr(value, "detach") and hasattr(value, "__array__")
+    array = np.asarray(value.detach() if is_tensor else value)
     if array.ndim not in (1, 2) or array.dtype.kind not in "iuf" or array.size == 0:
         raise DataError(f"an array of shape {array.shape}, type {array.dtype} is no signal", hint="pass (K, N) numbers")
     values = kept(np.atleast_2d(array))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import socket
 import struct
 import subprocess
 import sys
@@ -602,6 +603,13 @@ def test_streams_that_are_none(tmp_path: Path) -> None:
             assert caught.value.hint
     with pytest.raises(DataError, match="too large"):
         take_encoded(io.BytesIO(bytes(100)), max_bytes=99)
+
+
+def test_nothing_is_detached_that_is_no_tensor() -> None:
+    with socket.socket() as connection:
+        with pytest.raises(DataError, match="a socket is not an image"):
+            as_image(connection)
+        assert connection.fileno() >= 0  # its own `detach` would have taken it away
 
 
 def test_a_buffer_of_pixels_is_an_array() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections import Counter
 from dataclasses import replace
@@ -653,3 +654,12 @@ def test_leads_of_one_name_are_each_looked_at(tmp_path: Path) -> None:
     assert chosen(("ECG", "ECG"), ("ECG", "ECG")) == (0, 1)
     with pytest.raises(DataError, match="too few leads ECG"):
         chosen(("ECG", "V1"), ("ECG", "ECG"))
+
+
+def test_an_open_file_is_no_signal_and_stays_open(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((1, 500)))
+    with (tmp_path / "a.npy").open("rb") as file:
+        for stream in (file, io.BytesIO(b"x"), b"x"):
+            with pytest.raises(DataError, match="is no signal"):
+                as_signal(stream, SignalPlan((None,)))
+        assert file.read(6) == b"\x93NUMPY"
