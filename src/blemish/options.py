@@ -24,9 +24,7 @@ class FitOptions:
     roi: str | None = None  # image file whose pixels > 0 are looked at; brought to the size of the network's input
     held_out: float = 0.2  # share of the good images kept for the threshold, where it is a split
     calibration: Literal["auto", "split", "folds", "none"] = "auto"  # auto: split, else folds, else none and a warning
-    precision: Literal["auto", "bf16", "f32"] = (
-        "auto"  # of the network: auto = learned in f32, run in bf16 where harmless
-    )
+    precision: Literal["auto", "bf16", "f32"] = "auto"  # auto: learned in f32, run in bf16 where shown harmless
     false_alarm_rate: float = 0.05  # share of good parts that may be rejected
     promise_per: Literal["image", "unit"] = "image"  # unit: exact for several images of one thing, and stricter
     seed: int = 0

@@ -355,9 +355,8 @@ def networks_in_bf16(modules: Sequence[nn.Module]) -> Iterator[None]:
                 return forward(*given, **named)
             entered = True
             try:
-                with torch.autocast(
-                    "cpu", torch.bfloat16, cache_enabled=False
-                ):  # a cache outlives a step inside another
+                # without a cache: inside another autocast it is not emptied, and the next step would find old weights
+                with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
                     return _float32(forward(*given, **named))
             finally:
                 entered = False
@@ -367,9 +366,10 @@ def networks_in_bf16(modules: Sequence[nn.Module]) -> Iterator[None]:
     with ExitStack() as stack:
         for module in modules:
             own = module.__dict__  # what lies here goes before the class's own
-            stack.callback(own.update, forward=own["forward"]) if "forward" in own else stack.callback(
-                own.pop, "forward"
-            )
+            if "forward" in own:
+                stack.callback(own.update, forward=own["forward"])
+            else:
+                stack.callback(own.pop, "forward")
             own["forward"] = short(module.forward)
         yield
 

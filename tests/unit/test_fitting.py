@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -343,7 +344,8 @@ def plan_of(folder: Path, monkeypatch: pytest.MonkeyPatch, precision: str) -> tu
     plans: list[Plan] = []
 
     class Kept(Plan):
-        def __post_init__(self) -> None:
+        def __init__(self, **given: Any) -> None:
+            super().__init__(**given)
             plans.append(self)
 
     with monkeypatch.context() as patch:
