@@ -291,9 +291,10 @@ def test_the_roc_curve_keeps_its_area_without_the_points_between():
     labels = np.repeat([0, 1], 300)
     scores = np.concatenate([rng.normal(0, 1, 300), rng.normal(1, 1, 300)])
     curve = plots.roc_curve(labels, scores)
-    xs, ys = plots._corners(curve.fpr, curve.tpr)
+    xs, ys = map(np.asarray, plots._corners(curve.fpr, curve.tpr))
     assert len(xs) < 0.8 * len(curve.fpr)
-    assert np.trapezoid(ys, xs) == pytest.approx(np.trapezoid(curve.tpr, curve.fpr))
+    area, whole = ((np.diff(x) * (y[1:] + y[:-1])).sum() / 2 for x, y in ((xs, ys), (curve.fpr, curve.tpr)))
+    assert area == pytest.approx(whole)
     drawn = plots.roc(labels.tolist(), scores.tolist(), (0.04, 0.7), (0.05, "at most 5%"))
     assert "70% found" in drawn
     assert "at most 5%" in drawn

@@ -293,7 +293,7 @@ class TestReal:
         (("inspect", "model", "good", "--engine", "openvin"), 1, "no engine 'openvin'", "openvino"),
         (("inspect", "model", "good", "--format", "xml"), 2, "xml", "--help"),
         (("inspect", "model", "good", "--batch-size", "0"), 2, "--batch-size", "--help"),
-        (("inspect", "model"), 2, "paths", "inspect --help"),
+        (("inspect", "model"), 2, "argument", "inspect --help"),  # by its name, small or in capitals
         (("evaluate", "model", "good"), 1, "no test image", "test split"),
         (("evaluate", "model", "set", "--category", "st"), 2, "no category 'st'", "did you mean 'set'?"),
         (("fit", "absent", "--out", "m"), 1, "absent", "check the path"),
