@@ -46,13 +46,13 @@ def needed(kept: Collection[str], config: Any, spec: FeatureSpec, count: int, ba
 
 
 def check(kept: Collection[str], config: Any, spec: FeatureSpec, size: tuple[int, int], count: int, batch: int) -> None:
-    """ResourceError, with the size that would fit, where learning at this (H, W) cannot."""
+    """ResourceError, with a size that may fit, where learning at this (H, W) cannot."""
     free = free_memory()
     least, other = needed(kept, config, spec, count, batch)
     if free is None or least <= free.bytes:
         return
-    fitting = int(math.sqrt(size[0] * size[1] * 0.8 * free.bytes / least)) // _STEP * _STEP
-    smaller = f"--image-size {fitting} would fit" if fitting >= 2 * _STEP else "a smaller --image-size"
+    fitting = int(math.sqrt(size[0] * size[1] * 0.5 * free.bytes / least)) // _STEP * _STEP
+    smaller = f"--image-size {fitting} may fit" if fitting >= 2 * _STEP else "a smaller --image-size"
     raise ResourceError(
         f"learning from {count} images at {size[1]}x{size[0]} needs at least {size_text(least)}, "
         f"and {size_text(free.bytes)} {free.limit} is free",

@@ -288,7 +288,7 @@ def _check_memory(parts: Sequence[tuple[Any, str]], threads: int) -> None:
         raise ResourceError(
             f"running the graph in {threads} threads needs at least {size_text(weights + threads * largest)}, "
             f"and {size_text(free.bytes)} {free.limit} is free",
-            hint=f"--threads {most} would fit" if most >= 1 else "fit again with a smaller --image-size",
+            hint=f"--threads {most} may fit" if most >= 1 else "fit again with a smaller --image-size",
         )
 
 
