@@ -78,12 +78,11 @@ BAD: dict[str, Callable[[Path], object]] = {
     "heic": lambda path: path.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0"),
 }
 ODD: dict[str, np.ndarray] = {
-    "one_pixel": np.full((1, 1, 3), 90, np.uint8),
-    "one_row": np.full((1, 300, 3), 90, np.uint8),
-    "black": np.zeros((48, 64, 3), np.uint8),
+    "one_pixel": np.array([[[90, 120, 180]]], np.uint8),
+    "one_row": good_image(0, (300, 1)).swapaxes(0, 1),
     "deep": good_image(0)[:, :, 0].astype(np.uint16) * 257,
     "grey": good_image(0)[:, :, 0],
-    "large": np.full((900, 1300, 3), 120, np.uint8),
+    "large": good_image(0, (900, 1300)),
 }
 
 
@@ -152,6 +151,21 @@ def test_odd_images_are_learned_from(tmp_path: Path, kind: str) -> None:
     result = Inspector(model, threads=1).inspect(good_image(0))
     assert np.isfinite(result.score)
     assert np.isfinite(result.anomaly_map).all()
+
+
+@pytest.mark.parametrize("value", [0, 120])
+def test_pictures_that_show_nothing_are_not_learned_from(tmp_path: Path, value: int) -> None:
+    (tmp_path / "good").mkdir()
+    for i in range(3):
+        Image.fromarray(np.full((48, 64 + i, 3), value, np.uint8)).save(tmp_path / "good" / f"{i}.png")
+    with pytest.raises(DataError, match="the good images show nothing"):
+        fit_tiny(tmp_path, layouts.index(tmp_path / "good"), image_size="32", calibration="none")
+
+
+def test_a_black_picture_is_no_good_part(model: Model, tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((48, 64, 3), np.uint8)).save(tmp_path / "black.png")
+    with pytest.raises(DataError, match=r"black.png: its brightest value is 0 .* good images get \d+ of 255 bright"):
+        Inspector(model, threads=1).inspect(tmp_path / "black.png")
 
 
 @pytest.mark.parametrize("value", [

@@ -198,9 +198,10 @@ class Inspector:
             try:
                 out.append(self._read(source))
             except DataError as error:
+                named = error.at(os.fspath(source)) if isinstance(source, str | os.PathLike) else error
                 if not errors:
-                    raise
-                out.append(error)
+                    raise named from None
+                out.append(named)
         ready = [entry for entry in out if isinstance(entry, tuple)]
         if not ready:
             return out
