@@ -37,7 +37,7 @@ from blemish.types import Batch, Prediction, Record, Routing
 from tests.fakes import SIZE, FakeBackbone, good_image
 from tests.tiny import fit_tiny
 
-pytestmark = [pytest.mark.numeric, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 KINDS = ("stripes", "checks", "dots")
 RATE = 0.2
 
