@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # it ends with the last test of this folder, not of the session
 def ray() -> Iterator[Any]:
     pytest.importorskip("ray", reason="ray is not installed: pip install 'blemish[ray]'")
     from blemish.cluster.session import session
