@@ -10,13 +10,28 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
-# Each with the processor's flag that says it is there, as Linux writes it, and what PyTorch's own kernels call it.
+
+class Level(NamedTuple):
+    """The processor's flag that says it is there, as Linux writes it; what PyTorch's own kernels call it.
+
+    `without` names tests that cannot run there, and `why` says the reason.
+    """
+
+    flag: str
+    torch: str
+    without: str = ""
+    why: str = ""
+
+
 LEVELS = {
-    "AVX2": ("avx2", "avx2"),
-    "AVX512_CORE": ("avx512f", "avx512"),
-    "AVX512_CORE_BF16": ("avx512_bf16", "avx512"),
-    "AVX512_CORE_AMX": ("amx_tile", "avx512"),
+    "AVX2": Level(
+        "avx2", "avx2", "rbd", "OpenVINO 2026.4 crashes in its graph where AVX-512 is there and oneDNN is kept from it"
+    ),
+    "AVX512_CORE": Level("avx512f", "avx512"),
+    "AVX512_CORE_BF16": Level("avx512_bf16", "avx512"),
+    "AVX512_CORE_AMX": Level("amx_tile", "avx512"),
 }
 CPUINFO = Path("/proc/cpuinfo")
 
@@ -28,7 +43,7 @@ def flags(text: str) -> set[str]:
 
 def plan(has: set[str]) -> tuple[list[str], dict[str, str]]:
     """(levels to run, those left out and why)."""
-    out = {level: f"this processor has no {flag}" for level, (flag, _) in LEVELS.items() if flag not in has}
+    out = {name: f"this processor has no {level.flag}" for name, level in LEVELS.items() if level.flag not in has}
     return [level for level in LEVELS if level not in out], out
 
 
@@ -36,12 +51,14 @@ def main(*words: str) -> int:
     """Exit code 0 where the tests passed at every level, or there was none to run; `words` go to pytest."""
     levels, left_out = plan(flags(CPUINFO.read_text(encoding="utf-8")) if CPUINFO.exists() else set())
     failed = []
-    for level in levels:
-        print(f"== {level}", flush=True)
-        limits = {"ONEDNN_MAX_CPU_ISA": level, "ATEN_CPU_CAPABILITY": LEVELS[level][1]}
+    for name in levels:
+        level = LEVELS[name]
+        print(f"== {name}" + (f", without {level.without}: {level.why}" if level.without else ""), flush=True)
+        limits = {"ONEDNN_MAX_CPU_ISA": name, "ATEN_CPU_CAPABILITY": level.torch}
         command = [sys.executable, "-m", "pytest", "-q", "-m", "numeric", *words]
+        command += ["-k", f"not {level.without}"] if level.without else []
         if subprocess.run(command, env={**os.environ, **limits}, check=False).returncode:
-            failed.append(level)
+            failed.append(name)
     for level, why in left_out.items():
         print(f"== {level}: left out, {why}")
     print(f"== passed at {', '.join(x for x in levels if x not in failed) or 'none'}")
