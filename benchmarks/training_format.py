@@ -1,6 +1,6 @@
 """What a step of training costs in bf16 against float32: writes docs/results/training_format.md.
 
-    python benchmarks/training_format.py [--methods rd,uniad] [--rounds 4] [--steps 5]
+    python benchmarks/training_format.py [--methods rd,uniad] [--rounds 3] [--steps 5]
 
 Each method that takes steps, at its own options, on drawn scenes at 256 px behind the default backbone (its features are
 made before; signals are drawn). A round trains a few steps in one format and as many in the other, from the same
@@ -152,7 +152,7 @@ def main() -> None:
     """Measure and write the page."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--methods", default=",".join(trained()))
-    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("docs/results/training_format.md"))
     arguments = parser.parse_args()
@@ -180,8 +180,8 @@ def page(rows: Rows, threads: Sequence[int], rounds: int, steps: int, load: tupl
         "",
         "**Training is float32 on every processor, unless `precision` is `bf16`.** Networks that learn then compute in bf16;",
         "losses, statistics, distances and frozen networks stay in float32. `auto` means float32 here, whatever the graph",
-        "runs in afterwards: the same seed gives the same weights whether a processor computes in bf16 or not. What a",
-        "phase was trained in stands in `model.json`, in the line of `fit` and in the report.",
+        "runs in afterwards, so the format does not depend on the processor. What a phase was trained in stands in",
+        "`model.json`, in the line of `fit` and in the report.",
         "",
         "Made by `python benchmarks/training_format.py`: methods at their own options, drawn scenes at 256 px behind",
         f"efficientnet_lite0 (mmae_ecg: {LEADS} leads of {LENGTH:,} samples). Processor time of a step, median of {rounds} rounds of {steps - 1} steps in either",
@@ -200,9 +200,10 @@ def page(rows: Rows, threads: Sequence[int], rounds: int, steps: int, load: tupl
         lines.append(f"| {name} | {phase} | {figures} |")
     lines += [
         "",
-        "On one thread convolutions gain from bf16, and attention hardly. On several, the gradients of convolutions in bf16 take",
-        "several times as long where other programs use the cores too, since their threads wait busily for each other; those in",
-        "float32 do not. `precision=bf16` is for a processor with nothing else to do, after a look at this table made there.",
+        "On one thread most networks gain from bf16; the masked attention of uniad and onenip does not. On several, the gradients",
+        "of convolutions in bf16 take several times as long where other programs use the cores too, since their threads wait",
+        "busily for each other; those in float32 do not. `precision=bf16` is for a processor with nothing else to do, after a",
+        "look at this table made there.",
         "",
         "protoot learns by transport in float64 and takes no steps by gradient.",
     ]
