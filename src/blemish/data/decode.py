@@ -380,10 +380,10 @@ def _png_of(chunks: Sequence[tuple[bytes, bytes]]) -> bytes:
 
 def _imdecode(data: bytes, name: str) -> Array:
     """OpenCV's decoder as it is (BGR order), without its messages on stderr."""
-    log = cv2.utils.logging
+    log: Any = getattr(cv2.utils, "logging", cv2)  # OpenCV before 4.13 has its functions in cv2 itself
     with undisturbed, _LOG_LEVEL:  # it is the process's: two threads must not put back each other's silence
         level = log.getLogLevel()
-        log.setLogLevel(log.LOG_LEVEL_SILENT)
+        log.setLogLevel(0)  # silent
         try:
             array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         except cv2.error as error:

@@ -486,6 +486,17 @@ def test_every_bad_file_is_named_with_a_hint(tmp_path: Path, capfd: pytest.Captu
     assert capfd.readouterr() == ("", "")  # the decoders' libraries like to talk
 
 
+def test_an_older_opencv_is_silenced_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before 4.13 the functions are in cv2 itself; what was set before is set again."""
+    levels = [3]
+    monkeypatch.delattr(cv2.utils, "logging", raising=False)
+    monkeypatch.setattr(cv2, "getLogLevel", lambda: levels[-1], raising=False)
+    monkeypatch.setattr(cv2, "setLogLevel", levels.append, raising=False)
+    Image.new("RGB", (8, 8), (9, 8, 7)).save(tmp_path / "a.bmp")
+    assert read_image(tmp_path / "a.bmp")[0, 0].tolist() == [9, 8, 7]
+    assert levels == [3, 0, 3]
+
+
 _ALL_BAD = """
 import random, sys
 from pathlib import Path
