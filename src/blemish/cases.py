@@ -11,7 +11,6 @@ from zlib import crc32
 from blemish.calibration import Calibrator
 from blemish.drawing import Scale, encode, scale_of
 from blemish.kinds import SampleKind
-from blemish.kinds.image import Images
 from blemish.types import AnomalyResult, Record
 
 
@@ -45,12 +44,12 @@ class Cases:
     good          good images drawn by lot: by a checksum of their id, so that no score has a say
 
     `calibrator` is the inspector's; it gives the scale of the heat maps. Without one each map has a scale of its own.
-    `kind` is the inspector's too; images where none is given.
+    `kind` is the inspector's too, which reads the samples.
     """
 
-    def __init__(self, calibrator: Calibrator | None, *, each: int = 6, kind: SampleKind[Any] | None = None) -> None:
+    def __init__(self, calibrator: Calibrator | None, kind: SampleKind[Any], *, each: int = 6) -> None:
         self.calibrator = calibrator
-        self.kind: SampleKind[Any] = kind or Images(None)
+        self.kind = kind
         self.each = each
         self.scale: Scale | None = scale_of(calibrator) if calibrator is not None else None
         self._best: dict[str, list[tuple[float, int, Case]]] = {kind: [] for kind in KINDS}

@@ -154,7 +154,7 @@ def _learn(
     """Fit and evaluate."""
     detector.fit(records, track=track)
     inspector, model = detector.inspector(), detector.model.describe()
-    cases = Cases(inspector.calibrator)
+    cases = Cases(inspector.calibrator, inspector.kind)
     return inspector, evaluate(inspector, records, model=model, source=source, track=track, keep=cases.see), cases
 
 

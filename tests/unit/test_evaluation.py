@@ -102,7 +102,7 @@ def test_masks_that_are_empty_or_cover_everything_are_counted(detector: Detector
 
 def test_a_mask_that_cannot_be_used_ends_nothing(detector: Detector, tree: Path, tmp_path: Path) -> None:
     root = change(tree, tmp_path / "thing", {"000": np.zeros((9, 9), np.uint8), "001": b"no picture"})
-    cases = Cases(None)
+    cases = Cases(None, detector.inspector().kind)
     with pytest.warns(UserWarning, match="come from 2 of 4 defective samples: 2 with a mask that cannot be used"):
         evaluation = evaluate(detector.inspector(), layouts.index(root), model={}, source="x", keep=cases.see)
     assert [image["id"] for image in evaluation.unusable_masks] == ["test/spot/000.png", "test/spot/001.png"]

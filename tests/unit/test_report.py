@@ -118,7 +118,7 @@ def data_set(folder: Path, good: int, bad: int, *, masks: bool = False) -> list[
 
 
 def run(records: list[Record], calibrator: Calibrator | None = CALIBRATOR) -> tuple[Evaluation, Cases]:
-    cases = Cases(calibrator, each=4)
+    cases = Cases(calibrator, Images(Preprocess((256, 256))), each=4)
     model = {
         "method": "m<i>",
         "config": {"k": 9},

@@ -39,7 +39,7 @@ def run(
     if report is not None:
         from blemish.cases import Cases
 
-        cases = Cases(line.calibrator, kind=line.kind)
+        cases = Cases(line.calibrator, line.kind)
     evaluation = evaluate(
         line,
         records,
