@@ -68,6 +68,7 @@ docs: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/training_format.py
+	$(BIN)/python benchmarks/number_format.py
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/aupro.py
 	$(BIN)/python benchmarks/exactly_once.py
