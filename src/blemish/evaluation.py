@@ -27,6 +27,7 @@ from blemish.runtime.scores import Track, no_track
 from blemish.types import AnomalyResult, Record
 
 Metric = dict[str, Any]
+WHOLE = 0.98  # share of a part that a mask covers, from which it may be upside down, or labels above 0
 MASKS = ("marked", "missing", "unusable", "empty", "whole")
 """What is known of where a defective image is defective; `setting["masks"]` counts them."""
 
@@ -178,7 +179,7 @@ def _truth(kind: type[SampleKind[Any]], record: Record, result: AnomalyResult) -
     mask = kind.mask(record, shape) if record.label == 0 or record.mask is not None else None
     says = "good" if not record.label else "missing" if mask is None else "marked"
     if record.label and mask is not None:
-        says = "empty" if not mask.any() else "whole" if mask.all() else "marked"
+        says = "empty" if not mask.any() else "whole" if mask.mean() > WHOLE else "marked"
     places = None if mask is None else kind.places(record, mask)
     alone = None if places is None else [SaturatedRegion(place, 1.0, relative=True) for place in places]
     regions = [SaturatedRegion(m, s) for m, s in saturated_masks(record, shape)]

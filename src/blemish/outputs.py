@@ -206,7 +206,7 @@ class MapFolder:
     """
 
     def __init__(self, path: Path, option: str, names: Collection[str], *, read: Iterable[Place]) -> None:
-        self.path, self.names, self.written = path, set(names), set[str]()
+        self.path, self.names, self.written = path, set(names), dict[str, str]()
         check_folder(path, option, read=read)
         hint, root = f"{ELSEWHERE.format(option)}, or an empty folder", os.path.realpath(path)
         for inside in {parent for name in self.names for parent in Path(name).parents}:
@@ -217,27 +217,38 @@ class MapFolder:
             if not Path(os.path.realpath(path / inside)).is_relative_to(root):
                 raise DataError("is a link out of the folder", path=path / inside, hint=hint)
         self.earlier = listed(path)
-        for name in sorted(self.names - self.earlier):
-            if os.path.lexists(path / name):
+        for name in sorted(self.names):
+            if os.path.lexists(path / name) and not _wrote(path / name, self.earlier.get(name)):
                 message = "is there and is no map of an earlier run; not overwritten"
                 raise DataError(message, path=path / name, hint=hint)
 
     def begin(self) -> None:
         """List all maps to come, so that a run that is killed leaves none that is on no list."""
-        self._list(listed(self.path) | self.names)
+        self._list({**listed(self.path), **dict.fromkeys(self.names, "")})
 
     def write(self, name: str, data: bytes) -> str:
         """Write one map; its path."""
         write_whole(self.path / name, data)
-        self.written.add(name)
+        self.written[name] = hashlib.sha256(data).hexdigest()[:16]
         return str(self.path / name)
 
     def end(self) -> None:
         """List those that were written, and no others."""
-        self._list(listed(self.path) - (self.names - self.written - self.earlier))
+        others = {name: mark for name, mark in listed(self.path).items() if name not in self.names}
+        kept = {name: mark for name, mark in self.earlier.items() if name in self.names}
+        self._list({**others, **kept, **self.written})
 
-    def _list(self, names: Iterable[str]) -> None:
-        write_whole(self.path / MAPS, (json.dumps({"schema": 1, "maps": sorted(names)}, indent=0) + "\n").encode())
+    def _list(self, marks: Mapping[str, str]) -> None:
+        ordered = dict(sorted(marks.items()))
+        write_whole(self.path / MAPS, (json.dumps({"schema": 2, "maps": ordered}, indent=0) + "\n").encode())
+
+
+def _wrote(path: Path, mark: str | None) -> bool:
+    """Whether a file is the map that was listed under its name: `mark` tells its bytes, "" those of a run that did not
+    end, which nobody knows, and None that none was."""
+    if mark is None or not path.is_file():
+        return False
+    return not mark or hashlib.sha256(path.read_bytes()).hexdigest()[:16] == mark
 
 
 def stems(files: Sequence[Path], roots: Iterable[Path]) -> list[str]:
@@ -281,23 +292,24 @@ def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def listed(folder: Path) -> set[str]:
-    """The maps that runs before have listed in a folder; DataError where the list is damaged."""
+def listed(folder: Path) -> dict[str, str]:
+    """The maps that runs before have listed in a folder, and what tells their bytes; DataError where the list is
+    damaged."""
     try:
         found = json.loads((folder / MAPS).read_text(encoding="utf-8"))["maps"]
     except (FileNotFoundError, NotADirectoryError):
-        return set()
+        return {}
     except (OSError, ValueError, KeyError, TypeError):
         found = None
-    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+    if not isinstance(found, dict) or not all(isinstance(mark, str) for mark in found.values()):
         hint = "remove it where the maps beside it are no longer needed"
         raise DataError("is no list of maps", path=folder / MAPS, hint=hint)
-    return set(found)
+    return found
 
 
 def without_maps(paths: Iterable[Path]) -> list[Path]:
     """Files of a folder without the maps that earlier runs have drawn there; what is left out is a warning."""
-    lists: dict[Path, set[str]] = {}
+    lists: dict[Path, dict[str, str]] = {}
     above: dict[Path, list[Path]] = {}  # by folder, those from it upwards that have a list
     kept, left = [], Counter[Path]()
     for path in paths:

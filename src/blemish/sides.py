@@ -18,7 +18,7 @@ from blemish.backbones.cache import FeatureCache
 from blemish.clouds import CloudSamples, CloudSource
 from blemish.data._header import MAX_PIXELS
 from blemish.data.clouds.part import CloudPlan
-from blemish.data.decode import read_image
+from blemish.data.decode import read_image, set_in
 from blemish.data.geometry import (
     Preprocess,
     image_size_of,
@@ -230,7 +230,7 @@ def read_roi(path: str, size: tuple[int, int], records: Sequence[Record], max_pi
     elsewhere on it, or is empty.
     """
     image = read_image(path, max_pixels=max_pixels)
-    mask = np.any(image.reshape(*image.shape[:2], -1) > 0, axis=-1)
+    mask = set_in(image, path)
     high, wide = mask.shape
     for record in records:
         w, h = image_size_of(record.path)

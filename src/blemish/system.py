@@ -170,6 +170,7 @@ def check_memory(needed: int, what: str, hint: str) -> None:
         raise ResourceError(message, hint=hint)
 
 
+_LITTLE = 2**30  # bytes
 _SIGNS = (
     "bad_alloc", "can't alloc", "cannot allocate memory", "insufficient memory", "out of memory", "failed to allocate",
     "failed to map segment", "can't start new thread", "not enough memory", "unable to allocate",
@@ -185,6 +186,9 @@ def is_out_of_memory(error: BaseException) -> bool:
         said = " ".join(str(error).lower().split())
         if any(sign in said for sign in _SIGNS):
             return True
+        if "could not create a primitive" in said:  # oneDNN says no more than that, whatever the reason
+            free = free_memory()
+            return free is not None and free.bytes < _LITTLE
     return error.__cause__ is not None and is_out_of_memory(error.__cause__)
 
 

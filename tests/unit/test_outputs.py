@@ -184,7 +184,7 @@ def test_maps_replace_maps_and_nothing_else(tmp_path: Path) -> None:
     first.begin()
     first.write("a/0.png", b"map")
     first.end()  # as a run that was stopped after one
-    assert outputs.listed(out) == {"a/0.png"}
+    assert set(outputs.listed(out)) == {"a/0.png"}
     (out / "a" / "1.png").write_bytes(b"mine")
     with pytest.raises(DataError, match=r"1\.png: is there and is no map") as caught:
         MapFolder(out, "--maps", names, read=[])
@@ -192,9 +192,39 @@ def test_maps_replace_maps_and_nothing_else(tmp_path: Path) -> None:
     assert (out / "a" / "1.png").read_bytes() == b"mine"
     again = MapFolder(out, "--maps", {"a/0.png", "b.png"}, read=[])
     again.begin()
-    assert outputs.listed(out) == {"a/0.png", "b.png"}  # before any is written: a kill leaves none without an owner
+    assert set(outputs.listed(out)) == {
+        "a/0.png",
+        "b.png",
+    }  # before any is written: a kill leaves none without an owner
     again.end()
-    assert outputs.listed(out) == {"a/0.png"}
+    assert set(outputs.listed(out)) == {"a/0.png"}
+
+
+def test_a_picture_in_the_place_of_a_map_is_none_of_ours(tmp_path: Path) -> None:
+    """The list goes by what was written, not by names alone: maps may have been removed and photographs put there."""
+    out = tmp_path / "maps"
+    first = MapFolder(out, "--maps", {"0.png"}, read=[])
+    first.begin()
+    first.write("0.png", b"map")
+    first.end()
+    MapFolder(out, "--maps", {"0.png"}, read=[])
+    (out / "0.png").write_bytes(b"mine")
+    with pytest.raises(DataError, match=r"0\.png: is there and is no map"):
+        MapFolder(out, "--maps", {"0.png"}, read=[])
+    assert (out / "0.png").read_bytes() == b"mine"
+
+
+def test_a_run_that_was_killed_may_be_run_again(tmp_path: Path) -> None:
+    out = tmp_path / "maps"
+    for data in (b"map", b"another"):
+        run = MapFolder(out, "--maps", {"0.png", "1.png"}, read=[])
+        run.begin()
+        run.write("0.png", data)  # and no end
+    last = MapFolder(out, "--maps", {"0.png", "1.png"}, read=[])
+    last.begin()
+    last.write("1.png", b"map")
+    last.end()
+    assert set(outputs.listed(out)) == {"0.png", "1.png"}
 
 
 def test_overlays_and_raw_maps_share_a_folder(tmp_path: Path) -> None:
@@ -205,7 +235,7 @@ def test_overlays_and_raw_maps_share_a_folder(tmp_path: Path) -> None:
         folder.write(next(iter(folder.names)), b"map")
     for folder in pair:
         folder.end()
-    assert outputs.listed(tmp_path / "m") == {"0.png", "0.npy"}
+    assert set(outputs.listed(tmp_path / "m")) == {"0.png", "0.npy"}
 
 
 def test_maps_go_through_no_link(tmp_path: Path) -> None:
@@ -238,7 +268,9 @@ def test_maps_of_earlier_runs_are_no_inputs(tmp_path: Path, lister: object, suff
         assert lister(tmp_path / "set" / "maps" / "a") == mine[1:]  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("text", ["no json", "[]", '{"maps": 3}', '{"maps": [3]}', "{}"])
+@pytest.mark.parametrize(
+    "text", ["no json", "[]", '{"maps": 3}', '{"maps": ["a.png"]}', '{"maps": {"a.png": 3}}', "{}"]
+)
 def test_a_damaged_list_of_maps_is_an_error(tmp_path: Path, text: str) -> None:
     (tmp_path / MAPS).write_text(text)
     with pytest.raises(DataError, match="is no list of maps"):

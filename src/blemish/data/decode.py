@@ -54,8 +54,11 @@ def read_image(path: str | os.PathLike[Any], *, max_pixels: int = MAX_PIXELS) ->
 
 
 def as_path(value: str | os.PathLike[Any]) -> Path:
-    """A path of whatever the caller names a file by."""
-    return Path(os.fsdecode(value))
+    """A path of whatever the caller names a file by; DataError where it can be the name of none."""
+    name = os.fsdecode(value)
+    if not name or "\0" in name:
+        raise DataError(f"{name!r} is no name of a file", hint="is a variable not set?")
+    return Path(name)
 
 
 def read_file(path: str | os.PathLike[Any], *, max_bytes: int = 16 * MAX_PIXELS) -> bytes:
@@ -246,7 +249,7 @@ def as_image(value: object, name: str = "image") -> Array:
 
 
 def read_mask(path: str | Path | Sequence[str | Path], shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """(H, W) bool, True where the mask (or one of several masks) is above 0 in any channel.
+    """(H, W) bool, True where the mask (or one of several masks) is set; see `set_in`.
 
     Raises DataError where a file cannot be read or its size is not `shape`, the image's (H, W).
     """
@@ -257,8 +260,16 @@ def read_mask(path: str | Path | Sequence[str | Path], shape: tuple[int, int]) -
             (h, w), (H, W) = array.shape[:2], shape
             hint = "masks have the size of their image"
             raise DataError(f"mask is {w} x {h}, its image {W} x {H} (width x height)", path=one, hint=hint)
-        mask |= (array > 0).any(axis=2) if array.ndim == 3 else array > 0
+        mask |= set_in(array, one)
     return mask
+
+
+def set_in(array: Array, path: str | Path) -> NDArray[np.bool_]:
+    """(H, W) where a mask that was read from a file is above 0 in any channel; in a JPEG, whose compression spreads
+    noise over what was 0, above a half of white."""
+    with open(path, "rb") as file:
+        least = 127 if file.read(2) == b"\xff\xd8" else 0
+    return np.asarray((array > least).any(axis=2) if array.ndim == 3 else array > least)
 
 
 def over_black(image: Array) -> Array:

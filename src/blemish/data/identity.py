@@ -70,6 +70,7 @@ def _grey(image: NDArray[Any]) -> NDArray[Any]:
 def _smallest(image: NDArray[Any]) -> NDArray[Any]:
     """The same values as the smallest of uint8, uint16 and float32 that holds them."""
     if image.dtype.kind == "f":
+        image = _unscaled(image)
         low, high = float(image.min()), float(image.max())
         if (
             not 0 <= low <= high <= 65535
@@ -82,4 +83,17 @@ def _smallest(image: NDArray[Any]) -> NDArray[Any]:
         return image
     if image.max() <= 255:
         return image.astype(np.uint8)
-    return (image // 257).astype(np.uint8) if not (image % 257).any() else image
+    for step in (257, 256):  # white stays white, or bits are shifted
+        if not (image % step).any():
+            return (image // step).astype(np.uint8)
+    return image
+
+
+def _unscaled(image: NDArray[Any]) -> NDArray[Any]:
+    """Real values from 0 to 1 that are 8 or 16 bits over their white, as those whole numbers."""
+    if 0 <= float(image.min()) and float(image.max()) <= 1:
+        for white in (255, 65535):
+            whole = np.rint(image * np.float64(white))
+            if np.abs(whole / white - image).max() <= 2**-23:
+                return whole.astype(image.dtype)
+    return image

@@ -827,3 +827,19 @@ def test_import_is_light() -> None:
     code += "print([m for m in ('torch', 'scipy', 'pandas', 'pyarrow', 'pydantic') if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_the_noise_of_a_jpeg_is_no_mask(tmp_path: Path) -> None:
+    mask = np.zeros((80, 80), np.uint8)
+    mask[20:50, 30:60] = 255
+    Image.fromarray(mask).save(tmp_path / "m.jpg", quality=40)
+    Image.fromarray(mask // 255).save(tmp_path / "m.png")  # labels of 1 are set
+    assert (np.array(Image.open(tmp_path / "m.jpg")) > 0).sum() > 900
+    for name in ("m.jpg", "m.png"):
+        assert abs(int(read_mask(tmp_path / name, (80, 80)).sum()) - 900) < 40
+
+
+@pytest.mark.parametrize("name", ["", "a\0b"])
+def test_what_can_be_no_name_is_an_error(name: str) -> None:
+    with pytest.raises(DataError, match="is no name of a file"):
+        read_image(name)

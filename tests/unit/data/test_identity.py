@@ -119,3 +119,18 @@ def test_a_cloud_saved_again_is_the_same(tmp_path: Path) -> None:
     ids = [Clouds.content(Record(path.name, path)) for path in sorted(tmp_path.iterdir())]
     assert len(set(ids[:4])) == 1
     assert ids[4] != ids[0]
+
+
+def test_other_ways_to_keep_the_same_values_are_the_same_image() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (20, 30)).astype(np.uint8)
+    deep = np.random.default_rng(1).integers(0, 65536, (20, 30)).astype(np.uint16)
+    for copy in (
+        image.astype(np.uint16) * 256,
+        image.astype(np.uint16) * 257,
+        (image / 255).astype(np.float32),
+        image / 255.0,
+    ):
+        assert pixels_id(copy) == pixels_id(image)
+    assert pixels_id((deep / 65535).astype(np.float32)) == pixels_id(deep)
+    assert pixels_id(image / 255.0 + 1e-4) != pixels_id(image)
+    assert pixels_id(image.astype(np.uint16) * 200) != pixels_id(image)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from blemish.data.decode import read_image
 from blemish.data.layouts import index
@@ -147,3 +148,17 @@ def test_manifest_must_be_text(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"path\n\xff\xfe\n")
     with pytest.raises(DataError, match=r"a\.csv"):
         index(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize("rows", [
+    "path,label\na.png,good\nb.png,anomalous\nc.png,\n",
+    '{"path": "a.png", "label": 0}\n{"path": "b.png", "label": 1}\n{"path": "c.png", "class": "anomaly"}\n',
+])  # fmt: skip
+@pytest.mark.filterwarnings("ignore:.*columns that are not known")
+def test_a_sample_without_a_label_among_labelled_ones_is_not_taken_for_good(tmp_path: Path, rows: str) -> None:
+    for name in "abc":
+        Image.new("L", (8, 8)).save(tmp_path / f"{name}.png")
+    path = tmp_path / ("list.jsonl" if rows.startswith("{") else "list.csv")
+    path.write_text(rows)
+    with pytest.raises(DataError, match=r"line [34]: has no label, and others are good or anomalous"):
+        index(path)

@@ -56,8 +56,12 @@ def index(root: Path, *, split: str | None = None) -> list[Record]:
         raise DataError("is no manifest", path=root, hint=f"give a .csv or .jsonl file, or a folder with {NAMES[0]}")
     records: dict[str, Record] = {}
     groups: dict[str, str] = {}
-    for line, row in _renamed(path, list(_rows(path))):
+    rows = list(_renamed(path, list(_rows(path))))
+    said = {LABELS.get((_text(row, "label") or "").lower()) for _, row in rows}
+    for line, row in rows:
         try:
+            if {0, 1} <= said and all(_text(row, name) is None for name in ("label", "defect", "mask")):
+                raise ValueError("has no label, and others are good or anomalous by theirs")
             record = _record(path.parent, row)
             if record.id in records:
                 raise ValueError(f"'{record.id}' is listed twice")
