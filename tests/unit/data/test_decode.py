@@ -303,7 +303,15 @@ def test_white_is_zero_is_turned() -> None:
     same(by_tifffile(GREY, photometric="miniswhite"), 255 - GREY)
 
 
-@pytest.mark.parametrize("kind", ["float16", "float32", "float64", "int16", "int8", "int32", "uint32"])
+reads_uint32 = pytest.mark.skipif(
+    cv2.__version__ < "5", reason="OpenCV 4 refuses whole numbers of 32 bits without sign"
+)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["float16", "float32", "float64", "int16", "int8", "int32", pytest.param("uint32", marks=reads_uint32)],
+)
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(
     "options", [{}, {"byteorder": ">"}, {"tile": (16, 16)}, {"compression": "zlib"}, {"bigtiff": True}],
@@ -327,6 +335,7 @@ def test_tiff_depths_that_float32_does_not_hold_are_said(kind: str) -> None:
         decode_image(by_tifffile(GREY.astype(kind)), "x.tif")
 
 
+@reads_uint32
 def test_large_uint32_does_not_wrap() -> None:
     values = np.full((4, 5), 3_000_000_000, np.uint32)
     same(by_tifffile(values), values.astype(np.float32))
@@ -372,7 +381,7 @@ def test_alpha_is_laid_over_black() -> None:
     expected = np.array([[[0, 0, 0], [100, 50, 25], [200, 100, 50]]], np.uint8)
     for form, options in (("PNG", {}), ("TIFF", {}), ("WEBP", {"lossless": True, "exact": True})):
         same(encoded(image, form, **options), expected)
-    same(encoded(Image.fromarray(image[..., [0, 3]], "LA"), "PNG"), expected[..., 0])
+    same(encoded(Image.fromarray(np.ascontiguousarray(image[..., [0, 3]])), "PNG"), expected[..., 0])
     np.testing.assert_allclose(over_black(image / np.float32(255)) * 255, expected, atol=0.5)
 
 

@@ -251,7 +251,7 @@ def test_a_stretched_noise_is_long_and_thin() -> None:
         height = made(cloud, mode="global", scale=10.0, octaves=1, clamp=False, noise=1e-9, **options).displacement
         steps = cloud.points[near][:, 1:, :2] - cloud.points[near][:, :1, :2]
         rises = height[near][:, 1:] - height[near][:, :1]
-        slopes = np.stack([np.linalg.lstsq(s, r)[0] for s, r in zip(steps, rises, strict=True)])
+        slopes = np.stack([np.linalg.lstsq(s, r, rcond=None)[0] for s, r in zip(steps, rises, strict=True)])
         low, high = np.linalg.eigvalsh(slopes.T @ slopes)
         return float(np.sqrt(high / low))
 
