@@ -29,7 +29,7 @@ from blemish.system import Free
 from tests.fakes import SIZE, FakeBackbone, defective_image, good_image, trunk_graph
 from tests.tiny import SAMPLE, fit_tiny, python
 
-pytestmark = pytest.mark.numeric
+pytestmark = [pytest.mark.numeric, pytest.mark.slow]
 NAMES = [name for name in SAMPLE if methods.get(name).needs.graph]
 IMAGES = np.stack([good_image(70), defective_image(71)[0], good_image(72)])
 

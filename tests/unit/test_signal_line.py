@@ -23,7 +23,7 @@ from blemish.runtime.inspector import Inspector
 from blemish.types import Record, Region
 from tests.unit.data.test_signals import RATE, annotated, beats, write_csv, write_record
 
-pytestmark = pytest.mark.numeric
+pytestmark = [pytest.mark.numeric, pytest.mark.slow]
 METHOD = "mmae_ecg"
 OPTIONS: dict[str, Any] = {
     "method": METHOD, "window": 4.0, "resample": 50.0, "band": "0.5-20", "false_alarm_rate": 0.2, "cache": False,
