@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -28,6 +29,19 @@ SAMPLE = [*(name for name in OF_IMAGES if name not in TRAINED), GRADIENT]
 """What is tried with files: methods of one pass, and one that is trained; the contract tests try each without."""
 RATE = 0.2  # small enough a promise that four held-out images support it
 FEW = 12  # steps of a training whose outcome is only compared, saved, moved about
+
+
+class Done(NamedTuple):
+    """What a command came to."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The JSON lines on stdout."""
+        return [json.loads(line) for line in self.out.splitlines()]
 
 
 def shortened(brief: dict[str, Any], most: int = FEW) -> dict[str, Any]:

@@ -171,7 +171,7 @@ def _check(kinds: Sequence[str], sizes: Sequence[float], contrasts: Sequence[flo
 
 
 def _unseen(records: Sequence[Record], line: Inspector, images: int, seed: int) -> list[Record]:
-    """Some good images by lot, without those that the model knows."""
+    """Some good images at random, without those that the model knows."""
     good = [r for r in records if r.label == 0]
     fresh = [r for r in good if not Images.known(r, line.known)]
     if len(fresh) < len(good):

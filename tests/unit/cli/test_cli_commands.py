@@ -6,7 +6,7 @@ import csv
 import json
 import warnings
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from blemish import backbones, methods
 from blemish.cli import main
 from blemish.config import to_json
 from tests.fakes import defective_image, good_image, write_images, write_mvtec
-from tests.tiny import SAMPLE, python
+from tests.tiny import SAMPLE, Done, python
 
 _INSTALLED = {row["name"]: row["installed"] for row in backbones.describe()}
 real = [
@@ -28,28 +28,6 @@ KEYS = {
     "image_path", "pred_score", "p_value", "threshold", "pred_label", "category",
     "category_confidence", "unknown", "regions", "map", "raw_map", "seconds", "error", "hint",
 }  # fmt: skip
-
-
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Run a command line in this process: (exit code, stdout, stderr). Warnings are shown as a user sees them."""
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # put back afterwards: `main` replaces it
-
-    def command(*arguments: object) -> Done:
-        capfd.readouterr()
-        with warnings.catch_warnings():
-            warnings.simplefilter("default", UserWarning)
-            with pytest.raises(SystemExit) as end:
-                main([str(a) for a in arguments])
-        return Done(int(end.value.code or 0), *capfd.readouterr())
-
-    return command
 
 
 def lines(done: Done) -> list[dict[str, Any]]:

@@ -15,43 +15,16 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from blemish import modelfile
-from blemish.cli import main
 from blemish.runtime.inspector import Inspector
 from tests.fakes import good_image, write_images, write_mvtec
-from tests.tiny import ROOT, fit_tiny
-
-
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    @property
-    def rows(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.out.splitlines()]
-
-
-@pytest.fixture
-def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Run a command line in this process."""
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # put back afterwards: `main` replaces it
-
-    def command(*arguments: object) -> Done:
-        capfd.readouterr()
-        with warnings.catch_warnings():
-            warnings.simplefilter("default", UserWarning)
-            with pytest.raises(SystemExit) as end:
-                main([str(a) for a in arguments])
-        return Done(int(end.value.code or 0), *capfd.readouterr())
-
-    return command
+from tests.tiny import ROOT, Done, fit_tiny
 
 
 @pytest.fixture(scope="module")
