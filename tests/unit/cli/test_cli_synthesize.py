@@ -3,37 +3,21 @@
 from __future__ import annotations
 
 import json
-import warnings
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 
-from blemish.cli import main
 from tests.fakes import write_images
-from tests.tiny import python
-
-
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
+from tests.tiny import Done, python
 
 
 @pytest.fixture
-def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # put back afterwards: `main` replaces it
-
-    def command(*arguments: object) -> Done:
-        capfd.readouterr()
-        with warnings.catch_warnings():
-            warnings.simplefilter("default", UserWarning)
-            with pytest.raises(SystemExit) as end:
-                main(["synthesize", *(str(a) for a in arguments)])
-        return Done(int(end.value.code or 0), *capfd.readouterr())
-
-    return command
+def run(run: Any) -> Any:
+    """`run`, for this command."""
+    return partial(run, "synthesize")
 
 
 def failed(done: Done, code: int, error: str, hint: str = "") -> None:

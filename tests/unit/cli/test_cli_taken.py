@@ -13,7 +13,6 @@ from PIL import Image
 
 from tests.fakes import SIZE, write_images, write_mvtec
 from tests.unit.cli.test_cli_commands import FIT, failed, lines, real
-from tests.unit.cli.test_cli_commands import run as run  # the fixture
 
 pytestmark = real
 
