@@ -38,6 +38,7 @@ from blemish.kinds.signal import Signals
 from blemish.metrics.intervals import delong, wilson
 from blemish.metrics.ranking import auroc
 from blemish.modelfile import Model
+from blemish.runtime.open import open_model
 from blemish.types import Batch, Record
 from blemish.windows import WindowSource
 
@@ -148,7 +149,7 @@ def learned(folder: Path, protocol: str, seed: int, variant: str, more: dict[str
     source = WindowSource(kind, FeatureCache())
     truth = Truth(test, method.total)
     x = stacked(source, test)
-    deployed = kind.open(model, batch=1)
+    deployed = open_model(model)
     outputs = [deployed(window[None]) for window in x.numpy()]
     scores = np.concatenate([o[0] for o in outputs])
     places = np.concatenate([o[1] for o in outputs]).reshape(len(x), method.total, -1).mean(2)
@@ -212,7 +213,7 @@ def adapted(folder: Path, seed: int) -> Figures:
 def _scores(detector: Detector, records: Sequence[Record]) -> NDArray[Any]:
     """Of windows, through the deployed graph."""
     kind = everything(detector.model)
-    deployed = kind.open(detector.model, batch=1)
+    deployed = open_model(detector.model)
     return np.concatenate([deployed(x[None])[0] for _, x in WindowSource(kind, FeatureCache()).stream(records)])
 
 

@@ -18,6 +18,7 @@ from blemish.backbones.cache import FeatureCache
 from blemish.data import layouts
 from blemish.metrics.intervals import delong
 from blemish.runtime.engines import best_precision
+from blemish.runtime.open import open_model
 from blemish.runtime.scores import MOVED, RANK
 from blemish.types import Record
 
@@ -37,7 +38,7 @@ def auroc(model: Any, test: list[Record], precision: str) -> float:
     import numpy as np
 
     kind = kinds.of(model.meta)
-    engine = kind.open(model, precision=precision)
+    engine = open_model(model, precision=precision)
     scores = [float(engine(kind.stack([kind.ready(r)[1]]))[0][0]) for r in test]
     return delong(np.array([r.label for r in test]), np.array(scores)).value
 

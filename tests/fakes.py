@@ -16,11 +16,10 @@ from torch import Tensor, nn
 from blemish import export, learning, training
 from blemish.backbones.base import Backbone
 from blemish.config import to_json
-from blemish.data.clouds.part import CloudPlan
-from blemish.kinds.cloud import Clouds
 from blemish.methods.base import Method
 from blemish.modelfile import Model
 from blemish.runtime.engines import Engine
+from blemish.runtime.open import open_model
 from blemish.synthesis.makers import MAKERS
 from blemish.training import Plan
 from blemish.types import Batch, FeatureSpec, Needs, Pyramid, Record
@@ -309,9 +308,9 @@ class CloudWorld:
 
     def engine(self, method: Method) -> Engine:
         """What runs the method's model without torch."""
-        meta = {"engine": method.needs.engine, "config": to_json(method.config)}
+        meta = {"graph": False, "engine": method.needs.engine, "config": to_json(method.config)}
         state = learning.tensors(method.fitted_state(), method.config)
-        return Clouds(CloudPlan(1.0, 0.02)).open(Model(meta, {}, state, b"", {}, {}))
+        return open_model(Model(meta, {}, state, b"", {}, {}))
 
     def reference(self, method: Method) -> Engine:
         return export.plain_engine(method)

@@ -9,8 +9,9 @@ from typing import Any
 from zlib import crc32
 
 from blemish.calibration import Calibrator
-from blemish.drawing import Scale, encode, scale_of
+from blemish.drawing import Scale, encode
 from blemish.kinds import SampleKind
+from blemish.scale import scale_of
 from blemish.types import AnomalyResult, Record
 
 

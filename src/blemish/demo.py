@@ -23,7 +23,7 @@ from rich.table import Table
 from blemish.cases import Cases
 from blemish.data.decode import read_image, read_mask
 from blemish.data.geometry import to_source
-from blemish.drawing import Picture, colours, scale_of, thumbnail, write_png
+from blemish.drawing import Picture, colours, thumbnail, write_png
 from blemish.errors import DataError
 from blemish.evaluation import Evaluation, evaluate
 from blemish.files import write_whole
@@ -31,6 +31,7 @@ from blemish.modelfile import check_place
 from blemish.outputs import check_files, check_folder, figures, is_model, page
 from blemish.report import judge, write_report
 from blemish.runtime.scores import Track, no_track
+from blemish.scale import scale_of
 from blemish.types import AnomalyResult, Record
 
 if TYPE_CHECKING:

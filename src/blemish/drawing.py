@@ -9,14 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from statistics import median
 from typing import Any, NamedTuple, cast
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from blemish.calibration import Calibrator
 from blemish.errors import ConfigError, DataError
 from blemish.files import write_whole
 from blemish.types import Region
@@ -38,23 +36,6 @@ class Scale(NamedTuple):
 
     low: float
     high: float
-
-
-def scale_of(calibrator: Calibrator | None, anomaly_map: NDArray[np.float32] | None = None) -> Scale:
-    """The scale of all pictures of one model.
-
-    From the median peak of the held-out good maps (half of all good parts show no colour at all) so far up that
-    the map threshold lies at a quarter of the scale. A model without calibrator has no such yardstick: the scale is
-    then the map's own median and maximum, comparable with no other image; ConfigError where none is given.
-    """
-    if calibrator is not None:
-        low = median(calibrator.peaks)
-        high = low + 4 * (calibrator.map_threshold - low)
-    elif anomaly_map is not None:
-        low, high = float(np.median(anomaly_map)), float(anomaly_map.max())
-    else:
-        raise ConfigError("a model without calibration has no scale of its own", hint="give an anomaly map")
-    return Scale(low, high if high > low else low + max(1e-6, 1e-3 * abs(low)))
 
 
 def colours(values: NDArray[Any]) -> Picture:

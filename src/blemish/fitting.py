@@ -22,6 +22,7 @@ from blemish.kinds.image import Images
 from blemish.learning import Run, head_of, load_backbone, tensors
 from blemish.modelfile import Model
 from blemish.options import FitOptions
+from blemish.runtime.clouds import ENGINES
 from blemish.runtime.engines import calm_torch
 from blemish.runtime.routed import head_name
 from blemish.runtime.scores import Scores, Track, agreement, calibrators, in_best_format, no_track
@@ -61,7 +62,7 @@ def fit(
     head_class, head_settings = head_of(options)
     needs = head_class.wants(head_settings)
     side = side_of(needs)
-    if not needs.graph and not side.kind.without_graph:
+    if not needs.graph and needs.engine not in ENGINES:
         raise ExportError(f"{options.method} cannot be one graph: {needs.reason}")
     check_views(options.views)
     parse_image_size(options.image_size)  # what is asked for is checked before any work

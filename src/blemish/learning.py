@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import math
 import platform
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +16,7 @@ import numpy as np
 from blemish import config, footprint, methods
 from blemish.backbones.cache import Blobs, FeatureCache
 from blemish.chunks import Chunk, Observed, Spread
+from blemish.code_digest import learning_sources
 from blemish.data.geometry import Preprocess
 from blemish.errors import ConfigError
 from blemish.features import BATCH, FeatureSource
@@ -160,7 +158,7 @@ class Run:
         from blemish import training
 
         features, options = self.features, self.options
-        same: list[Any] = [options.method, sources(type(method)), features.identity, features.precision]
+        same: list[Any] = [options.method, learning_sources(type(method)), features.identity, features.precision]
         bf16 = options.precision == "bf16"  # auto trains in float32 on every processor: docs/results/training_format.md
         same += [version("torch"), "bf16" if bf16 else "f32"]
         data = [sorted(self.learned), features.preprocess.to_json(), options.views]
@@ -277,21 +275,6 @@ def load_backbone(options: FitOptions) -> Backbone | None:
             blocks=len(needs.strides),
         ),
     )
-
-
-def sources(method_class: type[Method[Any]]) -> str:
-    """Digest of the sources that a phase's outcome depends on, so that a change there finds nothing kept.
-
-    The method's file and what it is built of in `nn` and `ops`, the training loop, and what makes its samples.
-    """
-    root = Path(__file__).parent
-    files = {root / "training.py", root / "samples.py", root / "windows.py", *(root / "synthesis").glob("*.py")}
-    coming = [Path(inspect.getfile(method_class))]
-    while coming:
-        files.add(path := coming.pop())
-        named = re.findall(r"^from blemish\.(nn|ops|methods)\.(\w+) import", path.read_text(encoding="utf-8"), re.M)
-        coming += [file for folder, name in named if (file := root / folder / f"{name}.py") not in files]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(files))).hexdigest()
 
 
 def _name(kind: str, values: list[Any]) -> str:

@@ -19,22 +19,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blemish import drawing
+from blemish import kinds as modalities
 from blemish.config import nearest
 from blemish.data.decode import decode_image, read_file
 from blemish.data.geometry import Preprocess
 from blemish.data.levels import kind_of
 from blemish.errors import ConfigError, DataError
 from blemish.files import write_whole
+from blemish.kinds import SampleKind
 from blemish.kinds.image import Images
 from blemish.metrics.intervals import wilson
+from blemish.modelfile import Model
 from blemish.runtime.inspector import Inspector
 from blemish.runtime.scores import Track, no_track
+from blemish.scale import scale_of
 from blemish.synthesis.probes import KINDS, Probe
 from blemish.types import AnomalyResult, Record
 
 SHARES = (0.02, 0.04, 0.08, 0.16, 0.32)  # of an image's short side: the sizes that are tried where none are given
 CONTRASTS = (0.05, 0.1, 0.2, 0.4)
 FOUND = 0.9  # share of probes that has to be found before a size is said to be
+
+
+def check_kind(model: Model) -> None:
+    """ConfigError for a model of anything but images: probes are drawn into pictures."""
+    _of_images(modalities.of(model.meta))
+
+
+def _of_images(kind: SampleKind[Any]) -> None:
+    if not isinstance(kind, Images):
+        message = f"power is measured with defects drawn into images, and this is a model of {kind.name}s"
+        raise ConfigError(message, hint="`blemish evaluate` measures on defects that people have marked")
 
 
 class Cell(NamedTuple):
@@ -118,6 +133,7 @@ def power(
     A probe's shape and place are the same at every contrast. Nothing given: every kind, `SHARES` and `CONTRASTS`.
     ConfigError for a model without a threshold and for values that make no sense; DataError where no image is left.
     """
+    _of_images(line.kind)
     if line.calibrator is None:
         raise ConfigError("power is measured at a threshold, and this model has none", hint="`blemish calibrate` it")
     kinds, contrasts = tuple(dict.fromkeys(kinds or KINDS)), sorted(set(contrasts or CONTRASTS))
@@ -218,7 +234,7 @@ def _touches(result: AnomalyResult, mask: NDArray[np.bool_] | None) -> bool:
 
 def _picture(job: _Job, result: AnomalyResult, line: Inspector) -> bytes:
     assert job.image is not None
-    scale = drawing.scale_of(line.calibrator)
+    scale = scale_of(line.calibrator)
     shown = drawing.thumbnail(
         job.image, result.anomaly_map, scale=scale, regions=result.regions, mask=job.mask, longest=220
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from blemish import fitting, methods
-from blemish.bench.cell import _learning
+from blemish.bench.cell import method_digest
 from blemish.cli.app import app
 from blemish.data.decode import read_image
 from blemish.data.identity import pixels_id
@@ -95,9 +96,18 @@ def test_a_bank_goes_on_and_covers_both_lots() -> None:
         assert float(torch.cdist(patches, bank).amin(1).max()) <= float(again.radius) * (1 + 1e-3) + 1e-3
 
 
-def test_what_is_recalled_has_no_part_in_the_digest_of_a_cell() -> None:
-    before, after = "class A:\n    def a(self):\n        pass\n\n", "    def b(self):\n        pass\n"
-    assert _learning(f"{before}    def recall(self, n):\n        x()\n\n{after}") == before + after
+def test_what_is_recalled_has_no_part_in_the_digest_of_a_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    name, options = ADAPTABLE[0], {}
+    whole = inspect.getsource(inspect.getmodule(methods.get(name)))
+    marks = []
+    for text in (
+        whole,
+        whole.replace("def recall(self", "def recall(self, *_"),
+        whole.replace("def predict(", "def other("),
+    ):
+        monkeypatch.setattr(inspect, "getsource", lambda _, text=text: text)
+        marks.append(method_digest(name, options))
+    assert marks[0] == marks[1] != marks[2]
 
 
 @pytest.mark.parametrize("name", ["padim", "patchcore", GRADIENT])

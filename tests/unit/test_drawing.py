@@ -19,12 +19,12 @@ from blemish.drawing import (
     encode,
     line_width,
     overlay,
-    scale_of,
     side_by_side,
     thumbnail,
     write_png,
 )
 from blemish.errors import ConfigError, DataError
+from blemish.scale import scale_of
 from blemish.types import Region
 
 GREY = np.random.default_rng(0).integers(60, 200, (40, 50), dtype=np.uint8)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-import shutil
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -16,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from blemish import fitting, holdout, learning, methods, training
+from blemish import fitting, holdout, learning, training
 from blemish.backbones.cache import FeatureCache
 from blemish.calibration import images_needed
 from blemish.config import build
@@ -311,32 +309,6 @@ def test_no_warning_where_all_is_well(tmp_path: Path) -> None:
         model = fit_tiny(tmp_path, calibration="split")
     assert model.calibrators
     assert fit.__doc__
-
-
-def test_what_is_kept_is_named_by_all_sources_it_depends_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A change in any block that a method is built of, also at second hand, finds nothing kept; elsewhere it does."""
-    package = tmp_path / "blemish"
-    shutil.copytree(Path(learning.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__", ".*"))
-    trained = next(m for m in map(methods.get, methods.names()) if m.fitted_modules)
-    own = package / "methods" / f"{trained.__module__.rpartition('.')[2]}.py"
-    monkeypatch.setattr(learning, "__file__", str(package / "learning.py"))
-    monkeypatch.setattr(inspect, "getfile", lambda _: str(own))
-    before = learning.sources(trained)
-    counted = [
-        "training.py",
-        "samples.py",
-        "synthesis/scenes.py",
-        "nn/blocks.py",
-        "methods/base.py",
-        f"methods/{own.name}",
-    ]
-    for name, differs in [*((name, True) for name in counted), ("report.py", False), ("nn/unheard_of.py", False)]:
-        path = package / name
-        text = path.read_text() if path.exists() else ""
-        path.write_text(text + "\n# changed\n")
-        assert (learning.sources(trained) != before) is differs, name
-        path.write_text(text)
-    assert learning.sources(trained) == before
 
 
 def plan_of(folder: Path, monkeypatch: pytest.MonkeyPatch, precision: str) -> tuple[Plan, Model]:

@@ -15,12 +15,12 @@ from blemish.config import build
 from blemish.detector import Detector
 from blemish.errors import CalibrationError
 from blemish.fitting import fit
-from blemish.kinds import SampleKind
 from blemish.modelfile import Model
 from blemish.options import FitOptions
-from blemish.runtime import scores
+from blemish.runtime import inspector, promises, scores
 from blemish.runtime.engines import Outputs
 from blemish.runtime.inspector import Inspector
+from blemish.runtime.open import open_model
 from blemish.runtime.scores import MOVED, RANK, chosen_format, compared
 from blemish.types import Record
 from tests.fakes import FakeBackbone, write_images
@@ -37,7 +37,6 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
 
 def changed(patch: pytest.MonkeyPatch, change: Change, formats: tuple[str, ...] = ("f32", "bf16")) -> None:
     """As on a processor with these formats whose engines give something else; float32 arithmetic behind all of them."""
-    whole = SampleKind.open
 
     class Engine:
         name = "openvino"
@@ -48,10 +47,11 @@ def changed(patch: pytest.MonkeyPatch, change: Change, formats: tuple[str, ...] 
         def __call__(self, samples: Any) -> Outputs:
             return change(samples, self.inner(samples), self.precision)
 
-    def open_(kind: Any, model: Model, name: str = "openvino", *, precision: Any = "f32", **more: Any) -> Any:
-        return Engine(whole(kind, model, name, **more), precision)
+    def open_(model: Model, name: str = "openvino", *, precision: Any = "f32", **more: Any) -> Any:
+        return Engine(open_model(model, name, **more), precision)
 
-    patch.setattr(SampleKind, "open", open_)
+    for module in (scores, promises, inspector):
+        patch.setattr(module, "open_model", open_)
     patch.setattr(scores, "formats", lambda: formats)
 
 

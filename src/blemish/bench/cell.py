@@ -8,7 +8,6 @@ import io
 import json
 import os
 import platform
-import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -27,6 +26,7 @@ from blemish.backbones.weights import PACKAGED
 from blemish.bench import store
 from blemish.bench.line import CachedLine, CountedCache, differing
 from blemish.bench.suite import Cell
+from blemish.code_digest import code_digest
 from blemish.data.decode import content_id, read_file, read_image
 from blemish.data.geometry import Preprocess
 from blemish.errors import BlemishError
@@ -45,29 +45,28 @@ ROUNDS = 3  # over them, interleaved
 
 
 def digest(cell: Cell, records: Sequence[Record]) -> str:
-    """16 hex digits over all that the figures depend on: options, data, weights, the method's own file, the schema.
+    """16 hex digits over all that the figures depend on: options, data, weights, the method's own code, the schema.
 
-    Not over the rest of the package, or every new comment would run everything again; a change there that moves
-    figures raises `SCHEMA`.
+    Not over the rest of the package, or every change would run everything again; a change there that moves figures
+    raises `SCHEMA`.
     """
-    cls = methods.get(cell.method.name)
-    routing = cls.routing(config.build(cls.Config, cell.options["options"]))
-    used = [cls, *([methods.get(routing.head)] if routing is not None and routing.head else [])]
-    source = "".join(_learning(inspect.getsource(sys.modules[each.__module__])) for each in used)
     value = {
         "schema": SCHEMA,
         "options": _named(config.to_json(config.build(FitOptions, cell.options))),
         "setting": [cell.setting, cell.category],
         "data": data_digest(records),
         "weights": weights_digest(config.build(FitOptions, cell.options)),
-        "method": hashlib.sha256(source.encode()).hexdigest(),
+        "method": method_digest(cell.method.name, cell.options["options"]),
     }
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _learning(source: str) -> str:
-    """A method's file without its `recall`, which only an adapted model goes through."""
-    return re.sub(r"^    def recall\(.*?(?=^    def )", "", source, flags=re.S | re.M)
+def method_digest(name: str, options: dict[str, Any]) -> str:
+    """Of the code of a method's own file, and of its heads' where it routes; `recall` alone serves adapted models."""
+    cls = methods.get(name)
+    routing = cls.routing(config.build(cls.Config, options))
+    used = [cls, *([methods.get(routing.head)] if routing is not None and routing.head else [])]
+    return code_digest(*(inspect.getsource(sys.modules[each.__module__]) for each in used), without=("recall",))
 
 
 # options that came later: where they are as they come, older digests hold
@@ -106,7 +105,7 @@ def learning_code() -> str:
     """Digest of the package but for what only reads, measures or shows a model."""
     root = Path(backbones.__file__).parents[1]
     files = (f for f in sorted(root.rglob("*.py")) if f.relative_to(root).parts[0] not in ("bench", "cli", "metrics"))
-    return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
+    return code_digest(*(f.read_text(encoding="utf-8") for f in files))
 
 
 def work(cell: Cell, mark: str, folder: Path) -> dict[str, bytes]:
@@ -246,6 +245,7 @@ def _head(cell: Cell, mark: str, records: Sequence[Record], model: Model) -> dic
     return {
         "schema": SCHEMA,
         "digest": mark,
+        "code": method_digest(cell.method.name, cell.options["options"]),
         "title": cell.title,
         "set": cell.data.name,
         "where": cell.where,

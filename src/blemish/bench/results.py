@@ -145,6 +145,7 @@ def _cell(record: Row) -> Row:
         "images": record["features"]["images"],
         "computed": record["features"]["computed"],
         "alone": record.get("alone", ""),  # records of earlier versions have none
+        "code": record.get("code", ""),
         "features_seconds": record["features"]["seconds"],
         "fit_seconds": record["fit"]["seconds"],
         "fit_peak_mb": record["fit"]["peak_mb"],

@@ -223,8 +223,9 @@ class _Places:
             there["raw_map"] = self.folders[".npy"].write(f"{stem}.npy", data.getvalue())
         if ".png" in self.folders:
             from blemish import drawing
+            from blemish.scale import scale_of
 
-            kind, scale = line.kind, drawing.scale_of(line.calibrator, result.anomaly_map)
+            kind, scale = line.kind, scale_of(line.calibrator, result.anomaly_map)
             picture = kind.picture(kind.read(source), result.anomaly_map, scale=scale, regions=result.regions)
             there["map_path"] = self.folders[".png"].write(f"{stem}.png", drawing.encode(picture))
 

@@ -27,10 +27,11 @@ def run(
 ) -> None:
     """Prints a table to stdout and writes the files that were asked for."""
     from blemish.detector import Detector, as_records
-    from blemish.power import power
+    from blemish.power import check_kind, power
 
     check_files({"--html": (html, page), "--json": (json_file, figures)}, read=[good])
     detector = Detector.load(model, max_pixels=max_pixels)
+    check_kind(detector.model)
     records = as_records(good, layout=layout, categories=categories)
     tested = [r for r in records if r.split == "test" and r.label == 0]
     found = power(

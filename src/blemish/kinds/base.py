@@ -16,9 +16,6 @@ from blemish.data.layouts._common import Listing, closed
 from blemish.drawing import Picture, Scale
 from blemish.errors import DataError
 from blemish.files import walk
-from blemish.modelfile import Model
-from blemish.runtime.engines import Engine
-from blemish.runtime.routed import open_model
 from blemish.types import Record, Region
 
 Raw = TypeVar("Raw")
@@ -43,7 +40,6 @@ class SampleKind(ABC, Generic[Raw]):
     hint: ClassVar[str]  # which files are read
     marks_whole: ClassVar[bool] = False  # a mask over a whole sample is nothing odd
     wide: ClassVar[bool] = False  # a report shows one picture beside the other, or each over the whole width
-    without_graph: ClassVar[bool] = False  # `open` runs models of methods that cannot be one graph
 
     def __init__(self, preprocess: Any) -> None:
         self.preprocess = preprocess
@@ -197,15 +193,3 @@ class SampleKind(ABC, Generic[Raw]):
         mask: NDArray[np.bool_] | None = None,
     ) -> Picture:
         """The same as a report shows it, with the place that people have marked."""
-
-    def open(
-        self,
-        model: Model,
-        name: str = "openvino",
-        *,
-        precision: Any = "f32",
-        threads: int = 1,
-        batch: int = 1,
-    ) -> Engine:
-        """What runs the model."""
-        return open_model(model.graph, model.heads, name, precision=precision, threads=threads, batch=batch)

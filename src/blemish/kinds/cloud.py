@@ -17,13 +17,10 @@ from blemish.data.clouds.part import CloudPlan, Part, part_of
 from blemish.data.decode import as_path, content_id, read_file, read_mask
 from blemish.data.identity import values_id
 from blemish.drawing import Picture, Scale, side_by_side
-from blemish.errors import DataError, EngineError
+from blemish.errors import DataError
 from blemish.kinds.base import SampleKind
-from blemish.modelfile import Model, arrays
 from blemish.ops.geometry import components, nearest, tree_of
 from blemish.regions import find_regions
-from blemish.runtime.clouds import ENGINES
-from blemish.runtime.engines import Engine
 from blemish.types import Cloud, Record, Region
 
 LINKS = 8  # neighbours by which points hang together
@@ -42,7 +39,6 @@ class Clouds(SampleKind[Part]):
     found = "Rings are areas"
     marked = "Green is the defect as it is marked."
     hint = "ply, pcd, stl, obj, xyz, npy and tiff are read"
-    without_graph = True
     preprocess: CloudPlan
 
     @classmethod
@@ -179,20 +175,6 @@ class Clouds(SampleKind[Part]):
     ) -> Picture:
         plain = cloud_heat.heat(raw, anomaly_map, None, side=256, mask=mask)
         return side_by_side(plain, cloud_heat.heat(raw, anomaly_map, scale, regions, side=256))
-
-    def open(
-        self,
-        model: Model,
-        name: str = "openvino",
-        *,
-        precision: Any = "f32",  # noqa: ARG002  (there is one number format)
-        threads: int = 1,  # noqa: ARG002  (whoever calls brings threads)
-        batch: int = 1,  # noqa: ARG002
-    ) -> Engine:
-        """The method's own engine, in numpy; EngineError for one that would need a graph."""
-        if name not in ("openvino", "local", "numpy"):
-            raise EngineError(f"'{name}' runs graphs, and {model.meta['method']} is none", hint="leave --engine out")
-        return ENGINES[model.meta["engine"]](model.meta["config"], arrays(model.tensors))
 
 
 def _content(cloud: Cloud) -> str:

@@ -24,6 +24,7 @@ from blemish.data.decode import is_encoded
 from blemish.errors import ConfigError, DataError, EngineError, ModelFileError
 from blemish.modelfile import Model
 from blemish.runtime.engines import Engine, Outputs, best_precision, cores
+from blemish.runtime.open import open_model
 from blemish.system import memory_for
 from blemish.types import AnomalyResult
 
@@ -78,7 +79,7 @@ class Inspector:
         if isinstance(engine, str):
             precision = precision_of(model, engine)
             options: Any = {"precision": precision, "threads": self.threads, "batch": batch}
-            engine = self.kind.open(model, engine, **options)
+            engine = open_model(model, engine, **options)
         self.engine = engine
         self.calibrator: Calibrator | None = model.calibrators.get(engine.precision)
         self.categories = model.categories

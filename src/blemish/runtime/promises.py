@@ -10,6 +10,7 @@ from blemish.calibration import Calibrator
 from blemish.categories import Categories, Known, Row, of_rows
 from blemish.kinds import SampleKind
 from blemish.modelfile import Model
+from blemish.runtime.open import open_model
 from blemish.runtime.scores import Deployed, Track, check_blank, check_varied, compared, no_track
 from blemish.types import Record
 
@@ -54,7 +55,7 @@ def promised(
     """
     assert model.categories is not None
     names, ids = model.categories.names, {r.id for r in held}
-    deployed = Deployed(lambda p: kind.open(model, precision=p), kind)
+    deployed = Deployed(lambda p: open_model(model, precision=p), kind)
     found = decided_scores(deployed, [*held, *learned], track)
     rows = {p: [d.row for d in seen if d.record in ids] for p, seen in found.items()}
     for own in () if blind else rows.values():

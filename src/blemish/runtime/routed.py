@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blemish.errors import EngineError
-from blemish.runtime.engines import Engine, Head, Outputs, Precision, open_engine
+from blemish.runtime.engines import Head, Outputs, Precision, open_engine
 from blemish.system import undisturbed
 
 VOTE = "votes"
@@ -73,20 +72,3 @@ class Routed:
         levels = self._trunk(images)
         each = [self._routes([level[i] for level in levels]) for i in range(len(images))]
         return tuple(np.concatenate(parts) for parts in zip(*each, strict=True))
-
-
-def open_model(
-    graph: bytes,
-    heads: Mapping[str, bytes],
-    name: str = "openvino",
-    *,
-    precision: Precision = "f32",
-    threads: int = 1,
-    batch: int = 1,
-) -> Engine:
-    """The engine of a model: its graph, or its graph and the heads behind it."""
-    if not heads:
-        return open_engine(graph, name, precision=precision, threads=threads, batch=batch)
-    if name not in ("openvino", "local"):
-        raise EngineError(f"a model with a head for each category runs on openvino, not on {name}")
-    return Routed(graph, heads, precision=precision, threads=threads, batch=batch)

@@ -22,6 +22,7 @@ from blemish.errors import CalibrationError, OutOfRange
 from blemish.kinds import SampleKind
 from blemish.modelfile import Model
 from blemish.runtime.engines import Engine, Outputs, Precision, best_precision
+from blemish.runtime.open import open_model
 from blemish.types import Record
 
 Track = Callable[[Iterable[Any], str, int | None], Iterable[Any]]
@@ -58,7 +59,7 @@ def unit_id(record: Record) -> str:
 
 def good_scores(model: Model, kind: SampleKind[Any], records: Sequence[Record], track: Track = no_track) -> Scores:
     """Run each sample through the model in every number format of this machine, float32 always among them."""
-    deployed = Deployed(lambda p: kind.open(model, precision=p), kind)
+    deployed = Deployed(lambda p: open_model(model, precision=p), kind)
     found = Scores({p: [] for p in deployed.engines}, deployed.blank())
     for _, precision, _, row in deployed.scored(records, track):
         found.rows[precision].append(row)
