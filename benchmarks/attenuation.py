@@ -2,7 +2,7 @@
 
     python benchmarks/attenuation.py [--page docs/results/attenuation.md]
 
-A drawn cloth (`synthesis.weave`) whose flaws have clean twins, so that what a repaint should have come to is known. One
+A drawn cloth (`data.synthesis.weave`) whose flaws have clean twins, so that what a repaint should have come to is known. One
 base network a seed; behind it, for each share of the patches that the mask hides, the gates of variants A and B learn
 anew. The oracle gate is shut where the flaw is and open elsewhere: the most that the mechanism can give. It is the only
 row that sees a mask of a flaw.
@@ -25,13 +25,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blemish import learning, training
+from blemish.data.synthesis.weave import FLAWS, weave
+from blemish.evaluation.metrics.ranking import auroc
+from blemish.learning import run as learning
+from blemish.learning import training
+from blemish.learning.options import FitOptions
 from blemish.methods.base import Phase
 from blemish.methods.fader import Config, FADeR, Look
-from blemish.metrics.ranking import auroc
 from blemish.ops.similarity import msgms_map
-from blemish.options import FitOptions
-from blemish.synthesis.weave import FLAWS, weave
 from blemish.types import Batch
 
 SIZE = (64, 64)

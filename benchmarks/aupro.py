@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from blemish.metrics import PixelCounts, aupro
+from blemish.evaluation.metrics import PixelCounts, aupro
 
 SIDE = 256
 OUT = Path("docs/results/aupro.md")

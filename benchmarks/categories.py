@@ -22,13 +22,14 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 import torch.nn.functional as F
 
-from blemish import Detector, export
-from blemish.categories import Categories, Known
+from blemish import Detector
 from blemish.data import layouts
-from blemish.fitting import restore, restore_vote
-from blemish.modelfile import Model
-from blemish.runtime.inspector import Inspector
-from blemish.runtime.routed import VOTE, head_name
+from blemish.inspection.categories import Categories, Known
+from blemish.inspection.inspector import Inspector
+from blemish.inspection.modelfile import Model
+from blemish.inspection.routed import VOTE, head_name
+from blemish.learning import export
+from blemish.learning.fit import restore, restore_vote
 
 DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "aws_aliens"
 PAGE = Path("docs/results/categories.md")

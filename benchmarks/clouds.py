@@ -5,7 +5,7 @@
 
 Everything here is synthetic, normal scans too: points taken anew from a mesh, with a sensor's noise, anywhere in space.
 Method `fpfh` learns normal scans; a small network learns its features of normal scans against those of scans with defects
-by Perlin noise (`synthesis.surface3d`), the same normal scans and no more. Both are tested on such defects, on scans whose
+by Perlin noise (`data.synthesis.surface3d`), the same normal scans and no more. Both are tested on such defects, on scans whose
 defect has strength 0, and on defects that no Perlin noise has made: holes, flats that were cut off, spheres that were
 added. Every finished run of one mesh and seed lies in `.bench/clouds/`, named by its options: what was stopped goes on.
 """
@@ -30,21 +30,21 @@ from clouds_page import DETECTORS, FAMILIES, page
 from numpy.typing import NDArray
 from torch import nn
 
-from blemish.calibration import Calibrator
-from blemish.clouds import CloudSource
 from blemish.config import to_json
-from blemish.data.clouds import read_cloud
-from blemish.data.clouds.part import CloudPlan, part_of
+from blemish.data.cloud import read_cloud
+from blemish.data.cloud.modality import Clouds
+from blemish.data.cloud.preprocess import CloudPlan, part_of
+from blemish.data.synthesis.surface3d import SurfaceDefect, damage, options_of
+from blemish.evaluation.metrics.ranking import auroc
 from blemish.files import write_whole
-from blemish.kinds.cloud import Clouds
+from blemish.inspection.conformal import Calibrator
+from blemish.learning.sources.cloud import CloudSource
 from blemish.methods.fpfh import Config, Fpfh
-from blemish.metrics.ranking import auroc
 from blemish.ops import histograms
 from blemish.ops.geometry import nearest as nearest_point
 from blemish.ops.geometry import sampled, tree_of
 from blemish.ops.histograms import Looked
 from blemish.ops.neighbours import nearest
-from blemish.synthesis.surface3d import SurfaceDefect, damage, options_of
 from blemish.types import Cloud
 
 OUT, PAGE = Path(".bench/clouds"), Path("docs/results/clouds.md")

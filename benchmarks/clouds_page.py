@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from blemish.metrics.intervals import wilson
+from blemish.evaluation.metrics.intervals import wilson
 
 DETECTORS = ("bank", "network", "both")
 FAMILIES = ("hole", "cut", "sphere")

@@ -121,8 +121,8 @@ def shared_memory() -> int:
 
 def inspect(model: Path, images: Path, out: Path) -> dict[str, Any]:
     """The run, with its accident: figures of it."""
-    from blemish import modelfile
-    from blemish.cluster import inspect as cluster
+    from blemish.inspection import modelfile
+    from blemish.inspection import on_ray as cluster
 
     watch = Watch()
     killed: dict[str, Any] = {}
@@ -157,7 +157,7 @@ def inspect(model: Path, images: Path, out: Path) -> dict[str, Any]:
 def compare(model: Path, named: dict[str, Path], out: Path) -> dict[str, Any]:
     """The rows against the listing and against the local engine."""
     from blemish import Detector
-    from blemish.cluster import inspect as cluster
+    from blemish.inspection import on_ray as cluster
 
     rows = cluster.read(str(out)).to_pylist()
     seen = Counter(row["image_path"] for row in rows)

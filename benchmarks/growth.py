@@ -17,6 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from blemish.learning.sources.image import plan_geometry
+
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
@@ -24,18 +26,18 @@ def coreset(data: Path, level: int, count: int) -> dict[str, Any]:
     """Greedy k-centre on all patches of mtd's good training images, `count` picks or a tenth."""
     import torch
 
-    from blemish import learning
-    from blemish.backbones.cache import FeatureCache
     from blemish.detector import as_records
-    from blemish.features import FeatureSource
-    from blemish.holdout import good_training_records
+    from blemish.learning import run as learning
+    from blemish.learning.backbones.cache import FeatureCache
+    from blemish.learning.options import FitOptions
+    from blemish.learning.sources.features import FeatureSource
+    from blemish.learning.splits import good_training_records
     from blemish.ops.coreset import greedy_k_centre
     from blemish.ops.patches import grid_of, patch_descriptors
-    from blemish.options import FitOptions
 
     good = good_training_records(as_records(data))
     backbone = learning.load_backbone(FitOptions())
-    source = FeatureSource(backbone, learning.plan_geometry(good, "256", backbone.stride), FeatureCache())
+    source = FeatureSource(backbone, plan_geometry(good, "256", backbone.stride), FeatureCache())
     grid = grid_of(source.spec, level)
     patches = torch.empty(len(good) * grid[0] * grid[1], sum(source.spec.channels))
     at = 0
@@ -58,7 +60,7 @@ def fit(data: Path, method: str, images: int) -> dict[str, Any]:
     """Fit on some of the good training images."""
     from blemish import Detector
     from blemish.detector import as_records
-    from blemish.holdout import good_training_records
+    from blemish.learning.splits import good_training_records
 
     good = good_training_records(as_records(data))[:images]
     start, cpu = time.perf_counter(), time.process_time()

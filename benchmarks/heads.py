@@ -21,15 +21,16 @@ import numpy as np
 from numpy.typing import NDArray
 from products import SOURCES, as_category
 
-from blemish import Detector, config, learning
-from blemish.backbones.cache import FeatureCache
-from blemish.features import FeatureSource
-from blemish.kinds import of
-from blemish.kinds.image import Images
-from blemish.metrics.ranking import auroc
-from blemish.options import FitOptions
-from blemish.runtime.engines import Head
-from blemish.runtime.routed import VOTE, head_name
+from blemish import Detector, config
+from blemish.data.image.modality import Images
+from blemish.data.registry import of
+from blemish.evaluation.metrics.ranking import auroc
+from blemish.inspection.engines import Head
+from blemish.inspection.routed import VOTE, head_name
+from blemish.learning import run as learning
+from blemish.learning.backbones.cache import FeatureCache
+from blemish.learning.options import FitOptions
+from blemish.learning.sources.features import FeatureSource
 from blemish.types import Record
 
 PAGE = Path("docs/results/heads.md")

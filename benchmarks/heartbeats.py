@@ -29,18 +29,19 @@ import torch
 from heartbeats_page import PLAIN, Figures, page
 from numpy.typing import NDArray
 
-from blemish import Detector, fitting
-from blemish.backbones.cache import FeatureCache
+from blemish import Detector
 from blemish.data import layouts
-from blemish.data.beats import beat_mask, beats_in
-from blemish.kinds import of
-from blemish.kinds.signal import Signals
-from blemish.metrics.intervals import delong, wilson
-from blemish.metrics.ranking import auroc
-from blemish.modelfile import Model
-from blemish.runtime.open import open_model
+from blemish.data.registry import of
+from blemish.data.signal.beats import beat_mask, beats_in
+from blemish.data.signal.modality import Signals
+from blemish.evaluation.metrics.intervals import delong, wilson
+from blemish.evaluation.metrics.ranking import auroc
+from blemish.inspection.modelfile import Model
+from blemish.inspection.open import open_model
+from blemish.learning import fit as fitting
+from blemish.learning.backbones.cache import FeatureCache
+from blemish.learning.sources.signal import WindowSource
 from blemish.types import Batch, Record
-from blemish.windows import WindowSource
 
 METHOD = "mmae_ecg"
 SPLITS = {"A": "inter-patient", "B": "patient-calibrated"}

@@ -23,10 +23,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 
 from blemish import Detector
-from blemish.backbones.cache import FeatureCache
-from blemish.metrics.ranking import auroc
-from blemish.synthesis import worlds
-from blemish.synthesis.parts import BREACHES, DAMAGES
+from blemish.data.synthesis import worlds
+from blemish.data.synthesis.parts import BREACHES, DAMAGES
+from blemish.evaluation.metrics.ranking import auroc
+from blemish.learning.backbones.cache import FeatureCache
 
 ROOT = Path(".bench/logical")
 PAGE = Path("docs/results/logical.md")

@@ -4,7 +4,7 @@
     blemish bench benchmarks/choices.toml --out .bench/choices
 
 Nothing is ever chosen on test images, so these trees hold training images alone: of each set 70 % stay to learn from,
-15 % are good test images and 15 % get a defect of `synthesis.cutpaste` (a patch, a scar, a blur, a shift of colour), which no
+15 % are good test images and 15 % get a defect of `data.synthesis.cutpaste` (a patch, a scar, a blur, a shift of colour), which no
 method is trained with. Units stay whole. Figures on them say which of two options to take, and nothing else.
 """
 
@@ -17,10 +17,10 @@ import numpy as np
 from PIL import Image
 
 from blemish.data import layouts
-from blemish.data.decode import read_image
-from blemish.data.geometry import Preprocess
-from blemish.holdout import apart, good_training_records
-from blemish.synthesis.cutpaste import CutPaste
+from blemish.data.image.decode import read_image
+from blemish.data.image.preprocess import Preprocess
+from blemish.data.synthesis.cutpaste import CutPaste
+from blemish.learning.splits import apart, good_training_records
 from blemish.types import Record
 
 DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"

@@ -13,13 +13,13 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from blemish import Detector, kinds
-from blemish.backbones.cache import FeatureCache
-from blemish.data import layouts
-from blemish.metrics.intervals import delong
-from blemish.runtime.engines import best_precision
-from blemish.runtime.open import open_model
-from blemish.runtime.scores import MOVED, RANK
+from blemish import Detector
+from blemish.data import layouts, registry
+from blemish.evaluation.metrics.intervals import delong
+from blemish.inspection.calibrate import MOVED, RANK
+from blemish.inspection.engines import best_precision
+from blemish.inspection.open import open_model
+from blemish.learning.backbones.cache import FeatureCache
 from blemish.types import Record
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -37,7 +37,7 @@ def auroc(model: Any, test: list[Record], precision: str) -> float:
     """Image AUROC of a model in a number format."""
     import numpy as np
 
-    kind = kinds.of(model.meta)
+    kind = registry.of(model.meta)
     engine = open_model(model, precision=precision)
     scores = [float(engine(kind.stack([kind.ready(r)[1]]))[0][0]) for r in test]
     return delong(np.array([r.label for r in test]), np.array(scores)).value
@@ -59,8 +59,9 @@ def row(method: str, title: str, source: str, categories: list[str]) -> str:
 
 def fitted(method: str, records: list[Record], precision: str) -> Any:
     """The model; one that sees nothing is measured too."""
-    from blemish import config, fitting
-    from blemish.options import FitOptions
+    from blemish import config
+    from blemish.learning import fit as fitting
+    from blemish.learning.options import FitOptions
 
     options = config.build(FitOptions, {"method": method, "precision": precision})
     return fitting.fit(records, options, cache=FeatureCache(), blind=True)

@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from blemish.learning.sources.image import plan_preprocess
+
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
@@ -21,16 +23,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blemish import Detector, fitting, learning
-from blemish.backbones.cache import FeatureCache
-from blemish.bench import suite
-from blemish.features import FeatureSource
-from blemish.kinds import of
-from blemish.kinds.image import Images
-from blemish.metrics.ranking import auroc
+from blemish import Detector
+from blemish.data.image.modality import Images
+from blemish.data.registry import of
+from blemish.evaluation.bench import suite
+from blemish.evaluation.metrics.ranking import auroc
+from blemish.learning import fit as fitting
+from blemish.learning import run as learning
+from blemish.learning.backbones.cache import FeatureCache
+from blemish.learning.options import FitOptions
+from blemish.learning.sources.features import FeatureSource
 from blemish.ops.scoring import peak
 from blemish.ops.smoothing import LevelMaps
-from blemish.options import FitOptions
 from blemish.types import Batch, Pyramid, Record
 
 PAGE = Path("docs/results/places.md")
@@ -110,7 +114,7 @@ def frozen(cell: suite.Cell) -> list[float]:
     learn, test = sides(cell)
     options = FitOptions(method=cell.method.name, calibration="none")
     backbone = learning.load_backbone(options)
-    source = FeatureSource(backbone, learning.plan_preprocess(learn, options, backbone.stride), FeatureCache())
+    source = FeatureSource(backbone, plan_preprocess(learn, options, backbone.stride), FeatureCache())
     grid = (source.spec.grids[0][0], source.spec.grids[0][1])
     levels = partial(tensors, source)
     x, y = features(levels, learn, grid), features(levels, test, grid)

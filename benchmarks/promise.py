@@ -21,10 +21,10 @@ from pathlib import Path
 import numpy as np
 
 from blemish import Detector
-from blemish.calibration import conformal_threshold, images_needed
 from blemish.data import layouts
 from blemish.data.layouts import elpv
-from blemish.data.signals import Window
+from blemish.data.signal.preprocess import Window
+from blemish.inspection.conformal import conformal_threshold, images_needed
 from blemish.types import Record
 
 RATES = (0.01, 0.05, 0.10)

@@ -2,7 +2,7 @@
 
     python benchmarks/routing.py
 
-Anchors are made as in `several`, from a few good training images, by name or by clustering; every other image gets its
+Anchors are made as in `learning.multiclass`, from a few good training images, by name or by clustering; every other image gets its
 category by vote. Names of clusters are matched to products afterwards (Hungarian), to count with, and nowhere else.
 """
 
@@ -24,13 +24,13 @@ from products import SOURCES, records_of
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from blemish import learning
-from blemish.backbones.cache import FeatureCache
-from blemish.data.geometry import Preprocess
-from blemish.features import FeatureSource
-from blemish.ops.anchors import Anchors, cluster
-from blemish.options import FitOptions
-from blemish.several import described, voting_level
+from blemish.data.image.preprocess import Preprocess
+from blemish.learning import run as learning
+from blemish.learning.backbones.cache import FeatureCache
+from blemish.learning.multiclass import described, voting_level
+from blemish.learning.options import FitOptions
+from blemish.learning.sources.features import FeatureSource
+from blemish.nn.anchors import Anchors, cluster
 from blemish.types import Record
 
 PAGE = Path("docs/results/routing.md")

@@ -11,8 +11,8 @@ import argparse
 import time
 from pathlib import Path
 
-from blemish.bench import run, store, suite
-from blemish.cluster.bench import engine
+from blemish.evaluation.bench import run, store, suite
+from blemish.evaluation.bench.on_ray import engine
 
 
 def main() -> None:

@@ -34,7 +34,7 @@ def shard(job: tuple[Path, int]) -> None:
     import cv2
     import numpy as np
 
-    from blemish.data.decode import read_image
+    from blemish.data.image.decode import read_image
     from blemish.data.layouts import elpv
 
     folder, first = job

@@ -29,11 +29,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from blemish import Detector, export
-from blemish.backbones.timm_net import load
-from blemish.data.decode import read_image
+from blemish import Detector
+from blemish.data.image.decode import read_image
 from blemish.data.layouts import elpv
-from blemish.runtime.engines import best_precision, open_engine
+from blemish.inspection.engines import best_precision, open_engine
+from blemish.learning import export
+from blemish.learning.backbones.timm_net import load
 from blemish.types import Record
 
 Contender = Callable[[Path], Any]

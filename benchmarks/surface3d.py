@@ -17,17 +17,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from blemish import drawing
-from blemish.cloud_sheets import Look, parameter_grid, sheet
-from blemish.contact_sheet import contact_sheet
-from blemish.data.clouds import read_cloud, write_cloud
-from blemish.data.decode import read_image
+from blemish.data import drawing
+from blemish.data.cloud import read_cloud, write_cloud
+from blemish.data.image.decode import read_image
+from blemish.data.synthesis.cloud_sheets import Look, parameter_grid, sheet
+from blemish.data.synthesis.contact_sheet import contact_sheet
+from blemish.data.synthesis.image_set import StudioOptions, maker, pictures_of
+from blemish.data.synthesis.image_set import damage as paint
+from blemish.data.synthesis.seeding import lots_of
+from blemish.data.synthesis.surface3d import PRESETS, SurfaceDefect, damage, options_of
 from blemish.files import write_whole
 from blemish.ops.geometry import sampled
-from blemish.studio import StudioOptions, maker, pictures_of
-from blemish.studio import damage as paint
-from blemish.synthesis.lots import lots_of
-from blemish.synthesis.surface3d import PRESETS, SurfaceDefect, damage, options_of
 from blemish.types import Cloud
 
 MESHES = (

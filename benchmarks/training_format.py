@@ -24,13 +24,14 @@ os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # a thread that waits costs nothing
 import numpy as np
 import torch
 
-from blemish import methods, training
-from blemish.backbones.timm_net import load
+from blemish import methods
+from blemish.data.synthesis.makers import MAKERS
+from blemish.data.synthesis.scenes import procedural_scene
+from blemish.learning import training
+from blemish.learning.backbones.timm_net import load
+from blemish.learning.sources.image import SCENE
 from blemish.methods.base import Method
-from blemish.runtime.engines import cores
-from blemish.samples import SCENE
-from blemish.synthesis.makers import MAKERS
-from blemish.synthesis.scenes import procedural_scene
+from blemish.system import cores
 from blemish.types import Batch, FeatureSpec, Needs, Pyramid
 
 IMAGES = 16

@@ -21,10 +21,10 @@ import numpy as np
 from products import SOURCES, as_category
 
 from blemish import Detector
-from blemish.backbones.cache import FeatureCache
-from blemish.data.decode import read_image
-from blemish.metrics.ranking import auroc
-from blemish.runtime.inspector import Inspector
+from blemish.data.image.decode import read_image
+from blemish.evaluation.metrics.ranking import auroc
+from blemish.inspection.inspector import Inspector
+from blemish.learning.backbones.cache import FeatureCache
 from blemish.types import Record
 
 PAGE = Path("docs/results/unknown.md")

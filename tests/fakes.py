@@ -13,15 +13,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from blemish import export, learning, training
-from blemish.backbones.base import Backbone
 from blemish.config import to_json
+from blemish.data.synthesis.makers import MAKERS
+from blemish.inspection.engines import Engine
+from blemish.inspection.modelfile import Model
+from blemish.inspection.open import open_model
+from blemish.learning import export, training
+from blemish.learning import run as learning
+from blemish.learning.backbones.base import Backbone
+from blemish.learning.training import Plan
 from blemish.methods.base import Method
-from blemish.modelfile import Model
-from blemish.runtime.engines import Engine
-from blemish.runtime.open import open_model
-from blemish.synthesis.makers import MAKERS
-from blemish.training import Plan
 from blemish.types import Batch, FeatureSpec, Needs, Pyramid, Record
 
 SIZE = (48, 64)  # not square on purpose
@@ -86,7 +87,7 @@ def batch_of(backbone: Backbone, images: list[NDArray[np.uint8]], image: bool = 
 
 
 class FakeSamples:
-    """Images in memory as training samples (`blemish.training.Samples`)."""
+    """Images in memory as training samples (`blemish.learning.training.Samples`)."""
 
     def __init__(self, backbone: Backbone, images: list[NDArray[np.uint8]], needs: Needs) -> None:
         self.backbone, self.images, self.needs = backbone, images, needs

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from blemish.backbones.base import Backbone
+from blemish.learning.backbones.base import Backbone
 from blemish.types import Batch, Pyramid
 from tests.fakes import batch_of
 
@@ -44,7 +44,7 @@ def damaged(kind: int, seed: int) -> tuple[Image, Image, NDArray[np.bool_]]:
 
 
 class Products:
-    """`each` good images of every product (`training.Samples`), features computed once; a twin each where asked."""
+    """`each` good images of every product (`Samples`), features computed once; a twin each where asked."""
 
     def __init__(self, backbone: Backbone, each: int = 8, *, first: int = 0, twins: bool = False) -> None:
         kinds = [(k, first + i) for i in range(each) for k in range(COUNT)]

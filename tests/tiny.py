@@ -14,9 +14,9 @@ import pytest
 
 from blemish import methods
 from blemish.config import build
-from blemish.fitting import fit
-from blemish.modelfile import Model
-from blemish.options import FitOptions
+from blemish.inspection.modelfile import Model
+from blemish.learning.fit import fit
+from blemish.learning.options import FitOptions
 from blemish.types import Record
 from tests.fakes import FakeBackbone, write_images
 

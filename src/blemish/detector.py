@@ -8,26 +8,27 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from blemish import kinds, modelfile
-from blemish.backbones.cache import FeatureCache, usable_cache
-from blemish.data import layouts
-from blemish.data.layouts._recordings import windows_in
-from blemish.data.recordings import is_recording
+from blemish.data import layouts, registry
+from blemish.data.cloud.modality import Clouds
+from blemish.data.signal.recordings import is_recording
+from blemish.data.signal.windows import windows_in
 from blemish.errors import ConfigError, DataError, EngineError, NotFittedError
-from blemish.kinds.cloud import Clouds
-from blemish.modelfile import Model
-from blemish.runtime.engines import Engine
-from blemish.runtime.inspector import Errors, Inspector
-from blemish.runtime.promises import promised
-from blemish.runtime.scores import Track, agreement, calibrators, good_scores, in_best_format, no_track, unit_id
+from blemish.inspection import modelfile
+from blemish.inspection.calibrate import agreement, calibrators, good_scores, in_best_format, unit_id
+from blemish.inspection.engines import Engine
+from blemish.inspection.inspector import Errors, Inspector
+from blemish.inspection.modelfile import Model
+from blemish.inspection.open import reading
+from blemish.inspection.promises import promised
+from blemish.learning.backbones.cache import FeatureCache, usable_cache
 from blemish.system import memory_for
-from blemish.types import AnomalyResult, Record
+from blemish.types import AnomalyResult, Record, Track, no_track
 
 if TYPE_CHECKING:
-    from blemish.backbones.base import Backbone
-    from blemish.chunks import Spread
-    from blemish.evaluation import Evaluation
-    from blemish.options import FitOptions
+    from blemish.evaluation.evaluate import Evaluation
+    from blemish.learning.backbones.base import Backbone
+    from blemish.learning.chunks import Spread
+    from blemish.learning.options import FitOptions
 
 
 _LESS = "a smaller --image-size, fewer images, or a method that keeps less"
@@ -56,7 +57,8 @@ class Detector:
         window, file_rate, resample, band: of signals: seconds that are looked at together, sampling rate of files that
             state none, the rate that recordings are brought to (Hz), filter ("0.5-40" Hz, or "none").
         max_pixels: of images: larger ones are refused before they are decoded; the model keeps the limit.
-        layers, weights, allow_download, textures, second_backbone, second_weights: see `blemish.options.FitOptions`.
+        layers, weights, allow_download, textures, second_backbone, second_weights: see
+            `blemish.learning.options.FitOptions`.
         cache: where frozen features are kept; False computes them each time, True takes the default folder.
         options: the method's own, by name; its page lists them.
 
@@ -96,7 +98,7 @@ class Detector:
         # Waiting threads must not spin beside the other engine; torch reads this once, when it is first imported.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         from blemish import config, methods
-        from blemish.options import FitOptions
+        from blemish.learning.options import FitOptions
 
         config.build(methods.get(method).Config, options)
         self._backbone = None if isinstance(backbone, str) else backbone
@@ -148,7 +150,7 @@ class Detector:
 
         `max_pixels` of images and `file_rate` (Hz) of recordings that state none take the place of the model's own.
         """
-        return cls.from_model(kinds.reading(modelfile.load(folder), max_pixels=max_pixels, file_rate=file_rate))
+        return cls.from_model(reading(modelfile.load(folder), max_pixels=max_pixels, file_rate=file_rate))
 
     def save(self, folder: str | Path) -> None:
         """Write the model folder; whole or not at all."""
@@ -178,9 +180,9 @@ class Detector:
     ) -> Self:
         """Learn from the good training images of a folder, a data set, a manifest, a list of files or of records.
 
-        `spread` lets other machines do a part of it, with the same result: `cluster.fit.RaySpread`.
+        `spread` lets other machines do a part of it, with the same result: `learning.on_ray.RaySpread`.
         """
-        from blemish import fitting
+        from blemish.learning import fit as fitting
 
         if self._options is None:
             raise ConfigError("a loaded detector cannot be fitted again", hint="make a new Detector")
@@ -211,10 +213,10 @@ class Detector:
         Nothing of what the model knows of the others changes. ConfigError where it has one head for all.
         """
         from blemish import config
-        from blemish.extending import extend
-        from blemish.holdout import good_training_records, without_copies
-        from blemish.learning import load_backbone
-        from blemish.options import FitOptions
+        from blemish.learning.extend import extend
+        from blemish.learning.options import FitOptions
+        from blemish.learning.run import load_backbone
+        from blemish.learning.splits import good_training_records, without_copies
 
         records = without_copies(good_training_records(as_records(good)))
         backbone = self._backbone or load_backbone(config.build(FitOptions, self.model.run))
@@ -243,16 +245,17 @@ class Detector:
         held out. Images that the model has learned from are left out with a warning. ConfigError where the method
         cannot go on, or the model knows several products; DataError where nothing new is left.
         """
-        from blemish import config, fitting
-        from blemish.adapting import adapt
-        from blemish.holdout import good_training_records, without_copies
-        from blemish.learning import load_backbone
-        from blemish.options import FitOptions
+        from blemish import config
+        from blemish.learning import fit as fitting
+        from blemish.learning.adapt import adapt
+        from blemish.learning.options import FitOptions
+        from blemish.learning.run import load_backbone
+        from blemish.learning.splits import good_training_records, without_copies
 
         records = good_training_records(
             as_records(good, layout=layout, categories=categories, cut=self._cut(), kind=self._kind())
         )
-        records = self._not_learned(without_copies(records, type(kinds.of(self.model.meta))))
+        records = self._not_learned(without_copies(records, type(registry.of(self.model.meta))))
         if not records:
             raise DataError("the model has learned from all of these images", hint="give images that are new to it")
         model = self.model
@@ -292,12 +295,12 @@ class Detector:
             categories = self.model.categories and self.model.categories.again(false_alarm_rate)
         else:
             fresh = as_records(good, cut=self._cut(), kind=self._kind())
-            from blemish.holdout import without_copies
+            from blemish.learning.splits import without_copies
 
             records = self._not_learned([r for r in fresh if r.label == 0 and r.split != "test"])
-            records = without_copies(records, type(kinds.of(self.model.meta)))
+            records = without_copies(records, type(registry.of(self.model.meta)))
             per_unit = (promise_per or self.model.run["promise_per"]) == "unit"
-            kind = kinds.of(self.model.meta)
+            kind = registry.of(self.model.meta)
             follow = track or no_track
             categories = None
             if self.model.categories is not None:
@@ -314,7 +317,7 @@ class Detector:
     def _not_learned(self, records: list[Record]) -> list[Record]:
         data = self.model.meta["data"]
         images, units = set(data["content_ids"]), set(data["units"])
-        kind = kinds.of(self.model.meta)
+        kind = registry.of(self.model.meta)
         fresh = [r for r in records if unit_id(r) not in units and not kind.known(r, images)]
         if len(fresh) < len(records):
             warnings.warn(
@@ -328,7 +331,8 @@ class Detector:
         """The line from file to result on one engine; "torch" is the reference and needs the learning side."""
         chosen: str | Engine = engine
         if engine == "torch":
-            from blemish import export, fitting
+            from blemish.learning import export
+            from blemish.learning import fit as fitting
 
             if self.model.heads:
                 raise EngineError("the PyTorch reference runs one head, and this model has one for each category")
@@ -342,7 +346,7 @@ class Detector:
     def _cut(self) -> layouts.Cut | None:
         """How recordings are cut into windows: as the model has it, or as the options ask; None for images."""
         if self._model is not None:
-            return kinds.of(self._model.meta).cut
+            return registry.of(self._model.meta).cut
         if self._options is None:
             return None
         return layouts.Cut(self._options.window, self._options.file_rate)
@@ -350,14 +354,14 @@ class Detector:
     def _kind(self) -> str | None:
         """Of the samples that the method takes."""
         if self._model is not None:
-            return kinds.of(self._model.meta).name
+            return registry.of(self._model.meta).name
         if self._options is None:
             return None
-        from blemish.learning import head_of
-        from blemish.sides import side_of
+        from blemish.learning.run import head_of
+        from blemish.learning.sources.registry import learning_for
 
         cls, settings = head_of(self._options)
-        return side_of(cls.wants(settings)).kind.name
+        return learning_for(cls.wants(settings)).modality.name
 
     def _line(self) -> Inspector:
         if self._inspector is None:
@@ -393,7 +397,7 @@ class Detector:
         track: Track | None = None,
     ) -> Evaluation:
         """Metrics on the test records of a data set."""
-        from blemish.evaluation import evaluate
+        from blemish.evaluation.evaluate import evaluate
 
         records = as_records(
             source, layout=layout, split=split, categories=categories, cut=self._cut(), kind=self._kind()

@@ -1,16 +1,22 @@
-"""Files that are there whole or not at all."""
+"""Files: read with what is wrong said, written whole or not at all, found in folders."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
+import stat
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import chain, count
 from pathlib import Path
+from typing import Any
 
 from blemish.errors import DataError
+
+MAX_PIXELS = 100_000_000  # of an image, where nothing else is asked for
+MOST_PIXELS = 178_956_970  # as many as Pillow takes by itself; the command line lets no more be asked for
 
 
 def write_whole(path: str | Path, data: bytes) -> None:
@@ -124,3 +130,46 @@ def walk(folder: Path, *, deep: bool = True) -> Walk:
     found.files.sort()
     found.folders.sort()
     return found
+
+
+def as_path(value: str | os.PathLike[Any]) -> Path:
+    """A path of whatever the caller names a file by; DataError where it can be the name of none."""
+    name = os.fsdecode(value)
+    if not name or "\0" in name:
+        raise DataError(f"{name!r} is no name of a file", hint="is a variable not set?")
+    return Path(name)
+
+
+def read_file(path: str | os.PathLike[Any], *, max_bytes: int = 16 * MAX_PIXELS) -> bytes:
+    """The file's bytes; DataError where it cannot be read, is empty or has more than `max_bytes`."""
+    path = as_path(path)
+    try:
+        if path.is_dir():
+            raise DataError("is a folder, not an image", path=path, hint="name a file inside it")
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):  # a pipe or a device would be waited for, without end perhaps
+            message = "is no regular file (a pipe, socket or device)"
+            raise DataError(message, path=path, hint="name a file on disk; bytes can be handed over as a stream")
+        if found.st_size > max_bytes:
+            raise too_large(str(path), f"{found.st_size} bytes")
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise DataError("no such file", path=path, hint="check the path") from None
+    except PermissionError:
+        raise DataError("no permission to read it", path=path, hint="check the file's owner and mode") from None
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror or error})", path=path, hint="check the disk") from None
+    if not data:
+        raise DataError("file is empty", path=path, hint="copy it again; it may still have been written to")
+    return data
+
+
+def content_id(data: bytes) -> str:
+    """16 hex digits that tell a file by its bytes, wherever it lies."""
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def too_large(name: str, detail: str) -> DataError:
+    """The error for what would not fit into memory."""
+    hint = "raise --max-pixels (max_pixels in Python) if the file is trusted, or cut it into tiles"
+    return DataError(f"image is too large: {detail}", path=name, hint=hint)

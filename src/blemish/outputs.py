@@ -164,7 +164,7 @@ def _is_there(path: Path) -> bool:
 
 
 def is_model(folder: Path) -> bool:
-    """Whether a folder is one that `modelfile.save` wrote, damaged perhaps."""
+    """Whether a folder is one that `inspection.modelfile.save` wrote, damaged perhaps."""
     head = folder / "model.json"
     if not head.is_file():
         return False

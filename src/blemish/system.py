@@ -211,3 +211,8 @@ def out_of_memory(what: str, hint: str, error: Any) -> ResourceError:
     left = "" if free is None else f"; {size_text(free.bytes)} {free.limit} is free"
     detail = (" ".join(str(error).split()) or type(error).__name__)[:160]
     return ResourceError(f"out of memory in {what} ({detail}{left})", hint=hint)
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

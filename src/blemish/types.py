@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -97,14 +98,14 @@ class Needs:
     axes: int = 2  # spatial axes of one sample
     strides: tuple[int, ...] = (8, 16)  # of the pyramid's levels, where the options name no layers
     image: bool = False  # the normalised image too, in `Batch.x`
-    twin: str | None = None  # a damaged twin of each training sample, by a maker of `synthesis.MAKERS`
+    twin: str | None = None  # a damaged twin of each training sample, by a maker of `data.synthesis.MAKERS`
     category: bool = False  # the decided category of each sample too, in `Batch.category`
     second: bool = False  # uses a second frozen network where the options name one
     costly: bool = False  # learns for minutes without phases, so rather a split than folds, as where there are phases
     held: float = 0.0  # share of what is learned from that no step sees: `Method.settle` gets it
     graph: bool = True  # False: cannot be one graph; say why in `reason`
     reason: str | None = None
-    engine: str | None = None  # what runs its models then, a name of `runtime.clouds.ENGINES`
+    engine: str | None = None  # what runs its models then, a name of `inspection.cloud_engine.ENGINES`
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,3 +225,12 @@ class AnomalyResult:
             "error": None,
             "hint": None,
         }
+
+
+Track = Callable[[Iterable[Any], str, int | None], Iterable[Any]]
+"""Shows progress over an iterable: (items, what is being done, how many there are) -> the same items."""
+
+
+def no_track(items: Iterable[Any], _: str, __: int | None = None) -> Iterable[Any]:
+    """Shows nothing."""
+    return items

@@ -11,7 +11,7 @@ import pytest
 @pytest.fixture(scope="package")  # it ends with the last test of this folder, not of the session
 def ray() -> Iterator[Any]:
     pytest.importorskip("ray", reason="ray is not installed: pip install 'blemish[ray]'")
-    from blemish.cluster.session import session
+    from blemish.inspection.ray_session import session
 
     with session(workers=2) as module:
         yield module

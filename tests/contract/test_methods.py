@@ -16,14 +16,15 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
-from blemish import config, export, methods, training
-from blemish.bench.cell import gmacs
+from blemish import config, methods
 from blemish.errors import ConfigError, NotFittedError
+from blemish.evaluation.bench.cell import gmacs
+from blemish.inspection import engines
+from blemish.inspection.engines import best_precision, open_engine
+from blemish.learning import export, training
+from blemish.learning.training import Plan
 from blemish.methods.base import Method, Phase
 from blemish.nn.precision import Exact
-from blemish.runtime import engines
-from blemish.runtime.engines import best_precision, open_engine
-from blemish.training import Plan
 from blemish.types import Batch, Prediction
 from tests.fakes import WORLDS, FakeBackbone
 from tests.tiny import FEW, shortened

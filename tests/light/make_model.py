@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from blemish import modelfile
+from blemish.inspection import modelfile
 from blemish.types import Record
 from tests.light.parts import MODEL, RATE, write_good
 from tests.tiny import fit_tiny

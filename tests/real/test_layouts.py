@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from blemish.data.decode import read_image, read_mask
+from blemish.data.image.decode import read_image, read_mask
 from blemish.data.layouts import index
 from tests.trees import sides
 

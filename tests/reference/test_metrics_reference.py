@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from sklearn import metrics as sk
 
-from blemish.metrics import (
+from blemish.evaluation.metrics import (
     SaturatedRegion,
     aupro,
     auroc,

@@ -10,12 +10,14 @@ import sys
 from itertools import count
 from pathlib import Path
 
-from blemish import export, methods, modelfile, training
-from blemish.backbones.cache import FeatureCache
+from blemish import methods
 from blemish.config import build
 from blemish.data import layouts
-from blemish.fitting import fit
-from blemish.options import FitOptions
+from blemish.inspection import modelfile
+from blemish.learning import export, training
+from blemish.learning.backbones.cache import FeatureCache
+from blemish.learning.fit import fit
+from blemish.learning.options import FitOptions
 from tests.fakes import FakeBackbone
 
 LOADED = (export, training, methods.get("padim"))  # what `fit` would import in every station anew

@@ -16,8 +16,8 @@ from PIL import Image
 
 from blemish.data import layouts
 from blemish.errors import BlemishError, ConfigError, DataError
-from blemish.modelfile import Model
-from blemish.runtime.inspector import Inspector
+from blemish.inspection.inspector import Inspector
+from blemish.inspection.modelfile import Model
 from blemish.types import AnomalyResult
 from tests.fakes import good_image, write_images
 from tests.tiny import fit_tiny

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import pytest
 
-from blemish import modelfile
-from blemish.backbones.cache import FeatureCache
 from blemish.errors import ModelFileError
-from blemish.runtime.inspector import Inspector
+from blemish.inspection import modelfile
+from blemish.inspection.inspector import Inspector
+from blemish.learning.backbones.cache import FeatureCache
 from tests.fakes import good_image, write_images
 from tests.tiny import ROOT, fit_tiny
 

@@ -15,7 +15,8 @@ import pytest
 from packaging.requirements import Requirement  # pytest brings it
 
 import blemish
-from blemish import Detector, modelfile
+from blemish import Detector
+from blemish.inspection import modelfile
 from tests.fakes import defective_image, write_images
 from tests.light.parts import write
 from tests.tiny import RATE, ROOT, fit_tiny

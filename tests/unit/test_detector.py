@@ -16,10 +16,10 @@ import pytest
 from PIL import Image
 
 from blemish import CalibrationError, ConfigError, DataError, Detector, EngineError, ModelFileError, NotFittedError
-from blemish.runtime.engines import open_engine
+from blemish.inspection.engines import open_engine
 from tests.fakes import FakeBackbone, defective_image, good_image, write_images
 
-pytestmark = pytest.mark.numeric
+pytestmark = [pytest.mark.numeric, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

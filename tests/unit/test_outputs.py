@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from blemish import modelfile, outputs
-from blemish.data.clouds import clouds_in
-from blemish.data.layouts._common import images_in
-from blemish.data.recordings import recordings_in
+from blemish import outputs
+from blemish.data.cloud import clouds_in
+from blemish.data.listing import images_in
+from blemish.data.signal.recordings import recordings_in
 from blemish.errors import DataError, ModelFileError
 from blemish.files import file_name
+from blemish.inspection import modelfile
 from blemish.outputs import MAPS, MapFolder, RunFolder, check_apart, check_file, check_files, check_folder, stems
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from blemish import footprint, system
+from blemish import system
 from blemish.errors import BlemishError, ConfigError, ResourceError
-from blemish.features import FeatureSource
+from blemish.learning import footprint
+from blemish.learning.sources.features import FeatureSource
 from blemish.methods import padim, patchcore
 from blemish.system import Free, Gate, check_memory, free_memory, is_out_of_memory, memory_for
 from blemish.types import FeatureSpec

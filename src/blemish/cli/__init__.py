@@ -14,10 +14,6 @@ import warnings
 from typing import Any, NoReturn
 
 
-class Terminated(BaseException):
-    """SIGTERM has come, and what was done so far is to be shown."""
-
-
 def _fail(message: str, hint: str | None, code: int) -> NoReturn:
     print(f"error: {_one_line(message)}", file=sys.stderr)
     print(f"hint: {_one_line(hint or 'see `blemish --help`')}", file=sys.stderr)
@@ -82,6 +78,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     import typer
 
     from blemish.cli.app import app
+    from blemish.cli.progress import Terminated
     from blemish.errors import BlemishError, ConfigError
 
     _prepare_streams()

@@ -47,7 +47,7 @@ def methods(as_json: Json = False) -> None:
 
 def backbones(as_json: Json = False) -> None:
     """The backbones whose weights a package brings; any other timm network by name."""
-    from blemish.backbones import describe
+    from blemish.learning.backbones import describe
 
     rows = describe()
     emit(rows) if as_json else _table([{k: v for k, v in row.items() if k != "sha256"} for row in rows])
@@ -57,7 +57,7 @@ def cache(
     clear: Annotated[bool, typer.Option("--clear", help="Remove all cached features.")] = False, as_json: Json = False
 ) -> None:
     """Show or clear the feature cache."""
-    from blemish.backbones.cache import FeatureCache
+    from blemish.learning.backbones.cache import FeatureCache
 
     folder = FeatureCache()
     removed = folder.clear() if clear else None
@@ -76,9 +76,10 @@ def doctor(as_json: Json = False) -> None:
     from importlib.metadata import PackageNotFoundError, version
 
     from blemish import __version__
-    from blemish.backbones import DEFAULT, describe
-    from blemish.backbones.cache import FeatureCache
-    from blemish.runtime.engines import best_precision, cores
+    from blemish.inspection.engines import best_precision
+    from blemish.learning.backbones import DEFAULT, describe
+    from blemish.learning.backbones.cache import FeatureCache
+    from blemish.system import cores
 
     def found(name: str) -> str | None:
         try:

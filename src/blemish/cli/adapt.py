@@ -11,8 +11,8 @@ from blemish.cli.progress import track
 from blemish.errors import DataError
 
 if TYPE_CHECKING:
-    from blemish.adapting import Change
-    from blemish.kinds import SampleKind
+    from blemish.data.modality import Modality
+    from blemish.learning.adapt import Change
 
 SHOWN = 20  # changes in the table on the terminal; the JSON has all
 
@@ -29,13 +29,14 @@ def run(
     file_rate: float | None = None,
 ) -> None:
     """Write the adapted model and print one JSON object."""
-    from blemish import kinds, modelfile
-    from blemish.adapting import changes
+    from blemish.data import registry
     from blemish.detector import Detector, as_records
+    from blemish.inspection import modelfile
+    from blemish.learning.adapt import changes
 
     before = Detector.load(model, max_pixels=max_pixels, file_rate=file_rate)
     modelfile.check_place(out, read=[good, *earlier])
-    kind = kinds.of(before.model.meta)
+    kind = registry.of(before.model.meta)
     # what is named wrongly is told before any work
     sources = [source for path in earlier for file in _files(path, kind) for source in kind.sources(file)]
     if not earlier:
@@ -59,7 +60,7 @@ def run(
     )
 
 
-def _files(path: Path, kind: SampleKind[Any]) -> list[Path]:
+def _files(path: Path, kind: Modality[Any]) -> list[Path]:
     """A file, those of a folder, or those named in the JSON lines of an earlier `inspect`, each once."""
     if path.is_dir():
         return kind.files(path)

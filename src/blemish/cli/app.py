@@ -10,7 +10,7 @@ import typer
 
 from blemish.cli import about, synthesize
 
-MOST_PIXELS = 178_956_970  # `data._header.MOST_PIXELS`, which is not loaded for --help
+MOST_PIXELS = 178_956_970  # `data.image.header.MOST_PIXELS`, which is not loaded for --help
 
 app = typer.Typer(
     name="blemish",
@@ -243,9 +243,9 @@ def calibrate(
     file_rate: FileRate = None,
 ) -> None:
     """A new threshold from good images, without refitting."""
-    from blemish import modelfile
     from blemish.cli.progress import track
     from blemish.detector import Detector
+    from blemish.inspection import modelfile
 
     per = promise_per.value if promise_per is not None else None
     detector = Detector.load(model, max_pixels=max_pixels, file_rate=file_rate)
@@ -264,9 +264,9 @@ def extend(
     max_pixels: MaxPixels = None,
 ) -> None:
     """One product more for a model with a head for each; what it knows of the others stays as it is."""
-    from blemish import modelfile
     from blemish.cli.progress import track
     from blemish.detector import Detector
+    from blemish.inspection import modelfile
 
     detector = Detector.load(model, max_pixels=max_pixels)
     modelfile.check_place(out or model, read=[good])
@@ -332,8 +332,8 @@ def demo(
     method: Annotated[str, typer.Option(help="A name from `blemish methods`.")] = "padim",
 ) -> None:
     """The main job on real images: learn, calibrate, inspect, report."""
+    from blemish.cli.demo import run_demo, show
     from blemish.cli.progress import track
-    from blemish.demo import run_demo, show
 
     show(run_demo(data, out, method, track=track), about.console())
 

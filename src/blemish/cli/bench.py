@@ -32,8 +32,8 @@ def run(
 ) -> int:
     """Prints one JSON line and returns the exit code: 1 where a cell failed or gave other figures than before."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read once, when torch is first imported
-    from blemish.bench import ledger, results, suite
-    from blemish.bench import run as bench
+    from blemish.evaluation.bench import ledger, results, suite
+    from blemish.evaluation.bench import run as bench
 
     methods = [name.strip() for text in only for name in text.split(",") if name.strip()]
     if len(data) == 1 and data[0].endswith(".toml"):
@@ -96,12 +96,12 @@ def _check_outputs(data: list[str], out: Path, page: Path | None, *, verify: boo
 
 def _engine(name: str, jobs: int, address: str | None) -> Any:
     if name == "ray":
-        from blemish.cluster.bench import engine
+        from blemish.evaluation.bench.on_ray import engine
 
         return engine(address)
     if name != "local":
         raise ConfigError(f"no engine '{name}' for bench", hint="local or ray")
-    from blemish.bench.run import local
+    from blemish.evaluation.bench.run import local
 
     return partial(local, at_once=jobs)
 

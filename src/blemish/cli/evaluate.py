@@ -25,19 +25,18 @@ def run(
     file_rate: float | None,
 ) -> int:
     """Prints a table to stdout and writes the files that were asked for; returns the exit code."""
-    from blemish import kinds
-    from blemish.data import layouts
+    from blemish.data import layouts, registry
     from blemish.detector import Detector
-    from blemish.evaluation import evaluate
+    from blemish.evaluation.evaluate import evaluate
 
     check_files({"--json": (json_file, figures), "--report": (report, page)}, read=[data])
     detector = Detector.load(model, max_pixels=max_pixels, file_rate=file_rate)
-    kind = kinds.of(detector.model.meta)
+    kind = registry.of(detector.model.meta)
     records = layouts.select(layouts.index(data, layout, split, cut=kind.cut, kind=kind.name), categories)
     line = detector.inspector(engine, threads=threads)
     cases: Any = None
     if report is not None:
-        from blemish.cases import Cases
+        from blemish.evaluation.report.cases import Cases
 
         cases = Cases(line.calibrator, line.kind)
     evaluation = evaluate(
@@ -52,7 +51,7 @@ def run(
     if json_file is not None:
         evaluation.save_json(json_file)
     if report is not None:
-        from blemish.report import write_report
+        from blemish.evaluation.report.page import write_report
 
         write_report(report, evaluation, cases=cases)
     for image in evaluation.unread:

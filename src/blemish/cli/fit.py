@@ -49,11 +49,12 @@ _RECIPE = "a recipe is the run.json of a model folder"
 def run(data: str, out: Path, params: dict[str, Any]) -> None:
     """`params` holds every option; `params["given"]` those that the user typed, which win over a recipe."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read once, when torch is first imported
-    from blemish import config, methods, modelfile
-    from blemish.backbones.cache import usable_cache
+    from blemish import config, methods
     from blemish.data import layouts
     from blemish.detector import Detector
-    from blemish.sides import side_of
+    from blemish.inspection import modelfile
+    from blemish.learning.backbones.cache import usable_cache
+    from blemish.learning.sources.registry import learning_for
 
     if params["device"] != "cpu":
         raise ConfigError(f"device '{params['device']}' is not supported", hint="leave --device out")
@@ -61,7 +62,7 @@ def run(data: str, out: Path, params: dict[str, Any]) -> None:
     cut = layouts.Cut(float(options["window"]), None if options["file_rate"] is None else float(options["file_rate"]))
     cls = methods.get(options["method"])
     settings = config.build(cls.Config, _own(options))
-    kind = side_of(cls.wants(settings)).kind.name
+    kind = learning_for(cls.wants(settings)).modality.name
     found = layouts.index(data, params["layout"], params["split"], cut=cut, kind=kind)
     records = layouts.select(found, params["category"] or [])
     groups = sorted({r.group for r in records if r.group and r.split == "train"})
@@ -90,8 +91,8 @@ def _spread(engine: str, address: str | None) -> Iterator[Any]:
         return
     if engine != "ray":
         raise ConfigError(f"no engine '{engine}' for fit", hint="local or ray")
-    from blemish.cluster.fit import RaySpread
-    from blemish.cluster.session import session
+    from blemish.inspection.ray_session import session
+    from blemish.learning.on_ray import RaySpread
 
     with session(address) as ray:
         yield RaySpread(ray)
@@ -99,7 +100,7 @@ def _spread(engine: str, address: str | None) -> Iterator[Any]:
 
 def _one(detector: Any, folder: Path) -> None:
     """Save a fitted model and print its line; what a budget has cut is said."""
-    from blemish import kinds
+    from blemish.data import registry
 
     detector.save(folder)
     model = detector.model
@@ -117,7 +118,7 @@ def _one(detector: Any, folder: Path) -> None:
             "model": str(folder),
             "method": model.meta["method"],
             "data": model.describe()["data"],
-            "network_input": kinds.of(model.meta).takes,
+            "network_input": registry.of(model.meta).takes,
             **({} if inspected is None else {"inspected": inspected}),
             "promise": detector.promise,
             "parity": model.parity.get("engines"),

@@ -15,14 +15,13 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blemish.cli import Terminated
-from blemish.cli.progress import track
+from blemish.cli.progress import Terminated, track
 from blemish.errors import ConfigError, DataError
 from blemish.outputs import MapFolder, stems
 
 if TYPE_CHECKING:
-    from blemish.kinds import SampleKind
-    from blemish.runtime.inspector import Inspector
+    from blemish.data.modality import Modality
+    from blemish.inspection.inspector import Inspector
 
 _KEYS = (
     "image_path", "pred_score", "p_value", "threshold", "pred_label", "category", "category_confidence", "unknown",
@@ -46,12 +45,12 @@ def run(
     file_rate: float | None,
 ) -> int:
     """Returns the exit code."""
-    from blemish import kinds
+    from blemish.data import registry
     from blemish.detector import Detector
-    from blemish.runtime.engines import cores
+    from blemish.system import cores
 
     detector = Detector.load(model, max_pixels=max_pixels, file_rate=file_rate)
-    kind = kinds.of(detector.model.meta)
+    kind = registry.of(detector.model.meta)
     other: Counter[str] = Counter()
     files = list(_sources(_files(paths, kind, other), kind))
     readable = [source for _, source, _ in files if not isinstance(source, DataError)]
@@ -87,7 +86,7 @@ def run(
 
 def _tell(wrong: Sequence[DataError], undrawn: int, inputs: int, other: Counter[str]) -> None:
     """On stderr how many inputs have no verdict and why, how many no map, and which other files lay beside them."""
-    from blemish.data.layouts._common import Listing, reasons
+    from blemish.data.listing import Listing, reasons
 
     if wrong:
         print(f"warning: {len(wrong)} of {inputs} inputs could not be inspected: {reasons(wrong)}", file=sys.stderr)
@@ -127,14 +126,15 @@ def run_ray(
     """Inspect on a cluster into Parquet; prints one JSON line and returns the exit code, as `run` does."""
     from contextlib import redirect_stdout
 
-    from blemish import kinds, modelfile
     from blemish.cli.about import emit
-    from blemish.cluster.inspect import inspect
+    from blemish.inspection import modelfile
+    from blemish.inspection.on_ray import inspect
+    from blemish.inspection.open import reading
 
     refuse(local, "with --engine ray")
     if out is None:
         raise ConfigError("--engine ray writes Parquet files", hint="say where with --out")
-    loaded = kinds.reading(modelfile.load(model), max_pixels=max_pixels)
+    loaded = reading(modelfile.load(model), max_pixels=max_pixels)
     _check_threshold(bool(loaded.calibrators), fail_on_anomaly)
     with redirect_stdout(sys.stderr):  # Ray prints there what goes wrong inside it, and takes no for no answer
         summary = inspect(loaded, sources, out, address=address, workers=workers, track=track)
@@ -163,7 +163,7 @@ def refuse(options: dict[str, Any], where: str) -> None:
             raise ConfigError(f"{name} means nothing {where}", hint=f"leave {name} out")
 
 
-def _sources(files: list[tuple[Path, DataError | None, str]], kind: SampleKind[Any]) -> Iterator[tuple[Path, Any, str]]:
+def _sources(files: list[tuple[Path, DataError | None, str]], kind: Modality[Any]) -> Iterator[tuple[Path, Any, str]]:
     """(file, what is inspected of it, stem for its map): of a recording each window, or why there is none."""
     for path, error, stem in files:
         try:
@@ -175,7 +175,7 @@ def _sources(files: list[tuple[Path, DataError | None, str]], kind: SampleKind[A
             yield path, source, f"{stem}_{number:04}" if numbered else stem
 
 
-def _files(paths: list[Path], kind: SampleKind[Any], other: Counter[str]) -> list[tuple[Path, DataError | None, str]]:
+def _files(paths: list[Path], kind: Modality[Any], other: Counter[str]) -> list[tuple[Path, DataError | None, str]]:
     """(file, None, stem for its maps) of all that is named, and (file or folder, why, stem) of what is not inspected:
     files of kinds that are not read, folders with nothing in them. What lies beside is counted in `other`.
 
@@ -222,8 +222,8 @@ class _Places:
             np.save(data, result.anomaly_map)
             there["raw_map"] = self.folders[".npy"].write(f"{stem}.npy", data.getvalue())
         if ".png" in self.folders:
-            from blemish import drawing
-            from blemish.scale import scale_of
+            from blemish.data import drawing
+            from blemish.inspection.scale import scale_of
 
             kind, scale = line.kind, scale_of(line.calibrator, result.anomaly_map)
             picture = kind.picture(kind.read(source), result.anomaly_map, scale=scale, regions=result.regions)

@@ -27,7 +27,7 @@ def run(
 ) -> None:
     """Prints a table to stdout and writes the files that were asked for."""
     from blemish.detector import Detector, as_records
-    from blemish.power import check_kind, power
+    from blemish.evaluation.power import check_kind, power
 
     check_files({"--html": (html, page), "--json": (json_file, figures)}, read=[good])
     detector = Detector.load(model, max_pixels=max_pixels)
@@ -49,7 +49,7 @@ def run(
     if json_file is not None:
         found.save_json(json_file)
     if html is not None:
-        from blemish.power_page import write_power
+        from blemish.evaluation.report.power_page import write_power
 
         write_power(html, found)
 
@@ -58,7 +58,7 @@ def show(found: Any) -> None:
     """A table for each kind: contrasts down, sizes across, and what is found from which size on."""
     from rich.table import Table
 
-    from blemish.power import FOUND
+    from blemish.evaluation.power import FOUND
 
     out = console()
     out.print(

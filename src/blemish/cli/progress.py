@@ -10,8 +10,12 @@ from typing import Any
 _PATIENCE = 2.0  # seconds
 
 
+class Terminated(BaseException):
+    """SIGTERM has come, and what was done so far is to be shown."""
+
+
 def track(items: Iterable[Any], description: str, total: int | None = None) -> Iterable[Any]:
-    """The same items; see `runtime.scores.Track`."""
+    """The same items; see `inspection.calibrate.Track`."""
     if not sys.stderr.isatty():
         yield from items
         return

@@ -173,7 +173,7 @@ def surface3d(
     """Dents, bumps, roughness and scratches of scanned surfaces, by Perlin noise (3D-PNAS)."""
     values = dict(locals())
     from blemish.cli.progress import track
-    from blemish.studio3d import surfaces
+    from blemish.data.synthesis.cloud_set import surfaces
 
     names = (
         "scale", "strength", "octaves", "persistence", "lacunarity", "tau", "radius", "sign", "mode", "plane", "at",
@@ -197,7 +197,7 @@ def _images(
     images: int | None, layout: str | None, threads: int, sheet: bool, max_pixels: int,
 ) -> int:  # fmt: skip
     from blemish.cli.progress import track
-    from blemish.studio import StudioOptions, defects, textures_in
+    from blemish.data.synthesis.image_set import StudioOptions, defects, textures_in
 
     options = StudioOptions(**given, textures=() if textures is None else textures_in(textures))
     rows = defects(

@@ -37,7 +37,7 @@ def values_id(*parts: NDArray[Any] | str) -> str:
 
 
 def pixels_id(image: NDArray[Any]) -> str:
-    """The id of a canonical image (see `data.decode`), whatever type holds its values, and whether grey is stored once
+    """The id of a canonical image (see `image.decode`), whatever type holds its values, and whether grey is stored once
     or in three equal channels. 8 bits spread over 16 (each value times 257) are the same as 8 bits."""
     return values_id(_smallest(_grey(image)))
 

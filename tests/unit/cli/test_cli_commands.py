@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from blemish import backbones, methods
+from blemish import methods
 from blemish.cli import main
 from blemish.config import to_json
+from blemish.learning import backbones
 from tests.fakes import defective_image, good_image, write_images, write_mvtec
 from tests.tiny import SAMPLE, Done, python
 

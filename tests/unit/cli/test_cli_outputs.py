@@ -21,10 +21,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from blemish import modelfile
-from blemish.runtime.inspector import Inspector
+from blemish.inspection import modelfile
+from blemish.inspection.inspector import Inspector
 from tests.fakes import good_image, write_images, write_mvtec
 from tests.tiny import ROOT, Done, fit_tiny
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +98,11 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for name in ("fit", "calibrate", "extend", "adapt", "inspector"):
         monkeypatch.setattr(f"blemish.detector.Detector.{name}", called)
-    for name in ("blemish.studio.damage", "blemish.bench.run.run", "blemish.studio3d.damage"):
+    for name in (
+        "blemish.data.synthesis.image_set.damage",
+        "blemish.evaluation.bench.run.run",
+        "blemish.data.synthesis.cloud_set.damage",
+    ):
         monkeypatch.setattr(name, called)
 
 
@@ -423,7 +429,7 @@ def test_streams_that_are_closed_or_full(work: Path, shell: str, code: int, erro
 
 @pytest.mark.parametrize("cache", ["file", "file/below", "gone", "/dev/null"])
 def test_a_cache_that_is_no_folder_is_a_warning(work: Path, cache: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from blemish.backbones.cache import usable_cache
+    from blemish.learning.backbones.cache import usable_cache
 
     Path("file").write_text("mine")
     Path("gone").symlink_to("nowhere")
@@ -437,7 +443,7 @@ def test_a_cache_that_is_no_folder_is_a_warning(work: Path, cache: str, monkeypa
 
 
 def test_a_cache_that_breaks_meanwhile_warns_once(tmp_path: Path) -> None:
-    from blemish.backbones.cache import FeatureCache
+    from blemish.learning.backbones.cache import FeatureCache
 
     cache = FeatureCache(tmp_path / "cache")
     (tmp_path / "cache").write_text("no folder")

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import pytest
 from PIL import Image
 
-from blemish import modelfile
 from blemish.cli import main
+from blemish.inspection import modelfile
 from tests.fakes import good_image, write_images
 from tests.tiny import fit_tiny
 

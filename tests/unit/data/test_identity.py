@@ -10,13 +10,14 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from blemish.data import identity
-from blemish.data.clouds import write_cloud
-from blemish.data.decode import read_file, read_image
+from blemish.data.cloud import write_cloud
+from blemish.data.cloud.modality import Clouds
 from blemish.data.identity import image_id, pixels_id, values_id
-from blemish.data.recordings import values_digest
-from blemish.kinds.cloud import Clouds
-from blemish.kinds.image import Images
-from blemish.kinds.signal import Signals
+from blemish.data.image.decode import read_image
+from blemish.data.image.modality import Images
+from blemish.data.signal.modality import Signals
+from blemish.data.signal.recordings import values_digest
+from blemish.files import read_file
 from blemish.types import Cloud, Record
 
 GREY = np.random.default_rng(0).integers(0, 256, (20, 31), np.uint8)

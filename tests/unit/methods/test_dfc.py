@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from blemish.errors import ConfigError
+from blemish.evaluation.metrics import auroc
 from blemish.methods.dfc import DFC, Config, rank
-from blemish.metrics import auroc
 from blemish.types import Batch, FeatureSpec, Pyramid
 from tests.fakes import SIZE, FakeBackbone, batch_of, defective_image, good_image, learn
 

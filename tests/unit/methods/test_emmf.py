@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from blemish.errors import ConfigError
+from blemish.evaluation.metrics import auroc
 from blemish.methods import emmf, rd
-from blemish.metrics import auroc
 from blemish.nn.attention import CoordinateAttention
 from blemish.nn.mapping import MutualMappingFusion
 from blemish.nn.memory import EmbeddingMemory, spherical_kmeans

@@ -13,15 +13,16 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from blemish import config, training
+from blemish import config
+from blemish.data.synthesis.weave import FLAWS, weave
 from blemish.errors import ConfigError
+from blemish.evaluation.metrics import auroc
+from blemish.learning import training
+from blemish.learning.training import Plan
 from blemish.methods.fader import Config, FADeR, Look
-from blemish.metrics import auroc
 from blemish.nn.attenuation import PatchGate, attenuated
 from blemish.nn.unet import UNet, inner_size
 from blemish.ops.similarity import msgms_map, ssim
-from blemish.synthesis.weave import FLAWS, weave
-from blemish.training import Plan
 from blemish.types import Batch, Pyramid
 from tests.fakes import SIZE, FakeBackbone, FakeSamples, batch_of, good_image, learn
 

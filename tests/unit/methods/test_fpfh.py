@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from blemish.config import build
+from blemish.data.synthesis.surface3d import SurfaceDefect, damage
 from blemish.errors import ConfigError
+from blemish.evaluation.metrics.ranking import auroc
 from blemish.methods.fpfh import Config, Fpfh
-from blemish.metrics.ranking import auroc
-from blemish.synthesis.surface3d import SurfaceDefect, damage
 from blemish.types import Batch, Cloud, FeatureSpec
 from tests.fakes import CloudWorld, good_cloud
 

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from blemish import config
+from blemish.data.synthesis.worlds import disc_and_square, stripes
 from blemish.errors import ConfigError
+from blemish.evaluation.metrics.ranking import auroc
+from blemish.learning.training import Plan
 from blemish.methods.base import Phase
 from blemish.methods.hetnet import Config, HetNet
-from blemish.metrics.ranking import auroc
 from blemish.nn.lmgn import LocalGaussians, draw_boxes, on_grid, standard_noise
 from blemish.nn.transformer import MaskedGuess, SmallTransformer, hidden_cells
-from blemish.synthesis.worlds import disc_and_square, stripes
-from blemish.training import Plan
 from blemish.types import Batch, FeatureSpec, Pyramid
 from tests.fakes import SIZE, FakeBackbone, batch_of, good_image, learn
 

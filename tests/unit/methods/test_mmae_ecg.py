@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from blemish import config, export, training
+from blemish import config
 from blemish.errors import ConfigError
+from blemish.learning import export, training
 from blemish.methods.base import Phase
 from blemish.methods.mmae_ecg import METHOD, Config
 from blemish.nn.multiscale import (

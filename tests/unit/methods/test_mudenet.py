@@ -14,15 +14,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from blemish import config, export
+from blemish import config
+from blemish.data.synthesis.scenes import procedural_scene
+from blemish.data.synthesis.worlds import SWAPS, disc_and_square, stripes
 from blemish.errors import ConfigError
+from blemish.evaluation.metrics.ranking import auroc
+from blemish.learning import export
+from blemish.learning.training import Plan
 from blemish.methods.mudenet import TRUNKS, Config, MuDeNet, Target, distance_loss, draw_channels
-from blemish.metrics.ranking import auroc
 from blemish.nn.descriptors import DescriptorNet, GlobalAutoencoder
 from blemish.ops.scoring import peak
-from blemish.synthesis.scenes import procedural_scene
-from blemish.synthesis.worlds import SWAPS, disc_and_square, stripes
-from blemish.training import Plan
 from blemish.types import Batch
 from tests.fakes import SIZE, FakeBackbone, FakeSamples, batch_of, good_image, learn
 

@@ -13,20 +13,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blemish import export, training
-from blemish.batches import in_order
+from blemish.data.synthesis.makers import MAKERS
 from blemish.errors import ConfigError, DataError
-from blemish.export import Vote
+from blemish.evaluation.metrics import average_precision
+from blemish.inspection import engines
+from blemish.inspection.engines import open_engine
+from blemish.learning import export, training
+from blemish.learning.export import Vote
+from blemish.learning.sampler import in_order
 from blemish.methods.onenip import Config, OneNIP, PromptedReconstructor
-from blemish.metrics import average_precision
+from blemish.nn.anchors import Anchors
 from blemish.nn.losses import dice_loss
 from blemish.nn.masked import GridPosition, PromptLayer, neighbour_mask
 from blemish.nn.refiner import Refiner
-from blemish.ops.anchors import Anchors
 from blemish.ops.bank import FeatureBank
-from blemish.runtime import engines
-from blemish.runtime.engines import open_engine
-from blemish.synthesis.makers import MAKERS
 from blemish.types import Batch, FeatureSpec
 from tests.fakes import FakeBackbone
 from tests.products import COUNT, SIZE, Products, damaged, product

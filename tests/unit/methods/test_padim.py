@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from blemish.errors import ConfigError
+from blemish.learning.training import train
 from blemish.methods.padim import Config, PaDiM
 from blemish.ops.patches import patch_descriptors
-from blemish.training import train
 from tests.fakes import SIZE, FakeBackbone, batch_of, good_image
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from blemish.errors import ConfigError
+from blemish.learning.training import train
 from blemish.methods.patchcore import Config, PatchCore
 from blemish.ops.patches import patch_descriptors
-from blemish.training import train
 from blemish.types import Batch
 from tests.fakes import SIZE, FakeBackbone, batch_of, defective_image, good_image
 

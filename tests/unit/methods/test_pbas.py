@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blemish import training
 from blemish.errors import ConfigError
+from blemish.evaluation.metrics import auroc
+from blemish.learning import training
 from blemish.methods.pbas import PBAS, Config
-from blemish.metrics import auroc
 from blemish.nn.boundary import BoundaryDiscriminator, FoldedBoundary, PatchEmbedding
 from blemish.types import Batch, FeatureSpec, Pyramid
 from tests.fakes import SIZE, FakeBackbone, batch_of, defective_image, good_image, learn

@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blemish import export
 from blemish.errors import ConfigError
+from blemish.evaluation.metrics import auroc
+from blemish.inspection.engines import open_engine
+from blemish.learning import export
 from blemish.methods.protoot import Config, ProtoOT, shuffled
-from blemish.metrics import auroc
 from blemish.ops.prototypes import positions
 from blemish.ops.transport import sinkhorn
-from blemish.runtime.engines import open_engine
 from blemish.types import Batch, FeatureSpec, Pyramid
 from tests.fakes import SIZE, FakeBackbone, batch_of, defective_image, good_image, learn
 

@@ -11,14 +11,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from blemish import config, export
+from blemish import config
+from blemish.data.synthesis.perlin import perlin
+from blemish.data.synthesis.worlds import stripes
 from blemish.errors import ConfigError
+from blemish.evaluation.metrics.ranking import auroc
+from blemish.learning import export
 from blemish.methods import rbd
 from blemish.methods.rbd import RBD, Config
-from blemish.metrics.ranking import auroc
 from blemish.nn.inpaint import Restorer, block_masks, complementary_masks, damaged_cells, on_grid
-from blemish.synthesis.perlin import perlin
-from blemish.synthesis.worlds import stripes
 from blemish.types import Batch, FeatureSpec, Pyramid
 from tests.fakes import SIZE, FakeBackbone, FakeSamples, batch_of, defective_image, good_image, learn
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from blemish.data.synthesis.worlds import stripes
 from blemish.errors import ConfigError
+from blemish.evaluation.metrics import auroc
 from blemish.methods.rd import Config, ReverseDistillation
-from blemish.metrics import auroc
 from blemish.nn.reverse import OneClassEmbedding, embedding_stride, halvings, restoring_maps, restoring_terms
-from blemish.synthesis.worlds import stripes
 from blemish.types import Batch, FeatureSpec, Pyramid
 from tests.fakes import SIZE, FakeBackbone, batch_of, good_image, learn
 

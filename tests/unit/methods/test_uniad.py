@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blemish import training
-from blemish.batches import in_order
 from blemish.errors import ConfigError
+from blemish.learning import training
+from blemish.learning.sampler import in_order
 from blemish.methods.uniad import Config, Reconstructor, UniAD
 from blemish.nn.masked import (
     EncoderLayer,

@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from blemish.config import nearest
-from blemish.data.layouts._common import check_disjoint, list_images, reasons
+from blemish.data.layouts._common import check_disjoint
 from blemish.data.layouts._names import says
-from blemish.data.layouts._recordings import Cut
+from blemish.data.listing import list_images, reasons
+from blemish.data.modality import Cut
 from blemish.errors import ConfigError, DataError
 from blemish.files import is_hidden
 from blemish.types import Record

@@ -12,11 +12,11 @@ from blemish.data.layouts._common import (
     child,
     default_split_only,
     folders_in,
-    images_in,
     masks_for,
     records_of,
     say_unused,
 )
+from blemish.data.listing import images_in
 from blemish.types import Record
 
 PRIORITY = 60

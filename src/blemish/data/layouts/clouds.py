@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from blemish.data.clouds import clouds_in, is_cloud
+from blemish.data.cloud import clouds_in, is_cloud
 from blemish.data.layouts._common import default_split_only, relative
 from blemish.data.layouts._plain import good_files
 from blemish.types import Record

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from blemish.data.decode import read_file
 from blemish.data.layouts._common import default_split_only
-from blemish.data.layouts._recordings import Cut
-from blemish.data.recordings import extent
-from blemish.data.signals import spans
+from blemish.data.modality import Cut
+from blemish.data.signal.preprocess import spans
+from blemish.data.signal.recordings import extent
 from blemish.data.tables import cells, decoded
 from blemish.errors import DataError
+from blemish.files import read_file
 from blemish.types import Record
 
 PRIORITY = 33

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from blemish.data.layouts._common import default_split_only, images_in, is_image, relative
+from blemish.data.layouts._common import default_split_only, relative
 from blemish.data.layouts._plain import good_files
+from blemish.data.listing import images_in, is_image
 from blemish.types import Record
 
 PRIORITY = 100

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from blemish.data.decode import read_image, read_mask
+from blemish.data.image.decode import read_image, read_mask
 from blemish.data.layouts._common import (
     categories,
     child,
@@ -24,11 +24,11 @@ from blemish.data.layouts._common import (
     defect_of,
     folders_in,
     good_in,
-    images_in,
     records_of,
     say_unused,
 )
 from blemish.data.layouts._names import counted
+from blemish.data.listing import images_in
 from blemish.errors import DataError
 from blemish.types import Record, Split
 

@@ -20,13 +20,13 @@ from blemish.data.layouts._common import (
     defect_of,
     folders_in,
     good_in,
-    images_in,
     masks_for,
     read_json,
     records_of,
     say_unmatched,
     say_unused,
 )
+from blemish.data.listing import images_in
 from blemish.errors import DataError
 from blemish.types import Record, Split
 

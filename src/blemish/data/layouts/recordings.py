@@ -11,8 +11,9 @@ from pathlib import Path
 
 from blemish.data.layouts._common import default_split_only, relative
 from blemish.data.layouts._plain import good_files
-from blemish.data.layouts._recordings import Cut, LeftOut, windows_in
-from blemish.data.recordings import is_recording, recordings_in
+from blemish.data.modality import Cut
+from blemish.data.signal.recordings import is_recording, recordings_in
+from blemish.data.signal.windows import LeftOut, windows_in
 from blemish.errors import DataError
 from blemish.types import Record
 

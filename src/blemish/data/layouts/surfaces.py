@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from blemish.data.clouds import HOLDS_FIELDS, is_cloud
+from blemish.data.cloud import HOLDS_FIELDS, is_cloud
 from blemish.data.layouts._common import (
     categories,
     child,

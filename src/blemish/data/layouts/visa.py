@@ -15,12 +15,12 @@ from blemish.data.layouts._common import (
     default_split_only,
     existing,
     fair,
-    images_in,
     masks_for,
     plain_name,
     records_of,
     relative,
 )
+from blemish.data.listing import images_in
 from blemish.errors import DataError
 from blemish.types import Record, Split
 

@@ -23,10 +23,11 @@ from pathlib import Path
 
 import numpy as np
 
-from blemish.data.beats import beats_in, ectopic
 from blemish.data.layouts._common import default_split_only, relative
-from blemish.data.layouts._recordings import Cut, LeftOut, unusable, windows_in
-from blemish.data.recordings import extent, recordings_in
+from blemish.data.modality import Cut
+from blemish.data.signal.beats import beats_in, ectopic
+from blemish.data.signal.recordings import extent, recordings_in
+from blemish.data.signal.windows import LeftOut, unusable, windows_in
 from blemish.errors import DataError
 from blemish.types import Record, Split
 

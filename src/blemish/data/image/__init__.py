@@ -1,0 +1,1 @@
+"""Images: files, arrays and streams become the network's input, and maps become pictures."""

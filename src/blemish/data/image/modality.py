@@ -1,0 +1,145 @@
+"""Images: files or arrays become uint8 (H, W, 3); maps come back in source pixels."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blemish.data.drawing import Picture, Scale
+from blemish.data.identity import image_id
+from blemish.data.image import picture
+from blemish.data.image.decode import as_image, decode_image, is_encoded, read_image, read_mask, take_encoded
+from blemish.data.image.preprocess import Preprocess, to_source
+from blemish.data.listing import Listing, images_in, list_images
+from blemish.data.modality import Modality
+from blemish.data.regions import find_regions
+from blemish.files import MOST_PIXELS, as_path, content_id, read_file
+from blemish.system import cores
+from blemish.types import Record, Region
+
+Pixels = NDArray[Any]
+
+
+class Images(Modality[Pixels]):
+    """`Raw` is a canonical image (see `data.image.decode`)."""
+
+    name = "image"
+    map_unit = "source pixels, mask > 0, 8-connected regions, pooled over the set"
+    legend = "The part as photographed, beside it what the model found unusual."
+    part = "part"
+    found = "Boxes are areas"
+    marked = "A green outline is the defect as marked by people."
+    hint = "png, jpg, tif, bmp, webp, gif, pgm, ppm, jp2 and avif are read"
+    preprocess: Preprocess
+
+    @classmethod
+    def from_json(cls, preprocess: Mapping[str, Any]) -> Self:
+        return cls(Preprocess.from_json(preprocess))
+
+    @staticmethod
+    def content(record: Record) -> str:
+        # the limit is a model's own; what no model may take is refused
+        data = read_file(record.path, max_bytes=16 * MOST_PIXELS)
+        return image_id(data, lambda: decode_image(data, str(record.path), max_pixels=MOST_PIXELS))
+
+    @staticmethod
+    def file_content(record: Record) -> str:
+        return content_id(read_file(record.path))
+
+    @classmethod
+    def contents(cls, records: Sequence[Record]) -> Iterator[str]:
+        """Decoded on all cores, a few at a time."""
+        waiting: deque[Future[str]] = deque()
+        with ThreadPoolExecutor(cores()) as pool:
+            try:
+                for record in records:
+                    waiting.append(pool.submit(cls.content, record))
+                    if len(waiting) > 2 * cores():
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                for future in waiting:
+                    future.cancel()
+
+    @staticmethod
+    def source(record: Record) -> Path:
+        return record.path
+
+    @staticmethod
+    def mask(record: Record, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
+        return None if record.mask is None else read_mask(record.mask, (shape[0], shape[1]))
+
+    @staticmethod
+    def files(folder: Path) -> list[Path]:
+        return images_in(folder, deep=True)
+
+    @classmethod
+    def listing(cls, folder: Path) -> Listing:
+        return list_images(folder)
+
+    def grab(self, source: Any) -> Any:
+        if is_encoded(source):
+            return take_encoded(source, max_bytes=16 * self.preprocess.max_pixels)
+        return super().grab(source)
+
+    def read(self, source: Any) -> Pixels:
+        """A file, its bytes or a binary stream of them, a PIL image, an array or a tensor."""
+        limit = self.preprocess.max_pixels
+        if isinstance(source, str | os.PathLike):
+            return read_image(source, max_pixels=limit)
+        if is_encoded(source):
+            data, name = take_encoded(source, max_bytes=16 * limit)
+            return decode_image(data, name, max_pixels=limit)
+        return as_image(source)
+
+    def load(self, record: Record) -> tuple[str, Pixels]:
+        limit = self.preprocess.max_pixels
+        data = read_file(record.path, max_bytes=16 * limit)
+        raw = decode_image(data, str(record.path), max_pixels=limit)
+        return image_id(data, lambda: raw), raw
+
+    def prepare(self, raw: Pixels) -> NDArray[np.uint8]:
+        return self.preprocess(raw)
+
+    def noise(self, generator: np.random.Generator) -> NDArray[np.uint8]:
+        return generator.integers(0, 256, (*self.preprocess.size, 3), dtype=np.uint8)
+
+    def blank(self) -> NDArray[np.uint8]:
+        """Mid-grey all over: a lens cap in light, a picture of the wrong bit depth."""
+        return np.full((*self.preprocess.size, 3), 127, np.uint8)
+
+    def back(self, anomaly_map: NDArray[np.float32], raw: Pixels) -> NDArray[np.float32]:
+        return to_source(self.preprocess.inside(anomaly_map), raw.shape[:2])
+
+    def regions(self, anomaly_map: NDArray[np.float32], threshold: float, raw: Pixels) -> tuple[Region, ...]:
+        return find_regions(anomaly_map, threshold)
+
+    def named(self, source: Any, raw: Pixels) -> dict[str, Any]:
+        return {"image_path": str(as_path(source)) if isinstance(source, str | os.PathLike) else None}
+
+    def picture(
+        self, raw: Pixels, anomaly_map: NDArray[np.float32], *, scale: Scale, regions: Sequence[Region] = ()
+    ) -> Picture:
+        return picture.overlay(raw, anomaly_map, low=scale.low, high=scale.high, regions=regions)
+
+    def thumbnail(
+        self,
+        raw: Pixels,
+        anomaly_map: NDArray[np.float32],
+        *,
+        scale: Scale,
+        regions: Sequence[Region] = (),
+        mask: NDArray[np.bool_] | None = None,
+    ) -> Picture:
+        return picture.thumbnail(raw, anomaly_map, scale=scale, regions=regions, mask=mask)
+
+
+MODALITY = Images

@@ -1,0 +1,265 @@
+"""Sizes of network inputs, and the way of an image to one and of an anomaly map back."""
+
+from __future__ import annotations
+
+import base64
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, cast
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from blemish.data.image.header import open_header
+from blemish.data.image.levels import Levels, kind_of
+from blemish.errors import ConfigError, DataError
+from blemish.files import MAX_PIXELS
+
+_OUTSIDE = np.uint8(127)  # the grey that backbones are centred on
+MOST_SIDE = 8192  # pixels of a network input's side; features of more would not fit into memory
+AREA_TOLERANCE = 0.15  # share of the pixel budget that a rounding may miss or exceed for the sake of the aspect
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSize:
+    """A wanted input size in pixels. With `keep_aspect`, width x height is a budget of pixels and no shape."""
+
+    width: int
+    height: int
+    keep_aspect: bool = False
+
+    def __str__(self) -> str:
+        if self.keep_aspect:
+            return str(self.width)
+        return f"{self.width}sq" if self.width == self.height else f"{self.width}x{self.height}"
+
+
+def parse_image_size(text: str | int) -> ImageSize:
+    """A size from `256` (pixels² with the aspect kept), `320x128` (width x height) or `256sq`; ConfigError else."""
+    match = re.fullmatch(r"([1-9]\d{0,4})(?:(sq)|x([1-9]\d{0,4}))?", str(text).strip(), re.ASCII)
+    if match is None:
+        hint = "use 256 (pixel budget, aspect kept), 320x128 (width x height) or 256sq"
+        raise ConfigError(f"image size '{text}' is not understood", hint=hint)
+    width, square, height = match.groups()
+    return ImageSize(int(width), int(height or width), keep_aspect=square is None and height is None)
+
+
+def resolve(image_size: ImageSize, median_aspect: float, stride: int) -> tuple[int, int]:
+    """(H, W) in multiples of `stride`, at least one each; `median_aspect` is W/H of the images.
+
+    An exact size is rounded to the nearest multiples. A budget takes, of the roundings up and down of its ideal sides,
+    the one nearest in log-aspect among those within AREA_TOLERANCE of the budget, else the nearest in area.
+    """
+    if stride < 1 or not (0 < median_aspect < math.inf):
+        raise ConfigError(f"stride {stride} and aspect {median_aspect} have to be positive")
+    if max(image_size.width, image_size.height) > MOST_SIDE:
+        raise ConfigError(f"image size {image_size} is larger than {MOST_SIDE}", hint="256 is a good start")
+    if not image_size.keep_aspect:
+        sides = (image_size.height, image_size.width)
+        height, width = (max(stride, math.floor(side / stride + 0.5) * stride) for side in sides)
+        return height, width
+    budget = image_size.width * image_size.height
+    ideal = math.sqrt(budget / median_aspect), math.sqrt(budget * median_aspect)
+    heights, widths = ({max(1, f(side / stride)) * stride for f in (math.floor, math.ceil)} for side in ideal)
+    candidates = [(h, w) for h in sorted(heights) for w in sorted(widths)]
+
+    def area_error(size: tuple[int, int]) -> float:
+        return abs(size[0] * size[1] / budget - 1)
+
+    def aspect_error(size: tuple[int, int]) -> float:
+        return round(abs(math.log(size[1] / size[0] / median_aspect)), 9)  # so that equals tie and area decides
+
+    near = [size for size in candidates if area_error(size) <= AREA_TOLERANCE]
+    if near:
+        return min(near, key=lambda size: (aspect_error(size), area_error(size)))
+    return min(candidates, key=lambda size: (area_error(size), aspect_error(size)))
+
+
+def median_aspect(sizes: Iterable[tuple[int, int]]) -> float:
+    """W/H of the middle one of (W, H) sizes; in log space, so that turning every image gives the inverse."""
+    logs = [math.log(w / h) for w, h in sizes]
+    if not logs:
+        raise DataError("no image sizes to take the median aspect of", hint="give at least one image")
+    return math.exp(float(np.median(logs)))
+
+
+def image_size_of(path: str | Path) -> tuple[int, int]:
+    """(W, H) as shown, EXIF orientation applied, from the header alone. DataError where it is no image."""
+    return size_and_depth(path)[0]
+
+
+def size_and_depth(path: str | Path) -> tuple[tuple[int, int], bool]:
+    """(W, H) as `image_size_of`, and whether its pixels may be deeper than 8 bits, from the header alone."""
+    try:
+        if Path(path).exists() and not Path(path).is_file():  # a pipe would be waited for
+            raise DataError("is no regular file", path=path, hint="name a file on disk")
+        with open(path, "rb") as file:
+            header, image = open_header(file, str(path))
+            deep = header.bits > 8 or image is None or image.mode in ("I", "F") or image.mode.startswith("I;16")
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror})", path=path, hint="check path and permission") from None
+    return (header.width, header.height), deep
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocess:
+    """A canonical image becomes the uint8 input of a network: 8 bits, resized, three channels in RGB order."""
+
+    size: tuple[int, int]  # H, W
+    white_uint16: float = 65535.0  # this value and all above become 255
+    white_float: float = 1.0
+    roi: str | None = None  # `pack_roi` of the area that is looked at; all else becomes mid-grey in every image
+    black_uint16: float = 0.0  # this value and all below become 0
+    black_float: float = 0.0
+    darkest: float = 0.0  # the brightest value of the darkest good image, of 255; 0 = not known
+    max_pixels: int = MAX_PIXELS  # larger images are refused before they are decoded
+
+    def __post_init__(self) -> None:
+        if len(self.size) != 2 or any(int(side) != side or side < 1 for side in self.size):
+            raise ConfigError(f"preprocess size {self.size} is not (height, width) of at least 1")
+        for black, white in (self.levels.uint16, self.levels.real):
+            if not -math.inf < black < white < math.inf:
+                raise ConfigError(f"white has to be above black, not {white:g} above {black:g}")
+        if not 0 <= self.darkest <= 255:
+            raise ConfigError(f"the brightest value of a good image is {self.darkest:g}, not from 0 to 255")
+        if self.max_pixels < 1:
+            raise ConfigError(f"max_pixels has to be at least 1, not {self.max_pixels}")
+
+    @classmethod
+    def of(cls, size: tuple[int, int], levels: Levels, max_pixels: int = MAX_PIXELS) -> Preprocess:
+        """For a network input of `size` and images of these levels."""
+        (black_uint16, white_uint16), (black_float, white_float) = levels.uint16, levels.real
+        return cls(size, white_uint16, white_float, None, black_uint16, black_float, levels.darkest, max_pixels)
+
+    @property
+    def levels(self) -> Levels:
+        """What is black and white, and what lies outside."""
+        real = self.black_float, self.white_float
+        return Levels((self.black_uint16, self.white_uint16), real, self.darkest)
+
+    def __call__(self, image: NDArray[Any]) -> NDArray[np.uint8]:
+        """(H, W) or (H, W, 3), uint8, uint16 or float -> (*size, 3) uint8.
+
+        DataError on another shape or type, and on values outside of what was learned.
+        """
+        if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)) or image.size == 0:
+            hint = "bring it into shape with blemish.data.image.decode.as_image"
+            raise DataError(f"an image of shape {image.shape} is neither grey nor RGB", hint=hint)
+        flat = image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image
+        out = _resized(self._to_8_bit(flat), self.size)
+        if self.roi is not None:
+            out = np.where(_unpacked(self.roi, self.size)[(...,) + (None,) * (out.ndim - 2)], out, _OUTSIDE)
+        return out if out.ndim == 3 else cast(NDArray[np.uint8], cv2.cvtColor(out, cv2.COLOR_GRAY2RGB))
+
+    def inside(self, anomaly_map: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The map of a network input with everything outside the region of interest at the map's lowest value."""
+        if self.roi is None:
+            return anomaly_map
+        return np.where(_unpacked(self.roi, self.size), anomaly_map, anomaly_map.min())
+
+    @property
+    def inspected(self) -> float:
+        """Share of a picture that lies in the region of interest; 1 where there is none."""
+        return 1.0 if self.roi is None else float(_unpacked(self.roi, self.size).mean())
+
+    def looked_at(self, shape: tuple[int, int]) -> NDArray[np.bool_]:
+        """Which pixels of a source image (H, W) lie in the region of interest; all where there is none."""
+        if self.roi is None:
+            return np.ones(shape, np.bool_)
+        inside = _unpacked(self.roi, self.size).astype(np.uint8)
+        return cv2.resize(inside, shape[::-1], interpolation=cv2.INTER_NEAREST) > 0
+
+    def _to_8_bit(self, image: NDArray[Any]) -> NDArray[np.uint8]:
+        kind = kind_of(image.dtype)
+        self.levels.check(image)
+        if kind == "uint8":
+            return cast(NDArray[np.uint8], image)
+        black, white = self.levels.of(kind)
+        if kind == "uint16":
+            return cast(NDArray[np.uint8], _table(black, white)[image])
+        scaled = (np.clip(image, black, white) - np.float32(black)) * np.float32(255 / (white - black))
+        return cast(NDArray[np.uint8], np.rint(scaled).astype(np.uint8))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values by field name; a limit of pixels only where it is another than usual."""
+        values = {**asdict(self), "size": list(self.size)}
+        return values if self.max_pixels != MAX_PIXELS else {k: v for k, v in values.items() if k != "max_pixels"}
+
+    def rendering(self) -> dict[str, Any]:
+        """What pixels of the network's input depend on: names features in the cache, over all sets of good images."""
+        values = self.to_json()
+        values.pop("max_pixels", None)
+        del values["darkest"]
+        later = {name: values.pop(name) for name in ("black_uint16", "black_float")}
+        return values | {name: value for name, value in later.items() if value}  # older entries are found again
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Preprocess:
+        """The inverse of `to_json`; ConfigError on a missing, unknown or ill-typed value. Levels that models of an
+        earlier version do not state are 0."""
+        try:
+            size, roi, limit = values["size"], values["roi"], values.get("max_pixels", MAX_PIXELS)
+            known = {f.name for f in fields(cls)}
+            if (
+                set(values) - known
+                or any(type(n) is not int for n in (*size, limit))
+                or not isinstance(roi, str | None)
+            ):
+                raise ValueError("unknown names or sizes that are not whole numbers")
+            levels = {name: float(values[name]) for name in ("white_uint16", "white_float")}
+            later = known & set(values) - {"size", "roi", "max_pixels", *levels}
+            return cls(
+                size=tuple(size), roi=roi, max_pixels=limit, **levels, **{name: float(values[name]) for name in later}
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigError(f"preprocess {dict(values)} is not understood ({error})") from None
+
+
+def pack_roi(mask: NDArray[np.bool_], size: tuple[int, int]) -> str:
+    """A mask (H, W) of any size, True where to look, as text for a network input of `size`.
+
+    DataError where nothing is left to look at.
+    """
+    small = cv2.resize(mask.astype(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST) > 0
+    if not small.any():
+        raise DataError("the region of interest is empty", hint="mask > 0 is looked at")
+    return base64.b64encode(np.packbits(small).tobytes()).decode("ascii")
+
+
+@lru_cache(maxsize=4)
+def _unpacked(roi: str, size: tuple[int, int]) -> NDArray[np.bool_]:
+    bits = np.frombuffer(base64.b64decode(roi, validate=True), np.uint8)
+    return np.unpackbits(bits, count=size[0] * size[1]).astype(bool).reshape(size)
+
+
+@lru_cache(maxsize=4)
+def _table(black: float, white: float) -> NDArray[np.uint8]:
+    table = np.rint(np.clip((np.arange(65536) - black) * (255 / (white - black)), 0, 255)).astype(np.uint8)
+    table.flags.writeable = False
+    return cast(NDArray[np.uint8], table)
+
+
+def _resized(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Mean over areas along an axis that shrinks (no aliasing), linear along one that grows."""
+    h, w = image.shape[:2]
+    H, W = size
+    image = np.ascontiguousarray(image)
+    if H < h or W < w:
+        image = cv2.resize(image, (min(w, W), min(h, H)), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+    if H > h or W > w:
+        image = cv2.resize(image, (W, H), interpolation=cv2.INTER_LINEAR)  # type: ignore[assignment]
+    return image
+
+
+def to_source(anomaly_map: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:
+    """An anomaly map (h, w) brought to the source's (H, W), bilinearly; float32, values never rescaled."""
+    values = np.ascontiguousarray(anomaly_map, dtype=np.float32)
+    if values.shape == tuple(shape):
+        return values
+    resized = cv2.resize(values, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
+    return cast(NDArray[np.float32], resized)

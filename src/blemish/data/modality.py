@@ -1,0 +1,203 @@
+"""What a kind of samples is: how one is read, brought to the graph, and its map brought back, searched and drawn."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Container, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blemish.data.drawing import Picture, Scale
+from blemish.data.listing import Listing, closed
+from blemish.errors import DataError
+from blemish.files import walk
+from blemish.types import Record, Region
+
+Raw = TypeVar("Raw")
+
+WINDOW = 9.6  # seconds, where nothing else is asked for
+
+
+class Cut(NamedTuple):
+    """Length of a window in seconds, and the rate of files that state none."""
+
+    window: float = WINDOW
+    rate: float | None = None
+
+
+class Modality(ABC, Generic[Raw]):
+    """Samples of one kind as one model sees them. `Raw` is a sample as it was read, before the model's preparation.
+
+    The class methods need no model; they are for the line before there is one, and for what looks at records alone.
+
+    Args:
+        preprocess: the plan by which a sample becomes the graph's input; it has `size`, the shape of the graph's map,
+            and `to_json`.
+    """
+
+    name: ClassVar[str]  # `kind` in model.json
+    map_unit: ClassVar[str]  # what pixel metrics are measured in
+    part: ClassVar[str]  # what one sample is to people
+    legend: ClassVar[str]  # how a report's pictures are read: what is drawn,
+    found: ClassVar[str]  # what regions are drawn as,
+    marked: ClassVar[str]  # and what people have marked
+    hint: ClassVar[str]  # which files are read
+    marks_whole: ClassVar[bool] = False  # a mask over a whole sample is nothing odd
+    wide: ClassVar[bool] = False  # a report shows one picture beside the other, or each over the whole width
+
+    def __init__(self, preprocess: Any) -> None:
+        self.preprocess = preprocess
+
+    @property
+    def size(self) -> Any:
+        """Shape of the graph's map, a tuple of whole numbers."""
+        return tuple(self.preprocess.size)
+
+    @property
+    def cut(self) -> Cut | None:
+        """How recordings of a data set become samples; None where a file is one."""
+        return None
+
+    @property
+    def takes(self) -> str:
+        """What goes into the model, for people."""
+        return "x".join(str(side) for side in reversed(self.size))
+
+    @classmethod
+    @abstractmethod
+    def from_json(cls, preprocess: Mapping[str, Any]) -> Self:
+        """Of a model's `preprocess`; ConfigError where it is not understood."""
+
+    @staticmethod
+    @abstractmethod
+    def content(record: Record) -> str:
+        """What a record shows, by its values (see `data.identity`): records of one content are one sample.
+
+        DataError where it cannot be read.
+        """
+
+    @staticmethod
+    @abstractmethod
+    def file_content(record: Record) -> str:
+        """16 hex digits for the bytes that a record shows: what models of earlier versions know it by."""
+
+    @classmethod
+    def contents(cls, records: Sequence[Record]) -> Iterator[str]:
+        """`content` of each, in order."""
+        return map(cls.content, records)
+
+    @classmethod
+    def known(cls, record: Record, ids: Container[str]) -> bool:
+        """Whether the ids that a model keeps name this record, by its values or, in an older model, by its bytes."""
+        return cls.content(record) in ids or cls.file_content(record) in ids
+
+    @staticmethod
+    @abstractmethod
+    def source(record: Record) -> Any:
+        """What `read` takes, of a record."""
+
+    @staticmethod
+    @abstractmethod
+    def mask(record: Record, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
+        """Where a record is defective, in the shape of its map; None where its mask is not known."""
+
+    @staticmethod
+    def places(record: Record, mask: NDArray[np.bool_]) -> list[NDArray[np.bool_]] | None:  # noqa: ARG004
+        """The defects of a mask one by one, where other than side by side in the array; None where it is that."""
+        return None
+
+    @staticmethod
+    @abstractmethod
+    def files(folder: Path) -> list[Path]:
+        """The samples' files in a folder and below."""
+
+    @classmethod
+    def listing(cls, folder: Path) -> Listing:
+        """The same, with what was found beside them and is not inspected, and why."""
+        files, found = cls.files(folder), walk(folder)
+        out = Listing(files, [], Counter({"hidden": len(found.hidden)} if found.hidden else {}))
+        taken = {*files, *cls.companions(files)}
+        out.other.update(path.suffix.lower() or "without suffix" for path in found.files if path not in taken)
+        out.unread.extend(closed(path, reason) for path, reason in found.closed.items())
+        return out
+
+    @staticmethod
+    def companions(files: Sequence[Path]) -> set[Path]:  # noqa: ARG004
+        """Files that belong to those of samples, and are read with them."""
+        return set()
+
+    def grab(self, source: Any) -> Any:
+        """What is inspected later, in another thread, of what the caller hands over now and may use again: an array's
+        copy. DataError where it cannot be had.
+        """
+        return source.copy() if isinstance(source, np.ndarray) else source
+
+    def sources(self, path: Path) -> list[Any]:
+        """What is inspected of one file."""
+        return [path]
+
+    @abstractmethod
+    def read(self, source: Any) -> Raw:
+        """A file, or a value of the caller's. DataError where it cannot be read."""
+
+    @abstractmethod
+    def load(self, record: Record) -> tuple[str, Raw]:
+        """`content` and sample of a record, read once."""
+
+    @abstractmethod
+    def prepare(self, raw: Raw) -> NDArray[Any]:
+        """The graph's input for one sample. DataError where the sample does not fit the model."""
+
+    def ready(self, record: Record) -> tuple[str, NDArray[Any]]:
+        """`content` and prepared sample of a record, read once. DataError naming its file."""
+        content, raw = self.load(record)
+        try:
+            return content, self.prepare(raw)
+        except DataError as error:
+            raise error.at(record.path) from None
+
+    def stack(self, prepared: Sequence[NDArray[Any]]) -> Any:
+        """Prepared samples as one input of the engine."""
+        return np.stack(prepared)
+
+    @abstractmethod
+    def noise(self, generator: np.random.Generator) -> NDArray[Any]:
+        """A prepared sample of noise, on which graph and PyTorch are compared."""
+
+    def blank(self) -> NDArray[Any] | None:
+        """A prepared sample that shows nothing: what no model may call good; None where `read` refuses such."""
+        return None
+
+    @abstractmethod
+    def back(self, anomaly_map: NDArray[np.float32], raw: Raw) -> NDArray[np.float32]:
+        """The graph's map in the sample's own coordinates; values are never rescaled."""
+
+    @abstractmethod
+    def regions(self, anomaly_map: NDArray[np.float32], threshold: float, raw: Raw) -> tuple[Region, ...]:
+        """Connected places of a map (in the sample's coordinates) above a threshold, highest peak first."""
+
+    @abstractmethod
+    def named(self, source: Any, raw: Raw) -> dict[str, Any]:
+        """Fields of `AnomalyResult` that say which sample it was."""
+
+    @abstractmethod
+    def picture(
+        self, raw: Raw, anomaly_map: NDArray[np.float32], *, scale: Scale, regions: Sequence[Region] = ()
+    ) -> Picture:
+        """The sample with its map on it, in full size, for people."""
+
+    @abstractmethod
+    def thumbnail(
+        self,
+        raw: Raw,
+        anomaly_map: NDArray[np.float32],
+        *,
+        scale: Scale,
+        regions: Sequence[Region] = (),
+        mask: NDArray[np.bool_] | None = None,
+    ) -> Picture:
+        """The same as a report shows it, with the place that people have marked."""

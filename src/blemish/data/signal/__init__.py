@@ -1,0 +1,1 @@
+"""Signals: recordings become windows of one rate, filter and scale."""

@@ -1,0 +1,528 @@
+"""Windows that are cut from recordings: leads chosen, filtered, brought to one rate and scale.
+
+Filter, rate and scale are those of the whole recording: a window that was scaled by itself would hide a tall beat.
+
+Where a lead does not move, nothing was recorded: its electrode has come off, or its amplifier stands at a rail. Such a
+stretch is told apart like a gap, by the values as they were recorded, and counts for no scale. Where a lead moves much
+less than in what was learned from, the window is refused too: a method would find nothing wrong with it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blemish.data.image.decode import is_encoded
+from blemish.data.modality import WINDOW
+from blemish.data.signal.recordings import (
+    EXTRA,
+    KEPT,
+    Extent,
+    Recording,
+    Stamp,
+    Values,
+    digest,
+    kept,
+    read_recording,
+    read_stamped,
+    stamp,
+)
+from blemish.errors import ConfigError, DataError, OutOfRange
+from blemish.files import content_id
+from blemish.types import Record
+
+LONGEST_GAP = 0.2  # seconds that are bridged by a straight line; a window with a longer gap is refused
+CLIP = 12.0  # of the scaled values, in standard deviations of a usual window
+STILL = 1.0  # seconds that a lead may stand still, or a tenth of a window where that is longer; at most half of one
+MOVES = 0.01  # of a lead's usual span in that time: less is no movement,
+STEPS = 2.0  # nor is so many steps of its converter, where it usually moves by more
+COARSE = 0.05  # of a lead's usual span that steps may have at most to count so
+FAINT = 0.1  # of the deviation of a lively window (the 90 % quantile): windows below count for no scale
+PARTS = 4  # of a window, each of which has to move, and
+LEAST = 0.02  # of the deviation of a usual window by which it has to, where nothing was learned about that
+SLACK = 0.5  # of the least movement that was learned from, and at most
+FULL = 0.1  # of the deviation of a usual window: a lead that moves by that much may show a change of rhythm
+DIGITS = 1e-10  # of a lead's values that are left of a constant one behind the filter
+FEWEST = 16  # samples of a window
+APART = 20.0  # times that a recording's rate may be below the model's
+
+
+@dataclass(frozen=True, eq=False)
+class Signal:
+    """One window as it is inspected."""
+
+    values: Values  # (K, N) at the recording's own rate, in its own unit: for people
+    x: NDArray[np.float32]  # (K, L), filtered, at the model's rate, scaled: for the graph
+    rate: float  # of `values`, in Hz
+    start: float  # seconds in the recording
+    leads: tuple[str | None, ...]
+
+
+@dataclass(frozen=True)
+class Window:
+    """A part of a recording on disk: `span` is its first sample and the one behind its last, None = all of it."""
+
+    path: Path
+    span: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SignalPlan:
+    """How a recording becomes the input of a graph: leads, rate, filter, scale, length of a window.
+
+    `leads` names those that every recording has to have; None takes the place of any other. `file_rate` is the rate of
+    files that state none. `least` is in deviations of a usual window (see `movement`); None where it was not learned.
+    """
+
+    leads: tuple[str | None, ...]
+    rate: float = 125.0  # Hz, behind resampling
+    window: float = WINDOW  # seconds
+    band: tuple[float, float] | None = (0.5, 40.0)  # Hz; None leaves the filter out
+    file_rate: float | None = None
+    least: tuple[float, ...] | None = None  # by lead: the least movement of a part of a window that was learned from
+
+    def __post_init__(self) -> None:
+        if not (0 < self.rate < math.inf and 0 < self.window < math.inf and self.leads):
+            raise ConfigError(f"rate {self.rate:g} Hz and window {self.window:g} s have to be positive, with a lead")
+        if self.file_rate is not None and not 0 < self.file_rate < math.inf:
+            raise ConfigError(f"rate {self.file_rate:g} Hz has to be positive")
+        if self.band is not None and not 0 < self.band[0] < self.band[1] < math.inf:
+            raise ConfigError(f"band {self.band[0]:g}-{self.band[1]:g} Hz is none", hint="0.5-40, or none")
+        if self.least is not None and not (len(self.least) == len(self.leads) and all(v >= 0 for v in self.least)):
+            raise ConfigError(f"least movements {self.least} are not one for each of {len(self.leads)} leads")
+        if self.size[0] < 2:
+            raise ConfigError(f"a window of {self.window:g} s at {self.rate:g} Hz has less than two samples")
+
+    @property
+    def size(self) -> tuple[int]:
+        """(L,), samples of a window."""
+        return (round(self.window * self.rate),)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values by field name, and the size."""
+        band = None if self.band is None else list(self.band)
+        least = None if self.least is None else list(self.least)
+        return {**asdict(self), "leads": list(self.leads), "band": band, "least": least, "size": list(self.size)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> SignalPlan:
+        """The inverse of `to_json`; ConfigError on a missing, unknown or ill-typed value."""
+        try:
+            given = {k: v for k, v in values.items() if k != "size"}
+            band = None if given["band"] is None else (float(given["band"][0]), float(given["band"][1]))
+            least = None if given.get("least") is None else tuple(float(v) for v in given["least"])
+            return cls(**{**given, "leads": tuple(given["leads"]), "band": band, "least": least})
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigError(f"preprocess {dict(values)} is not understood ({error})") from None
+
+
+def parse_band(text: str) -> tuple[float, float] | None:
+    """`0.5-40` in Hz, or `none`; ConfigError else."""
+    if text.strip().lower() == "none":
+        return None
+    match = re.fullmatch(r"\s*([\d.]+)\s*-\s*([\d.]+)\s*", text)
+    try:
+        if match is None:
+            raise ValueError
+        return float(match[1]), float(match[2])
+    except ValueError:
+        raise ConfigError(f"band '{text}' is not understood", hint="0.5-40 in Hz, or none") from None
+
+
+_SLOW = "are its times in milliseconds? call the column time (ms)"
+
+
+def check_rate(rate: float, plan: SignalPlan) -> None:
+    """DataError for a recording so much slower than what the model looks at that its times may be of another unit."""
+    if rate * APART < plan.rate:
+        message = f"a rate of {rate:g} Hz is far below the {plan.rate:g} Hz that the model looks at"
+        raise DataError(message, hint=f"{_SLOW}; is --rate right?")
+
+
+def spans(of: Extent, window: float, rate: float | None, *, whole: bool = False) -> list[tuple[int, int]]:
+    """Windows side by side, in samples of the recording; the rest is left out, or, with `whole`, one more window ends
+    with the recording. DataError where the recording is shorter than a window or its rate is unknown."""
+    n = of.samples
+    if of.piece is not None:
+        return [(start, start + of.piece) for start in range(0, n, of.piece)]
+    hertz = _known(of.rate or rate)
+    length = window * hertz
+    if length < FEWEST:
+        raise DataError(f"{window:g} s are {length:.3g} samples at {hertz:g} Hz", hint=_SLOW)
+    count = math.floor(n / length + 1e-9)
+    if not count:
+        raise DataError(f"{n} samples are less than a window of {window:g} s", hint="--window makes shorter ones")
+    found = [(round(k * length), round(k * length) + round(length)) for k in range(count)]
+    found = [(a, b) for a, b in found if b <= n]
+    if whole and found[-1][1] < n:
+        found.append((n - round(length), n))
+    return found
+
+
+def window_content(window: Window) -> str:
+    """16 hex digits for the bytes of the recording's files and the span."""
+    return content_id(f"{digest(window.path)} {window.span}".encode())
+
+
+def plan_leads(paths: Iterable[str | Path]) -> tuple[str | None, ...]:
+    """Leads that recordings have in common, by name, in the order of the first; None for each that varies.
+
+    DataError where they have unlike numbers of leads.
+    """
+    known: list[tuple[str | None, ...]] = []
+    for path in dict.fromkeys(map(str, paths)):
+        leads = read_recording(path).leads
+        if known and len(leads) != len(known[0]):
+            message = f"has {len(leads)} leads, others have {len(known[0])}"
+            raise DataError(message, path=path, hint="learn from recordings with the same leads")
+        known.append(leads)
+    common = [name for name in known[0] if name is not None and all(name in leads for leads in known)]
+    return (*common, *[None] * (len(known[0]) - len(common)))
+
+
+def read_window(window: Window, plan: SignalPlan) -> Signal:
+    """One window, filtered and scaled with its recording. DataError where it cannot be used."""
+    key = stamp(window.path)
+    recording = read_stamped(window.path, key)
+    try:
+        return cut(recording, _prepared(window.path, key, replace(plan, least=None)), window.span, plan)
+    except DataError as error:
+        raise error.at(window.path) from None
+
+
+def as_signal(value: Any, plan: SignalPlan) -> Signal:
+    """An array (K, N) or (N,) of the caller's, at the rate that the model takes files to have, else at its own."""
+    if is_encoded(value):  # open files have a `detach` too, which is not a tensor's
+        raise DataError(f"a {type(value).__name__} is no signal", hint="pass a path, or an array (K, N)")
+    is_tensor = hasattr(value, "detach") and hasattr(value, "__array__")
+    array = np.asarray(value.detach() if is_tensor else value)
+    if array.ndim not in (1, 2) or array.dtype.kind not in "iuf" or array.size == 0:
+        raise DataError(f"an array of shape {array.shape}, type {array.dtype} is no signal", hint="pass (K, N) numbers")
+    values = kept(np.atleast_2d(array))
+    recording = Recording(values, plan.file_rate or plan.rate, (None,) * len(values))
+    return cut(recording, prepare(recording, plan), None, plan)
+
+
+class Stretch(NamedTuple):
+    """Seconds of a recording in which nothing was recorded, or a lead does not move."""
+
+    start: float
+    stop: float
+    lead: str  # that does not move; "" where nothing was recorded
+
+    @property
+    def why(self) -> str:
+        """What is to be said of it."""
+        return f"{self.lead} does not move" if self.lead else "nothing was recorded"
+
+    def spoils(self, start: float, stop: float) -> bool:
+        """Whether a window from `start` to `stop` shows so much of it that it cannot be judged."""
+        return min(stop, self.stop) - max(start, self.start) > (LONGEST_GAP if self.lead else 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A whole recording at the model's rate: (K, M) scaled values, the order of its leads, and what it lacks."""
+
+    values: NDArray[np.float32]
+    order: tuple[int, ...]
+    lacks: tuple[Stretch, ...]
+
+
+def prepare(recording: Recording, plan: SignalPlan) -> Prepared:
+    """Choose leads, bridge short gaps, filter (zero phase), resample; then, for each lead, subtract the median and
+    divide by the standard deviation of a usual window. DataError where a lead is missing, empty or flat."""
+    rate = _known(recording.rate or plan.file_rate)
+    check_rate(rate, plan)
+    order = chosen(recording.leads, plan.leads)
+    values = recording.values[list(order)].astype(np.float64)
+    names = _names(recording, order)
+    missing = [_long(lead, rate) for lead in values]
+    steps = [_step(lead) for lead in values]
+    values = np.stack([_bridged(lead, name) for lead, name in zip(values, names, strict=True)])
+    still = [_still(lead, _patience(plan.window, rate), step) for lead, step in zip(values, steps, strict=True)]
+    # from a rail back to the beats is a step, with which a filter would ring into windows that are good
+    filled = np.stack(
+        [_filled(lead, ~flat) if not flat.all() else lead for lead, flat in zip(values, still, strict=True)]
+    )
+    pieces = filled[:, None] if recording.piece is None else filled.reshape(len(filled), -1, recording.piece)
+    pieces = _resampled(_filtered(pieces, rate, plan.band), rate, plan.rate)
+    flat = pieces.reshape(len(values), -1)
+    empty = np.stack([_at_rate(a | b, flat.shape[1]) for a, b in zip(missing, still, strict=True)])
+    middle, scale = _usual(flat, empty, plan.size[0])
+    for name, one, whole, rest in zip(names, scale[:, 0], np.abs(values).max(axis=1), still, strict=True):
+        if rest.all() or one <= DIGITS * whole:
+            raise DataError(f"{name} is flat: it never moves", hint=_ELECTRODE)
+    scaled = np.clip((flat - middle) / scale, -CLIP, CLIP)
+    return Prepared(scaled.astype(np.float32), order, _lacks(missing, still, names, rate))
+
+
+_ELECTRODE = "is the electrode connected?"
+
+
+def lacking(recording: Recording, rate: float, window: float) -> tuple[Stretch, ...]:
+    """What a recording lacks, whichever lead a model takes: gaps, and where a lead does not move. A lead that is empty
+    or flat from beginning to end is left out: that is no matter of a stretch, and reading it says so."""
+    values = recording.values.astype(np.float64)
+    names = _names(recording, range(len(values)))
+    some = [k for k, lead in enumerate(values) if np.isfinite(lead).any()]
+    missing = [_long(values[k], rate) for k in some]
+    still = [_still(_bridged(values[k], names[k]), _patience(window, rate), _step(values[k])) for k in some]
+    alive = [k for k in range(len(some)) if not still[k].all()]
+    return _lacks([missing[k] for k in alive], [still[k] for k in alive], [names[some[k]] for k in alive], rate)
+
+
+def _lacks(
+    missing: Sequence[NDArray[np.bool_]], still: Sequence[NDArray[np.bool_]], names: Sequence[str], rate: float
+) -> tuple[Stretch, ...]:
+    gaps = {(a, b) for lead in missing for a, b in _runs(lead)}
+    found = [Stretch(a / rate, b / rate, "") for a, b in gaps]
+    for name, lead, gap in zip(names, still, missing, strict=True):
+        found += [Stretch(a / rate, b / rate, name) for a, b in _runs(lead & ~gap)]
+    return tuple(sorted(found))
+
+
+def _patience(window: float, rate: float) -> int:
+    """Samples for which a lead may stand still."""
+    return max(2, math.ceil(min(max(STILL, window / 10), window / 2) * rate))
+
+
+def _long(lead: NDArray[np.float64], rate: float) -> NDArray[np.bool_]:
+    """(N,) where a gap is that is too long to be bridged."""
+    out = np.zeros(len(lead), np.bool_)
+    for a, b in _runs(~np.isfinite(lead)):
+        out[a:b] = (b - a) / rate > LONGEST_GAP
+    return out
+
+
+def _still(lead: NDArray[np.float64], size: int, step: float) -> NDArray[np.bool_]:
+    """(N,) which samples lie in a stretch of at least `size` in which a lead does not move: its span stays below a
+    share of the usual one, or within two of its converter's `step`s. A shorter recording is looked at whole."""
+    size = min(size, len(lead))
+    span = _rolling(lead, size, np.maximum) - _rolling(lead, size, np.minimum)
+    steps = STEPS * step * 1.01  # float32 rounds each value
+    slices = span[::size]
+    lively = slices[slices > steps]
+    usual = float(np.quantile(lively if len(lively) else slices, 0.75))
+    within = span <= max(MOVES * usual, min(steps, COARSE * usual) if len(lively) else steps)
+    edges = np.zeros(len(lead) + 1, np.int64)
+    np.add.at(edges, np.flatnonzero(within), 1)
+    np.add.at(edges, np.flatnonzero(within) + size, -1)
+    return np.asarray(edges.cumsum()[:-1] > 0)
+
+
+def _step(lead: NDArray[np.float64]) -> float:
+    """The smallest difference between values of a lead: a step of the converter, or all but nothing."""
+    some = lead[:: max(1, len(lead) // 1_000_000)]
+    values = np.unique(some[np.isfinite(some)])
+    return float(np.diff(values).min()) if len(values) > 1 else 0.0
+
+
+def _rolling(values: NDArray[np.float64], size: int, best: np.ufunc) -> NDArray[np.float64]:
+    """(N - size + 1,) maximum or minimum of each `size` values side by side (van Herk 1992: three passes)."""
+    count = len(values) - size + 1
+    blocks = np.pad(values, (0, -len(values) % size), mode="edge").reshape(-1, size)
+    ahead = best.accumulate(blocks, axis=1).reshape(-1)
+    behind = best.accumulate(blocks[:, ::-1], axis=1)[:, ::-1].reshape(-1)
+    return np.asarray(best(behind[:count], ahead[size - 1 : size - 1 + count]))
+
+
+def _at_rate(there: NDArray[np.bool_], count: int) -> NDArray[np.bool_]:
+    """A row of marks at another rate: (count,)."""
+    at = (np.arange(count) * (len(there) / count)).astype(np.int64)
+    return there[np.minimum(at, len(there) - 1)]
+
+
+def movement(x: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(K,) of a window (K, L) in deviations of a usual one: how much each lead moves in that part where it moves least.
+
+    Parts are quarters of the window, each half over the last one.
+    """
+    size = max(x.shape[1] // PARTS, 2)
+    starts = range(0, x.shape[1] - size + 1, max(size // 2, 1))
+    parts = [x[:, a : a + size].std(axis=1) for a in (*starts, x.shape[1] - size)]
+    return np.asarray(np.min(parts, axis=0), np.float64)
+
+
+def least_movement(windows: Iterable[Window], plan: SignalPlan) -> tuple[float, ...]:
+    """By lead, over these windows; DataError, naming the file, for one that cannot be used."""
+    found = np.full(len(plan.leads), np.inf)
+    for window in windows:
+        found = np.minimum(found, movement(read_window(window, plan).x))
+    return tuple(float(f"{value:.4g}") for value in found)
+
+
+def cut(recording: Recording, prepared: Prepared, span: tuple[int, int] | None, plan: SignalPlan) -> Signal:
+    """One window of a prepared recording. DataError where it is too short, too long, or lies in a gap."""
+    rate = _known(recording.rate or plan.file_rate)
+    first, last = span or (0, recording.values.shape[1])
+    length = plan.size[0]
+    if not 0 <= first < last <= recording.values.shape[1]:
+        raise DataError(f"samples {first} to {last} lie outside of the recording")
+    if abs((last - first) / rate - plan.window) > max(1.5 / rate, 1.5 / plan.rate):
+        longer = (last - first) / rate > plan.window
+        hint = "cut it into windows" if longer else "the model was learned from longer windows"
+        raise DataError(f"{(last - first) / rate:.3g} s, and a window has {plan.window:g} s", hint=hint)
+    start, stop = first / rate, last / rate
+    for lack in prepared.lacks:
+        if lack.spoils(start, stop):
+            hint = _ELECTRODE if lack.lead else "inspect what lies around the gap"
+            raise DataError(f"{lack.why} from {lack.start:.2f} to {lack.stop:.2f} s", hint=hint)
+    at = round(start * plan.rate)
+    if recording.piece is not None:  # each piece was resampled by itself
+        pieces = recording.values.shape[1] // recording.piece
+        at = first // recording.piece * (prepared.values.shape[1] // pieces)
+    x = prepared.values[:, at : at + length]
+    if x.shape[1] < length:  # rates that divide to no whole number: at most two samples at the end
+        x = np.pad(x, ((0, 0), (0, length - x.shape[1])), mode="edge")
+    _check_movement(x, recording, prepared.order, plan, (start, stop))
+    names = tuple(recording.leads[i] for i in prepared.order)
+    return Signal(recording.values[list(prepared.order), first:last], np.ascontiguousarray(x), rate, start, names)
+
+
+def _check_movement(
+    x: NDArray[np.float32],
+    recording: Recording,
+    order: Sequence[int],
+    plan: SignalPlan,
+    at: tuple[float, float],
+) -> None:
+    """OutOfRange where a lead moves much less than in any window that was learned from."""
+    learned = plan.least or [None] * len(order)
+    for name, moves, least in zip(_names(recording, order), movement(x), learned, strict=True):
+        if moves < (LEAST if least is None else min(SLACK * least, FULL)):
+            said = f"{name} hardly moves in a part of {at[0]:.2f} to {at[1]:.2f} s: {moves:.2g} of its usual deviation"
+            others = "" if least is None else f", and windows that were learned from {least:.2g} or more"
+            raise OutOfRange(said + others, hint=_ELECTRODE)
+
+
+def chosen(leads: Sequence[str | None], wanted: Sequence[str | None]) -> tuple[int, ...]:
+    """Which leads of a recording stand for those of a model: by name, the others in order. DataError where they do
+    not fit; leads without names are taken in order."""
+    if len(leads) < len(wanted):
+        raise DataError(f"{len(leads)} leads, and the model takes {len(wanted)}", hint="record all of them")
+    if not any(leads):
+        if len(leads) > len(wanted):
+            raise DataError(f"{len(leads)} leads without names, and the model takes {len(wanted)}", hint="choose them")
+        return tuple(range(len(wanted)))
+    missing = [name for name in wanted if name is not None and name not in leads]
+    if missing:
+        raise DataError(f"there is no lead {missing[0]}", hint=f"it has {', '.join(map(str, leads))}")
+    rest = list(range(len(leads)))
+    named: list[int | None] = []
+    for name in wanted:  # of leads of one name, the first of the model is the first of the recording
+        own = next((i for i in rest if name is not None and leads[i] == name), None)
+        if name is not None and own is None:
+            raise DataError(f"has too few leads {name}", hint=f"it has {', '.join(map(str, leads))}")
+        named.append(own)
+        if own is not None:
+            rest.remove(own)
+    return tuple(i if i is not None else rest.pop(0) for i in named)
+
+
+def _names(recording: Recording, order: Sequence[int]) -> list[str]:
+    return [f"lead {i + 1}" + (f" ({recording.leads[i]})" if recording.leads[i] else "") for i in order]
+
+
+def _known(rate: float | None) -> float:
+    if rate is None:
+        raise DataError("does not state its sampling rate", hint="--rate gives it, in Hz")
+    return rate
+
+
+def _runs(missing: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Stretches of True as (first, behind the last)."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], missing.astype(np.int8), [0]])))
+    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
+
+
+def _bridged(lead: NDArray[np.float64], name: str) -> NDArray[np.float64]:
+    there = np.isfinite(lead)
+    if there.all():
+        return lead
+    if not there.any():
+        raise DataError(f"{name} holds no number", hint=_ELECTRODE)
+    return _filled(lead, there)
+
+
+def _filled(lead: NDArray[np.float64], there: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """(N,) with straight lines where nothing is `there`."""
+    at = np.arange(len(lead))
+    return np.interp(at, at[there], lead[there])
+
+
+def _scipy() -> Any:
+    try:
+        from scipy import signal
+    except ImportError:
+        raise DataError("signals need the package scipy", hint=EXTRA) from None
+    return signal
+
+
+def _filtered(values: NDArray[np.float64], rate: float, band: tuple[float, float] | None) -> NDArray[np.float64]:
+    """Butterworth of third order, forwards and backwards; without an upper edge where the rate has none."""
+    if band is None:
+        return values
+    signal = _scipy()
+    low, high = band
+    if low >= rate / 2:
+        raise DataError(f"at {rate:g} Hz there is nothing above {low:g} Hz", hint="give another band")
+    kind = ("bandpass", [low, high]) if high < 0.95 * rate / 2 else ("highpass", low)
+    sections = signal.butter(3, kind[1], kind[0], fs=rate, output="sos")
+    pad = 3 * (2 * len(sections) + 1)
+    if values.shape[-1] <= pad:
+        raise DataError(f"{values.shape[-1]} samples are too few for a filter", hint="a longer recording, or band none")
+    return cast(NDArray[np.float64], signal.sosfiltfilt(sections, values, axis=-1, padlen=pad))
+
+
+def _resampled(values: NDArray[np.float64], rate: float, wanted: float) -> NDArray[np.float64]:
+    ratio = Fraction(wanted / rate).limit_denominator(1000)
+    if ratio == 1:
+        return values
+    if ratio == 0:
+        raise DataError(f"a rate of {rate:g} Hz cannot become {wanted:g} Hz", hint="is --rate right?")
+    resampled = _scipy().resample_poly(values, ratio.numerator, ratio.denominator, axis=-1, padtype="line")
+    return cast(NDArray[np.float64], resampled)
+
+
+def _usual(
+    values: NDArray[np.float64], empty: NDArray[np.bool_], length: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(K, 1) each: the median, and the median over windows of their standard deviation.
+
+    What nothing was recorded in (`empty`, (K, M)) does not count, nor do faint windows, which hold noise alone: else a
+    recording of which half is flat would have the level and scale of its flat half. Where no window is without, all of
+    them count.
+    """
+    count = max(values.shape[1] // length, 1)
+    used = count * length
+    windows = values[:, :used].reshape(len(values), count, -1).std(axis=2)
+    flat = np.asarray(empty[:, :used].reshape(len(values), count, -1).any(axis=2))
+    middles, scales = [], []
+    for lead, deviation, spoilt, nothing in zip(values, windows, flat, empty, strict=True):
+        some = deviation[~spoilt] if not spoilt.all() else deviation
+        faint = deviation < FAINT * np.quantile(some, 0.9)
+        scales.append(np.median(some[some >= FAINT * np.quantile(some, 0.9)]))
+        shown = ~nothing
+        shown[:used] &= np.repeat(~faint, len(lead[:used]) // count)
+        middles.append(np.median(lead[shown] if shown.any() else lead))
+    return np.array(middles)[:, None], np.array(scales)[:, None]
+
+
+@lru_cache(KEPT)
+def _prepared(path: Path, key: Stamp, plan: SignalPlan) -> Prepared:
+    return prepare(read_stamped(path, key), plan)
+
+
+def window_of(record: Record) -> Window:
+    """The window that a record names."""
+    return Window(record.path, record.span)

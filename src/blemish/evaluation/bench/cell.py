@@ -1,0 +1,318 @@
+"""One cell: learn, prove that the cached line is the deployed one, measure, and leave a record of all of it."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import io
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from time import perf_counter, process_time
+from typing import Any
+
+import numpy as np
+
+from blemish import config, methods
+from blemish.data.image.decode import read_image
+from blemish.data.image.preprocess import Preprocess
+from blemish.errors import BlemishError
+from blemish.evaluation.bench import store
+from blemish.evaluation.bench.cached_inspector import CachedLine, CountedCache, differing
+from blemish.evaluation.bench.suite import Cell
+from blemish.evaluation.evaluate import Evaluation, evaluate
+from blemish.files import content_id, read_file, write_whole
+from blemish.inspection import modelfile
+from blemish.inspection.engines import open_engine
+from blemish.inspection.inspector import Inspector
+from blemish.inspection.modelfile import Model
+from blemish.learning import backbones
+from blemish.learning import fit as fitting
+from blemish.learning import run as learning
+from blemish.learning.backbones.weights import PACKAGED
+from blemish.learning.code_digest import code_digest
+from blemish.learning.options import FitOptions
+from blemish.learning.sources.features import FeatureSource
+from blemish.learning.sources.image import plan_preprocess
+from blemish.system import cores
+from blemish.types import Record
+
+SCHEMA = 1
+PROBED = 24  # test images on which the cached line is compared with the deployed one, and both are timed
+ROUNDS = 3  # over them, interleaved
+
+
+def digest(cell: Cell, records: Sequence[Record]) -> str:
+    """16 hex digits over all that the figures depend on: options, data, weights, the method's own code, the schema.
+
+    Not over the rest of the package, or every change would run everything again; a change there that moves figures
+    raises `SCHEMA`.
+    """
+    value = {
+        "schema": SCHEMA,
+        "options": _named(config.to_json(config.build(FitOptions, cell.options))),
+        "setting": [cell.setting, cell.category],
+        "data": data_digest(records),
+        "weights": weights_digest(config.build(FitOptions, cell.options)),
+        "method": method_digest(cell.method.name, cell.options["options"]),
+    }
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def method_digest(name: str, options: dict[str, Any]) -> str:
+    """Of the code of a method's own file, and of its heads' where it routes; `recall` alone serves adapted models."""
+    cls = methods.get(name)
+    routing = cls.routing(config.build(cls.Config, options))
+    used = [cls, *([methods.get(routing.head)] if routing is not None and routing.head else [])]
+    return code_digest(*(inspect.getsource(sys.modules[each.__module__]) for each in used), without=("recall",))
+
+
+# options that came later: where they are as they come, older digests hold
+LATER = {"multi_class": False, "window": 9.6, "file_rate": None, "resample": 125.0, "band": "0.5-40"}
+LATER |= {"max_pixels": 100_000_000}
+
+
+def _named(options: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in options.items() if k not in LATER or v != LATER[k]}
+
+
+def data_digest(records: Sequence[Record]) -> str:
+    """sha256 over every record's id, side, label, category, unit, and the bytes of its image and masks."""
+    whole = hashlib.sha256()
+    for r in sorted(records, key=lambda record: record.id):
+        masks = r.mask if isinstance(r.mask, tuple) else (r.mask,) if r.mask else ()
+        files = [_file_digest(p, p.stat().st_mtime_ns) for p in (r.path, *masks)]
+        whole.update(json.dumps([r.id, r.split, r.label, r.defect, r.group, r.unit, files]).encode())
+    return whole.hexdigest()
+
+
+@lru_cache(maxsize=200_000)
+def _file_digest(path: Path, _: int) -> str:
+    return content_id(read_file(path))
+
+
+def weights_digest(options: FitOptions) -> str:
+    """What the backbone's weights are: the digest of the file, or the name of the network where no file is known."""
+    if options.weights is not None:
+        return hashlib.sha256(read_file(options.weights)).hexdigest()
+    name = options.backbone or backbones.DEFAULT
+    return PACKAGED[name].sha256 if name in PACKAGED else f"timm {version('timm')} {name}"
+
+
+def learning_code() -> str:
+    """Digest of the package but for what only reads, measures or shows a model."""
+    root = Path(config.__file__).parent
+    files = (f for f in sorted(root.rglob("*.py")) if f.relative_to(root).parts[0] not in ("cli", "evaluation"))
+    return code_digest(*(f.read_text(encoding="utf-8") for f in files))
+
+
+def work(cell: Cell, mark: str, folder: Path) -> dict[str, bytes]:
+    """Run one cell; the files of its folder by name. `mark` is its digest.
+
+    What was learned lies in the folder until the cell is finished: a fit may take hours, and is not lost to what fails
+    behind it. It is learned anew where the code that learns is another one.
+    """
+    started, begun = datetime.now(UTC), perf_counter()
+    options = config.build(FitOptions, cell.options)
+    records = cell.records()
+    backbone = learning.load_backbone(options)
+    cache = CountedCache()
+    source, seconds = _warm(records, options, backbone, cache)
+    print(f"{cell.title}: features in {seconds:.1f} s", flush=True)
+    kept, note, code = folder / store.LEARNED, folder / store.NOTE, learning_code()
+    if not (kept.is_dir() and note.is_file()) or json.loads(note.read_text())["code"] != code:
+        learned = fitting.fit(records, options, backbone=backbone, cache=cache, blind=True)
+        print(
+            f"learned from {learned.meta['data']['learned_from']} images in {learned.meta['fit_seconds']} s", flush=True
+        )
+        shutil.rmtree(kept, ignore_errors=True)
+        write_whole(note, json.dumps({"code": code, "peak_mb": peak_mb()}).encode())
+        modelfile.save(learned, kept)
+    model, fit_peak = modelfile.load(kept), float(json.loads(note.read_text())["peak_mb"])
+    preprocess = Preprocess.from_json(model.meta["preprocess"])
+    # held-out images changed what was planned from all of them, or the short format was shown to be harmless
+    if (preprocess, model.meta["precision"]) != (source.preprocess, source.precision):
+        source = _source(backbone, preprocess, options, cache, model.meta["precision"])
+    test = [r for r in records if r.split == "test"]
+    line, checked = _line(model, source, test)
+    print(f"the cached line is the deployed one on {len(checked)} images", flush=True)
+    before = perf_counter()
+    evaluation = evaluate(line, records, model=model.describe(), source=cell.where)
+    record = {
+        **_head(cell, mark, records, model),
+        "features": {
+            "images": sum(r.split != "held" for r in records),
+            "computed": cache.asked - cache.found,
+            "seconds": round(seconds, 2),
+        },
+        "fit": {"seconds": model.meta["fit_seconds"], "peak_mb": fit_peak, "training": model.meta["training"]},
+        "inspect": _timed(model, source, [r.path for r in checked]),
+        "size": _size(model, backbone),
+        "checked": {"images": len(checked), "differing": 0, "cached": isinstance(line, CachedLine)},
+        "evaluate_seconds": round(perf_counter() - before, 2),
+        "overall": evaluation.overall,
+        "by_category": evaluation.by_category,
+        "by_defect": evaluation.by_defect,
+        "setting_of_figures": evaluation.setting,
+        "unread": list(evaluation.unread),
+        "peak_mb": max(peak_mb(), fit_peak),
+        "started": started.isoformat(timespec="seconds"),
+        "wall_seconds": round(perf_counter() - begun, 2),
+    }
+    return {"images.parquet": _images(evaluation), "pixels.npz": _pixels(evaluation), "cell.json": to_bytes(record)}
+
+
+def _warm(records: Sequence[Record], options: FitOptions, backbone: Any, cache: CountedCache) -> tuple[Any, float]:
+    """Bring the features of every image into the cache: what was computed, and for how long, is told apart from fit."""
+    start = perf_counter()
+    good = [r for r in records if r.split == "train"]
+    preprocess = plan_preprocess(good, options, backbone.stride)
+    source = _source(backbone, preprocess, options, cache, options.precision)
+    for _ in source.stream([*good, *(r for r in records if r.split == "test")]):
+        pass
+    return source, perf_counter() - start
+
+
+def _source(backbone: Any, preprocess: Preprocess, options: FitOptions, cache: CountedCache, format_: str) -> Any:
+    """What the head of this method takes."""
+    cls = methods.get(options.method)
+    image = cls.wants(config.build(cls.Config, options.options)).image
+    precision: Any = "bf16" if format_ == "bf16" else "f32"
+    return FeatureSource(backbone, preprocess, cache, precision=precision, image=image)
+
+
+def _line(model: Model, source: FeatureSource, test: Sequence[Record]) -> tuple[Inspector, list[Record]]:
+    """The line to measure with, proven on some test images to be the deployed one; those images."""
+    chosen = list(test[:: max(1, len(test) // PROBED)][:PROBED])
+    deployed = Inspector(model, threads=source.threads)
+    line = CachedLine(model, source)
+    if count := differing(deployed, line, [r.path for r in chosen]):
+        raise BlemishError(f"cached features give other results than the deployed graph on {count} of {len(chosen)}")
+    return line, chosen
+
+
+def _size(model: Model, backbone: Any) -> dict[str, Any]:
+    """Values that a model holds besides the backbone, of all its heads, and multiply-adds of one image in the backbone
+    and in the head behind it."""
+    import torch
+    from safetensors.torch import load
+
+    from blemish.types import Batch, Pyramid
+
+    _, method = fitting.restore(model, backbone)
+    image = torch.zeros(1, *method.size, 3, dtype=torch.uint8)
+    with torch.no_grad():
+        given = {"pyramid": Pyramid(backbone(image)), "x": backbone.normalise(image)}
+        batch = Batch(size=method.size, category=torch.zeros(1, dtype=torch.int64), **given)
+    kept = sum(v.numel() for v in load(model.tensors).values() if v.is_floating_point())
+    return {"values": kept, "backbone_gmacs": gmacs(backbone, image), "gmacs": gmacs(method, batch)}
+
+
+def gmacs(network: Any, given: Any) -> float:
+    """Billions of multiply-adds of one call. The network's parameters will not ask for gradients any more."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    network.requires_grad_(False)  # the counter hooks into gradients, and a parameter's view has none in `no_grad`
+    with torch.no_grad(), FlopCounterMode(display=False) as counted:
+        network(given)
+    return float(round(counted.get_total_flops() / 2e9, 4))
+
+
+def _timed(model: Model, source: FeatureSource, paths: Sequence[Path]) -> dict[str, Any]:
+    """Processor milliseconds an image, one thread: the deployed line, and decoding + bare backbone, interleaved."""
+    deployed = Inspector(model, threads=1)
+    trunk = open_engine(source.graph, precision=source.precision)
+
+    def bare(path: Path) -> None:
+        trunk(source.preprocess(read_image(path))[None])
+
+    spent: dict[str, list[float]] = {"line": [], "bare": []}
+    for turn in range(ROUNDS + 1):
+        for path in paths:
+            for name, call in (("line", deployed.inspect), ("bare", bare)):
+                start = process_time()
+                call(path)
+                if turn:  # the first round warms up
+                    spent[name].append(1000 * (process_time() - start))
+    line, backbone = median(spent["line"]), median(spent["bare"])
+    return {"cpu_ms": round(line, 3), "backbone_cpu_ms": round(backbone, 3), "ratio": round(line / backbone, 3)}
+
+
+def _head(cell: Cell, mark: str, records: Sequence[Record], model: Model) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "digest": mark,
+        "code": method_digest(cell.method.name, cell.options["options"]),
+        "title": cell.title,
+        "set": cell.data.name,
+        "where": cell.where,
+        "category": cell.category,
+        "setting": cell.setting,
+        "seed": cell.seed,
+        "method": cell.method.name,
+        "label": cell.method.label,
+        "image_metrics": cell.data.image_metrics,
+        "ranked": cell.data.ranked and cell.setting == "single",
+        "note": cell.data.note,
+        "alone": ", ".join(f"{name} = {value}" for name, value in cell.alone.items()),
+        "run": model.run,
+        "backbone": model.meta["backbone"],
+        "weights": weights_digest(config.build(FitOptions, cell.options)),
+        "data": {"digest": data_digest(records), "learned_from": model.meta["data"]["learned_from"]},
+        "network_input": "x".join(str(side) for side in reversed(model.meta["preprocess"]["size"])),
+        "precision": model.meta["precision"],
+        "parity": model.parity["engines"],
+        "software": model.meta["software"],
+        "machine": {"processor": platform.processor() or platform.machine(), "cores": cores()},
+    }
+
+
+def _images(evaluation: Evaluation) -> bytes:
+    """One row per test image, in the order of the records."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    names = ("id", "label", "defect", "group", "score", "p_value", "verdict")
+    columns = {name: [getattr(s, name) for s in evaluation.samples] for name in names}
+    types = {"label": pa.int8(), "score": pa.float64(), "p_value": pa.float64()}
+    table = pa.table({k: pa.array(v, types.get(k, pa.string())) for k, v in columns.items()})
+    buffer = io.BytesIO()
+    parquet.write_table(table, buffer)
+    return buffer.getvalue()
+
+
+def _pixels(evaluation: Evaluation) -> bytes:
+    """The counts behind the pixel metrics, for paired tests; empty where there are no masks."""
+    buffer = io.BytesIO()
+    arrays: dict[str, Any] = evaluation.pixels.to_arrays() if evaluation.pixels else {}
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def to_bytes(record: dict[str, Any]) -> bytes:
+    """JSON, as it is kept."""
+    return (json.dumps(record, indent=1, allow_nan=False) + "\n").encode()
+
+
+def peak_mb() -> float:
+    """Largest resident memory of this process so far; 0 where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0.0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
+
+
+def quiet_threads() -> None:
+    """Waiting threads must not spin beside the engine; torch reads this once, when it is first imported."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -1,0 +1,538 @@
+"""Engines: one ONNX graph, run by OpenVINO or ONNX Runtime.
+
+A graph takes `image` (B, H, W, 3) uint8. A backbone's graph gives `features_0`, `features_1`, …; a model's graph gives
+`score` (B,) and `anomaly_map` (B, H, W), and still has the features inside under the same names. A graph of signals
+takes `signal` (B, K, L) float32 and gives `score` (B,) and `anomaly_map` (B, L).
+
+With precision bf16, OpenVINO runs the part up to the features in bf16, then the networks of a method up to the border
+that it has drawn (`nn.precision.Exact`), and behind it only the products that it has marked as coarse
+(`nn.precision.CoarseProduct`); distances and maps stay float32. A method without a border is float32 but for those.
+
+Threads of a compiled graph do not live on in a forked child, and no compiled graph can be pickled. So an engine keeps
+what it was made of, and compiles again where it finds itself in another process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blemish.config import nearest
+from blemish.errors import EngineError, ModelFileError, ResourceError
+from blemish.system import (
+    forked,
+    free_memory,
+    is_out_of_memory,
+    keep_for_ever,
+    memory_for,
+    size_text,
+    undisturbed,
+)
+
+Precision = Literal["f32", "bf16"]
+ENGINES = ("openvino", "onnxruntime", "torch")
+FEATURES = "features_"
+HEAD = "head/"  # prefix of the nodes behind the features
+ISA_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")  # who sets one has an instruction set less than the processor
+COARSE = "coarse"
+EXACT = "exact"
+
+Outputs = tuple[NDArray[np.float32], ...]
+
+# OpenVINO fills its table of number types when it is first used; two threads that do so at once wait for each other for
+# ever (2026.4: one holds the table and wants the interpreter's lock, one the other way round). So one does it alone.
+# Both locks are taken inside `undisturbed` only, so that no fork finds them held.
+_FIRST_USE = threading.Lock()
+_COMPILING = threading.Lock()
+_SMALLER = "run it with fewer --threads, or fit again with a smaller --image-size"
+
+
+class Engine(Protocol):
+    """A compiled graph; may be called from several threads."""
+
+    name: str
+    precision: Precision
+
+    def __call__(self, images: NDArray[Any]) -> Outputs:
+        """(B, H, W, 3) uint8, or what else the graph takes, -> its outputs in order."""
+        ...
+
+
+@cache
+def tune_process() -> None:
+    """Keep freed memory in the process (glibc): page faults cost as much as the arithmetic on virtual machines.
+
+    On other systems and C libraries there is nothing to set.
+    """
+    if sys.platform != "linux":
+        return
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(-4, 0)  # M_MMAP_MAX
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+        libc.mallopt(-2, 16 << 20)  # M_TOP_PAD
+
+
+@cache
+def _openvino() -> Any:
+    """OpenVINO without its model converter, which nothing here uses.
+
+    The converter brings a telemetry client and an HTTP stack: a tenth of a second at every start, and no business of
+    an inspection station. Who imports it afterwards gets it.
+    """
+    unused = "openvino.tools.ovc"
+    if "openvino" in sys.modules or unused in sys.modules:
+        return importlib.import_module("openvino")
+    sys.modules[unused] = None  # type: ignore[assignment]  # makes its import fail, which openvino allows for
+    try:
+        return importlib.import_module("openvino")
+    finally:
+        del sys.modules[unused]
+
+
+@cache
+def best_precision() -> Precision:
+    """bf16 where the processor computes in it, f32 else.
+
+    OpenVINO names what the processor has. Where the environment holds its arithmetic below that
+    (`ONEDNN_MAX_CPU_ISA`), a graph in bf16 may not compile at all: there it is tried.
+    """
+    core = _openvino().Core()
+    if "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        return "f32"
+    if any(name in os.environ for name in ISA_LIMITS) and not _compiles_in_bf16(core):
+        return "f32"
+    return "bf16"
+
+
+def _compiles_in_bf16(core: Any) -> bool:
+    """Whether a small convolution can be had in bf16."""
+    opset15 = _openvino().opset15
+    x = opset15.parameter([1, 4, 8, 8], np.float32)
+    weight = opset15.constant(np.ones((4, 4, 3, 3), np.float32))
+    graph = _openvino().Model([opset15.convolution(x, weight, [1, 1], [0, 0], [0, 0], [1, 1])], [x])
+    try:
+        _compile(core, [(graph, "bf16")], 1)
+    except RuntimeError:  # "object is not initialized", says 2026.4
+        return False
+    return True
+
+
+def open_engine(
+    graph: bytes, name: str = "openvino", *, precision: Precision = "f32", threads: int = 1, batch: int = 1
+) -> Engine:
+    """Compile a graph.
+
+    `threads` is the number of callers that are served at the same time, each on one core. `batch` is the shape that
+    the graph is compiled for; a smaller batch is padded.
+    """
+    if name in ("openvino", "local"):
+        return OpenVino(graph, precision=precision, threads=threads, batch=batch)
+    if name == "onnxruntime":
+        return OnnxRuntime(graph)
+    if name == "torch":
+        raise EngineError(
+            "the PyTorch reference needs the fitted method, not a graph", hint="Detector.inspector('torch')"
+        )
+    raise EngineError(f"no engine '{name}'", hint=nearest(name, list(ENGINES)))
+
+
+class _Compiled:
+    """A graph that is compiled in the process that runs it: when it is made, and again in a forked child or where it
+    was unpickled.
+
+    Requests are handed out and taken back, so that each has one caller at a time.
+    """
+
+    def __init__(self) -> None:
+        self._parts: list[Any] | None = None
+        self._idle: list[list[Any]] = []
+        _alive.add(self)
+
+    def _make(self) -> list[Any]:
+        """The compiled parts, in their order."""
+        raise NotImplementedError
+
+    @property
+    def _compiled(self) -> list[Any]:
+        with undisturbed, _COMPILING:
+            if self._parts is None:
+                with memory_for("compiling the graph", _SMALLER):
+                    self._parts = self._make()
+            return self._parts
+
+    def _run(self, inputs: Sequence[NDArray[Any]], *, share: bool, most: int | None = None) -> Outputs:
+        parts = self._parts or self._compiled
+        with undisturbed, memory_for("running the graph", _SMALLER):
+            try:
+                requests = self._idle.pop()
+            except IndexError:
+                requests = _chained(parts)
+            requests[0].infer(list(inputs), share_inputs=share)
+            for request in requests[1:]:
+                request.infer()
+            last = requests[-1]
+            out = tuple(last.get_output_tensor(i).data[:most].copy() for i in range(len(last.model_outputs)))
+            self._idle.append(requests)
+        return out
+
+    def _leave_behind(self) -> None:
+        """In a forked child: what was compiled is never used again, nor freed, which would wait for its threads."""
+        for thing in (self._parts, self._idle):
+            keep_for_ever(thing)
+        self._parts, self._idle = None, []
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_parts": None, "_idle": []}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        _alive.add(self)
+
+
+_alive: weakref.WeakSet[_Compiled | OnnxRuntime] = weakref.WeakSet()
+
+
+def _leave_all_behind() -> None:
+    for engine in list(_alive):
+        engine._leave_behind()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_all_behind)
+
+
+class OpenVino(_Compiled):
+    """OpenVINO on the CPU; one stream per thread, no spinning."""
+
+    name = "openvino"
+
+    def __init__(self, graph: bytes, *, precision: Precision, threads: int, batch: int) -> None:
+        super().__init__()
+        self.precision: Precision = precision
+        self.batch = batch
+        self._graph, self._threads = graph, threads
+        _ = self._compiled  # what is wrong with a graph is said at once
+
+    def _make(self) -> list[Any]:
+        openvino = _openvino()
+        if self.precision == "bf16" and best_precision() != "bf16":
+            raise EngineError(
+                "this processor does not compute in bf16",
+                hint="run it in f32, for which every calibration is made too",
+            )
+        tune_process()
+        with _FIRST_USE:
+            openvino.Type.u8.to_dtype()
+        core = openvino.Core()
+        try:
+            model = core.read_model(self._graph)
+            shape = model.input(0).get_partial_shape()
+            shape[0] = self.batch
+            model.reshape(shape)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            raise ModelFileError(f"the graph cannot be read: {str(error).strip().splitlines()[-1]}") from error
+        parts = [(model, "f32")]
+        if self.precision == "bf16":
+            trunk, *head = _cut_at_features(model)
+            parts = [(trunk, "bf16"), *(part for h in head for part in _short_and_exact(h))]
+            if not head and not any(map(_is_feature, model.outputs)):  # a method that takes samples as they are
+                parts = _short_and_exact(model)
+        return _compile(core, parts, self._threads)
+
+    def __call__(self, images: NDArray[Any]) -> Outputs:
+        n = len(images)
+        if n < self.batch:
+            images = np.concatenate([images, np.repeat(images[-1:], self.batch - n, 0)])
+        return self._run([images], share=True, most=n)
+
+
+def _compile(core: Any, parts: Sequence[tuple[Any, str]], threads: int) -> list[Any]:
+    _check_memory(parts, threads)
+    options = {"NUM_STREAMS": threads, "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "THROUGHPUT"}
+    return [core.compile_model(part, "CPU", {**options, "INFERENCE_PRECISION_HINT": hint}) for part, hint in parts]
+
+
+def _check_memory(parts: Sequence[tuple[Any, str]], threads: int) -> None:
+    """ResourceError where a graph's weights, and for each thread its largest layer's input and output, do not fit."""
+    free = free_memory()
+    if free is None:
+        return
+    weights, largest = 0, 0
+    for part, hint in parts:
+        for node in part.get_ordered_ops():
+            if node.get_type_name() == "Constant":
+                weights += _bytes(node.output(0))
+            elif node.get_type_name() in ("Convolution", "GroupConvolution", "MatMul"):
+                layer = _bytes(node.output(0)) + _bytes(node.input_value(0))
+                largest = max(largest, layer // (2 if hint == "bf16" else 1))
+    if weights + threads * largest > free.bytes:
+        most = (free.bytes - weights) // largest if largest else 0
+        raise ResourceError(
+            f"running the graph in {threads} threads needs at least {size_text(weights + threads * largest)}, "
+            f"and {size_text(free.bytes)} {free.limit} is free",
+            hint=f"--threads {most} may fit" if most >= 1 else "fit again with a smaller --image-size",
+        )
+
+
+def _bytes(port: Any) -> int:
+    shape = port.get_partial_shape()
+    return int(port.get_element_type().size) * int(np.prod(shape.to_shape())) if shape.is_static else 0
+
+
+class Head(_Compiled):
+    """What stands behind the features, of a model's graph or a head's own: features in, the outputs of the whole out.
+
+    In bf16 the whole graph runs in parts anyway, cut at the features; in float32 the same bits came out of both ways
+    wherever we looked. Who relies on it compares some images (`blemish.evaluation.bench` does, in every cell).
+
+    `levels` are the indices of the features it takes. ModelFileError where the graph has none inside.
+    """
+
+    levels: tuple[int, ...]
+
+    def __init__(self, graph: bytes, *, precision: Precision, threads: int = 1) -> None:
+        super().__init__()
+        self._graph, self._precision, self._threads = graph, precision, threads
+        _ = self._compiled
+
+    def _make(self) -> list[Any]:
+        openvino = _openvino()
+        core = openvino.Core()
+        model = core.read_model(self._graph)
+        model.reshape({port: [1, *list(port.get_partial_shape())[1:]] for port in model.inputs})
+        head, ports = model, model.inputs
+        if not all(_is_feature(port) for port in ports):
+            cut = _cut_at_features(model)
+            if len(cut) != 2:
+                raise ModelFileError("the graph has no features inside")
+            head, ports = cut[1], cut[0].outputs
+        names = [next(n for n in port.get_names() if n.startswith(FEATURES)) for port in ports]
+        self.levels = tuple(int(name.removeprefix(FEATURES)) for name in names)
+        parts = _short_and_exact(head) if self._precision == "bf16" else [(head, "f32")]
+        return _compile(core, parts, self._threads)
+
+    def __call__(self, maps: Sequence[NDArray[np.float32]]) -> Outputs:
+        """All levels of one image (C_l, *grid_l) -> the outputs, each with a batch of one."""
+        return self._run([np.ascontiguousarray(maps[level])[None] for level in self.levels], share=False)
+
+
+def _is_feature(port: Any) -> bool:
+    return any(name.startswith(FEATURES) for name in port.get_names())
+
+
+def _chained(compiled: Sequence[Any]) -> list[Any]:
+    """One request for each part; what one puts out, the next takes in, without a copy."""
+    requests = [c.create_infer_request() for c in compiled]
+    for before, after in zip(requests, requests[1:], strict=False):
+        for i in range(len(after.model_inputs)):
+            after.set_input_tensor(i, before.get_output_tensor(i))
+    return requests
+
+
+def _cut_at_features(model: Any) -> list[Any]:
+    """The model as [image -> features, features -> outputs], cut at the tensors named features_<level>."""
+    openvino = _openvino()
+    opset15 = openvino.opset15
+
+    found: dict[str, Any] = {}
+    for node in model.get_ordered_ops():
+        for output in node.outputs():
+            for name in output.get_names():
+                if name.startswith(FEATURES):
+                    found[name] = output
+    outputs = [found[name] for name in sorted(found, key=lambda n: int(n.removeprefix(FEATURES)))]
+    if not outputs or any(model.output(i).get_names() & set(found) for i in range(len(model.outputs))):
+        return [model]  # a backbone's own graph ends at its features
+    inputs = []
+    trunk_nodes = _above(outputs)
+    for output in outputs:
+        parameter = opset15.parameter(output.get_partial_shape(), output.get_element_type())
+        inputs.append(parameter)
+        for target in output.get_target_inputs():  # the trunk itself may go on from a shallow level to the next
+            if target.get_node().get_friendly_name() not in trunk_nodes:
+                target.replace_source_output(parameter.output(0))
+    head = openvino.Model(model.get_results(), inputs, "head")
+    trunk = openvino.Model([opset15.result(o) for o in outputs], model.get_parameters(), "trunk")
+    return [trunk, head]
+
+
+_BORDER = "the border between the graph's number formats is not understood"
+
+
+def _short_and_exact(head: Any) -> list[tuple[Any, str]]:
+    """A head as (part, number format): its networks in bf16 up to the border, the rest in float32."""
+    openvino = _openvino()
+    opset15 = openvino.opset15
+    named = [n for n in head.get_ordered_ops() if EXACT in n.get_friendly_name()]
+    border = [n for n in named if n.get_type_name() in ("Clamp", "Minimum")]
+    if named and not border:
+        raise ModelFileError(_BORDER)
+    if not border:
+        _mark_coarse(head)
+        return [(head, "f32")]
+    drawn = {n.get_friendly_name() for n in border}
+    crossing = [(_clamped(node), node.output(0).get_target_inputs()) for node in border]
+    for result in head.get_results():
+        if drawn.isdisjoint(_above([result.input_value(0)])):  # all of it lies in front: a vote that networks go by
+            crossing.append((result.input_value(0), [result.input(0)]))
+    outputs: list[Any] = []
+    inputs: list[Any] = []
+    for source, targets in crossing:
+        parameter = opset15.parameter(source.get_partial_shape(), source.get_element_type())
+        outputs.append(source)
+        inputs.append(parameter)
+        for target in targets:
+            target.replace_source_output(parameter.output(0))
+    exact = openvino.Model(head.get_results(), inputs, "exact")
+    short = openvino.Model([opset15.result(o) for o in outputs], head.get_parameters(), "short")
+    _mark_coarse(exact)
+    return [(short, "bf16"), (exact, "f32")]
+
+
+def _clamped(node: Any) -> Any:
+    """What a clamp is given: one node, or a minimum behind a maximum where the exporter has cast the bounds."""
+    if node.get_type_name() == "Clamp":
+        return node.input(0).get_source_output()
+    for value in node.input_values():
+        if value.get_node().get_type_name() == "Maximum":
+            return _clamped(value.get_node())
+        if not _is_bound(value.get_node()):
+            return value
+    raise ModelFileError(_BORDER)
+
+
+def _is_bound(node: Any) -> bool:
+    """A constant, or one that is cast; what is clamped may be cast too."""
+    if node.get_type_name() == "Convert":
+        return _is_bound(node.input_value(0).get_node())
+    return bool(node.get_type_name() == "Constant")
+
+
+def _above(outputs: Sequence[Any]) -> set[str]:
+    """Names of all nodes that these tensors are computed from; an importer's helper nodes have no name of their own in
+    the file, so what belongs to the trunk is told by what flows into it."""
+    found: set[str] = set()
+    waiting = [output.get_node() for output in outputs]
+    while waiting:
+        node = waiting.pop()
+        if (name := node.get_friendly_name()) not in found:
+            found.add(name)
+            waiting += [value.get_node() for value in node.input_values()]
+    return found
+
+
+def _mark_coarse(model: Any) -> None:
+    """Run the products that a method marked as coarse in bf16, their results back in float32."""
+    opset15 = _openvino().opset15
+
+    for node in model.get_ordered_ops():
+        if node.get_type_name() == "MatMul" and COARSE in node.get_friendly_name():
+            for i in range(2):
+                source = node.input(i).get_source_output()
+                node.input(i).replace_source_output(opset15.convert(source, "bf16").output(0))
+            node.validate_and_infer_types()
+            targets = node.output(0).get_target_inputs()
+            back = opset15.convert(node.output(0), "f32").output(0)
+            for target in targets:
+                target.replace_source_output(back)
+    model.validate_nodes_and_infer_types()
+
+
+class OnnxRuntime:
+    """ONNX Runtime on the CPU, float32: the second engine behind the same file."""
+
+    name = "onnxruntime"
+    precision: Precision = "f32"
+
+    def __init__(self, graph: bytes) -> None:
+        self._graph = graph
+        self._session: Any = None
+        _alive.add(self)
+        self._open()
+
+    def _open(self) -> Any:
+        """The session of this process."""
+        with undisturbed, _COMPILING:
+            if self._session is None:
+                with memory_for("compiling the graph", _SMALLER):
+                    self._session = _session(self._graph)
+            return self._session
+
+    def __call__(self, images: NDArray[Any]) -> Outputs:
+        session = self._session or self._open()
+        with undisturbed, memory_for("running the graph", _SMALLER):
+            return tuple(session.run(None, {session.get_inputs()[0].name: images}))
+
+    def _leave_behind(self) -> None:
+        """As of what OpenVINO compiles."""
+        keep_for_ever(self._session)
+        self._session = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_graph": self._graph, "_session": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        _alive.add(self)
+
+
+def _session(graph: bytes) -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        if is_out_of_memory(error):
+            raise
+        raise EngineError(
+            "onnxruntime is not installed", hint="pip install onnxruntime, or leave --engine out"
+        ) from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1  # its pool spins: two threads were slower than one beside a busy core
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its errors have no common base
+        if is_out_of_memory(error):
+            raise
+        raise ModelFileError(f"the graph cannot be read: {str(error).splitlines()[0]}") from error
+
+
+class TorchEngine:
+    """The PyTorch reference behind the same call; built by `export.torch_engine`, so that this file needs no torch."""
+
+    name = "torch"
+    precision: Precision = "f32"
+
+    def __init__(self, run: Callable[[NDArray[Any]], Outputs]) -> None:
+        self._run = run
+
+    def __call__(self, images: NDArray[Any]) -> Outputs:
+        calm_torch()
+        with undisturbed, memory_for("running the PyTorch reference", _SMALLER):
+            return self._run(images)
+
+    def __reduce__(self) -> Any:
+        raise EngineError("the PyTorch reference cannot be pickled", hint="pickle the Detector, and open it there")
+
+
+def calm_torch() -> None:
+    """In a forked child PyTorch computes in one thread: those of its pool have stayed in the parent, and it would wait
+    for them for ever.
+    """
+    if forked():
+        import torch
+
+        if torch.get_num_threads() > 1:
+            torch.set_num_threads(1)

@@ -1,0 +1,281 @@
+"""Inspection on a cluster: paths go out through Ray Data, rows come back, Parquet parts are written one by one.
+
+Why each image is in the result exactly once: every path has a number; the driver alone writes, part k holds the rows of
+numbers k * PART to (k + 1) * PART - 1, and it is written, whole, when each of them has come back. A worker that dies
+takes unfinished rows with it, which Ray Data runs again; a row that came back twice would fall on its own number. A
+driver that dies leaves finished parts, and its successor asks for the numbers of the other parts only.
+
+No image passes through the object store: a worker reads the bytes itself. What the driver holds are paths, and the rows
+of parts that are not full yet.
+
+The driver says which number format is computed in. A worker whose processor lacks it refuses, and the run ends: rows of
+two formats would have scores of two kinds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from blemish.data import storage as places
+from blemish.data.image.decode import decode_image
+from blemish.errors import ConfigError, DataError, EngineError
+from blemish.inspection.engines import open_engine
+from blemish.inspection.inspector import Inspector, precision_of
+from blemish.inspection.modelfile import Model
+from blemish.inspection.ray_session import session
+from blemish.outputs import check_folder
+from blemish.types import Track, no_track
+
+PART = 1000  # rows in one file
+BATCH = 16  # images in one call of a worker
+READERS = 4  # files that a worker reads ahead at a time: object storage answers late
+BLOCK = 64  # images that a worker is given at a time, and does again after one has died
+PLAN = "_plan.json"
+SUMMARY = "_summary.json"
+
+
+class _Inspecting:
+    """One process, one core, one compiled model.
+
+    `shared` holds the reference to the model. Relative paths start at `base`: a worker's own folder is another one.
+    """
+
+    def __init__(self, shared: list[Any], precision: Any, base: str) -> None:
+        import ray
+
+        model: Model = ray.get(shared[0])
+        self.base, self.readers = base, ThreadPoolExecutor(READERS)
+        self.refusal = ""
+        try:
+            self.line = Inspector(model, open_engine(model.graph, precision=precision), threads=1)
+        except EngineError as error:  # told by the next call: Ray would try to start a worker again that fails to start
+            self.refusal = str(error)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """{number, path} -> {number, row}: each row is the JSON line of one image; a number of -1 is a refusal."""
+        if self.refusal:
+            return {"number": np.array([-1]), "row": np.array([self.refusal], object)}
+        paths = [str(path) for path in batch["path"]]
+        files = self.readers.map(self._bytes, paths)
+        rows = [json.dumps(self._row(path, file), allow_nan=False) for path, file in zip(paths, files, strict=True)]
+        return {"number": batch["number"], "row": np.array(rows, object)}
+
+    def _bytes(self, path: str) -> bytes | DataError:
+        """A file's bytes, or what is wrong with it, under the name that it was listed by."""
+        place = path if places.is_url(path) else os.path.join(self.base, path)
+        try:
+            return places.read(place)
+        except DataError as error:
+            return DataError(f"{path}: {str(error).removeprefix(f'{place}: ')}", hint=error.hint)
+
+    def _row(self, path: str, file: bytes | DataError) -> dict[str, Any]:
+        if isinstance(file, DataError):
+            wrong = file
+        else:
+            try:
+                image = decode_image(file, path, max_pixels=self.line.preprocess.max_pixels)
+                return self.line.inspect(image).to_json() | {"image_path": path}
+            except DataError as error:
+                wrong = error
+        return {"image_path": path, "regions": [], "error": str(wrong), "hint": wrong.hint}
+
+
+def inspect(
+    model: Model,
+    sources: list[str],
+    out: str,
+    *,
+    address: str | None = None,
+    workers: int | None = None,
+    track: Track = no_track,
+) -> dict[str, Any]:
+    """Inspect all images of folders, manifests and URLs into Parquet parts in `out`; what it came to.
+
+    The rows are those of the local engine but for `seconds`, bit for bit, in the order of the listing. A run that was
+    stopped goes on. ConfigError where `out` belongs to other images or another model.
+    """
+    paths = places.images(sources)
+    if not places.is_url(out):
+        check_folder(out, "--out", read=[source for source in sources if not places.is_url(source)])
+    precision = precision_of(model, "openvino")
+    plan = {
+        "images": len(paths),
+        "part": PART,
+        "paths": _digest(json.dumps([[p, p if places.is_url(p) else os.path.abspath(p)] for p in paths]).encode()),
+        "model": _model_digest(model),
+        "precision": precision,
+    }
+    parts = range(-(-len(paths) // PART))
+    there = _finished(out, plan)
+    missing = [k for k in parts if _name(k) not in there]
+    if missing:
+        with session(address, workers) as ray:
+            count = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+            rows = _stream(ray, model, precision, paths, missing, count)
+            for k, part in track(_parts(rows, missing, len(paths)), "inspect", len(missing)):
+                places.write(places.join(out, _name(k)), _parquet(part))
+    summary = {**plan, **_summed(out, parts, len(paths)), "out": out}
+    places.write(places.join(out, SUMMARY), (json.dumps(summary, indent=1) + "\n").encode())
+    return summary
+
+
+def read(out: str) -> Any:
+    """All rows of a finished run as one Arrow table, in the order of the listing."""
+    import pyarrow as pa
+
+    names = [n for n in places.names_in(out) if n.startswith("part-")]
+    # parts of earlier versions have fewer columns
+    return pa.concat_tables([_table(places.join(out, name)) for name in names], promote_options="default")
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _model_digest(model: Model) -> str:
+    """Of all that a row depends on: the graph, and what is made of its scores."""
+    rest: dict[str, Any] = {"meta": model.meta, "calibration": {k: c.to_json() for k, c in model.calibrators.items()}}
+    if model.categories is not None:
+        rest |= {"categories": model.categories.to_json(), "heads": {k: _digest(v) for k, v in model.heads.items()}}
+    return _digest(_digest(model.graph).encode() + json.dumps(rest, sort_keys=True).encode())
+
+
+def _name(part: int) -> str:
+    return f"part-{part:07d}.parquet"
+
+
+def _finished(out: str, plan: dict[str, Any]) -> set[str]:
+    """Names of the parts that are there, once it is sure that they are of this plan, which is written down if new."""
+    names = set(places.names_in(out))
+    if PLAN in names:
+        if json.loads(places.read(places.join(out, PLAN))) != plan:
+            hint = "choose another --out, or remove the old result"
+            raise ConfigError(f"{out}: holds a result of other images or another model", hint=hint)
+        return names
+    if any(name.endswith(".parquet") for name in names):
+        raise ConfigError(f"{out}: holds Parquet files of something else", hint="choose another --out")
+    places.write(places.join(out, PLAN), json.dumps(plan, indent=1).encode())
+    return set()
+
+
+def _stream(
+    ray: Any, model: Model, precision: str, paths: list[str], missing: list[int], count: int
+) -> Iterator[tuple[int, str]]:
+    """(number, row) of every image of the missing parts, in any order."""
+    import pyarrow as pa
+    import ray.data as data
+    from ray.exceptions import RayError
+
+    context = data.DataContext.get_current()
+    context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it would tell is raised below
+    numbers = [n for k in missing for n in range(k * PART, min((k + 1) * PART, len(paths)))]
+    size = min(BLOCK, -(-len(numbers) // count))
+    blocks = [  # made here: a step that splits them would wait for a core that the workers hold
+        pa.table({"number": some, "path": [paths[n] for n in some]})
+        for some in (numbers[i : i + size] for i in range(0, len(numbers), size))
+    ]
+    shared = ray.put(replace(model, tensors=b""))  # held until the end: a worker that is started again fetches it anew
+    rows = data.from_arrow(blocks).map_batches(
+        _Inspecting,
+        fn_constructor_args=([shared], precision, os.getcwd()),
+        batch_size=BATCH,
+        batch_format="numpy",
+        concurrency=min(count, len(blocks)),
+        num_cpus=1,
+    )
+    try:
+        for batch in rows.iter_batches(batch_size=BATCH, batch_format="numpy", prefetch_batches=1):
+            for number, row in zip(batch["number"].tolist(), batch["row"].tolist(), strict=True):
+                if number < 0:
+                    raise EngineError(f"a worker cannot do as the driver does: {row}", hint="use machines of one kind")
+                yield number, row
+    except RayError as error:
+        last = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        raise EngineError(f"the cluster stopped: {last}", hint="start again: it goes on") from error
+
+
+def _parts(
+    rows: Iterator[tuple[int, str]], missing: list[int], total: int
+) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    """Full parts as they get full; EngineError where rows are missing at the end."""
+    waiting: dict[int, dict[int, str]] = {k: {} for k in missing}
+    for number, row in rows:
+        k = number // PART
+        if k not in waiting:
+            continue  # its part is written: the row came twice
+        waiting[k][number] = row
+        if len(waiting[k]) == min(PART, total - k * PART):
+            part = waiting.pop(k)
+            yield k, [json.loads(part[n]) for n in sorted(part)]
+    if waiting:
+        short = sum(min(PART, total - k * PART) - len(part) for k, part in waiting.items())
+        raise EngineError(f"{short} images have not come back", hint="start again: it goes on")
+
+
+def _schema() -> Any:
+    import pyarrow as pa
+
+    number, text = pa.float64(), pa.string()
+    box = {"bbox": pa.list_(pa.int64()), "area_px": pa.int64(), "peak": number, "score": number}
+    columns = {
+        "image_path": text,
+        "pred_score": number,
+        "p_value": number,
+        "threshold": number,
+        "pred_label": text,
+        "category": text,
+        "category_confidence": number,
+        "unknown": pa.bool_(),
+        "regions": pa.list_(pa.struct(list(box.items()))),
+        "map": text,
+        "raw_map": text,
+        "seconds": number,
+        "error": text,
+        "hint": text,
+    }
+    return pa.schema(list(columns.items()))
+
+
+def _parquet(rows: list[dict[str, Any]]) -> bytes:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    buffer = io.BytesIO()
+    parquet.write_table(pa.Table.from_pylist(rows, schema=_schema()), buffer)
+    return buffer.getvalue()
+
+
+def _table(place: str) -> Any:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        return parquet.read_table(io.BytesIO(places.read(place)))
+    except pyarrow.ArrowException as error:
+        raise DataError(f"is damaged ({error})", path=place, hint="remove it and start again") from None
+
+
+def _summed(out: str, parts: range, images: int) -> dict[str, int]:
+    """Counts over all parts, read one by one."""
+    rows = errors = anomalous = 0
+    for k in parts:
+        table = _table(places.join(out, _name(k)))
+        if table.num_rows != min(PART, images - k * PART):
+            raise DataError(
+                f"has {table.num_rows} rows", path=places.join(out, _name(k)), hint="remove it, start again"
+            )
+        rows += table.num_rows
+        errors += table.num_rows - table["error"].null_count
+        anomalous += sum(verdict in ("anomalous", "unknown") for verdict in table["pred_label"].to_pylist())
+    return {"rows": rows, "errors": errors, "anomalous": anomalous, "parts": len(parts)}

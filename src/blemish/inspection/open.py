@@ -1,0 +1,54 @@
+"""What runs a model, of any modality: here, in learning and on a cluster."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any
+
+from blemish.data import registry
+from blemish.errors import ConfigError, EngineError
+from blemish.inspection.cloud_engine import ENGINES
+from blemish.inspection.engines import Engine, open_engine
+from blemish.inspection.modelfile import Model, arrays
+from blemish.inspection.routed import Routed
+
+LOCAL = ("openvino", "local")
+
+
+def open_model(
+    model: Model, name: str = "openvino", *, precision: Any = "f32", threads: int = 1, batch: int = 1
+) -> Engine:
+    """The engine of a model: its graph, its graph and the heads behind it, or what its method runs in without a graph.
+
+    `precision` is the number format, `threads` the images that are worked on at the same time, `batch` the images in
+    one call. EngineError where the engine `name` cannot run such a model.
+    """
+    if not model.meta.get("graph", True):
+        if name not in (*LOCAL, "numpy"):
+            raise EngineError(f"'{name}' runs graphs, and {model.meta['method']} is none", hint="leave --engine out")
+        return ENGINES[model.meta["engine"]](model.meta["config"], arrays(model.tensors))
+    if not model.heads:
+        return open_engine(model.graph, name, precision=precision, threads=threads, batch=batch)
+    if name not in LOCAL:
+        raise EngineError(f"a model with a head for each category runs on openvino, not on {name}")
+    return Routed(model.graph, model.heads, precision=precision, threads=threads, batch=batch)
+
+
+def reading(model: Model, *, max_pixels: int | None = None, file_rate: float | None = None) -> Model:
+    """The model with other settings of how files are read, None = as it has them; no score of a file changes by them.
+
+    max_pixels  larger images are refused
+    file_rate   Hz of recordings that state none
+
+    ConfigError for a setting that means nothing to the model's modality.
+    """
+    preprocess = registry.of(model.meta).preprocess
+    given = {k: v for k, v in {"max_pixels": max_pixels, "file_rate": file_rate}.items() if v is not None}
+    for name in given:
+        if name not in {field.name for field in fields(preprocess)}:
+            said = {"max_pixels": "--max-pixels", "file_rate": "--rate"}[name]
+            what = model.meta.get("kind", registry.DEFAULT)
+            raise ConfigError(f"{said} ({name}) means nothing to a model of {what}s", hint=f"leave {said} out")
+    if not given:
+        return model
+    return replace(model, meta={**model.meta, "preprocess": replace(preprocess, **given).to_json()})

@@ -1,0 +1,94 @@
+"""The promises of a model of several products, from good images through the deployed line. No torch."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Container, Sequence
+from typing import Any, NamedTuple
+
+from blemish.data.modality import Modality
+from blemish.inspection.calibrate import Deployed, check_blank, check_varied, compared
+from blemish.inspection.categories import Categories, Known, Row, of_rows
+from blemish.inspection.conformal import Calibrator
+from blemish.inspection.modelfile import Model
+from blemish.inspection.open import open_model
+from blemish.types import Record, Track, no_track
+
+
+class Promised(NamedTuple):
+    """What good images allow to promise."""
+
+    calibrators: dict[str, Calibrator]  # over all categories, by number format
+    categories: Categories  # with their own
+    agreement: dict[str, Any]  # of the number formats, see `scores.agreement`
+
+
+class Seen(NamedTuple):
+    """One good image through the deployed line."""
+
+    record: str  # its id
+    category: int  # decided
+    strangeness: float
+    row: Row  # of its score
+
+
+def promised(
+    model: Model,
+    kind: Modality[Any],
+    held: Sequence[Record],
+    alpha: float,
+    per_unit: bool,
+    track: Track = no_track,
+    *,
+    learned: Sequence[Record] = (),
+    only: int | None = None,
+    blind: bool = False,
+) -> Promised:
+    """Calibrators over all categories, by number format, and the categories with their own ones.
+
+    `learned` are good images that heads have learned and the vote has not: beside the held-out ones they tell how
+    strange good images look. A category with too few held-out images has no threshold; a warning names it (of `only`
+    one, where the images are of one).
+
+    CalibrationError, but with `blind`, where the scores of the held-out images do not vary, and where a plain grey
+    picture would be called good.
+    """
+    assert model.categories is not None
+    names, ids = model.categories.names, {r.id for r in held}
+    deployed = Deployed(lambda p: open_model(model, precision=p), kind)
+    found = decided_scores(deployed, [*held, *learned], track)
+    rows = {p: [d.row for d in seen if d.record in ids] for p, seen in found.items()}
+    for own in () if blind else rows.values():
+        check_varied([row[0] for row in own])
+    made = {p: of_rows(own, alpha, per_unit=per_unit) for p, own in rows.items()}
+    pooled = {p: calibrator for p, calibrator in made.items() if calibrator is not None}
+    each = {p: known(seen, ids, len(names), alpha, per_unit=per_unit) for p, seen in found.items()}
+    scores = next(iter(each.values())).scores
+    missing = [k for k, calibrator in enumerate(scores) if calibrator is None and only in (None, k)]
+    if held and (without := [names[k] for k in missing]):
+        warnings.warn(f"too few held-out good images for a promise of {alpha:g}: {', '.join(without)}", stacklevel=4)
+    categories = model.categories.with_known(each)
+    for precision, (score, _, votes, strangeness) in deployed.blank().items():
+        decided = categories.decide(votes[0].tolist(), float(strangeness[0]), precision)
+        if not (blind or decided.unknown):
+            check_blank(float(score[0]), decided.calibrator)
+    return Promised(pooled, categories, compared([[row[0] for row in own] for own in rows.values()]))
+
+
+def decided_scores(deployed: Deployed, records: Sequence[Record], track: Track = no_track) -> dict[str, list[Seen]]:
+    """What a model of several products says of each image, by number format; copies of one image count once."""
+    out: dict[str, list[Seen]] = {p: [] for p in deployed.engines}
+    for record, precision, (_, _, votes, strangeness), row in deployed.scored(records, track):
+        out[precision].append(Seen(record.id, int(votes[0].argmax()), float(strangeness[0]), row))
+    return out
+
+
+def known(found: Sequence[Seen], held: Container[str], count: int, alpha: float, *, per_unit: bool) -> Known:
+    """The promises of `count` categories: thresholds from the `held` records, limits of strangeness from all."""
+    scores, strangeness = [], []
+    for k in range(count):
+        own = [seen for seen in found if seen.category == k]
+        scores.append(of_rows([seen.row for seen in own if seen.record in held], alpha, per_unit=per_unit))
+        strange = [(seen.strangeness, seen.strangeness, *seen.row[2:]) for seen in own]
+        strangeness.append(of_rows(strange, alpha, per_unit=per_unit))
+    return Known(tuple(scores), tuple(strangeness))

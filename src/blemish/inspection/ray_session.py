@@ -1,0 +1,50 @@
+"""A connection to a Ray cluster: one that is there, or one that is started on this machine and stopped afterwards."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from blemish.errors import EngineError
+from blemish.system import cores
+
+ENVIRONMENT = {
+    "OMP_WAIT_POLICY": "PASSIVE",  # waiting threads must not spin beside the other workers
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to anyone
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # its core writes to this process's stderr; what matters comes as an exception
+}
+
+
+@contextmanager
+def session(address: str | None = None, workers: int | None = None) -> Iterator[Any]:
+    """The `ray` module, connected: to `address`, else to `$RAY_ADDRESS`, else to a cluster of `workers` started here.
+
+    What is started here is stopped at the end; what was there goes on. EngineError where Ray is not installed or the
+    cluster does not answer.
+    """
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    try:
+        import ray
+    except ModuleNotFoundError:
+        raise EngineError("ray is not installed", hint="pip install 'blemish[ray]' brings it") from None
+    if ray.is_initialized():
+        yield ray
+        return
+    address = address or os.environ.get("RAY_ADDRESS")
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+    try:
+        if address:
+            ray.init(address, runtime_env={"env_vars": ENVIRONMENT}, **quiet)
+        else:
+            # "local": without a word it would join whatever `ray start` has left on this machine
+            ray.init("local", num_cpus=workers or cores(), include_dashboard=False, **quiet)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise EngineError(f"no Ray cluster at {address or 'this machine'}: {error}", hint="check --address") from error
+    try:
+        yield ray
+    finally:
+        ray.shutdown()

@@ -1,0 +1,74 @@
+"""One trunk, a vote, and a head for each category: an image goes through one head, however many there are.
+
+Local feature routing of DFC (Wang et al. 2025), as an engine: image -> features -> votes -> the head of the category
+that they elect -> score and map. Heads are compiled when they are first elected.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blemish.inspection.engines import Head, Outputs, Precision, open_engine
+from blemish.system import undisturbed
+
+VOTE = "votes"
+_ELECTING = threading.Lock()
+KEPT = 64  # compiled heads; of more, those that were elected longest ago are compiled again
+
+
+def head_name(number: int) -> str:
+    """Of the head of a category, among a model's heads."""
+    return f"{number:04d}"
+
+
+class Routes:
+    """Features of one image -> score, map, votes and strangeness, by the head of the elected category."""
+
+    def __init__(self, heads: Mapping[str, bytes], *, precision: Precision, threads: int = 1) -> None:
+        self._vote = Head(heads[VOTE], precision="f32", threads=threads)
+        self._heads, self._precision, self._threads = dict(heads), precision, threads
+        self._compiled: OrderedDict[int, Head] = OrderedDict()
+
+    def _elected(self, number: int) -> Head:
+        """The head of a category, compiled when it is first elected."""
+        with undisturbed, _ELECTING:
+            if number not in self._compiled:
+                if len(self._compiled) >= KEPT:
+                    self._compiled.popitem(last=False)
+                graph = self._heads[head_name(number)]
+                self._compiled[number] = Head(graph, precision=self._precision, threads=self._threads)
+            self._compiled.move_to_end(number)
+            return self._compiled[number]
+
+    def __call__(self, maps: Sequence[NDArray[np.float32]]) -> Outputs:
+        """All levels of one image (C_l, *grid_l) -> the outputs, each with a batch of one."""
+        votes, strangeness = self._vote(maps)
+        score, anomaly_map = self._elected(int(votes[0].argmax()))(maps)
+        return score, anomaly_map, votes, strangeness
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_compiled": OrderedDict()}
+
+
+class Routed:
+    """A model whose categories have heads of their own; an `Engine`."""
+
+    name = "openvino"
+
+    def __init__(
+        self, trunk: bytes, heads: Mapping[str, bytes], *, precision: Precision, threads: int = 1, batch: int = 1
+    ) -> None:
+        self.precision: Precision = precision
+        self._trunk = open_engine(trunk, precision=precision, threads=threads, batch=batch)
+        self._routes = Routes(heads, precision=precision, threads=threads)
+
+    def __call__(self, images: NDArray[Any]) -> Outputs:
+        levels = self._trunk(images)
+        each = [self._routes([level[i] for level in levels]) for i in range(len(images))]
+        return tuple(np.concatenate(parts) for parts in zip(*each, strict=True))

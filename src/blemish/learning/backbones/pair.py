@@ -1,0 +1,36 @@
+"""Two frozen networks that look at the same image, as one backbone: the second's levels stand behind the first's."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from torch import Tensor
+
+from blemish.learning.backbones.base import Backbone
+from blemish.types import FeatureSpec
+
+
+class PairBackbone(Backbone):
+    """The image is normalised for the first network, and brought to what the second one wants inside."""
+
+    def __init__(self, first: Backbone, second: Backbone) -> None:
+        super().__init__()
+        self.one, self.two = first, second
+        self.layers = (*first.layers, *second.layers)
+        self.identity = f"{first.identity}+{second.identity}"
+        self.stride = math.lcm(first.stride, second.stride)
+        self.eval()
+
+    @property
+    def normalisation(self) -> tuple[Tensor, Tensor]:
+        return self.one.normalisation
+
+    def features(self, x: Tensor) -> tuple[Tensor, ...]:
+        mean, std = (v[:, None, None] for v in self.one.normalisation)
+        other_mean, other_std = (v[:, None, None] for v in self.two.normalisation)
+        return (*self.one.features(x), *self.two.features((x * std + mean - other_mean) / other_std))
+
+    def spec(self, size: tuple[int, int]) -> FeatureSpec:
+        """As of one network; `second` says how many levels are the second one's."""
+        return replace(super().spec(size), second=len(self.two.layers))

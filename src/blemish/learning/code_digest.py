@@ -1,0 +1,91 @@
+"""Digests of source code that see what it does, not how it is written.
+
+Blind to comments, docstrings, formatting and imports, and the same on every version of Python: results that are kept
+under such a digest outlive a move, a better comment and a formatter.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import inspect
+from collections.abc import Collection, Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from blemish.methods.base import Method
+
+_UNSEEN = frozenset({"ctx", "kind", "type_comment", "type_ignores"})  # fields of nodes that change nothing that runs
+
+
+def code_digest(*sources: str, without: Collection[str] = ()) -> str:
+    """sha256 (hex) over what these source texts do, in their order; functions named in `without` are left out.
+
+    Raises SyntaxError for a text that is no Python.
+    """
+    found = hashlib.sha256()
+    for source in sources:
+        found.update(repr(_plain(ast.parse(source), frozenset(without))).encode("utf-8", "surrogatepass"))
+    return found.hexdigest()
+
+
+def _plain(value: Any, without: frozenset[str]) -> Any:
+    """A node as nested tuples of the fields that hold something: which empty ones there are differs by version."""
+    if isinstance(value, ast.JoinedStr):
+        return ("JoinedStr", *(_plain(part, without) for part in _joined(value.values)))
+    if isinstance(value, ast.AST):
+        fields = {name: _plain(field, without) for name, field in ast.iter_fields(value) if name not in _UNSEEN}
+        return (type(value).__name__, *((name, field) for name, field in sorted(fields.items()) if _holds(field)))
+    if isinstance(value, list):
+        return tuple(_plain(item, without) for item in value if not _unseen(item, without))
+    return (type(value).__name__, repr(value)) if value is not None else None
+
+
+def _joined(parts: list[ast.expr]) -> Iterator[ast.expr]:
+    """Texts of an f-string that lie side by side as one: where they are cut differs by version."""
+    for constant, run in groupby(parts, lambda part: isinstance(part, ast.Constant)):
+        if not constant:
+            yield from run
+        elif text := "".join(str(part.value) for part in run if isinstance(part, ast.Constant)):
+            yield ast.Constant(text)
+
+
+def _holds(field: Any) -> bool:
+    return field is not None and field != ()
+
+
+def _unseen(node: Any, without: frozenset[str]) -> bool:
+    """Imports, blocks of nothing but imports (`if TYPE_CHECKING:`), docstrings, and what is left out by name."""
+    if isinstance(node, ast.If):
+        return not node.orelse and all(_unseen(inner, without) for inner in node.body)
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return node.name in without
+    text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    return text or isinstance(node, ast.Import | ast.ImportFrom)
+
+
+def learning_sources(method_class: type[Method[Any]]) -> str:
+    """Digest of the code that a phase's outcome depends on, so that a change there finds nothing kept.
+
+    The method's file and what it is built of in `nn` and `ops`, the training loop, and what makes its samples.
+    """
+    root = Path(__file__).parents[1]
+    learning = root / "learning"
+    files = {learning / "training.py", learning / "sampler.py", *(learning / "sources").glob("*.py")}
+    files |= {*(root / "data" / "synthesis").glob("*.py")}
+    coming = [Path(inspect.getfile(method_class))]
+    while coming:
+        files.add(path := coming.pop())
+        coming += [file for file in _built_of(path, root) if file not in files]
+    return code_digest(*(path.read_text(encoding="utf-8") for path in sorted(files)))
+
+
+def _built_of(path: Path, root: Path) -> Iterator[Path]:
+    """Files of `nn`, `ops` and `methods` that a file imports from."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            package, *inner = node.module.split(".")
+            if package == "blemish" and len(inner) == 2 and inner[0] in ("nn", "ops", "methods"):
+                yield root / inner[0] / f"{inner[1]}.py"

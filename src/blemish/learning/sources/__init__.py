@@ -1,0 +1,1 @@
+"""Where a method gets its samples from: one file for each modality."""

@@ -1,0 +1,189 @@
+"""From records to batches of frozen features: decode, preprocess, backbone graph, cache."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blemish.data.identity import image_id
+from blemish.data.image.decode import decode_image
+from blemish.data.image.preprocess import Preprocess
+from blemish.errors import DataError
+from blemish.files import read_file
+from blemish.inspection.engines import Engine, Precision, open_engine
+from blemish.learning import export
+from blemish.learning.backbones.cache import FeatureCache, feature_key
+from blemish.system import cores
+from blemish.types import Batch, Pyramid, Record
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from blemish.learning.backbones.base import Backbone
+    from blemish.learning.export import Vote
+    from blemish.methods.base import Method
+
+Maps = tuple[NDArray[np.float32], ...]
+
+BATCH = 16  # samples a method observes at a time; larger ones leave the processor's cache
+
+
+class FeatureSource:
+    """Frozen features of images, by the same graph and in the same number format as at inspection.
+
+    Args:
+        backbone: the frozen network; its graph is exported once and kept in the cache folder.
+        preprocess: how an image becomes the network's input.
+        cache: where features are kept; None computes them each time.
+        threads: images worked on at the same time.
+        precision: number format of the network.
+        image: whether a head takes the normalised image too, as one level more.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        preprocess: Preprocess,
+        cache: FeatureCache | None,
+        *,
+        threads: int | None = None,
+        precision: Precision = "f32",
+        image: bool = False,
+    ) -> None:
+        self.backbone = backbone
+        self.preprocess = preprocess
+        self.cache = cache
+        self.threads = threads or cores()
+        self.spec = backbone.spec(preprocess.size)
+        self.precision = precision
+        self.image = image
+        self.graph = backbone_graph(backbone, preprocess.size, cache)
+        self.trunk = backbone_graph(backbone, preprocess.size, cache, image=True) if image else self.graph
+        self.seen: set[str] = set()  # content of every image asked for
+        self.categories: dict[str, int] = {}  # decided category by record id, where there are several products
+        self.computed = 0  # images that went through the backbone; the others came from the cache
+        self._engine = open_engine(self.graph, precision=self.precision, threads=self.threads)
+        self._dtype = f"{self._engine.name}-{self.precision}"
+
+    batch = BATCH
+
+    @property
+    def identity(self) -> str:
+        """Of the frozen network."""
+        return self.backbone.identity
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Of the frozen network."""
+        return self.backbone.layers
+
+    def freeze(self, method: Method[Any], vote: Vote | None = None) -> bytes:
+        """The whole graph from image to score and map."""
+        return export.merge(self.trunk, export.export_head(method, vote))
+
+    def reference(self, method: Method[Any], vote: Vote | None = None) -> Engine:
+        """The same in PyTorch."""
+        return export.torch_engine(self.backbone, method, vote)
+
+    def maps(self, record: Record) -> Maps:
+        """What a head takes of one image: feature maps (C_l, *grid_l), and the normalised image (3, H, W) where
+        `image` is set. DataError where it cannot be read.
+        """
+        data = read_file(record.path)
+        limit = self.preprocess.max_pixels
+        decoded = lru_cache(1)(lambda: decode_image(data, str(record.path), max_pixels=limit))
+        self.seen.add(image_id(data, decoded))
+
+        @lru_cache(1)
+        def image() -> NDArray[np.uint8]:
+            try:
+                return self.preprocess(decoded())
+            except DataError as error:
+                raise error.at(record.path) from None
+
+        maps = self.cached(data, "", image)
+        return (*maps, self.normalised(image())) if self.image else maps
+
+    def cached(self, data: bytes, variant: str, image: Callable[[], NDArray[np.uint8]]) -> Maps:
+        """Feature maps of what `image` makes of a file's bytes; `variant` names how, "" is the file as it is."""
+        key = ""
+        if self.cache is not None:
+            key = feature_key(data, self.preprocess.rendering(), self.backbone.identity, self._dtype + variant)
+            cached = self.cache.get(key, self.spec)
+            if cached is not None:
+                return cached
+        maps = tuple(m[0] for m in self._engine(image()[None]))
+        self.computed += 1
+        if self.cache is not None:
+            self.cache.put(key, maps)
+        return maps
+
+    def normalised(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(H, W, 3) uint8 -> (3, H, W) float32, as the graph does it."""
+        mean, std = (v.numpy() for v in self.backbone.normalisation)
+        return np.ascontiguousarray(((image.astype(np.float32) - mean) / std).transpose(2, 0, 1))
+
+    def stream(self, records: Iterable[Record]) -> Iterator[tuple[Record, Maps]]:
+        """Records with their maps, in order; a few images are held at a time."""
+        waiting: deque[tuple[Record, Future[Maps]]] = deque()
+        with ThreadPoolExecutor(self.threads) as pool:
+            try:
+                for record in records:
+                    waiting.append((record, pool.submit(self.maps, record)))
+                    if len(waiting) > 2 * self.threads:
+                        first, future = waiting.popleft()
+                        yield first, future.result()
+                while waiting:
+                    first, future = waiting.popleft()
+                    yield first, future.result()
+            finally:
+                for _, future in waiting:
+                    future.cancel()
+
+    def batches(self, records: Iterable[Record]) -> Iterator[Batch]:
+        """The same as batches for a method."""
+        ids: list[str] = []
+        maps: list[Maps] = []
+        for record, sample in self.stream(records):
+            ids.append(record.id)
+            maps.append(sample)
+            if len(maps) == BATCH:
+                yield self._batch(ids, maps)
+                ids, maps = [], []
+        if maps:
+            yield self._batch(ids, maps)
+
+    def _batch(self, ids: list[str], maps: list[Maps]) -> Batch:
+        import torch
+
+        levels = tuple(torch.from_numpy(np.stack(level)) for level in zip(*maps, strict=True))
+        x = levels[-1] if self.image else None
+        pyramid = Pyramid(levels[:-1] if self.image else levels)
+        return Batch(size=self.preprocess.size, pyramid=pyramid, x=x, ids=tuple(ids), category=self.categories_of(ids))
+
+    def categories_of(self, ids: Sequence[str]) -> Tensor | None:
+        """(B,) int64: the decided categories of these records; None where there is one product."""
+        import torch
+
+        return torch.tensor([self.categories[i] for i in ids]) if self.categories else None
+
+
+def backbone_graph(
+    backbone: Backbone, size: tuple[int, int], cache: FeatureCache | None, *, image: bool = False
+) -> bytes:
+    """The backbone's ONNX for one input size, from the cache or exported into it; `image` as in `FeatureSource`."""
+    import torch
+
+    name = f"{backbone.identity}|{size}|{export.OPSET}|{torch.__version__}" + ("|image" if image else "")
+    if cache is not None and (graph := cache.get_graph(name)) is not None:
+        return graph
+    graph = export.export_backbone(backbone, size, image=image)
+    if cache is not None:
+        cache.put_graph(name, graph)
+    return graph

@@ -1,0 +1,289 @@
+"""Training samples by number: frozen features of images, of their flipped views and of their damaged twins.
+
+All of it comes through the cache, so that a step runs no backbone and memory stays flat as data grows. What a twin
+looks like depends on the image's bytes and the twin's number alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from blemish.config import nearest
+from blemish.data.identity import image_id
+from blemish.data.image.decode import decode_image, read_image, set_in
+from blemish.data.image.levels import learn, measure
+from blemish.data.image.modality import Images
+from blemish.data.image.preprocess import (
+    Preprocess,
+    image_size_of,
+    median_aspect,
+    pack_roi,
+    parse_image_size,
+    resolve,
+    size_and_depth,
+)
+from blemish.data.modality import Modality
+from blemish.data.synthesis.makers import MAKERS, VERSION
+from blemish.data.synthesis.scenes import procedural_scene
+from blemish.errors import ConfigError, DataError
+from blemish.files import MAX_PIXELS, content_id, read_file
+from blemish.inspection.engines import Precision
+from blemish.learning.backbones.cache import FeatureCache
+from blemish.learning.options import FitOptions
+from blemish.learning.sources.base import Learning
+from blemish.learning.sources.features import FeatureSource, Maps
+from blemish.system import cores
+from blemish.types import Batch, Needs, Pyramid, Record
+
+if TYPE_CHECKING:
+    from blemish.learning.backbones.base import Backbone
+
+Image = NDArray[np.uint8]
+TWINS = 4  # damaged versions of each view
+SCENES = 1024  # made images that a data-independent phase learns from
+KEPT = 1024  # images that stay decoded, where a method takes pixels: decoding takes as long as a small network's step
+ASPECT = 0.02  # by which width / height of a region of interest and of a picture may differ, beside the rounding
+MEASURED = 32  # 8-bit images whose brightness is looked up
+SCENE = (256, 256)  # their size, whatever the size of the images
+
+VIEWS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    "same": lambda x: x,
+    "flip_h": lambda x: x[:, ::-1],
+    "flip_v": lambda x: x[::-1],
+    "turn_180": lambda x: x[::-1, ::-1],
+}
+
+
+def check_views(views: Sequence[str]) -> None:
+    """ConfigError on a name that is no view."""
+    for view in views:
+        if view not in VIEWS:
+            raise ConfigError(f"no view '{view}'", hint=nearest(view, list(VIEWS)))
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image to learn from."""
+
+    id: str
+    data: Callable[[], bytes]  # names its content
+    image: Callable[[bytes], Image]  # of that content, as the network takes it
+    content: Callable[[bytes], str] = content_id  # what a model knows it by
+
+
+def files(records: Sequence[Record], preprocess: Preprocess) -> list[Item]:
+    """The images of records."""
+
+    def item(record: Record) -> Item:
+        def image(data: bytes) -> Image:
+            return preprocess(decode_image(data, str(record.path), max_pixels=preprocess.max_pixels))
+
+        def content(data: bytes) -> str:
+            return image_id(data, lambda: decode_image(data, str(record.path)))
+
+        return Item(record.id, lambda: read_file(record.path), image, content)
+
+    return [item(record) for record in records]
+
+
+def scenes(size: tuple[int, int], count: int = SCENES) -> list[Item]:
+    """Made images, the same for every data set."""
+
+    def item(number: int) -> Item:
+        def image(_: bytes) -> Image:
+            return procedural_scene(size, np.random.default_rng([number, VERSION]))
+
+        return Item(f"scene {number}", f"scene {number} {VERSION}".encode, image)
+
+    return [item(number) for number in range(count)]
+
+
+def read_textures(folder: str | None) -> list[Image]:
+    """The images of a folder and below, as RGB; none where there is no folder."""
+    if folder is None:
+        return []
+    from blemish.data.listing import images_in
+
+    found = [read_image(path) for path in images_in(Path(folder), deep=True)]
+    return [Preprocess(image.shape[:2])(image) for image in found]
+
+
+class ImageSamples:
+    """Samples of a list of items; the `learning.training.Samples` of images."""
+
+    def __init__(
+        self,
+        source: FeatureSource,
+        items: Sequence[Item],
+        needs: Needs,
+        *,
+        views: Sequence[str] = (),
+        textures: Sequence[Image] = (),
+    ) -> None:
+        check_views(views)
+        self.source, self.items, self.needs = source, items, needs
+        self.views = ("same", *(v for v in views if v != "same"))
+        self.maker = MAKERS[needs.twin](textures) if needs.twin else None
+        drawn = hashlib.sha256(b"".join(t.tobytes() for t in textures)).hexdigest()[:16] if textures else "drawn"
+        self._kept = lru_cache(KEPT)(self._drawn)
+        self.made_by = f"{needs.twin}:{VERSION}:{drawn}"
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @property
+    def categories(self) -> list[int]:
+        """Of each item, as decided; none where there is one product."""
+        owners = self.source.categories
+        return [owners[item.id] for item in self.items] if owners else []
+
+    def batch(self, indices: Sequence[int], generator: torch.Generator | None = None) -> Batch:
+        """These samples; with a generator in views drawn from it, and with one of their damaged twins each."""
+        chosen = [self.items[i] for i in indices]
+        if generator is None:
+            return self._stacked(chosen, [self._one(item, "same") for item in chosen])
+        draws = torch.randint(len(self.views) * TWINS, (len(chosen),), generator=generator).tolist()
+        views = [self.views[draw // TWINS] for draw in draws]
+        rows = [self._one(item, view) for item, view in zip(chosen, views, strict=True)]
+        if self.maker is None:
+            return self._stacked(chosen, rows)
+        twins = [self._twin(i, v, draw % TWINS) for i, v, draw in zip(chosen, views, draws, strict=True)]
+        return self._stacked(chosen, rows, twins)
+
+    def _one(self, item: Item, view: str) -> tuple[Maps, NDArray[np.float32] | None]:
+        data = item.data()
+        self.source.seen.add(item.content(data))
+        image = partial(self._kept if self.needs.image else self._drawn, item, view)
+        maps = self.source.cached(data, "" if view == "same" else f"|{view}", image)
+        return maps, self.source.normalised(image()) if self.needs.image else None
+
+    @staticmethod
+    def _drawn(item: Item, view: str) -> Image:
+        return np.ascontiguousarray(VIEWS[view](item.image(item.data())))
+
+    def _twin(self, item: Item, view: str, number: int) -> tuple[Maps, NDArray[np.bool_]]:
+        data = item.data()
+        variant = f"|{view}|{self.made_by}|{number}"
+        seed = hashlib.sha256(data + variant.encode()).digest()[:8]
+
+        @lru_cache(1)
+        def made() -> tuple[Image, NDArray[np.bool_]]:
+            image = np.ascontiguousarray(VIEWS[view](item.image(data)))
+            assert self.maker is not None
+            return self.maker(image, np.random.default_rng(int.from_bytes(seed, "little")))  # type: ignore[no-any-return]
+
+        maps = self.source.cached(data, variant, lambda: made()[0])
+        return maps, self._mask(data, variant, lambda: made()[1])
+
+    def _mask(self, data: bytes, variant: str, make: Callable[[], NDArray[np.bool_]]) -> NDArray[np.bool_]:
+        """A twin's mask, one bit a pixel in the cache."""
+        size, cache = self.source.preprocess.size, self.source.cache
+        if cache is None:
+            return make()
+        digest = hashlib.sha256(data).hexdigest()
+        name = f"mask {digest} {self.source.preprocess.rendering()} {variant}"
+        if (kept := cache.get_blob(name)) is not None:
+            bits = np.unpackbits(np.frombuffer(kept, np.uint8), count=size[0] * size[1])
+            return bits.reshape(size).astype(np.bool_)
+        mask = make()
+        cache.put_blob(name, np.packbits(mask).tobytes())
+        return mask
+
+    def _stacked(
+        self,
+        items: Sequence[Item],
+        rows: Sequence[tuple[Maps, NDArray[np.float32] | None]],
+        twins: Sequence[tuple[Maps, NDArray[np.bool_]]] = (),
+    ) -> Batch:
+        def pyramid(maps: Sequence[Maps]) -> Pyramid:
+            return Pyramid(tuple(torch.from_numpy(np.stack(level)) for level in zip(*maps, strict=True)))
+
+        images = [x for _, x in rows if x is not None]
+        return Batch(
+            size=self.source.preprocess.size,
+            pyramid=pyramid([maps for maps, _ in rows]),
+            x=torch.from_numpy(np.stack(images)) if images else None,
+            ids=tuple(item.id for item in items),
+            twin=pyramid([maps for maps, _ in twins]) if twins else None,
+            mask=torch.from_numpy(np.stack([mask for _, mask in twins])) if twins else None,
+            category=self.source.categories_of([item.id for item in items]),
+        )
+
+
+def read_roi(path: str, size: tuple[int, int], records: Sequence[Record], max_pixels: int = MAX_PIXELS) -> str:
+    """The region of interest of an image file, for a network input of `size` that these records are brought to.
+
+    A warning where it covers everything; DataError where it has not the shape of every picture, so that it would lie
+    elsewhere on it, or is empty.
+    """
+    image = read_image(path, max_pixels=max_pixels)
+    mask = set_in(image, path)
+    high, wide = mask.shape
+    for record in records:
+        w, h = image_size_of(record.path)
+        if abs(math.log(w / h * high / wide)) > ASPECT + 0.5 / wide + 0.5 / high:
+            message = f"the region of interest is {wide} x {high}, and {record.path.name} {w} x {h} (width x height)"
+            raise DataError(message, path=path, hint="draw it on one of the pictures that are learned from")
+    if mask.all():
+        warnings.warn(f"{path}: the region of interest covers everything: 0 is what is not inspected", stacklevel=2)
+    return pack_roi(np.asarray(mask, np.bool_), size)
+
+
+def plan_preprocess(good: Sequence[Record], options: FitOptions, stride: int) -> Preprocess:
+    """How an image becomes the network's input: planned from these images, with the region of interest."""
+    preprocess = plan_geometry(good, options.image_size, stride, options.max_pixels)
+    if options.roi is None:
+        return preprocess
+    return replace(preprocess, roi=read_roi(options.roi, preprocess.size, good, options.max_pixels))
+
+
+def plan_geometry(good: Sequence[Record], image_size: str, stride: int, max_pixels: int = MAX_PIXELS) -> Preprocess:
+    """The network's input for these images: size at their median aspect, and the levels of their values.
+
+    Deep and real-valued images are measured all, of 8-bit ones some, spread over the set: they need no range.
+    """
+    heads = [(r, *size_and_depth(r.path)) for r in good]
+    size = resolve(parse_image_size(image_size), median_aspect(shape for _, shape, _ in heads), stride)
+    deep, flat = ([r for r, _, is_deep in heads if is_deep is wanted] for wanted in (True, False))
+    some = [*deep, *flat[:: max(1, len(flat) // MEASURED)]]
+    with ThreadPoolExecutor(cores()) as pool:
+        found = list(pool.map(lambda record: measure(read_image(record.path, max_pixels=max_pixels)), some))
+    return Preprocess.of(size, learn(found), max_pixels)
+
+
+def _plan(learn: Sequence[Record], options: FitOptions, backbone: Backbone) -> Modality[Any]:
+    return Images(plan_preprocess(learn, options, backbone.stride))
+
+
+def _open(
+    kind: Images,
+    backbone: Backbone,
+    cache: FeatureCache | None,
+    *,
+    threads: int | None = None,
+    precision: Precision = "f32",
+    image: bool = False,
+) -> FeatureSource:
+    return FeatureSource(backbone, kind.preprocess, cache, threads=threads, precision=precision, image=image)
+
+
+def _samples(
+    source: FeatureSource, records: Sequence[Record], needs: Needs, options: FitOptions, textures: Sequence[Any]
+) -> ImageSamples:
+    items = files(records, source.preprocess)
+    return ImageSamples(source, items, needs, views=options.views, textures=textures)
+
+
+LEARNING = Learning(("pyramid", "image"), Images, _plan, _open, _samples)

@@ -1,0 +1,155 @@
+"""Which records a model learns from, and which ones its threshold."""
+
+from __future__ import annotations
+
+import math
+import random
+import warnings
+from collections.abc import Container, Iterable, Sequence
+from itertools import zip_longest
+from typing import Any
+
+from blemish.data.image.modality import Images
+from blemish.data.modality import Modality
+from blemish.errors import CalibrationError, ConfigError, DataError
+from blemish.inspection.conformal import Kind, images_needed
+from blemish.learning.options import FitOptions
+from blemish.types import Record
+
+FOLDS = 5
+STRANGE = 10  # times as many images as a rate needs tell how strange good ones look: a bound of time, more do no harm
+
+
+def good_training_records(records: Iterable[Record]) -> list[Record]:
+    """The only records that fit may see; DataError where there are none."""
+    good = [r for r in records if r.split == "train" and r.label == 0]
+    if not good:
+        raise DataError("there is no good image to learn from", hint="give a folder with at least one")
+    return good
+
+
+def without_copies(records: Sequence[Record], kind: type[Modality[Any]] = Images) -> list[Record]:
+    """The first of each content (see `data.identity`), with a warning where others are left out: copies say nothing
+    new, and one on either side of a split would make the promise worthless."""
+    first: dict[tuple[str | None, str], Record] = {}
+    for record, content in zip(records, kind.contents(records), strict=True):
+        first.setdefault((record.group, content), record)
+    if len(first) < len(records):
+        warnings.warn(f"{len(records) - len(first)} of {len(records)} images are copies and are left out", stacklevel=3)
+    return list(first.values())
+
+
+def plan_calibration(
+    good: Sequence[Record], options: FitOptions, *, costly: bool = False
+) -> tuple[Kind | None, list[tuple[list[Record], list[Record]]]]:
+    """How to calibrate, and the (learn, held out) parts that it takes.
+
+    A split where enough images can be held out, folds where all together are enough, else nothing and a warning; or
+    what the options ask for, or CalibrationError. Units stay whole: pictures of one thing never stand on both sides.
+
+    `costly`: learning is training by gradient, which folds do six times over. Then as many as a promise needs are held
+    out rather, more than `held_out` if need be, up to half of them.
+    """
+    asked, needed = options.calibration, images_needed(options.false_alarm_rate)
+    if asked == "none":
+        return None, []
+    units = _by_unit(good)
+    order = sorted(units)
+    random.Random(options.seed).shuffle(order)
+    if asked in ("auto", "split"):
+        held: list[Record] = []
+        taken = 0
+        least = needed if costly and asked == "auto" and len(order) >= 2 * needed else 0  # units
+        while taken < len(order) - 1 and (len(held) < round(options.held_out * len(good)) or taken < least):
+            held += units[order[taken]]  # at least one unit is left to learn from
+            taken += 1
+        # a few units say little of the next one, however many images they have: auto prefers all of them, in folds
+        if taken >= needed or (asked == "split" and options.promise_per == "image" and len(held) >= needed):
+            return "split", [(_without(good, held), held)]
+    counted = len(order) if options.promise_per == "unit" else len(good)
+    if asked in ("auto", "folds") and counted >= needed and len(order) > 1:
+        folds = [[r for name in order[k::FOLDS] for r in units[name]] for k in range(min(FOLDS, len(order)))]
+        return "cross", [(_without(good, fold), fold) for fold in folds]
+    what = "good images" if options.promise_per == "image" else "units of good images"
+    advice = (
+        f"it takes {needed} {what} in folds or about {math.ceil(needed / options.held_out)} with "
+        f"{options.held_out:.0%} held out"
+    )
+    message = f"{counted} {what} cannot promise a false-alarm rate of {options.false_alarm_rate:g}"
+    if asked != "auto":
+        raise CalibrationError(f"{message} by {asked}", hint=advice)
+    warnings.warn(f"{message}: the model is saved without a threshold; {advice}", stacklevel=3)
+    return None, []
+
+
+def hold_out(own: Sequence[Record], kept: Sequence[Record], options: FitOptions) -> tuple[list[Record], list[Record]]:
+    """(learn, held) of one of several categories; nothing is held where that supports no promise.
+
+    Whole units, as many (of images, or of units where those are promised) as the rate needs, where half as many images
+    are left to learn from. Folds are no way out, so a few units serve where images are counted: the promise then says
+    about. `kept` are learned from.
+
+    Raises CalibrationError where a split was asked for and is not to be had, ConfigError for folds.
+    """
+    if options.calibration == "folds":
+        raise ConfigError("folds calibrate a model of one product", hint="calibration auto, split or none")
+    needed, fixed = images_needed(options.false_alarm_rate), {r.whole for r in kept}
+    units = _by_unit(r for r in own if r.whole not in fixed)
+    order = sorted(units)
+    random.Random(options.seed).shuffle(order)
+    held: list[Record] = []
+    taken = counted = 0
+    while taken < len(order) and (len(held) < round(options.held_out * len(own)) or counted < needed):
+        held += units[order[taken]]
+        taken += 1
+        counted = taken if options.promise_per == "unit" else len(held)
+    left = len(own) - len(held)
+    if options.calibration != "none" and counted >= needed and left >= max(needed // 2, 1):
+        return _without(own, held), held
+    if options.calibration == "split":
+        raise CalibrationError(f"{len(own)} good images cannot promise a rate of {options.false_alarm_rate:g} by split")
+    return list(own), []
+
+
+def new_to_the_vote(
+    own: Sequence[Record], held: Sequence[Record], anchors: Container[str], options: FitOptions
+) -> list[Record]:
+    """Records of a category, beside those held out, that tell how strange its good images look.
+
+    The vote has learned the records of `anchors` (ids) alone, so what heads have learned is as new to it as what was
+    held out, and has far more units: a few held-out ones say little of the next one. In turns from each unit, until
+    there are `STRANGE` times as many images as the rate needs.
+    """
+    if options.calibration == "none":
+        return []
+    out = {r.id for r in held}
+    units = _by_unit(r for r in sorted(own, key=lambda r: r.id) if r.id not in out and r.id not in anchors)
+    draw = random.Random(options.seed)
+    order = [draw.sample(units[name], len(units[name])) for name in draw.sample(sorted(units), len(units))]
+    turns = [record for turn in zip_longest(*order) for record in turn if record is not None]
+    return turns[: max(STRANGE * images_needed(options.false_alarm_rate) - len(held), 0)]
+
+
+def apart(records: Sequence[Record], share: float, seed: int) -> tuple[list[Record], list[Record]]:
+    """(what steps see, what they do not): about `share` of the records by lot, whole units, never the last one."""
+    units = _by_unit(records)
+    order = sorted(units)
+    random.Random(seed).shuffle(order)
+    held: list[Record] = []
+    for name in order[:-1]:
+        if len(held) >= round(share * len(records)):
+            break
+        held += units[name]
+    return _without(records, held), held
+
+
+def _by_unit(records: Iterable[Record]) -> dict[str, list[Record]]:
+    units: dict[str, list[Record]] = {}
+    for record in records:
+        units.setdefault(record.whole, []).append(record)
+    return units
+
+
+def _without(records: Sequence[Record], some: Sequence[Record]) -> list[Record]:
+    ids = {r.id for r in some}
+    return [r for r in records if r.id not in ids]

@@ -1,0 +1,425 @@
+"""The only training loop. It gets training data only: there is nothing here to peek at.
+
+    observe    every batch once, in order          (statistics, banks)
+    conclude   what was observed becomes what is kept
+    phases     each: begin, steps of AdamW along a cosine, the last step kept
+    settle     the samples that no step has seen    (levels of scores)
+
+A step's samples, and what the method draws in it, depend on seed, phase and step alone. So a run that was killed goes
+on from its last snapshot to the weights that it would have had.
+
+Everything is computed in float32. With `Plan.bf16`, the networks that learn compute in bf16, and they alone: losses,
+statistics, distances and frozen networks stay in float32 (`networks_in_bf16`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from time import monotonic
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from blemish.errors import DataError, TrainingDiverged
+from blemish.learning.sampler import Draws, Samples, in_order, mixed
+from blemish.methods.base import Method, Phase
+from blemish.types import Batch
+
+CHUNK = 4096
+"""Images that are observed in one go; more are observed chunk by chunk and merged in order, on however many machines,
+so that the number of machines changes no bit of the result."""
+SNAPSHOT = 30.0  # seconds between two snapshots
+FEWEST = 20  # steps of a phase, however small the budget
+
+Track = Callable[[Iterable[Any], str, int | None], Iterable[Any]]
+
+
+class Store(Protocol):
+    """Where tensors are kept between runs, by name."""
+
+    def get(self, name: str) -> bytes | None: ...
+
+    def put(self, name: str, data: bytes) -> None: ...
+
+    def drop(self, name: str) -> None: ...
+
+
+@dataclass
+class Plan:
+    """How a run is carried out; none of it changes what is learned, but for `budget` and `bf16`.
+
+    budget     seconds for all phases together; what does not fit is cut, and said
+    store      where snapshots are kept, and what phases share
+    name       of this run in the store: a digest of all that its outcome depends on
+    shared     the same of a shared phase
+    scenes     the made images that phases ask for
+    bf16       the networks that learn compute in bf16; else all is float32
+    """
+
+    budget: float | None = None
+    store: Store | None = None
+    name: str = ""
+    shared: Callable[[Phase], str] | None = None
+    scenes: Samples | None = None
+    bf16: bool = False
+    track: Track | None = None
+    snapshot_every: float = SNAPSHOT
+    report: list[dict[str, Any]] = field(default_factory=list)  # one entry per phase, filled on the way
+
+    @property
+    def precision(self) -> str:
+        """Number format of the networks that learn."""
+        return "bf16" if self.bf16 else "f32"
+
+
+@contextmanager
+def exactly() -> Iterator[None]:
+    """Nothing is computed in a shorter format inside, whatever is switched on around."""
+    with torch.autocast("cpu", enabled=False):
+        yield
+
+
+@torch.no_grad()
+@exactly()
+def observe(method: Method[Any], batches: Iterable[Batch]) -> None:
+    """Show a method every batch once, in order. DataError where there is no sample at all."""
+    seen = 0
+    for batch in batches:
+        method.observe(batch)
+        seen += len(batch.ids)
+    if not seen:
+        raise DataError("there is no good image to learn from", hint="give a folder with at least one")
+
+
+@torch.no_grad()
+@exactly()
+def merge(method: Method[Any], chunks: Iterable[Method[Any]]) -> None:
+    """Take over what the chunks have observed, in order."""
+    for chunk in chunks:
+        method.merge(chunk)
+
+
+@torch.no_grad()
+@exactly()
+def conclude(method: Method[Any]) -> None:
+    """Turn what was observed into what is kept."""
+    method.conclude()
+
+
+def train(method: Method[Any], batches: Iterable[Batch]) -> None:
+    """Observe everything and conclude."""
+    observe(method, batches)
+    conclude(method)
+
+
+def learn(method: Method[Any], samples: Samples, held: Samples | None = None, plan: Plan | None = None) -> Plan:
+    """Everything from the first look to the last step; `samples` are learned from, `held` only settle.
+
+    Where nothing is held, the samples settle too. Returns the plan with its report. TrainingDiverged where a loss is
+    not finite.
+    """
+    plan = plan or Plan()
+    train(method, in_order(samples))
+    run_phases(method, samples, held, plan)
+    return plan
+
+
+@exactly()
+def run_phases(method: Method[Any], samples: Samples, held: Samples | None, plan: Plan) -> None:
+    """All that follows `conclude`."""
+    phases = method.phases()
+    left = sum(phase.steps for phase in phases)
+    ends = None if plan.budget is None else monotonic() + plan.budget
+    for number, phase in enumerate(phases):
+        seconds = None if ends is None else max(ends - monotonic(), 0.0) * phase.steps / max(left, 1)
+        _run(method, number, phase, samples, plan, seconds)
+        left -= phase.steps
+    method.requires_grad_(False)
+    method.eval()
+    with torch.no_grad():
+        method.settle(in_order(held if held is not None and len(held) else samples))
+    method.trained = True
+    if plan.store is not None:
+        plan.store.drop(plan.name)
+
+
+@exactly()
+def go_on(method: Method[Any], samples: Samples, held: Samples | None, plan: Plan, share: float, rate: float) -> None:
+    """Further steps of a fitted method, on other samples: each phase but the shared ones, at `share` of its steps and
+    `rate` of its rate.
+
+    The samples are observed, and phases begin on them, for what only training needs (a bank to draw from, noise like
+    theirs); what was fitted is put back then, and steps go on from there.
+    """
+    state = {name: value.clone() for name, value in method.fitted_state().items()}
+    train(method, in_order(samples))
+    method.load_fitted(state)
+    for number, phase in enumerate(method.phases()):
+        if phase.shared:
+            continue
+        paces = tuple(pace._replace(rate=rate * pace.rate) for pace in phase.paces)
+        shorter = replace(phase, steps=max(round(share * phase.steps), 1), rate=rate * phase.rate, paces=paces)
+        entry: dict[str, Any] = {
+            "phase": phase.name, "precision": plan.precision, "planned": shorter.steps, "kept": False
+        }  # fmt: skip
+        state = {name: value.clone() for name, value in method.fitted_state().items()}
+        with torch.no_grad():
+            method.begin(phase, in_order(samples))
+        method.load_fitted(state)
+        plan.report.append({**entry, **_PhaseRun(method, number, shorter, samples, plan, None).steps()})
+    method.requires_grad_(False)
+    method.eval()
+    with torch.no_grad():
+        method.settle(in_order(held if held is not None and len(held) else samples))
+
+
+def _run(method: Method[Any], number: int, phase: Phase, samples: Samples, plan: Plan, seconds: float | None) -> None:
+    """One phase: from the cache, from a snapshot, or from its first step."""
+    kept = plan.shared(phase) if phase.shared and plan.shared is not None and plan.store is not None else None
+    data = plan.scenes if phase.data == "scenes" and plan.scenes is not None else samples
+    entry: dict[str, Any] = {
+        "phase": phase.name, "precision": plan.precision, "planned": phase.steps, "steps": phase.steps, "kept": False
+    }  # fmt: skip
+    plan.report.append(entry)
+    if kept is not None and plan.store is not None and (found := plan.store.get(kept)) is not None:
+        _load(method, phase, found)
+        entry["kept"] = True
+        return
+    run = _PhaseRun(method, number, phase, data, plan, None if kept else seconds)
+    reached = run.resume()
+    if reached > number:
+        entry["resumed"] = True  # a later phase's snapshot holds what this one came to
+        return
+    if reached < number:
+        with torch.no_grad():
+            method.eval()
+            method.begin(phase, in_order(data))
+    entry.update(run.steps())
+    if kept is not None and plan.store is not None:
+        plan.store.put(kept, _learned(method, phase))
+
+
+class _PhaseRun:
+    """The steps of one phase."""
+
+    def __init__(
+        self, method: Method[Any], number: int, phase: Phase, samples: Samples, plan: Plan, seconds: float | None
+    ) -> None:
+        self.method, self.number, self.phase, self.samples, self.plan = method, number, phase, samples, plan
+        self.seconds = seconds
+        method.requires_grad_(False)
+        groups = _groups(method, phase)
+        self.parameters = [p.requires_grad_() for group in groups for p in group["params"]]
+        self.optimiser = torch.optim.AdamW(groups, betas=phase.betas, foreach=True)
+        self.step, self.elapsed = 0, 0.0
+        self.seed = 0 if phase.shared else method.seed  # what is shared is the same for all seeds
+        self.networks: list[nn.Module] = []  # that compute in bf16
+
+    def progress(self) -> float:
+        """In [0, 1) while there is something to do: of steps, or of time where that ends first."""
+        done = self.step / max(self.phase.steps, 1)
+        if self.seconds is not None and self.step >= FEWEST:
+            done = max(done, self.elapsed / max(self.seconds, 1e-9))
+        return done
+
+    def steps(self) -> dict[str, Any]:
+        """Run them; what is to be reported."""
+        phase, method = self.phase, self.method
+        first: dict[str, float] = {}
+        terms: dict[str, float] = {}
+        method.eval()
+        for name in phase.learns:
+            if isinstance(part := getattr(method, name), nn.Module):
+                part.train()
+        self.networks = learning_modules(method) if self.plan.bf16 else []
+        started, before, kept_at = monotonic(), self.elapsed, monotonic()
+        draws = Draws(self.samples, phase, self.seed, self.number)
+        with closing(draws.ahead(self.step)) as drawn:
+            todo: Iterable[Batch] = drawn
+            if self.plan.track is not None:
+                todo = self.plan.track(todo, f"train: {phase.name}", phase.steps - self.step)
+            for batch in todo:
+                terms = self._step(batch)
+                first = first or terms
+                self.step += 1
+                self.elapsed = before + monotonic() - started
+                if self.plan.store is not None and monotonic() - kept_at > self.plan.snapshot_every:
+                    self.plan.store.put(self.plan.name, self._snapshot())
+                    kept_at = monotonic()
+                if self.progress() >= 1:
+                    break
+        return {"steps": self.step, "seconds": round(self.elapsed, 2), "first": first, "last": terms}
+
+    def _step(self, batch: Batch) -> dict[str, float]:
+        phase, method = self.phase, self.method
+        progress = min(self.progress(), 1.0)
+        for group in self.optimiser.param_groups:
+            group["lr"] = group["rate"] * (phase.floor + (1 - phase.floor) * 0.5 * (1 + math.cos(math.pi * progress)))
+        method.generator.manual_seed(mixed(self.seed, self.number, self.step, 1))
+        self.optimiser.zero_grad(set_to_none=True)
+        with networks_in_bf16(self.networks) if self.networks else nullcontext():
+            terms = method.loss(phase, batch, progress)
+        total = torch.stack([term.float() for term in terms.values()]).sum()
+        values = {name: round(float(term.detach()), 6) for name, term in terms.items()}
+        if not math.isfinite(float(total.detach())):
+            raise TrainingDiverged(
+                f"phase {phase.name}, step {self.step}: the loss is not finite ({values})",
+                hint="lower the rate, or look for images of another kind among the good ones",
+            )
+        total.backward()  # type: ignore[no-untyped-call]
+        if phase.clip:
+            nn.utils.clip_grad_norm_(self.parameters, phase.clip)
+        self.optimiser.step()
+        with torch.no_grad():
+            method.after(phase, progress)
+        return values
+
+    def _snapshot(self) -> bytes:
+        from safetensors.torch import save
+
+        tensors = {f"method.{k}": v.contiguous() for k, v in self.method.state_dict().items()}
+        for i, state in enumerate(self.optimiser.state_dict()["state"].values()):
+            tensors |= {f"optimiser.{i}.{k}": v.contiguous() for k, v in state.items()}
+        at = {"phase": self.number, "step": self.step, "elapsed": self.elapsed}
+        return save(_apart(tensors), metadata={"at": json.dumps(at)})
+
+    def resume(self) -> int:
+        """The phase of the snapshot, -1 where there is none; of this phase or a later one, its state is taken over."""
+        store = self.plan.store
+        if store is None or (data := store.get(self.plan.name)) is None:
+            return -1
+        tensors, at = _read(data)
+        reached = int(at["phase"])
+        if reached < self.number:
+            return -1
+        own = {k.removeprefix("method."): v for k, v in tensors.items() if k.startswith("method.")}
+        self.method.load_state_dict(own)
+        if reached == self.number:
+            state = self.optimiser.state_dict()
+            for key, value in tensors.items():
+                if key.startswith("optimiser."):
+                    _, i, name = key.split(".", 2)
+                    state["state"].setdefault(int(i), {})[name] = value
+            self.optimiser.load_state_dict(state)
+            self.step, self.elapsed = at["step"], at["elapsed"]
+        return reached
+
+
+def _groups(method: Method[Any], phase: Phase) -> list[dict[str, Any]]:
+    """The parameters that learn, by rate and decay: those of the phase, then those of each part with its own pace."""
+    usual: list[nn.Parameter] = []
+    apart: list[dict[str, Any]] = []
+    paces = {pace.part: pace for pace in phase.paces}
+    if strange := paces.keys() - set(phase.learns):
+        raise ValueError(f"phase {phase.name} has a pace for {sorted(strange)}, which does not learn in it")
+    for name in phase.learns:
+        part = getattr(method, name)
+        found = list(part.parameters()) if isinstance(part, nn.Module) else [part]
+        if (pace := paces.get(name)) is None:
+            usual += found
+        else:
+            apart.append(_group(found, pace.rate, pace.decay))
+    return [*([_group(usual, phase.rate, phase.decay)] if usual else []), *apart]
+
+
+def _group(parameters: list[nn.Parameter], rate: float, decay: float) -> dict[str, Any]:
+    return {"params": parameters, "lr": rate, "rate": rate, "weight_decay": decay}
+
+
+def learning_modules(method: nn.Module) -> list[nn.Module]:
+    """All modules inside a method that hold parameters which learn now."""
+    inside = (module for module in method.modules() if module is not method)
+    return [module for module in inside if any(p.requires_grad for p in module.parameters())]
+
+
+@contextmanager
+def networks_in_bf16(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Calls of these modules compute in bf16 where PyTorch's autocast does, and nothing else does.
+
+    Autocast is entered at the call of a module from outside of any other, and left behind it, where what comes out is
+    float32 again. So a loss, a statistic or a distance never sees autocast: what subtracts numbers that are nearly the
+    same has no digits to spare. Frozen networks are not among the modules, since what they put out is what others are
+    compared with.
+    """
+    entered = False
+
+    def short(forward: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*given: Any, **named: Any) -> Any:
+            nonlocal entered
+            if entered:  # a part of a network: what the network has switched off stays off
+                return forward(*given, **named)
+            entered = True
+            try:
+                # without a cache: inside another autocast it is not emptied, and the next step would find old weights
+                with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+                    return _float32(forward(*given, **named))
+            finally:
+                entered = False
+
+        return run
+
+    with ExitStack() as stack:
+        for module in modules:
+            own = module.__dict__  # what lies here goes before the class's own
+            if "forward" in own:
+                stack.callback(own.update, forward=own["forward"])
+            else:
+                stack.callback(own.pop, "forward")
+            own["forward"] = short(module.forward)
+        yield
+
+
+def _float32(out: Any) -> Any:
+    """What a network has put out, its bf16 tensors as float32."""
+    if isinstance(out, Tensor):
+        return out.float() if out.dtype == torch.bfloat16 else out
+    if isinstance(out, dict):
+        return {key: _float32(value) for key, value in out.items()}
+    if isinstance(out, tuple) and hasattr(out, "_fields"):
+        return type(out)(*map(_float32, out))
+    if isinstance(out, tuple | list):
+        return type(out)(map(_float32, out))
+    return out
+
+
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies where two names share memory, which safetensors refuses."""
+    return {name: tensor.clone() for name, tensor in tensors.items()}
+
+
+def _read(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and the note beside them."""
+    from safetensors.torch import load
+
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return load(data), json.loads(header["__metadata__"]["at"])
+
+
+def _learned(method: Method[Any], phase: Phase) -> bytes:
+    from safetensors.torch import save
+
+    tensors: dict[str, Tensor] = {}
+    for name in phase.learns:
+        part = getattr(method, name)
+        state = part.state_dict() if isinstance(part, nn.Module) else {"": part.detach()}
+        tensors |= {f"{name}.{k}": v.contiguous() for k, v in state.items()}
+    return save(_apart(tensors))
+
+
+def _load(method: Method[Any], phase: Phase, data: bytes) -> None:
+    from safetensors.torch import load
+
+    tensors = load(data)
+    for name in phase.learns:
+        part = getattr(method, name)
+        own = {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
+        if isinstance(part, nn.Module):
+            part.load_state_dict(own)
+        else:
+            with torch.no_grad():
+                part.copy_(own[""])

@@ -1,0 +1,665 @@
+"""Recordings: every format to the same window, what is refused and how it says so, layouts, masks."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from blemish.data import layouts
+from blemish.data.layouts import Cut
+from blemish.data.signal.beats import beat_mask, ectopic
+from blemish.data.signal.modality import Signals
+from blemish.data.signal.preprocess import (
+    CLIP,
+    SignalPlan,
+    Window,
+    as_signal,
+    chosen,
+    least_movement,
+    parse_band,
+    plan_leads,
+    prepare,
+    read_window,
+    spans,
+    window_content,
+)
+from blemish.data.signal.recordings import Recording, extent, read_recording, recordings_in
+from blemish.errors import ConfigError, DataError, OutOfRange
+from blemish.types import Record
+
+wfdb = pytest.importorskip("wfdb", reason="wfdb is not installed: pip install 'blemish[ecg]'")
+
+RATE = 250.0
+PLAN = SignalPlan(("I", "II"), window=4.0)
+
+
+def beats(seconds: float, rate: float = RATE, seed: int = 0) -> NDArray[np.float64]:
+    """(N, 2) in mV: a sharp wave each second, on a slow drift."""
+    at = np.arange(round(seconds * rate)) / rate
+    wave = np.exp(-(((at % 1) - 0.4) ** 2) / 2e-4)
+    noise = np.random.default_rng(seed).normal(0, 0.02, (len(at), 2))
+    return np.stack([1.2 * wave + 0.3 * np.sin(at / 3), -0.6 * wave + 0.1], 1) + noise
+
+
+def write_record(
+    folder: Path, name: str, values: NDArray[Any], rate: float = RATE, leads: tuple[str, ...] = ("I", "II")
+):
+    folder.mkdir(parents=True, exist_ok=True)
+    wfdb.wrsamp(
+        name, rate, ["mV"] * values.shape[1], list(leads), values, fmt=["16"] * values.shape[1], write_dir=str(folder)
+    )
+    return folder / f"{name}.hea"
+
+
+def write_beats(folder: Path, name: str, samples: list[int], symbols: list[str]) -> Path:
+    wfdb.wrann(name, "atr", np.array(samples), symbols, write_dir=str(folder))
+    return folder / f"{name}.atr"
+
+
+def write_csv(path: Path, values: NDArray[Any], header: str = "") -> Path:
+    np.savetxt(path, values, delimiter=",", header=header, comments="", fmt="%.6f")
+    return path
+
+
+def test_every_format_gives_the_same_window(tmp_path: Path) -> None:
+    values = beats(20)
+    record = write_record(tmp_path, "r", values)
+    given = replace(PLAN, file_rate=RATE)
+    times = np.arange(len(values)) / RATE
+    files = [
+        write_csv(tmp_path / "named.csv", values, "I,II"),
+        write_csv(tmp_path / "turned.csv", values[:, ::-1], "II,I"),
+        write_csv(tmp_path / "bare.csv", values),
+        write_csv(tmp_path / "timed.csv", np.column_stack([times, values]), "time,I,II"),
+    ]
+    np.save(tmp_path / "wide.npy", values.T)
+    np.save(tmp_path / "tall.npy", values)
+    first = read_window(Window(record, (1000, 2000)), PLAN)
+    assert first.x.shape == (2, 500)
+    assert (first.start, first.rate, first.values.shape) == (4.0, RATE, (2, 1000))
+    for path in [*files, tmp_path / "wide.npy", tmp_path / "tall.npy"]:
+        plan = PLAN if path.name == "timed.csv" else given
+        np.testing.assert_allclose(read_window(Window(path, (1000, 2000)), plan).x, first.x, atol=2e-3)
+
+
+def test_rate_filter_and_scale_are_those_of_the_recording(tmp_path: Path) -> None:
+    """A tall beat keeps its height beside the usual ones, a drift is gone, and another rate gives the same window."""
+    values = beats(40)
+    values[int(18.4 * RATE) - 10 : int(18.4 * RATE) + 10, 0] *= 1.4
+    values[:, 0] += np.linspace(0, 30, len(values))
+    slow = read_window(Window(write_record(tmp_path, "a", values), (4000, 5000)), PLAN).x
+    usual = read_window(Window(tmp_path / "a.hea", (2000, 3000)), PLAN).x
+    assert slow[0].max() > 1.25 * usual[0].max()
+    assert abs(np.median(slow[0])) < 0.2
+    from scipy.signal import resample_poly
+
+    twice = resample_poly(values, 2, 1, axis=0, padtype="line")
+    other = read_window(Window(write_record(tmp_path, "b", twice, 2 * RATE), (8000, 10000)), PLAN).x
+    assert np.corrcoef(slow[0], other[0])[0, 1] > 0.999
+    assert np.abs(slow).max() <= CLIP
+
+
+def test_unknown_rate_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "x.csv", beats(10))
+    with pytest.raises(DataError, match="x.csv.* sampling rate") as caught:
+        read_window(Window(path, (0, 1000)), PLAN)
+    assert "--rate" in str(caught.value.hint)
+    with pytest.raises(DataError, match="x.csv.* sampling rate"):
+        layouts.index(tmp_path, cut=Cut(4.0))
+    assert len(layouts.index(tmp_path, cut=Cut(4.0, RATE))) == 2
+
+
+@pytest.mark.parametrize(
+    ("have", "want", "order"),
+    [
+        (("I", "II"), ("I", "II"), (0, 1)),
+        (("II", "I"), ("I", "II"), (1, 0)),
+        (("V5", "MLII"), ("MLII", None), (1, 0)),
+        (("a", "b", "c"), ("b",), (1,)),
+        ((None, None), ("I", "II"), (0, 1)),
+    ],
+)
+def test_leads_are_found_by_name(
+    have: tuple[str | None, ...], want: tuple[str | None, ...], order: tuple[int, ...]
+) -> None:
+    assert chosen(have, want) == order
+
+
+@pytest.mark.parametrize(
+    ("have", "want", "error"),
+    [
+        (("I",), ("I", "II"), "1 leads, and the model takes 2"),
+        (("I", "V1"), ("I", "II"), "no lead II"),
+        ((None, None, None), (None, None), "3 leads without names"),
+    ],
+)
+def test_leads_that_do_not_fit(have: tuple[str | None, ...], want: tuple[str | None, ...], error: str) -> None:
+    with pytest.raises(DataError, match=error):
+        chosen(have, want)
+
+
+def test_leads_are_planned_from_what_recordings_share(tmp_path: Path) -> None:
+    paths = [write_record(tmp_path, "a", beats(5), leads=("MLII", "V1"))]
+    paths.append(write_record(tmp_path, "b", beats(5), leads=("V5", "MLII")))
+    assert plan_leads(paths) == ("MLII", None)
+    assert plan_leads(paths[:1]) == ("MLII", "V1")
+    with pytest.raises(DataError, match="1 leads, others have 2"):
+        plan_leads([*paths, write_record(tmp_path, "c", beats(5)[:, :1], leads=("MLII",))])
+
+
+def test_short_gaps_are_bridged_and_long_ones_refused() -> None:
+    values = beats(20).T.astype(np.float32)
+    whole = as_signal(values[:, :1000], replace(PLAN, leads=(None, None), file_rate=RATE)).x
+    values[0, 500:520] = np.nan  # 80 ms
+    values[1, 3000:3100] = np.nan  # 400 ms
+    recording = Recording(values, RATE, ("I", "II"))
+    from blemish.data.signal.preprocess import cut
+
+    prepared = prepare(recording, PLAN)
+    got = cut(recording, prepared, (0, 1000), PLAN)
+    assert np.isfinite(got.x).all()
+    assert np.isnan(got.values[0, 500:520]).all()
+    assert whole.shape == got.x.shape
+    with pytest.raises(DataError, match="nothing was recorded from 12.00 to 12.40 s"):
+        cut(recording, prepared, (2500, 3500), PLAN)
+
+
+def test_a_flat_or_empty_lead_is_an_error() -> None:
+    values = beats(20).T.astype(np.float32)
+    values[1] = 0.7
+    with pytest.raises(DataError, match=r"lead 2 \(II\) is flat"):
+        prepare(Recording(values, RATE, ("I", "II")), PLAN)
+    values[1] = np.nan
+    with pytest.raises(DataError, match=r"lead 2 \(II\) holds no number"):
+        prepare(Recording(values, RATE, ("I", "II")), PLAN)
+
+
+def test_windows_lie_side_by_side_and_one_more_ends_with_the_recording(tmp_path: Path) -> None:
+    path = write_record(tmp_path, "r", beats(14))
+    assert spans(extent(path), 4.0, None) == [(0, 1000), (1000, 2000), (2000, 3000)]
+    assert spans(extent(path), 4.0, None, whole=True)[-1] == (2500, 3500)
+    with pytest.raises(DataError, match="less than a window of 20 s"):
+        spans(extent(path), 20.0, None)
+
+
+@pytest.mark.parametrize(
+    ("span", "error"),
+    [((0, 900), "3.6 s, and a window has 4 s"), ((0, 1500), "6 s, and a window has 4 s"), ((4500, 5500), "outside")],
+)
+def test_a_window_of_another_length_is_refused(tmp_path: Path, span: tuple[int, int], error: str) -> None:
+    path = write_record(tmp_path, "r", beats(20))
+    with pytest.raises(DataError, match=f"r.hea: .*{error}"):
+        read_window(Window(path, span), PLAN)
+
+
+@pytest.mark.parametrize("broken", ["nothing.hea", "text.csv", "object.npy", "cut.hea", "image.hea", "empty.csv"])
+def test_what_cannot_be_read_names_the_file(broken: str, tmp_path: Path) -> None:
+    path = tmp_path / broken
+    if broken == "text.csv":
+        path.write_text("a,b\n1,2\nx,3\n")
+    if broken == "empty.csv":
+        path.write_text("I,II\n")
+    if broken == "object.npy":
+        np.save(path, np.array([{}, {}], dtype=object))
+    if broken == "cut.hea":
+        write_record(tmp_path, "cut", beats(5))
+        (tmp_path / "cut.dat").write_bytes(b"abc")
+    if broken == "image.hea":
+        path.write_bytes(b"\x89PNG\r\n\xff\xfe")
+    with pytest.raises(DataError, match=broken.split(".")[0]):
+        read_recording(path)
+
+
+def test_damaged_annotations_name_the_file(tmp_path: Path) -> None:
+    write_record(tmp_path, "r", beats(20))
+    (tmp_path / "r.atr").write_bytes(b"\x01")
+    with pytest.raises(DataError, match="r.atr"):
+        layouts.index(tmp_path, cut=Cut(4.0))
+
+
+def test_content_is_named_by_bytes_and_span(tmp_path: Path) -> None:
+    a = write_record(tmp_path / "a", "r", beats(20))
+    b = write_record(tmp_path / "b", "r", beats(20))
+    c = write_record(tmp_path / "c", "r", beats(20, seed=1))
+    assert window_content(Window(a, (0, 1000))) == window_content(Window(b, (0, 1000)))
+    others = {window_content(Window(p, s)) for p, s in [(a, (0, 1000)), (a, (1000, 2000)), (c, (0, 1000))]}
+    assert len(others) == 3
+
+
+@pytest.mark.parametrize(("text", "band"), [("0.5-40", (0.5, 40.0)), ("none", None), (" 1 - 25 ", (1.0, 25.0))])
+def test_bands(text: str, band: tuple[float, float] | None) -> None:
+    assert parse_band(text) == band
+
+
+@pytest.mark.parametrize("text", ["", "40", "a-b", "1-2-3"])
+def test_no_bands(text: str) -> None:
+    with pytest.raises(ConfigError, match="band"):
+        parse_band(text)
+
+
+def test_a_plan_survives_json() -> None:
+    for plan in (PLAN, replace(PLAN, band=None, leads=("MLII", None), file_rate=360.0)):
+        assert SignalPlan.from_json(plan.to_json()) == plan
+    with pytest.raises(ConfigError, match="not understood"):
+        SignalPlan.from_json({**PLAN.to_json(), "colour": 3})
+
+
+def annotated(root: Path, names: list[str], seconds: int = 40) -> Path:
+    """Recordings of a beat each second: window 1 holds an ectopic beat, window 2 bundle branch beats, window 3 two."""
+    for k, name in enumerate(names):
+        write_record(root, name, beats(seconds, seed=k), leads=("MLII", "V1"))
+        samples = [round((s + 0.4) * RATE) for s in range(seconds)]
+        symbols = ["N"] * seconds
+        symbols[5], symbols[9] = "V", "L"
+        keep = [i for i in range(seconds) if not 12 <= i < 14]
+        write_beats(root, name, [samples[i] for i in keep], [symbols[i] for i in keep])
+    return root
+
+
+def sides(records: list[Record]) -> dict[tuple[str, int], int]:
+    return dict(Counter((record.split, record.label) for record in records))
+
+
+def test_labels_come_from_the_beats(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=r"left out are 1 paced recordings \(102\)"):
+        records = layouts.index(annotated(tmp_path, ["101", "100", "102"]), cut=Cut(4.0))
+    assert sides(records) == {("train", 0): 7, ("held", 1): 5, ("test", 0): 7, ("test", 1): 1}
+    assert {r.path.stem for r in records} == {"100", "101"}, "paced recordings stay out"
+    bad = next(r for r in records if r.split == "test" and r.label)
+    assert (bad.span, bad.defect, bad.unit) == ((1000, 2000), "ventricular", "100")
+    assert isinstance(bad.mask, Path)
+    mask = beat_mask(bad.mask, bad.path, bad.span, 1000)
+    peak = round(5.4 * RATE) - 1000
+    assert np.flatnonzero(mask).tolist() == list(range(peak - round(0.25 * RATE), peak + round(0.35 * RATE)))
+
+
+def test_patient_calibrated_learns_the_first_ten_minutes(tmp_path: Path) -> None:
+    records = layouts.index(annotated(tmp_path, ["101", "100"], 640), "wfdb", "patient-calibrated", cut=Cut(4.0))
+    own = [r for r in records if r.path.stem == "100" and r.label == 0 and r.split != "held"]
+    assert all((r.split == "train") == (r.span is not None and r.span[1] <= 600 * RATE) for r in own)
+    assert {r.split for r in own} == {"train", "test"}
+
+
+def test_other_annotated_recordings_are_halved_by_recording(tmp_path: Path) -> None:
+    records = layouts.index(annotated(tmp_path, ["p1", "p2", "p3"]), cut=Cut(4.0))
+    units = {side: {r.unit for r in records if r.split == side and not r.label} for side in ("train", "test")}
+    assert len(units["train"]) == 2
+    assert not units["train"] & units["test"]
+    with pytest.raises(ConfigError, match="no split"):
+        layouts.index(tmp_path, split="inter-patient")
+
+
+def test_a_beat_that_reaches_into_the_window_is_marked(tmp_path: Path) -> None:
+    annotated(tmp_path, ["r"])
+    peak = round(5.4 * RATE)
+    mask = beat_mask(tmp_path / "r.atr", tmp_path / "r.hea", (peak + 20, peak + 1020), 1000)
+    assert np.flatnonzero(mask).tolist() == list(range(round(0.35 * RATE) - 20))
+
+
+def test_masks_as_arrays(tmp_path: Path) -> None:
+    marked = np.zeros(5000, bool)
+    marked[1200:1300] = True
+    np.save(tmp_path / "m.npy", marked.astype(np.uint8))
+    mask = beat_mask(tmp_path / "m.npy", tmp_path / "r.hea", (1000, 2000), 1000)
+    assert np.flatnonzero(mask).tolist() == list(range(200, 300))
+    with pytest.raises(DataError, match="m.npy"):
+        beat_mask(tmp_path / "m.npy", tmp_path / "r.hea", (4500, 5500), 1000)
+
+
+@pytest.mark.parametrize(
+    ("symbols", "kind"), [(["N", "N"], None), (["L", "e"], None), (["A", "V", "V"], "ventricular"), (["Q"], "other")]
+)
+def test_classes_of_beats(symbols: list[str], kind: str | None) -> None:
+    assert ectopic(symbols) == kind
+
+
+def test_folders_of_recordings_are_good_ones(tmp_path: Path) -> None:
+    write_record(tmp_path / "ward" / "a", "r", beats(9))
+    np.save(tmp_path / "s.npy", beats(9))
+    records = layouts.index(tmp_path, cut=Cut(4.0, RATE))
+    assert [(r.id, r.unit) for r in records] == [
+        ("s.npy#0000", "s.npy"),
+        ("s.npy#0001", "s.npy"),
+        ("ward/a/r.hea#0000", "ward/a/r.hea"),
+        ("ward/a/r.hea#0001", "ward/a/r.hea"),
+    ]
+    assert sides(records) == {("train", 0): 4}
+    write_record(tmp_path / "bad", "r", beats(9))
+    with pytest.raises(DataError, match="'bad'"):
+        layouts.index(tmp_path, cut=Cut(4.0, RATE))
+
+
+@pytest.mark.parametrize("form", ["csv", "txt"])
+def test_single_beats_in_a_table(form: str, tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=(100, 140)) + np.sin(np.arange(140) / 9)
+    classes = [1 + (k >= 95) for k in range(100)]
+    if form == "csv":
+        lines = ["split,class," + ",".join(f"t{k}" for k in range(140))]
+        lines += [f"TRAIN,{c}," + ",".join(f"{v:.5f}" for v in row) for c, row in zip(classes, rows, strict=True)]
+        (tmp_path / "beats.csv").write_text("\n".join(lines))
+    else:
+        lines = ["  ".join([f"{c:.7e}", *(f"{v:.7e}" for v in row)]) for c, row in zip(classes, rows, strict=True)]
+        (tmp_path / "ECG5000_TRAIN.txt").write_text("\n".join(lines))
+    records = layouts.index(tmp_path)
+    assert sides(records) == {("train", 0): 5, ("test", 0): 90, ("test", 1): 5}
+    plan = SignalPlan((None,), rate=125.0, window=1.12, band=None, file_rate=125.0)
+    whole = read_window(Window(records[7].path, records[7].span), plan)
+    np.testing.assert_allclose(np.corrcoef(whole.x[0], rows[7])[0, 1], 1, atol=1e-5)
+
+
+@pytest.mark.real
+def test_the_published_halves_have_the_counts_of_the_protocol(shared_data: Path) -> None:
+    if not (shared_data / "mitbih").is_dir():
+        pytest.skip("the MIT-BIH recordings are not beside the repository")
+    with pytest.warns(UserWarning, match="left out are 4 paced recordings"):
+        counts = sides(layouts.index(shared_data / "mitbih"))
+    assert (counts["train", 0], counts["test", 0], counts["test", 1]) == (2093, 2102, 1521)
+    with pytest.warns(UserWarning, match="left out are 4 paced recordings"):
+        calibrated = sides(layouts.index(shared_data / "mitbih", split="patient-calibrated"))
+    assert calibrated["train", 0] == 2797
+
+
+def flat(values: NDArray[np.float64], start: float, stop: float, how: str, lead: int = 0) -> NDArray[np.float64]:
+    """The recording (N, K) with a stretch, in seconds, in which a lead does not move."""
+    a, b = round(start * RATE), round(stop * RATE)
+    out, noise = values.copy(), np.random.default_rng(1).integers(-1, 2, b - a)
+    stretch = {
+        "constant": out[a, lead],
+        "zero": 0.0,
+        "rail": values[:, lead].max() + 3,
+        "one step": out[a, lead] + noise * 0.005,
+        "tiny noise": out[a, lead] + noise * 1e-4,
+        "not a number": np.nan,
+    }
+    out[a:b, lead] = stretch[how]
+    return out
+
+
+STRETCHES = ["constant", "zero", "rail", "one step", "tiny noise"]
+
+
+def errors(values: NDArray[np.float64], plan: SignalPlan = PLAN) -> list[str]:
+    """What is said of each window of a recording; "" where it can be judged."""
+    from blemish.data.signal.preprocess import cut
+
+    recording = Recording(np.round(values.T / 0.005).astype(np.float32) * np.float32(0.005), RATE, ("I", "II"))
+    prepared, found = prepare(recording, plan), []
+    for first in range(0, len(values) - 999, 1000):
+        try:
+            cut(recording, prepared, (first, first + 1000), plan)
+            found.append("")
+        except DataError as error:
+            found.append(str(error))
+    return found
+
+
+@pytest.mark.parametrize("lead", [0, 1])
+@pytest.mark.parametrize("how", STRETCHES)
+def test_a_window_in_which_a_lead_does_not_move_is_refused(how: str, lead: int) -> None:
+    """Of forty seconds in windows of four, the third and half of the fourth are flat: they are refused, no other is."""
+    said = errors(flat(beats(40), 8, 14, how, lead))
+    assert [bool(s) for s in said] == [k in (2, 3) for k in range(10)]
+    name = ("lead 1 (I)", "lead 2 (II)")[lead]
+    assert f"{name} does not move from 8.0" in said[2]
+    assert f" to 14.0{'0' if how != 'rail' else ''}" in said[3]
+
+
+@pytest.mark.parametrize("how", [*STRETCHES, "not a number"])
+def test_a_flat_half_does_not_change_the_scale_of_the_other(how: str) -> None:
+    """Nor do two thirds: the beats that are left look as they do in a whole recording."""
+    values = beats(60)
+    whole, part = (
+        prepare(Recording(v.T.astype(np.float32), RATE, ("I", "II")), PLAN).values[0, :2000]
+        for v in (values, flat(values, 20, 60, how))
+    )
+    np.testing.assert_allclose(part[200:], whole[200:], atol=0.1)  # a beat is some 10 high
+
+
+def test_a_lead_of_noise_alone_is_refused_and_leaves_the_scale_alone() -> None:
+    """An electrode that is off, with hum of the mains at a hundredth of the beats' height."""
+    values = beats(60)
+    at = np.arange(len(values)) / RATE
+    values[5000:, 0] = 0.01 * np.sin(2 * np.pi * 50 * at[5000:]) + np.random.default_rng(0).normal(0, 2e-3, 10_000)
+    said = errors(values)
+    assert not any(said[:5])
+    assert all("lead 1 (I)" in s for s in said[5:])
+    whole, part = (
+        prepare(Recording(v.T.astype(np.float32), RATE, ("I", "II")), PLAN).values[0, 200:2000]
+        for v in (beats(60), values)
+    )
+    np.testing.assert_allclose(part, whole, atol=0.1)
+
+
+def test_what_moves_less_than_anything_that_was_learned_from_is_refused(tmp_path: Path) -> None:
+    """A pause of three seconds, in which noise goes on as before, is no flat line; good windows have no such pause."""
+    good = [write_record(tmp_path, f"g{k}", beats(20, seed=k)) for k in range(2)]
+    windows = [Window(path, (first, first + 1000)) for path in good for first in range(0, 5000, 1000)]
+    plan = replace(PLAN, least=least_movement(windows, PLAN))
+    assert SignalPlan.from_json(plan.to_json()) == plan
+    assert plan.least is not None
+    assert min(plan.least) > 0.2
+    values = beats(20, seed=9)
+    values[2000:2750] = [0, 0.1] + np.random.default_rng(2).normal(0, 0.02, (750, 2))
+    assert not any(errors(values)), "an older model knows no least movement"
+    said = errors(values, plan)
+    assert [bool(s) for s in said] == [False, False, True, False, False]
+    assert re.search(r"lead 1 \(I\) hardly moves .* windows that were learned from 0\.\d+ or more", said[2])
+    with pytest.raises(OutOfRange, match=r"p\.hea: lead 1"):
+        read_window(Window(write_record(tmp_path, "p", values), (2000, 3000)), plan)
+
+
+def test_an_array_that_is_half_flat_is_refused() -> None:
+    plan = replace(PLAN, leads=(None, None), file_rate=RATE)
+    values = beats(4)
+    as_signal(values.T, plan)
+    with pytest.raises(DataError, match=r"lead 2 does not move from 2.00 to 4.00 s"):
+        as_signal(flat(values, 2, 4, "zero", 1).T, plan)
+    with pytest.raises(DataError, match="is flat"):
+        as_signal(flat(values, 0, 4, "one step").T.round(3), plan)
+
+
+def test_slow_hearts_coarse_converters_and_gaps_are_no_flat_leads() -> None:
+    at = np.arange(10_000) / RATE
+    slow = np.exp(-((((at % 1.8) - 0.4) ** 2) / 2e-4)) + np.random.default_rng(0).normal(0, 0.01, len(at))
+    coarse = np.round(beats(40)[:, 1] / 0.04) * 0.04  # twenty steps high
+    assert not any(errors(np.stack([slow, coarse], 1)))
+    values = beats(40)
+    values[np.arange(0, 10_000, 97)] = np.nan  # short gaps, which are bridged between the converter's steps
+    assert not any(errors(values))
+
+
+def test_learning_leaves_flat_and_empty_windows_out_and_says_so(tmp_path: Path) -> None:
+    write_record(tmp_path, "a", flat(beats(20), 4, 7, "zero"))
+    write_record(tmp_path, "b", flat(beats(20), 8.5, 9.5, "not a number", 1))
+    write_record(tmp_path, "short", beats(2))
+    (tmp_path / "RECORDS").write_text("a\nb\nshort\nlost\nsub/\n")
+    says = (
+        r"left out are 1 records that RECORDS names and that are not there \(lost\); "
+        r"1 windows in which a lead does not move \(a.hea#0001\); "
+        r"1 windows in which nothing was recorded \(b.hea#0002\); "
+        r"1 recordings shorter than a window of 4 s \(short.hea\)"
+    )
+    with pytest.warns(UserWarning, match=says) as caught:
+        records = layouts.index(tmp_path, cut=Cut(4.0))
+    assert len(caught) == 1
+    assert len(records) == 8
+    assert not {"a.hea#0001", "b.hea#0002"} & {r.id for r in records}
+    plan = replace(PLAN, least=least_movement([Window(r.path, r.span) for r in records], PLAN))
+    assert min(plan.least or ()) > 0.1
+    for name in "ab":
+        (tmp_path / f"{name}.hea").unlink()
+    with pytest.raises(DataError, match="holds no window to learn from"):
+        layouts.index(tmp_path, cut=Cut(4.0))
+
+
+def test_annotated_recordings_say_what_they_leave_out(tmp_path: Path) -> None:
+    annotated(tmp_path, ["101", "100"])
+    write_record(tmp_path, "101", flat(beats(40), 24, 27, "rail"), leads=("MLII", "V1"))
+    write_record(tmp_path, "109", beats(20), leads=("MLII", "V1"))
+    write_csv(tmp_path / "other.csv", beats(20), "MLII,V1")
+    write_record(tmp_path, "105", beats(2), leads=("MLII", "V1"))
+    write_beats(tmp_path, "105", [10], ["N"])
+    says = (
+        r"left out are 1 recordings without annotations \(.atr\) \(109\); 1 recordings of other kinds \(other.csv\); "
+        r"1 windows in which a lead does not move \(101.hea#0006\); 1 recordings shorter than a window of 4 s \(105\)"
+    )
+    with pytest.warns(UserWarning, match=says):
+        records = layouts.index(tmp_path, cut=Cut(4.0))
+    held = next(r for r in records if r.id == "101.hea#0006")
+    assert (held.split, held.label, held.defect) == ("held", 1, "a lead does not move")
+
+
+def test_a_folder_without_the_beats_own_folder_says_that_they_are_not_read(tmp_path: Path) -> None:
+    annotated(tmp_path / "ward", ["p1"])
+    with pytest.warns(UserWarning, match=r"1 files of beats \(.atr\): .* \(p1\)"):
+        assert {r.split for r in layouts.index(tmp_path, cut=Cut(4.0))} == {"train"}
+
+
+@pytest.mark.parametrize("start", [0, 20 * 3600, 1_700_000_000])
+@pytest.mark.parametrize(
+    ("name", "unit"), [("time", 1), (" Time ", 1), ("time [s]", 1), ("time (ms)", 1e3), ("time_ms", 1e3)]
+)
+def test_times_are_read_in_double_precision(start: int, name: str, unit: float, tmp_path: Path) -> None:
+    rows = [f"{(start + k / 250) * unit:.3f},{v:.4f}" for k, v in enumerate(beats(4)[:, 0])]
+    (tmp_path / "t.csv").write_text("\n".join([f"{name},II", *rows]))
+    found = read_recording(tmp_path / "t.csv")
+    assert (found.rate, found.leads, found.values.shape) == (250.0, ("II",), (1, 1000))
+
+
+def test_times_in_milliseconds_are_one_error_that_says_so(tmp_path: Path) -> None:
+    values = beats(60)[:, 0]
+    for name, step in (("a", 4), ("b", 1), ("c", 0.5)):
+        rows = [f"{k * step},{v:.4f}" for k, v in enumerate(values)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["time,II", *rows]))
+        plan = replace(PLAN, leads=("II",), window=9.6)
+        with pytest.raises(DataError, match=rf"{name}.csv: .*Hz") as caught:
+            Signals(plan).sources(tmp_path / f"{name}.csv")
+        assert "milliseconds" in str(caught.value.hint)
+        with pytest.raises(DataError, match="Hz"):
+            read_window(Window(tmp_path / f"{name}.csv", (0, round(9.6 / step))), plan)
+
+
+@pytest.mark.parametrize(
+    ("head", "says"),
+    [("timestamp_utc,II", "column 'timestamp_utc' is not understood"), ("time,time (ms),II", "2 columns of times")],
+)
+def test_columns_of_times_that_are_not_understood_are_no_leads(head: str, says: str, tmp_path: Path) -> None:
+    extra = ",4" if head.count(",") == 2 else ""
+    (tmp_path / "t.csv").write_text("\n".join([head, *(f"{k / 250}{extra},{k % 7}" for k in range(500))]))
+    with pytest.raises(DataError, match=says):
+        read_recording(tmp_path / "t.csv")
+
+
+def test_a_column_that_rises_evenly_is_no_lead(tmp_path: Path) -> None:
+    values = np.column_stack([np.arange(1000) / RATE, beats(4)])
+    write_csv(tmp_path / "bare.csv", values)
+    write_csv(tmp_path / "index.csv", np.column_stack([np.arange(1000), beats(4)]), ",I,II")
+    np.save(tmp_path / "x.npy", values)
+    for name in ("bare.csv", "index.csv", "x.npy"):
+        with pytest.raises(DataError, match=rf"{name}: column 1 rises evenly"):
+            read_recording(tmp_path / name)
+
+
+def test_small_waves_on_a_large_offset_stay(tmp_path: Path) -> None:
+    """An amplifier without a filter for the electrodes' voltage, or numbers of a 32-bit converter."""
+    values = beats(20)
+    plan = replace(PLAN, file_rate=RATE)
+    expected = read_window(Window(write_csv(tmp_path / "a.csv", values, "I,II"), (0, 1000)), plan).x
+    np.save(tmp_path / "b.npy", (values.T + 5e6))
+    np.save(tmp_path / "c.npy", np.round(values.T * 1e4).astype(np.int64) + 2**40)
+    for path in (tmp_path / "b.npy", tmp_path / "c.npy"):
+        assert read_recording(path).values.dtype == np.float64
+        np.testing.assert_allclose(read_window(Window(path, (0, 1000)), plan).x, expected, atol=5e-3)
+    assert read_recording(tmp_path / "a.csv").values.dtype == np.float32
+    bare = replace(plan, leads=(None, None), window=20.0)
+    np.testing.assert_allclose(as_signal(values.T + 5e6, bare).x, as_signal(values.T, bare).x, atol=5e-3)
+
+
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_decimal_commas_are_read_where_they_are_clear(mark: str, tmp_path: Path) -> None:
+    values = beats(20)
+    rows = [mark.join(f"{v:.6f}".replace(".", ",") for v in row) for row in values]
+    (tmp_path / "de.csv").write_text("\n".join([mark.join(["I", "II"]), *rows]))
+    found, expected = (
+        read_recording(tmp_path / "de.csv"),
+        read_recording(write_csv(tmp_path / "en.csv", values, "I,II")),
+    )
+    np.testing.assert_array_equal(found.values, expected.values)
+    assert found.leads == ("I", "II")
+    (tmp_path / "bad.csv").write_text("\n".join(f"{v:.3f}".replace(".", ",") for v in values[:, 0]))
+    with pytest.raises(DataError, match=r"bad\.csv: .* decimal commas"):
+        read_recording(tmp_path / "bad.csv")
+
+
+def test_segments_of_a_record_are_read_as_one(tmp_path: Path) -> None:
+    """With a missing segment, and one that lacks a lead; the segments are not inspected a second time."""
+    values = beats(24)
+    write_record(tmp_path, "s1", values[:2000])
+    write_record(tmp_path, "s2", values[3000:6000, 1:], leads=("II",))
+    (tmp_path / "m.hea").write_text("m/3 2 250 6000\n# Dr. X\ns1 2000\n~ 1000\ns2 3000\n")
+    found = read_recording(tmp_path / "m.hea")
+    assert (found.leads, found.rate, found.values.shape) == (("I", "II"), 250.0, (2, 6000))
+    assert extent(tmp_path / "m.hea") == (6000, 250.0, None)
+    there = np.isfinite(found.values)
+    assert there[0].tolist() == [k < 2000 for k in range(6000)]
+    assert there[1].tolist() == [k < 2000 or k >= 3000 for k in range(6000)]
+    np.testing.assert_allclose(found.values[1, 3000:], values[3000:, 1], atol=1e-3)
+    assert recordings_in(tmp_path) == [tmp_path / "m.hea"]
+    before = window_content(Window(tmp_path / "m.hea", (0, 1000)))
+    write_record(tmp_path, "s2", values[2000:5000, 1:], leads=("II",))
+    assert window_content(Window(tmp_path / "m.hea", (0, 1000))) != before, "its segments' bytes are its own"
+    with pytest.raises(DataError, match="nothing was recorded"):
+        read_window(Window(tmp_path / "m.hea", (2000, 3000)), PLAN)
+
+
+@pytest.mark.parametrize(
+    ("head", "says"),
+    [
+        ("m/2 2 250 3000\ns1 2000\ngone 1000\n", "gone.hea: no such file"),
+        ("m/2 2 250 3000\ns1 2000\n", "states 2 segments"),
+        ("m/1 2 250 3000\ns1 3000\n", "s1 has 2000 samples at 250 Hz, not 3000"),
+        ("m/1 2 360 2000\ns1 2000\n", "at 250 Hz, not 2000 at 360"),
+        ("m/1 2 250 2000\n~ 2000\n", "holds no signal"),
+    ],
+)
+def test_segments_that_do_not_fit_are_errors(head: str, says: str, tmp_path: Path) -> None:
+    write_record(tmp_path, "s1", beats(8))
+    (tmp_path / "m.hea").write_text(head)
+    with pytest.raises(DataError, match=says):
+        read_recording(tmp_path / "m.hea")
+
+
+def test_a_variable_layout_names_its_leads_first(tmp_path: Path) -> None:
+    write_record(tmp_path, "s1", beats(8)[:, :1], leads=("I",))
+    write_record(tmp_path, "s2", beats(8))
+    lead = "~ 0 200/mV 16 0 0 0 0"
+    (tmp_path / "m_layout.hea").write_text(f"m_layout 2 250 0\n{lead} I\n{lead} II\n")
+    (tmp_path / "m.hea").write_text("m/3 2 250 4000\nm_layout 0\ns1 2000\ns2 2000\n")
+    assert recordings_in(tmp_path) == [tmp_path / "m.hea"]
+    found = read_recording(tmp_path / "m.hea")
+    assert np.isfinite(found.values).sum(1).tolist() == [4000, 2000]
+
+
+def test_leads_of_one_name_are_each_looked_at(tmp_path: Path) -> None:
+    paths = [write_csv(tmp_path / f"{name}.csv", beats(8), "ECG,ECG") for name in "ab"]
+    assert plan_leads(paths) == ("ECG", "ECG")
+    assert chosen(("ECG", "ECG"), ("ECG", "ECG")) == (0, 1)
+    with pytest.raises(DataError, match="too few leads ECG"):
+        chosen(("ECG", "V1"), ("ECG", "ECG"))
+
+
+def test_an_open_file_is_no_signal_and_stays_open(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((1, 500)))
+    with (tmp_path / "a.npy").open("rb") as file:
+        for stream in (file, io.BytesIO(b"x"), b"x"):
+            with pytest.raises(DataError, match="is no signal"):
+                as_signal(stream, SignalPlan((None,)))
+        assert file.read(6) == b"\x93NUMPY"

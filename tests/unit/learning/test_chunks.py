@@ -1,0 +1,107 @@
+"""Large sets are observed in chunks: who observes them changes nothing, and the bounds that are stated hold."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from blemish.inspection.modelfile import Model
+from blemish.learning import training
+from blemish.learning.chunks import Chunk, Observed
+from blemish.learning.fit import fit
+from blemish.learning.options import FitOptions
+from blemish.methods import get, names
+from blemish.types import Record
+from tests.fakes import SIZE, FakeBackbone, batch_of, good_image, write_images
+from tests.tiny import shortened
+
+MERGEABLE = [n for n in names() if get(n).mergeable() and get(n).needs.source == "pyramid"]
+
+
+class Elsewhere:
+    """Observes every chunk in a copy of all that it needs, last chunk first, as another machine might."""
+
+    def __init__(self) -> None:
+        self.chunks: list[int] = []
+        self.warmed: list[int] = []
+
+    def warm(self, chunk: Chunk, records: Sequence[Record]) -> None:
+        self.warmed.append(len(records))
+
+    def observe(self, chunk: Chunk, chunks: Sequence[Sequence[Record]]) -> Iterator[Observed]:
+        self.chunks = [len(c) for c in chunks]
+        done = {}
+        for i in reversed(range(len(chunks))):
+            copy = pickle.loads(pickle.dumps(chunk))
+            done[i] = pickle.loads(pickle.dumps(copy.observe(copy.source(threads=1), chunks[i])))
+        return (done[i] for i in range(len(chunks)))
+
+
+def fitted(records: Sequence[Record], method: str, **more: Any) -> Model:
+    own = shortened(get(method).brief)  # bits are compared: what they come to does not matter
+    options = FitOptions(method=method, backbone="fake", image_size="64x48", calibration="none", options=own)
+    return fit(records, options, backbone=FakeBackbone(), **more)
+
+
+@pytest.fixture
+def chunks_of_8(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "CHUNK", 8)
+
+
+@pytest.mark.usefixtures("chunks_of_8")
+@pytest.mark.parametrize("method", MERGEABLE)
+@pytest.mark.slow
+def test_where_chunks_are_observed_changes_no_bit(method: str, tmp_path: Path) -> None:
+    records = write_images(tmp_path / "good", 20)
+    elsewhere = Elsewhere()
+    here, there = fitted(records, method), fitted(records, method, spread=elsewhere)
+    learned = 20 - round(20 * get(method).needs.held)
+    assert elsewhere.chunks == [8, 8, learned - 16]
+    assert here.tensors == there.tensors
+    assert here.meta["data"] == there.meta["data"]
+    assert len(here.meta["data"]["content_ids"]) == 20
+
+
+def test_a_set_of_one_chunk_is_only_warmed_elsewhere(tmp_path: Path) -> None:
+    records = write_images(tmp_path / "good", 6)
+    elsewhere = Elsewhere()
+    assert fitted(records, "padim", spread=elsewhere).tensors == fitted(records, "padim").tensors
+    assert (elsewhere.warmed, elsewhere.chunks) == ([6], [])
+
+
+def observed(name: str, images: range, **options: object) -> Any:
+    cls = get(name)
+    backbone = FakeBackbone()
+    method = cls(cls.Config(**options), backbone.spec(SIZE), SIZE, 0)
+    training.observe(method, [batch_of(backbone, [good_image(i) for i in images])])
+    return method
+
+
+def test_merged_statistics_are_those_of_one_pass() -> None:
+    whole, first, second = (observed("padim", r) for r in (range(20), range(12), range(12, 20)))
+    training.merge(first, [second])
+    for name in ("mean", "covariance"):
+        one, merged = getattr(whole._statistics, name)(), getattr(first._statistics, name)()
+        np.testing.assert_allclose(merged, one, rtol=1e-4, atol=1e-6 * float(one.abs().max()))
+
+
+def test_a_merged_coreset_covers_every_patch_within_its_radius() -> None:
+    options = {"bank": 10, "pool": 60, "level": 0}
+    parts = [observed("patchcore", range(i, i + 5), **options) for i in range(0, 20, 5)]
+    for part in parts:
+        part.condense()
+        assert part._pooled == 20
+    training.merge(parts[0], parts[1:])
+    training.conclude(parts[0])
+    bank = parts[0].memory + parts[0].centre
+    assert len(bank) == 10
+    seen = parts[0]._descriptors(batch_of(FakeBackbone(), [good_image(i) for i in range(20)])).flatten(0, 1)
+    reached = torch.cdist(seen, bank).min(1).values.max()
+    assert reached <= parts[0].radius + 1e-3
+    assert parts[0].radius < 4 * reached
