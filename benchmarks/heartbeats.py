@@ -38,8 +38,8 @@ from blemish.evaluation.metrics.intervals import delong, wilson
 from blemish.evaluation.metrics.ranking import auroc
 from blemish.inspection.modelfile import Model
 from blemish.inspection.open import open_model
-from blemish.learning import fit as fitting
 from blemish.learning.backbones.cache import FeatureCache
+from blemish.learning.restore import restore
 from blemish.learning.sources.signal import WindowSource
 from blemish.types import Batch, Record
 
@@ -145,7 +145,7 @@ def learned(folder: Path, protocol: str, seed: int, variant: str, more: dict[str
         fresh.fit(good, track=_told).save(place)
     detector = Detector.load(place)
     model = detector.model
-    _, method = fitting.restore(model)
+    _, method = restore(model)
     kind = everything(model)
     source = WindowSource(kind, FeatureCache())
     truth = Truth(test, method.total)
@@ -166,12 +166,12 @@ def learned(folder: Path, protocol: str, seed: int, variant: str, more: dict[str
         "protocol": protocol,
         "seed": seed,
         "variant": variant,
-        "learned_from": model.meta["data"]["learned_from"],
+        "learned_from": model.meta.data.learned_from,
         "held_out": calibrator.n,
-        "steps": [p["steps"] for p in model.meta["training"]],
-        "loss": [p["last"] for p in model.meta["training"]],
+        "steps": [p.steps for p in model.meta.training],
+        "loss": [p.last for p in model.meta.training],
         "parameters": sum(p.numel() for p in method.network.parameters()),
-        "fit_seconds": model.meta["fit_seconds"],
+        "fit_seconds": model.meta.fit_seconds,
         "milliseconds": timed(deployed, x.numpy()),
         "deployed": {"window": truth.windows(scores), "segment": truth.segments(places)},
         "promise": {

@@ -60,11 +60,11 @@ def row(method: str, title: str, source: str, categories: list[str]) -> str:
 def fitted(method: str, records: list[Record], precision: str) -> Any:
     """The model; one that sees nothing is measured too."""
     from blemish import config
-    from blemish.learning import fit as fitting
+    from blemish.learning.fit import fit
     from blemish.learning.options import FitOptions
 
     options = config.build(FitOptions, {"method": method, "precision": precision})
-    return fitting.fit(records, options, cache=FeatureCache(), blind=True)
+    return fit(records, options, cache=FeatureCache(), blind=True)
 
 
 def main() -> None:

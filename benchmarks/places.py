@@ -28,10 +28,10 @@ from blemish.data.image.modality import Images
 from blemish.data.registry import of
 from blemish.evaluation.bench import suite
 from blemish.evaluation.metrics.ranking import auroc
-from blemish.learning import fit as fitting
 from blemish.learning import run as learning
 from blemish.learning.backbones.cache import FeatureCache
 from blemish.learning.options import FitOptions
+from blemish.learning.restore import restore
 from blemish.learning.sources.features import FeatureSource
 from blemish.ops.scoring import peak
 from blemish.ops.smoothing import LevelMaps
@@ -130,7 +130,7 @@ def taught(cell: suite.Cell) -> tuple[list[float], list[float]]:
     learn, test = sides(cell)
     with torch.enable_grad():
         detector = Detector(TAUGHT, calibration="none", cache=FeatureCache(), steps=1, logical_steps=1).fit(learn)
-    backbone, method = fitting.restore(detector.model)
+    backbone, method = restore(detector.model)
     kind = of(detector.model.meta)
     assert backbone is not None
     assert isinstance(kind, Images)

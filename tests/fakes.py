@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from blemish.config import to_json
 from blemish.data.synthesis.makers import MAKERS
 from blemish.inspection.engines import Engine
+from blemish.inspection.meta import Meta
 from blemish.inspection.modelfile import Model
 from blemish.inspection.open import open_model
 from blemish.learning import export, training
@@ -309,7 +310,7 @@ class CloudWorld:
 
     def engine(self, method: Method) -> Engine:
         """What runs the method's model without torch."""
-        meta = {"graph": False, "engine": method.needs.engine, "config": to_json(method.config)}
+        meta = Meta("any", {}, "f32", graph=False, engine=method.needs.engine, config=to_json(method.config))
         state = learning.tensors(method.fitted_state(), method.config)
         return open_model(Model(meta, {}, state, b"", {}, {}))
 

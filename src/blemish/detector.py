@@ -182,7 +182,7 @@ class Detector:
 
         `spread` lets other machines do a part of it, with the same result: `learning.on_ray.RaySpread`.
         """
-        from blemish.learning import fit as fitting
+        from blemish.learning.fit import fit
 
         if self._options is None:
             raise ConfigError("a loaded detector cannot be fitted again", hint="make a new Detector")
@@ -190,7 +190,7 @@ class Detector:
             source, layout=layout, split=split, categories=categories, cut=self._cut(), kind=self._kind()
         )
         with memory_for("learning", _LESS):
-            self._model = fitting.fit(
+            self._model = fit(
                 records,
                 self._options,
                 backbone=self._backbone,
@@ -246,9 +246,9 @@ class Detector:
         cannot go on, or the model knows several products; DataError where nothing new is left.
         """
         from blemish import config
-        from blemish.learning import fit as fitting
         from blemish.learning.adapt import adapt
         from blemish.learning.options import FitOptions
+        from blemish.learning.restore import restore
         from blemish.learning.run import load_backbone
         from blemish.learning.splits import good_training_records, without_copies
 
@@ -266,7 +266,7 @@ class Detector:
                 records,
                 share=share,
                 backbone=backbone,
-                restored=lambda: fitting.restore(model, backbone)[1],
+                restored=lambda: restore(model, backbone)[1],
                 cache=self._cache,
                 track=track or no_track,
             )
@@ -315,8 +315,8 @@ class Detector:
         return self
 
     def _not_learned(self, records: list[Record]) -> list[Record]:
-        data = self.model.meta["data"]
-        images, units = set(data["content_ids"]), set(data["units"])
+        data = self.model.meta.data
+        images, units = set(data.content_ids), set(data.units)
         kind = registry.of(self.model.meta)
         fresh = [r for r in records if unit_id(r) not in units and not kind.known(r, images)]
         if len(fresh) < len(records):
@@ -332,15 +332,15 @@ class Detector:
         chosen: str | Engine = engine
         if engine == "torch":
             from blemish.learning import export
-            from blemish.learning import fit as fitting
+            from blemish.learning.restore import restore, restore_vote
 
             if self.model.heads:
                 raise EngineError("the PyTorch reference runs one head, and this model has one for each category")
-            backbone, method = fitting.restore(self.model, self._backbone)
+            backbone, method = restore(self.model, self._backbone)
             if backbone is None:
                 chosen = export.plain_engine(method)
             else:
-                chosen = export.torch_engine(backbone, method, fitting.restore_vote(self.model))
+                chosen = export.torch_engine(backbone, method, restore_vote(self.model))
         return Inspector(self.model, chosen, threads=threads, batch=batch)
 
     def _cut(self) -> layouts.Cut | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -225,6 +225,27 @@ class AnomalyResult:
             "error": None,
             "hint": None,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseReport:
+    """How one phase of training went; `first` and `last` are the terms of its loss at its first and last step."""
+
+    phase: str
+    planned: int  # steps
+    steps: int = 0
+    precision: str | None = None  # number format of the networks that learned
+    kept: bool = False  # it was learned before, and found in the cache
+    resumed: bool = False  # an earlier run had finished it
+    seconds: float | None = None
+    first: dict[str, float] | None = None
+    last: dict[str, float] | None = None
+    category: str | None = None  # where each has a head of its own
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, without what says nothing."""
+        silent = {"resumed": False, "seconds": None, "first": None, "last": None, "category": None, "precision": None}
+        return {k: v for k, v in asdict(self).items() if k not in silent or v != silent[k]}
 
 
 Track = Callable[[Iterable[Any], str, int | None], Iterable[Any]]

@@ -44,7 +44,7 @@ def test_a_cluster_learns_the_same_bits(ray: Any, method: str, tmp_path: Path, m
     there = fitted(records, method, spread=RaySpread(ray))
     assert there.tensors == here.tensors
     assert there.graph == here.graph
-    assert there.meta["data"] == here.meta["data"]
+    assert there.meta.data == here.meta.data
 
 
 def test_features_of_a_small_set_go_into_the_shared_cache(ray: Any, tmp_path: Path) -> None:

@@ -302,7 +302,7 @@ def watched(name: str, *, bf16: bool) -> tuple[dict[str, set[str]], dict[str, bo
     method.loss = loss  # type: ignore[method-assign]
     plan = Plan(bf16=bf16)
     world.learn(method, [world.good(i) for i in range(TRAIN)], plan)
-    assert [phase["precision"] for phase in plan.report] == ["bf16" if bf16 else "f32"] * len(plan.report)
+    assert [phase.precision for phase in plan.report] == ["bf16" if bf16 else "f32"] * len(plan.report)
     return outside, inside, method
 
 
@@ -428,9 +428,7 @@ def test_learning_goes_on_from_a_finished_model(name: str, models: Fitted) -> No
     if cls.fitted_modules:
         plan = Plan()
         training.go_on(method, world.samples(method, good), None, plan, 0.2, 0.3)
-        assert [p["steps"] for p in plan.report] == [
-            max(round(0.2 * p.steps), 1) for p in method.phases() if not p.shared
-        ]
+        assert [p.steps for p in plan.report] == [max(round(0.2 * p.steps), 1) for p in method.phases() if not p.shared]
     else:
         method.recall(TRAIN)
         training.train(method, [world.batch(good)])

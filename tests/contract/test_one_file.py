@@ -66,5 +66,5 @@ def test_one_new_file_is_fitted_saved_loaded_and_inspected(toy: str, tmp_path: P
     detector = Detector(toy, backbone=backbone, image_size=56, power=1.5).fit(good)
     detector.save(tmp_path / "model")
     loaded = Detector.load(tmp_path / "model")
-    assert loaded.model.meta["config"] == {"power": 1.5}
+    assert loaded.model.meta.config == {"power": 1.5}
     assert loaded.inspect(defective_image(1)[0]).score > loaded.inspect(good_image(500)).score

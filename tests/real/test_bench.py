@@ -89,7 +89,7 @@ def test_what_was_learned_is_not_lost_to_what_fails_behind_it(
         with pytest.raises(OSError, match="no room"):
             work()
     with monkeypatch.context() as unable:
-        unable.setattr(cells.fitting, "fit", fails)
+        unable.setattr(cells, "fit", fails)
         with unable.context() as other:
             other.setattr(cells, "learning_code", lambda: "other code")
             with pytest.raises(OSError, match="no room"):  # it is not what that would have learned

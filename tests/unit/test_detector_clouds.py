@@ -22,6 +22,7 @@ from blemish.data.drawing import Scale
 from blemish.data.image.decode import read_image
 from blemish.data.registry import of
 from blemish.errors import ConfigError, DataError, EngineError, ModelFileError, OutOfRange
+from blemish.inspection.meta import BackboneMeta
 from blemish.inspection.modelfile import arrays
 from blemish.types import Cloud, Record
 from tests.fakes import defective_cloud, good_cloud
@@ -83,9 +84,9 @@ def run(*words: object) -> int:
 
 def test_a_model_of_clouds_says_what_it_is(fitted: Detector, model: Path) -> None:
     meta = Detector.load(model).model.meta
-    assert (meta["kind"], meta["graph"]) == ("cloud", False)
-    assert meta["backbone"] == {"name": "none", "identity": "none", "layers": []}
-    assert meta["preprocess"]["diagonal"] == pytest.approx(0.99 * MM, rel=0.02)
+    assert (meta.kind, meta.graph) == ("cloud", False)
+    assert meta.backbone == BackboneMeta("none", "none")
+    assert meta.preprocess["diagonal"] == pytest.approx(0.99 * MM, rel=0.02)
     assert not (model / "graph.onnx").exists()
     assert str(fitted.promise).startswith("at most 0.25 of good parts rejected")
 
@@ -275,7 +276,7 @@ def test_adapting_takes_new_clouds_in(fitted: Detector, tmp_path: Path) -> None:
     for i in range(8):
         write_cloud(tmp_path / "new" / f"{i}.ply", bad_cloud(400 + i))
     adapted = Detector.from_model(fitted.model).adapt(tmp_path / "new")
-    assert adapted.model.meta["adapted"][-1]["good_images"] == 8
+    assert adapted.model.meta.adapted[-1].good_images == 8
     assert adapted.inspect(strange).score < 0.7 * fitted.inspect(strange).score
     assert adapted.inspect(strange).verdict == "good"
 
@@ -365,7 +366,7 @@ def test_tensors_are_read_without_their_package(fitted: Detector) -> None:
 
 
 def test_a_plan_reads_back_and_refuses_nonsense(fitted: Detector) -> None:
-    plan = fitted.model.meta["preprocess"]
+    plan = fitted.model.meta.preprocess
     assert of(fitted.model.meta).preprocess.to_json() == plan
     for wrong in ({**plan, "diagonal": 0}, {**plan, "colour": 1}, {"diagonal": 1.0}):
         with pytest.raises((ConfigError, ModelFileError)):
@@ -438,16 +439,16 @@ def test_parts_that_vary_teach_the_range(tmp_path: Path) -> None:
         write_cloud(tmp_path / f"{k:02}.ply", halved(cloud, "cropped") if k == 5 else cloud)
     made = detector(calibration="none").fit(tmp_path)
     assert made.inspect(halved(cloud_of(good_cloud(40)), "cropped")).score > 0
-    low, high = made.model.meta["preprocess"]["surface"]
+    low, high = made.model.meta.preprocess["surface"]
     assert low < 0.6 * high
 
 
 def test_older_models_of_clouds_open(fitted: Detector) -> None:
-    plan = {k: v for k, v in fitted.model.meta["preprocess"].items() if k != "surface"}
-    old = Detector.from_model(replace(fitted.model, meta={**fitted.model.meta, "preprocess": plan}))
+    plan = {k: v for k, v in fitted.model.meta.preprocess.items() if k != "surface"}
+    old = Detector.from_model(replace(fitted.model, meta=replace(fitted.model.meta, preprocess=plan)))
     cloud = cloud_of(good_cloud(300))
     assert old.inspect(cloud).score == fitted.inspect(cloud).score
-    assert json.loads(json.dumps(fitted.model.meta["preprocess"]))["surface"] is not None
+    assert json.loads(json.dumps(fitted.model.meta.preprocess))["surface"] is not None
     for wrong in ([0, 5], [5, 3], [1], "x"):
         with pytest.raises(ConfigError):
             CloudPlan.from_json({**plan, "surface": wrong})

@@ -36,7 +36,7 @@ def test_copies_of_one_file_promise_nothing(tmp_path: Path) -> None:
         made = detector().fit(tmp_path / "good")
     assert len(said) == 2
     assert made.promise is None
-    assert made.model.meta["data"]["learned_from"] == 4
+    assert made.model.meta.data.learned_from == 4
 
 
 def test_a_copy_is_counted_once_when_calibrating(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_pictures_saved_again_are_copies_in_learning(tmp_path: Path) -> None:
     saved_again(tmp_path / "good", tmp_path / "good" / "bmp")
     with pytest.warns(UserWarning, match=r"3 of 6 images are copies|without a threshold"):
         made = detector().fit(tmp_path / "good")
-    assert made.model.meta["data"]["learned_from"] == 3
+    assert made.model.meta.data.learned_from == 3
 
 
 def test_pictures_saved_again_promise_nothing_anew(tmp_path: Path) -> None:
@@ -95,10 +95,12 @@ def test_a_model_that_knows_its_images_by_their_bytes_still_does(tmp_path: Path)
     write_images(tmp_path / "good", 100)
     made = detector().fit(tmp_path / "good")
     by_bytes = {Images.content(r): Images.file_content(r) for r in layouts.index(tmp_path / "good")}
-    data = made.model.meta["data"]
+    data = made.model.meta.data
     older = replace(
         made.model,
-        meta={**made.model.meta, "data": {**data, "content_ids": sorted(by_bytes[i] for i in data["content_ids"])}},
+        meta=replace(
+            made.model.meta, data=replace(data, content_ids=tuple(sorted(by_bytes[i] for i in data.content_ids)))
+        ),
         calibrators={
             name: replace(c, ids=tuple(sorted(by_bytes[i] for i in c.ids)))
             for name, c in made.model.calibrators.items()
@@ -109,7 +111,7 @@ def test_a_model_that_knows_its_images_by_their_bytes_still_does(tmp_path: Path)
     everything = [replace(r, split="test") for r in layouts.index(tmp_path / "good")]
     with pytest.warns(UserWarning, match="100 of 100 test images"):
         assert loaded.evaluate(everything).setting["seen_before"] == 100
-    count = data["learned_from"]
+    count = data.learned_from
     with pytest.warns(UserWarning, match=f"{count} of 100 images, or their units"):
         loaded.calibrate(tmp_path / "good")
     assert all(name.startswith(VERSION) for name in loaded.model.calibrators["f32"].ids)
@@ -123,7 +125,7 @@ def test_new_images_of_a_known_unit_are_left_out_and_the_counting_stays(tmp_path
     table.write_text("\n".join(["path,unit", *(f"{i:03d}.png,u{i // 2}" for i in range(60))]))
     made = detector(promise_per="unit", false_alarm_rate=0.2).fit(table)
     assert made.model.calibrators["f32"].per_unit
-    known = set(made.model.meta["data"]["units"])
+    known = set(made.model.meta.data.units)
     learned = next(r.unit for r in layouts.index(table) if unit_id(r) in known)
     fresh = [f"{i:03d}.png,new{i // 2}" for i in range(60, 80)]
     again = [f"{i:03d}.png,{learned}" for i in range(80, 90)]  # bytes never seen, of a thing that was
@@ -158,13 +160,13 @@ def test_held_out_images_do_not_shape_the_input(tmp_path: Path) -> None:
         array = good_image(i)[:, :, 0].astype(np.uint16) * 8
         Image.fromarray(array).save(tmp_path / "good" / f"{i:03d}.png")
     plain = detector().fit(tmp_path / "good")
-    assert plain.model.meta["preprocess"]["white_uint16"] == 2047
+    assert plain.model.meta.preprocess["white_uint16"] == 2047
     held = set(plain.model.calibrators["f32"].ids)
     name = next(p for p in sorted((tmp_path / "good").iterdir()) if pixels_id(read_image(p)) in held)
     bright = good_image(0)[:, :, 0].astype(np.uint16) * 8
     bright[5, 5] = 4000
     Image.fromarray(bright).save(name)
-    assert detector().fit(tmp_path / "good").model.meta["preprocess"]["white_uint16"] == 2047
+    assert detector().fit(tmp_path / "good").model.meta.preprocess["white_uint16"] == 2047
     Image.fromarray(np.full(SIZE, 60000, np.uint16)).save(name)
     with pytest.warns(
         UserWarning, match=f"1 of 20 held-out good parts are refused .*{name.name}: .*where 2047 is white"

@@ -109,7 +109,7 @@ def test_auto_takes_the_short_format_where_it_is_harmless(
 ) -> None:
     changed(monkeypatch, moved(by))
     model = fit_tiny(tmp_path, records, calibration=calibration)
-    assert model.meta["precision"] == taken
+    assert model.meta.precision == taken
     told = model.parity["formats"]
     assert told["harmless"] == (taken == "bf16")
     assert told["images"] == model.calibrators["f32"].n
@@ -120,7 +120,7 @@ def test_auto_takes_the_short_format_where_it_is_harmless(
 
 def test_without_evidence_it_stays_float32(tmp_path: Path, records: list[Record]) -> None:
     model = fit_tiny(tmp_path, records, calibration="none")
-    assert model.meta["precision"] == "f32"
+    assert model.meta.precision == "f32"
     assert model.parity["formats"] == {}
 
 
@@ -130,12 +130,12 @@ def test_calibrating_on_another_processor_chooses_anew(
     fresh = write_images(tmp_path / "fresh", 12, first=400)
     changed(monkeypatch, moved(1e-6))
     detector = Detector.from_model(fit_tiny(tmp_path, records))
-    assert detector.model.meta["precision"] == "bf16"
+    assert detector.model.meta.precision == "bf16"
     with pytest.MonkeyPatch.context() as patch:
         changed(patch, moved(0.2))
-        assert detector.calibrate(fresh, false_alarm_rate=RATE).model.meta["precision"] == "f32"
+        assert detector.calibrate(fresh, false_alarm_rate=RATE).model.meta.precision == "f32"
     forced = replace(detector.model, run={**detector.model.run, "precision": "bf16"})
-    assert Detector.from_model(forced).calibrate(fresh, false_alarm_rate=RATE).model.meta["precision"] == "bf16"
+    assert Detector.from_model(forced).calibrate(fresh, false_alarm_rate=RATE).model.meta.precision == "bf16"
 
 
 def flat(_: Any, outputs: Outputs, __: str) -> Outputs:

@@ -62,17 +62,17 @@ def left(size: tuple[int, int], value: int = 255, other: int = 0) -> np.ndarray:
 
 def test_the_inspected_share_is_said(tmp_path: Path) -> None:
     made = fitted(tmp_path, roi(tmp_path / "left.png", left(SIZE)))
-    assert made.model.meta["inspected"] == pytest.approx(0.25, abs=0.02)
+    assert made.model.meta.inspected == pytest.approx(0.25, abs=0.02)
     made.save(tmp_path / "model")
-    assert Detector.load(tmp_path / "model").model.describe()["inspected"] == made.model.meta["inspected"]
+    assert Detector.load(tmp_path / "model").model.describe()["inspected"] == made.model.meta.inspected
     plain = Detector("padim", backbone=FakeBackbone(), image_size=56, calibration="none")
-    assert "inspected" not in plain.fit(tmp_path / "good").model.meta
+    assert plain.fit(tmp_path / "good").model.meta.inspected is None
 
 
 def test_a_region_of_labels_that_covers_everything_is_told(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=r"labels\.png: the region of interest covers everything"):
         made = fitted(tmp_path, roi(tmp_path / "labels.png", left(SIZE, 2, 1)))
-    assert made.model.meta["inspected"] == 1
+    assert made.model.meta.inspected == 1
 
 
 def test_a_region_of_another_shape_is_refused(tmp_path: Path) -> None:
@@ -86,11 +86,11 @@ def test_a_region_of_another_shape_is_refused(tmp_path: Path) -> None:
 
 def test_a_region_drawn_on_a_smaller_picture_or_turned_by_exif_fits(tmp_path: Path) -> None:
     small = roi(tmp_path / "small.png", left((SIZE[0] // 5, round(SIZE[1] / 5))))
-    share = fitted(tmp_path, small).model.meta["inspected"]
+    share = fitted(tmp_path, small).model.meta.inspected
     turned = Image.Exif()
     turned[0x0112] = 6
     lying = roi(tmp_path / "turned.png", np.ascontiguousarray(np.rot90(left(SIZE))), exif=turned)
-    assert fitted(tmp_path, lying).model.meta["inspected"] == pytest.approx(share, abs=0.05)
+    assert fitted(tmp_path, lying).model.meta.inspected == pytest.approx(share, abs=0.05)
 
 
 def test_one_picture_of_another_shape_is_named(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from blemish.data.signal.preprocess import Window
 from blemish.errors import ConfigError, DataError
 from blemish.inspection import modelfile
 from blemish.inspection.inspector import Inspector
+from blemish.inspection.meta import BackboneMeta
 from blemish.types import Record, Region
 from tests.unit.data.signal.test_preprocess import RATE, annotated, beats, write_csv, write_record
 
@@ -55,10 +56,10 @@ def fitted(folder: Path) -> Detector:
 def test_a_model_of_signals_says_what_it_is(fitted: Detector, tmp_path: Path) -> None:
     fitted.save(tmp_path / "model")
     meta = Detector.load(tmp_path / "model").model.meta
-    assert meta["kind"] == "signal"
-    assert meta["preprocess"]["leads"] == ["MLII", "V1"]
-    assert (meta["preprocess"]["size"], meta["preprocess"]["rate"]) == ([200], 50.0)
-    assert meta["backbone"] == {"name": "none", "identity": "none", "layers": []}
+    assert meta.kind == "signal"
+    assert meta.preprocess["leads"] == ["MLII", "V1"]
+    assert (meta.preprocess["size"], meta.preprocess["rate"]) == ([200], 50.0)
+    assert meta.backbone == BackboneMeta("none", "none")
     assert fitted.model.parity["engines"]["openvino-f32"]["score"] < 1e-3
     assert fitted.model.parity["golden"]["count"] == 5
     assert str(fitted.promise).startswith("about 0.2 of good")
@@ -97,12 +98,12 @@ def test_arrays_windows_and_files_give_one_score(fitted: Detector, folder: Path,
 
 def exact(fitted: Detector) -> Detector:
     """The same model in float32, whose last digits alone differ with the processor."""
-    return Detector.from_model(replace(fitted.model, meta={**fitted.model.meta, "precision": "f32"}))
+    return Detector.from_model(replace(fitted.model, meta=replace(fitted.model.meta, precision="f32")))
 
 
 def with_rate(fitted: Detector) -> modelfile.Model:
-    preprocess = {**fitted.model.meta["preprocess"], "file_rate": RATE}
-    return replace(fitted.model, meta={**fitted.model.meta, "preprocess": preprocess})
+    preprocess = {**fitted.model.meta.preprocess, "file_rate": RATE}
+    return replace(fitted.model, meta=replace(fitted.model.meta, preprocess=preprocess))
 
 
 def test_engines_agree(fitted: Detector, folder: Path) -> None:
@@ -123,11 +124,11 @@ def test_batches_and_threads_change_nothing(fitted: Detector, folder: Path) -> N
 
 def test_held_out_windows_are_of_other_recordings(fitted: Detector, folder: Path) -> None:
     """The promise is made from recordings that the model has not learned from."""
-    data = fitted.model.meta["data"]
+    data = fitted.model.meta.data
     calibrator = fitted.model.calibrators["f32"]
-    assert len(data["units"]) == 2
-    learned, held = set(data["content_ids"]), set(calibrator.ids)
-    assert len(learned) == data["learned_from"]
+    assert len(data.units) == 2
+    learned, held = set(data.content_ids), set(calibrator.ids)
+    assert len(learned) == data.learned_from
     assert held
     assert not learned & held
 
@@ -405,8 +406,8 @@ def test_flat_recordings_are_not_learned_from(folder: Path, tmp_path: Path) -> N
     spoilt(good, "off", "one lead")
     with pytest.warns(UserWarning, match=r"3 windows in which a lead does not move \(off.hea#0002, "):
         made = detector(calibration="none", steps=3).fit(good)
-    assert made.model.meta["data"]["learned_from"] == 37
-    assert min(made.model.meta["preprocess"]["least"]) > 0.1
+    assert made.model.meta.data.learned_from == 37
+    assert min(made.model.meta.preprocess["least"]) > 0.1
 
 
 def test_held_out_windows_that_are_refused_make_no_promise(fitted: Detector, tmp_path: Path) -> None:
@@ -421,8 +422,8 @@ def test_held_out_windows_that_are_refused_make_no_promise(fitted: Detector, tmp
 
 
 def test_older_models_of_signals_open(fitted: Detector, folder: Path, tmp_path: Path) -> None:
-    plan = {k: v for k, v in fitted.model.meta["preprocess"].items() if k != "least"}
-    old = Detector.from_model(replace(fitted.model, meta={**fitted.model.meta, "preprocess": plan}))
+    plan = {k: v for k, v in fitted.model.meta.preprocess.items() if k != "least"}
+    old = Detector.from_model(replace(fitted.model, meta=replace(fitted.model.meta, preprocess=plan)))
     window = Window(folder / "set" / "100.hea", (1000, 2000))
     assert old.inspect(window).score == fitted.inspect(window).score
     with pytest.raises(DataError, match="does not move"):

@@ -275,7 +275,7 @@ def extend(
     about.emit(
         {
             "model": str(out or model),
-            "categories": detector.model.meta["data"]["categories"],
+            "categories": detector.model.meta.data.categories,
             "promise": detector.promise,
         }
     )

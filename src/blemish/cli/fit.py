@@ -104,28 +104,31 @@ def _one(detector: Any, folder: Path) -> None:
 
     detector.save(folder)
     model = detector.model
-    for phase in model.meta["training"]:
-        if phase["steps"] < phase["planned"]:
+    for phase in model.meta.training:
+        if phase.steps < phase.planned:
             print(
-                f"warning: the budget ended phase {phase['phase']} after {phase['steps']} of {phase['planned']} steps",
+                f"warning: the budget ended phase {phase.phase} after {phase.steps} of {phase.planned} steps",
                 file=sys.stderr,
             )
-    inspected = model.meta.get("inspected")
+    inspected = model.meta.inspected
     if inspected is not None:
         print(f"region of interest: {inspected:.0%} of the picture is inspected", file=sys.stderr)
     emit(
         {
             "model": str(folder),
-            "method": model.meta["method"],
+            "method": model.meta.method,
             "data": model.describe()["data"],
             "network_input": registry.of(model.meta).takes,
             **({} if inspected is None else {"inspected": inspected}),
             "promise": detector.promise,
             "parity": model.parity.get("engines"),
-            "precision": model.meta["precision"],
+            "precision": model.meta.precision,
             "bf16": model.parity.get("formats"),
-            "training": [{k: p[k] for k in ("phase", "precision", "steps", "planned")} for p in model.meta["training"]],
-            "fit_seconds": model.meta["fit_seconds"],
+            "training": [
+                {"phase": p.phase, "precision": p.precision, "steps": p.steps, "planned": p.planned}
+                for p in model.meta.training
+            ],
+            "fit_seconds": model.meta.fit_seconds,
         }
     )
 

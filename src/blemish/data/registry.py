@@ -10,7 +10,7 @@ import importlib
 import importlib.util
 import pkgutil
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from blemish import data
 from blemish.config import nearest
@@ -34,9 +34,19 @@ def get(name: str) -> type[Modality[Any]]:
     return found
 
 
-def of(meta: Mapping[str, Any]) -> Modality[Any]:
+class Described(Protocol):
+    """What tells a model's modality: the modality's name, and the plan of its preprocessing."""
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def preprocess(self) -> Mapping[str, Any]: ...
+
+
+def of(meta: Described) -> Modality[Any]:
     """The modality that a model was learned from, by its description; ModelFileError where it is not understood."""
     try:
-        return get(meta.get("kind", DEFAULT)).from_json(meta["preprocess"])
+        return get(meta.kind).from_json(meta.preprocess)
     except (KeyError, ConfigError) as error:
         raise ModelFileError(f"the model's preprocessing is not understood ({error})") from None

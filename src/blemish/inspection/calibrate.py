@@ -174,7 +174,7 @@ def chosen_format(asked: str, found: dict[str, Any]) -> str:
 def in_best_format(model: Model, found: dict[str, Any]) -> Model:
     """The model in the number format that `agreement` allows; what was compared stands in its certificate."""
     precision = chosen_format(model.run["precision"], found)
-    return replace(model, meta={**model.meta, "precision": precision}, parity={**model.parity, "formats": found})
+    return replace(model, meta=replace(model.meta, precision=precision), parity={**model.parity, "formats": found})
 
 
 def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -36,7 +36,7 @@ def precision_of(model: Model, engine: str) -> str:
 
     EngineError where the model is calibrated, but not for what this machine can do: its promise would not hold.
     """
-    wanted = model.meta["precision"]
+    wanted = model.meta.precision
     available = best_precision() if engine in ("openvino", "local") else "f32"
     chosen = wanted if wanted == available else "f32"
     if model.calibrators and chosen not in model.calibrators:
@@ -83,7 +83,7 @@ class Inspector:
         self.engine = engine
         self.calibrator: Calibrator | None = model.calibrators.get(engine.precision)
         self.categories = model.categories
-        self.known = set(model.meta["data"]["content_ids"]) | set(self.calibrator.ids if self.calibrator else ())
+        self.known = set(model.meta.data.content_ids) | set(self.calibrator.ids if self.calibrator else ())
 
     def inspect(self, source: Any) -> AnomalyResult:
         """One sample -> its result. DataError where it cannot be read.

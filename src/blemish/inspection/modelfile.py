@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from blemish.errors import CalibrationError, ConfigError, ModelFileError
 from blemish.inspection.categories import Categories
 from blemish.inspection.conformal import Calibrator
+from blemish.inspection.meta import Meta
 from blemish.outputs import check_apart, check_writable, is_model, strays
 
 SCHEMA = 1
@@ -50,7 +51,7 @@ class Model:
     several products has `categories`; where each has a head of its own, `graph` ends at the features and `heads` go on.
     """
 
-    meta: dict[str, Any]
+    meta: Meta
     calibrators: dict[str, Calibrator]
     tensors: bytes
     graph: bytes
@@ -72,9 +73,10 @@ class Model:
 
     def describe(self) -> dict[str, Any]:
         """What a person wants to know of a model, in one JSON object."""
-        data = {k: v for k, v in self.meta.get("data", {}).items() if k != "content_ids"}
+        value = self.meta.to_json()
+        del value["data"]["content_ids"]
         promise = {k: self.promise if self.categories else c.promise for k, c in self.calibrators.items()}
-        return {**self.meta, "data": data, "promise": promise}
+        return {**value, "promise": promise}
 
 
 def _canonical(value: Any) -> bytes:
@@ -127,7 +129,7 @@ def save(model: Model, folder: str | Path) -> None:
     }
     head = {
         "schema": SCHEMA,
-        **model.meta,
+        **model.meta.to_json(),
         "calibration": {k: c.to_json() for k, c in model.calibrators.items()},
         **({"categories": model.categories.to_json()} if model.categories else {}),
         "files": {name: {"sha256": _sha256(data), "bytes": len(data)} for name, data in contents.items()},
@@ -207,12 +209,13 @@ def load(folder: str | Path) -> Model:
     for key in ("schema", "files", "digest"):
         del head[key]
     try:
+        meta = Meta.from_json(head)
         calibrators = {k: Calibrator.from_json(v) for k, v in calibration.items()}
         several = None if categories is None else Categories.from_json(categories)
     except (KeyError, TypeError, CalibrationError, ConfigError) as error:
         raise ModelFileError(f"{folder / 'model.json'}: calibration is not understood ({error})") from None
     return Model(
-        meta=head,
+        meta=meta,
         calibrators=calibrators,
         tensors=files["tensors.safetensors"],
         graph=files.get(_GRAPH, b""),

@@ -144,7 +144,10 @@ def _digest(data: bytes) -> str:
 
 def _model_digest(model: Model) -> str:
     """Of all that a row depends on: the graph, and what is made of its scores."""
-    rest: dict[str, Any] = {"meta": model.meta, "calibration": {k: c.to_json() for k, c in model.calibrators.items()}}
+    rest: dict[str, Any] = {
+        "meta": model.meta.to_json(),
+        "calibration": {k: c.to_json() for k, c in model.calibrators.items()},
+    }
     if model.categories is not None:
         rest |= {"categories": model.categories.to_json(), "heads": {k: _digest(v) for k, v in model.heads.items()}}
     return _digest(_digest(model.graph).encode() + json.dumps(rest, sort_keys=True).encode())

@@ -23,10 +23,10 @@ def open_model(
     `precision` is the number format, `threads` the images that are worked on at the same time, `batch` the images in
     one call. EngineError where the engine `name` cannot run such a model.
     """
-    if not model.meta.get("graph", True):
+    if not model.meta.graph:
         if name not in (*LOCAL, "numpy"):
-            raise EngineError(f"'{name}' runs graphs, and {model.meta['method']} is none", hint="leave --engine out")
-        return ENGINES[model.meta["engine"]](model.meta["config"], arrays(model.tensors))
+            raise EngineError(f"'{name}' runs graphs, and {model.meta.method} is none", hint="leave --engine out")
+        return ENGINES[str(model.meta.engine)](model.meta.config, arrays(model.tensors))
     if not model.heads:
         return open_engine(model.graph, name, precision=precision, threads=threads, batch=batch)
     if name not in LOCAL:
@@ -47,8 +47,8 @@ def reading(model: Model, *, max_pixels: int | None = None, file_rate: float | N
     for name in given:
         if name not in {field.name for field in fields(preprocess)}:
             said = {"max_pixels": "--max-pixels", "file_rate": "--rate"}[name]
-            what = model.meta.get("kind", registry.DEFAULT)
+            what = model.meta.kind
             raise ConfigError(f"{said} ({name}) means nothing to a model of {what}s", hint=f"leave {said} out")
     if not given:
         return model
-    return replace(model, meta={**model.meta, "preprocess": replace(preprocess, **given).to_json()})
+    return replace(model, meta=replace(model.meta, preprocess=replace(preprocess, **given).to_json()))

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 from blemish import config
 from blemish.data import registry
 from blemish.errors import ConfigError, DataError
-from blemish.inspection.calibrate import Scores, agreement, calibrators, in_best_format, unit_id
+from blemish.inspection.calibrate import in_best_format
 from blemish.inspection.inspector import Inspector
+from blemish.inspection.meta import Adapted
 from blemish.inspection.modelfile import Model
-from blemish.learning import export
 from blemish.learning.backbones.cache import FeatureCache
 from blemish.learning.options import FitOptions
-from blemish.learning.run import Run, head_of, tensors
+from blemish.learning.run import FitPlan, Taught, head_of, learn, teach_more, tensors, units_of
 from blemish.learning.splits import plan_calibration
 from blemish.types import Record, Track
 
@@ -64,54 +64,41 @@ def adapt(
     where the model knows several products.
     """
     options = config.build(FitOptions, model.run)
-    cls, settings = head_of(options)
+    cls, _ = head_of(options)
     if model.categories is not None:
         raise ConfigError(
-            "a model of several products is not adapted", hint="`blemish extend` adds a product, fit makes a new model"
+            "a multi-class model is not adapted", hint="`blemish extend` adds a product, fit makes a new model"
         )
     if not cls.adaptable():
         raise ConfigError(f"{options.method} cannot go on learning", hint="fit again with all images")
     if not 0 < share <= 1:
         raise ConfigError(f"the share of the steps has to lie in (0, 1], not {share}")
-    kind, parts = plan_calibration(good, options, costly=bool(cls.fitted_modules) or cls.needs.costly)
-    learn = parts[0][0] if kind == "split" else list(good)
-    settled = registry.of(model.meta)
-    run = Run(good, learn, cls, settings, options, backbone, cache, track, kind=settled)
+    split = plan_calibration(good, options, costly=bool(cls.fitted_modules) or cls.needs.costly)
+    modality = registry.of(model.meta)
+    plan = FitPlan.of(split.learn, options, backbone=backbone, cache=cache, track=track, modality=modality)
+    data = model.meta.data
 
-    def gone_on(records: Sequence[Record]) -> Method[Any]:
-        method = restored()
-        run.go_on(method, records, model.meta["data"]["learned_from"], share, RATE)
-        return method
+    def taught(records: Sequence[Record], _: float) -> Taught:
+        return teach_more(plan, restored(), records, data.learned_from, share, RATE)
 
-    def frozen(method: Method[Any]) -> Model:
-        graph = run.freeze(method) if run.needs.graph else b""
-        state = tensors(method.fitted_state(), method.config)
-        return replace(model, tensors=state, graph=graph)
-
-    scores: list[Scores] = []
-    if kind == "cross":
-        scores = [run.scores(frozen(gone_on(rest)), fold) for rest, fold in parts]
-    method = gone_on(learn)
-    adapted = frozen(method)
-    if kind == "split":
-        scores = [run.scores(adapted, parts[0][1])]
-    per_unit = options.promise_per == "unit"
-    made = calibrators(scores, options.false_alarm_rate, kind, per_unit=per_unit) if kind else {}
-    data, units = model.meta["data"], {unit_id(r) for r in learn if r.unit is not None}
-    told = {"good_images": len(good), "learned_from": len(learn), "share": share, "training": run.report}
-    meta = {
-        **adapted.meta,
-        "adapted": [*model.meta.get("adapted", []), told],
-        "data": {
-            **data,
-            "good_images": data["good_images"] + len(good),
-            "learned_from": data["learned_from"] + len(learn),
-            "content_ids": sorted({*data["content_ids"], *run.learned}),
-            "units": sorted({*data["units"], *units}),
-        },
-    }
-    parity = export.certify(adapted.graph, run.features.reference(method), run.golden()) if run.needs.graph else {}
-    return in_best_format(replace(adapted, meta=meta, calibrators=made, parity=parity), agreement(scores))
+    learned = learn(plan, split, taught)
+    data = replace(
+        data,
+        good_images=data.good_images + len(good),
+        learned_from=data.learned_from + len(split.learn),
+        content_ids=tuple(sorted({*data.content_ids, *learned.seen})),
+        units=tuple(sorted({*data.units, *units_of(split.learn)})),
+    )
+    step = Adapted(len(good), len(split.learn), share, learned.report)
+    adapted = replace(
+        model,
+        meta=replace(model.meta, data=data, adapted=(*model.meta.adapted, step)),
+        tensors=tensors(learned.method.fitted_state(), learned.method.config),
+        graph=learned.graph,
+        calibrators=learned.calibrators,
+        parity=learned.parity,
+    )
+    return in_best_format(adapted, learned.agreement)
 
 
 def changes(before: Inspector, after: Inspector, sources: Sequence[Any], track: Track) -> Iterator[Change]:

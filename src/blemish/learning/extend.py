@@ -1,4 +1,4 @@
-"""One product more for a model whose categories have heads of their own."""
+"""One category more for a multi-class model whose categories have heads of their own."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from blemish.inspection.promises import promised
 from blemish.inspection.routed import VOTE, head_name
 from blemish.learning import export
 from blemish.learning.backbones.cache import FeatureCache
-from blemish.learning.multiclass import ANCHORS, drawing, few, frozen_head, levels_of, load_vote, worse
+from blemish.learning.multiclass import drawing, few, head, levels_of, worse
 from blemish.learning.options import FitOptions
-from blemish.learning.run import Run, head_of, tensors
+from blemish.learning.restore import ANCHORS, load_vote
+from blemish.learning.run import FitPlan, tensors
 from blemish.learning.splits import hold_out, new_to_the_vote
 from blemish.types import Record, Routing, Track
 
@@ -37,7 +38,62 @@ def extend(
     """
     from safetensors.torch import load
 
+    _check(model, name)
+    assert model.categories is not None
+    assert model.meta.vote is not None
     options = config.build(FitOptions, model.run)
+    k, state = len(model.categories.names), load(model.tensors)
+    vote = load_vote(model, state)
+    modality = registry.of(model.meta)
+    plan = FitPlan.of(good, options, backbone=backbone, cache=cache, track=track, modality=modality)
+    routing = methods.get(options.method).routing(config.build(methods.get(options.method).Config, options.options))
+    shots = (routing or Routing()).shots
+    subset = next(iter(few([replace(r, group=name) for r in good], shots, random.Random(options.seed)).values()))
+    vote.anchors.add([levels_of(plan, subset)], drawing(options.seed))
+    part = hold_out(good, subset, options)
+    learned = head(plan, part)
+    state |= {f"{ANCHORS}{key}": value for key, value in vote.anchors.state_dict().items()}
+    state |= {f"{head_name(k)}.{key}": value for key, value in learned.method.fitted_state().items()}
+    known = {p: Known((*e.scores, None), (*e.strangeness, None)) for p, e in model.categories.known.items()}
+    data, counts = model.meta.data, model.meta.vote
+    data = replace(
+        data,
+        content_ids=tuple(sorted({*data.content_ids, *learned.seen})),
+        categories=(*data.categories, name),
+        learned_from=data.learned_from + len(part.learn),
+        good_images=data.good_images + len(good),
+    )
+    counts = replace(
+        counts,
+        learned_from=(*counts.learned_from, len(part.learn)),
+        held_out=(*counts.held_out, len(part.held)),
+        names_read=counts.names_read + len(subset),
+    )
+    wider = replace(
+        model,
+        meta=replace(model.meta, data=data, vote=counts),
+        tensors=tensors(state, plan.config),
+        parity=worse(model.parity, learned.parity),
+        heads={**model.heads, VOTE: export.export_vote(vote, plan.images.spec), head_name(k): learned.graph},
+        categories=Categories((*model.categories.names, name), known),
+    )
+    if not part.held:
+        warnings.warn(f"too few good images for a promise of {options.false_alarm_rate:g}: {name}", stacklevel=3)
+    judged = new_to_the_vote(good, part.held, {r.id for r in subset}, options)
+    if not (part.held or judged):
+        return wider
+    per_unit = options.promise_per == "unit"
+    made = promised(wider, modality, part.held, options.false_alarm_rate, per_unit, track, learned=judged, only=k)
+    for p, entry in made.categories.known.items():
+        before = known.get(p) or Known((None,) * (k + 1), (None,) * (k + 1))
+        known[p] = Known((*before.scores[:k], entry.scores[k]), (*before.strangeness[:k], entry.strangeness[k]))
+    wider = replace(wider, categories=Categories((*model.categories.names, name), known))
+    if part.held and not made.agreement.get("harmless"):  # what was harmless for the others need not be for this one
+        return in_best_format(wider, made.agreement)
+    return wider
+
+
+def _check(model: Model, name: str) -> None:
     if model.categories is None or not model.heads:
         raise ConfigError(
             "one head learned all categories together: fit again",
@@ -47,54 +103,3 @@ def extend(
         raise ConfigError(f"{name!r} is no name of a category", hint="give --category a name")
     if name in model.categories.names:
         raise ConfigError(f"the model has a category '{name}'", hint="give another --category")
-    k, state = len(model.categories.names), load(model.tensors)
-    vote = load_vote(model, state)
-    cls, settings = head_of(options)
-    settled = registry.of(model.meta)
-    run = Run(good, good, cls, settings, options, backbone, cache, track, kind=settled)
-    routing = methods.get(options.method).routing(config.build(methods.get(options.method).Config, options.options))
-    shots = (routing or Routing()).shots
-    subset = next(iter(few([replace(r, group=name) for r in good], shots, random.Random(options.seed)).values()))
-    vote.anchors.add([levels_of(run, subset)], drawing(options.seed))
-    learn, held = hold_out(good, subset, options)
-    method = run.learn(learn)
-    head, parity = frozen_head(run, method, held or learn)
-    state |= {f"{ANCHORS}{key}": value for key, value in vote.anchors.state_dict().items()}
-    state |= {f"{head_name(k)}.{key}": value for key, value in method.fitted_state().items()}
-    heads = {**model.heads, VOTE: export.export_vote(vote, run.images.spec), head_name(k): head}
-    known = {p: Known((*e.scores, None), (*e.strangeness, None)) for p, e in model.categories.known.items()}
-    data = dict(model.meta["data"])
-    data["content_ids"] = sorted({*data["content_ids"], *run.learned})
-    data["categories"] = [*data["categories"], name]
-    data["learned_from"] += len(learn)
-    data["good_images"] += len(good)
-    own = model.meta["vote"]
-    told = {
-        **own,
-        "learned_from": [*own["learned_from"], len(learn)],
-        "held_out": [*own["held_out"], len(held)],
-        "names_read": own["names_read"] + len(subset),
-    }
-    wider = replace(
-        model,
-        meta={**model.meta, "data": data, "vote": told},
-        tensors=tensors(state, settings),
-        parity=worse(model.parity, parity),
-        heads=heads,
-        categories=Categories((*model.categories.names, name), known),
-    )
-    if not held:
-        warnings.warn(f"too few good images for a promise of {options.false_alarm_rate:g}: {name}", stacklevel=3)
-    learned = new_to_the_vote(good, held, {r.id for r in subset}, options)
-    if not (held or learned):
-        return wider
-    per_unit = options.promise_per == "unit"
-    assert wider.categories is not None
-    made = promised(wider, settled, held, options.false_alarm_rate, per_unit, track, learned=learned, only=k)
-    for p, entry in made.categories.known.items():
-        before = known.get(p) or Known((None,) * (k + 1), (None,) * (k + 1))
-        known[p] = Known((*before.scores[:k], entry.scores[k]), (*before.strangeness[:k], entry.strangeness[k]))
-    wider = replace(wider, categories=wider.categories.with_known(known))
-    if held and not made.agreement.get("harmless"):  # what was harmless for the others need not be for this one
-        return in_best_format(wider, made.agreement)
-    return wider

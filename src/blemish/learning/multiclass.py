@@ -1,9 +1,9 @@
-"""Several products in one model: which is which, one head for all or one for each, and a promise for each.
+"""Multi-class models: which category is which, one head for all or one for each, and a promise for each.
 
     anchors   a few good images of each category, by name or by clustering, become anchors     (CAC)
     votes     anchors decide on the category of every other image, here as at inspection       (CIM)
     heads     one for all categories, or one for each that learns from its images alone        (LFR)
-    promises  from held-out good images of each decided category; that of known products from more, see `holdout`
+    promises  from held-out good images of each decided category; that of known products from more, see `splits`
 
 The names in brackets are those of DFC (Wang et al. 2025), for which `methods.dfc` is the page; `nn.anchors` votes.
 """
@@ -20,27 +20,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from blemish import config, methods
-from blemish.data import registry
 from blemish.errors import DataError
 from blemish.inspection.calibrate import in_best_format
 from blemish.inspection.categories import Categories
 from blemish.inspection.conformal import images_needed
+from blemish.inspection.meta import VoteMeta
 from blemish.inspection.modelfile import Model
 from blemish.inspection.promises import promised
 from blemish.inspection.routed import VOTE, head_name
 from blemish.learning import export
 from blemish.learning.export import Vote
 from blemish.learning.options import FitOptions
-from blemish.learning.run import Run, head_of, tensors
-from blemish.learning.sources.registry import learning_for
-from blemish.learning.splits import hold_out, new_to_the_vote
+from blemish.learning.restore import ANCHORS
+from blemish.learning.run import FitPlan, Frozen, Learned, describe, freeze, learn, recipe, tensors
+from blemish.learning.splits import Part, Split, hold_out, new_to_the_vote
 from blemish.types import FeatureSpec, Record, Routing
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from blemish.learning.backbones.base import Backbone
     from blemish.methods.base import Method
     from blemish.nn.anchors import Anchors
 
@@ -49,76 +48,85 @@ SHARE = 0.15  # of a category's good images whose names are read, at most
 POOLED = 0.1  # of all good images, where no name is read: those that are clustered
 MOST = 16  # categories that clustering may find
 FEWEST = 24  # images that are clustered, where there are as many
-ANCHORS = "anchors."  # prefix of their tensors in a model
 
 
-def fit_several(run: Run, routing: Routing, start: float) -> Model:
-    """A model of several products; `run` holds all of their good records."""
-    options, good = run.options, run.good
-    names, anchors, chosen = construct(run, good, routing)
-    vote = Vote(anchors, voting_level(run.images.spec, run.images.preprocess.size))
-    owner = [chosen.get(r.id, k) for r, k in zip(good, mine(run, vote, good), strict=True)]
-    parts, learned = [], []
+def fit_multiclass(plan: FitPlan, good: Sequence[Record], routing: Routing, start: float) -> Model:
+    """A multi-class model of all these good records."""
+    options = plan.options
+    names, anchors, chosen = construct(plan, good, routing)
+    vote = Vote(anchors, voting_level(plan.images.spec, plan.images.preprocess.size))
+    owner = [chosen.get(r.id, k) for r, k in zip(good, decided(plan, vote, good), strict=True)]
+    parts, judged = [], []  # of each category; what tells how strange good images look
     for k in range(len(names)):
         own = [r for r, o in zip(good, owner, strict=True) if o == k]
         part = hold_out(own, [r for r in own if r.id in chosen], options)
         parts.append(part)
-        learned += new_to_the_vote(own, part[1], chosen, options)
-    learn = [own for own, _ in parts]
-    heads: dict[str, bytes] = {}
-    parity: dict[str, Any] = {}
+        judged += new_to_the_vote(own, part.held, chosen, options)
+    learned_from = [r for part in parts for r in part.learn]
+    held = [r for part in parts for r in part.held]
     state = {f"{ANCHORS}{name}": value for name, value in anchors.state_dict().items()}
+    heads: dict[str, bytes] = {}
     if routing.separate:
-        heads[VOTE] = export.export_vote(vote, run.images.spec)
-        graph, seen = run.images.trunk, set[str]()
-        for k, (records, (_, held)) in enumerate(zip(learn, parts, strict=True)):
-            one = _run(run, records, 1 / len(names))
-            method = one.learn(records)
-            heads[head_name(k)], entry = frozen_head(one, method, held or records)
-            parity = worse(parity, entry)
-            state |= {f"{head_name(k)}.{name}": value for name, value in method.fitted_state().items()}
-            seen |= one.learned
-            run.report += [{**phase, "category": names[k]} for phase in one.report]
-        run.learned |= seen
+        heads[VOTE] = export.export_vote(vote, plan.images.spec)
+        each = [head(replace(plan, share=1 / len(names)), part) for part in parts]
+        for k, one in enumerate(each):
+            heads[head_name(k)] = one.graph
+            state |= {f"{head_name(k)}.{name}": value for name, value in one.method.fitted_state().items()}
+        learned = together(each, names, plan.images.trunk)
     else:
-        run.images.categories = {r.id: k for r, k in zip(good, owner, strict=True)}
-        run.chunk = replace(run.chunk, categories=run.images.categories)
-        run.learned_from = [r for part in learn for r in part]
-        method = run.learn(run.learned_from)
-        graph = run.freeze(method, vote)
-        state |= method.fitted_state()
-        parity = export.certify(graph, export.torch_engine(run.images.backbone, method, vote), run.golden())
-    run.learned_from = [r for part in learn for r in part]
-    held = [r for _, part in parts for r in part]
-    meta = run.meta(method, perf_counter() - start)
-    meta["method"] = options.method
-    meta["data"]["categories"] = list(names)
-    meta["vote"] = {
-        "level": vote.level,
-        "anchors": anchors.count,
-        "learned_from": [len(part) for part in learn],
-        "held_out": [len(part) for _, part in parts],
-        "names_read": len(chosen) if routing.labels == "few" else 0,
-    }
-    settings = config.build(methods.get(options.method).Config, options.options)
+        plan = plan.with_categories({r.id: k for r, k in zip(good, owner, strict=True)})
+        learned = learn(plan, Split(learned_from), frozen=lambda method: freeze(plan, method, vote))
+        state |= learned.method.fitted_state()
+    meta = describe(plan, good, learned_from, learned)
+    counts = VoteMeta(
+        level=vote.level,
+        anchors=anchors.count,
+        learned_from=tuple(len(part.learn) for part in parts),
+        held_out=tuple(len(part.held) for part in parts),
+        names_read=len(chosen) if routing.labels == "few" else 0,
+    )
+    meta = replace(meta, data=replace(meta.data, categories=tuple(names)), vote=counts)
     model = Model(
-        meta=meta,
+        meta=replace(meta, fit_seconds=round(perf_counter() - start, 2)),
         calibrators={},
-        tensors=tensors(state, settings),
-        graph=graph,
-        parity=parity,
-        run={**config.to_json(options), "options": config.to_json(settings)},
+        tensors=tensors(state, config.build(methods.get(options.method).Config, options.options)),
+        graph=learned.graph,
+        parity=learned.parity,
+        run=recipe(options),
         categories=Categories(tuple(names), {}),
         heads=heads,
     )
     if not held and options.calibration != "none":
         warnings.warn(_unpromised(good, options), stacklevel=3)
-    if not (held or learned):
+    if not (held or judged):
         return in_best_format(model, {})
-    per_unit = options.promise_per == "unit"
-    rate = options.false_alarm_rate
-    made = promised(model, run.kind, held, rate, per_unit, run.track, learned=learned, blind=run.blind)
+    per_unit, rate = options.promise_per == "unit", options.false_alarm_rate
+    made = promised(model, plan.modality, held, rate, per_unit, plan.track, learned=judged, blind=plan.blind)
     return in_best_format(model.with_calibrators(made.calibrators, made.categories), made.agreement)
+
+
+def head(plan: FitPlan, part: Part) -> Learned:
+    """A category's own head; `graph` is the head alone, which stands behind the trunk."""
+    found: list[bytes] = []
+
+    def frozen(method: Method[Any]) -> Frozen:
+        scaled = comparable(plan, method, part.held or part.learn)
+        found.append(export.export_head(scaled))
+        whole = export.merge(plan.images.trunk, found[-1])
+        return Frozen(whole, export.torch_engine(plan.images.backbone, scaled))
+
+    learned = learn(plan, Split(part.learn), frozen=frozen)
+    return replace(learned, graph=found[-1])
+
+
+def together(heads: Sequence[Learned], names: Sequence[str], trunk: bytes) -> Learned:
+    """What all heads have seen, with the worst certificate, behind one trunk."""
+    parity: dict[str, Any] = {}
+    for one in heads:
+        parity = worse(parity, one.parity)
+    seen = frozenset().union(*(one.seen for one in heads))
+    report = tuple(replace(p, category=name) for name, one in zip(names, heads, strict=True) for p in one.report)
+    return replace(heads[-1], seen=seen, report=report, graph=trunk, parity=parity)
 
 
 def _unpromised(good: Sequence[Record], options: FitOptions) -> str:
@@ -143,15 +151,15 @@ def voting_level(spec: FeatureSpec, size: tuple[int, int]) -> int:
     return min(range(len(grids)), key=lambda i: abs(np.log2(size[0] / grids[i][0] / STRIDE)))
 
 
-def levels_of(run: Run, records: Sequence[Record]) -> Tensor:
+def levels_of(plan: FitPlan, records: Sequence[Record]) -> Tensor:
     """(n, D, h, w): what votes, of these images."""
     import torch
 
-    level = voting_level(run.images.spec, run.images.preprocess.size)
-    return torch.cat([b.pyramid.maps[level] for b in run.images.batches(records) if b.pyramid is not None])
+    level = voting_level(plan.images.spec, plan.images.preprocess.size)
+    return torch.cat([b.pyramid.maps[level] for b in plan.images.batches(records) if b.pyramid is not None])
 
 
-def construct(run: Run, good: Sequence[Record], routing: Routing) -> tuple[list[str], Anchors, dict[str, int]]:
+def construct(plan: FitPlan, good: Sequence[Record], routing: Routing) -> tuple[list[str], Anchors, dict[str, int]]:
     """Category anchor construction: names, anchors, and the categories of the images that they are made of.
 
     Names of other records are never read. DataError where there is nothing to tell apart.
@@ -160,16 +168,16 @@ def construct(run: Run, good: Sequence[Record], routing: Routing) -> tuple[list[
 
     from blemish.nn.anchors import Anchors, cluster
 
-    generator = drawing(run.options.seed)
-    draw = random.Random(run.options.seed)
+    generator = drawing(plan.options.seed)
+    draw = random.Random(plan.options.seed)
     if routing.labels == "few":
         subsets = few(good, routing.shots, draw)
-        names, levels = list(subsets), [levels_of(run, records) for records in subsets.values()]
+        names, levels = list(subsets), [levels_of(plan, records) for records in subsets.values()]
         chosen = {r.id: k for k, records in enumerate(subsets.values()) for r in records}
     else:
         order = sorted(good, key=lambda r: r.id)
         some = draw.sample(order, min(len(order), max(round(POOLED * len(order)), FEWEST, routing.count * 4)))
-        whole = levels_of(run, some)
+        whole = levels_of(plan, some)
         owner = cluster(described(whole), routing.count, min(MOST, len(some) // 3), generator)
         names = [f"cluster {k + 1}" for k in range(int(owner.max()) + 1)]
         levels = [whole[owner == k] for k in range(len(names))]
@@ -205,38 +213,20 @@ def described(levels: Tensor) -> Tensor:
     return F.normalize((stack - stack.mean(0)) / stack.std(0).clamp_min(1e-6), dim=1)
 
 
-def mine(run: Run, vote: Vote, records: Sequence[Record]) -> list[int]:
+def decided(plan: FitPlan, vote: Vote, records: Sequence[Record]) -> list[int]:
     """Category information mining: the category that each image's positions elect."""
     import torch
 
     found: list[int] = []
     with torch.no_grad():
-        for batch in run.images.batches(records):
+        for batch in plan.images.batches(records):
             assert batch.pyramid is not None
             found += vote.anchors(batch.pyramid.maps[vote.level])[0].argmax(1).tolist()
     return found
 
 
-def _run(run: Run, records: Sequence[Record], share: float) -> Run:
-    """The same line for one category, with its share of the budget."""
-    one = Run(
-        records,
-        records,
-        run.method_class,
-        run.config,
-        run.options,
-        run.backbone,
-        run.cache,
-        run.track,
-        run.spread,
-        kind=run.kind,
-    )
-    one.share = share
-    return one
-
-
-def frozen_head(run: Run, method: Method[Any], good: Sequence[Record]) -> tuple[bytes, dict[str, Any]]:
-    """A category's head with its scores on the scale of its good images, and its certificate.
+def comparable(plan: FitPlan, method: Method[Any], good: Sequence[Record]) -> export.Scaled:
+    """A head with its scores on the scale of its good images.
 
     Scores of heads that learned apart are not comparable: (s - median) / (0.995 quantile - median) of good images makes
     them so, and changes no order within a category. Maps alike.
@@ -245,14 +235,11 @@ def frozen_head(run: Run, method: Method[Any], good: Sequence[Record]) -> tuple[
 
     scores, peaks = [], []
     with torch.no_grad():
-        for batch in run.images.batches(good):
+        for batch in plan.images.batches(good):
             prediction = method(batch)
             scores.append(prediction.score)
             peaks.append(prediction.anomaly_map[:, ::8, ::8].flatten(1))
-    scaled = export.Scaled(method, *_scale(torch.cat(scores)), *_scale(torch.cat(peaks).flatten()))
-    head = export.export_head(scaled)
-    whole = export.merge(run.images.trunk, head)
-    return head, export.certify(whole, export.torch_engine(run.images.backbone, scaled), run.golden())
+    return export.Scaled(method, *_scale(torch.cat(scores)), *_scale(torch.cat(peaks).flatten()))
 
 
 def _scale(values: Tensor) -> tuple[float, float]:
@@ -270,32 +257,3 @@ def worse(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
         for name, entry in b["engines"].items()
     }
     return {**a, "engines": engines}
-
-
-def state_of(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors under a prefix, without it."""
-    return {k.removeprefix(f"{prefix}."): v for k, v in state.items() if k.startswith(f"{prefix}.")}
-
-
-def empty(model: Model, backbone: Backbone | None) -> Method[Any]:
-    """The method of a model, or of its heads, before it knows anything."""
-    cls, settings = head_of(config.build(FitOptions, model.run))
-    kind = registry.of(model.meta)
-    spec = (
-        learning_for(cls.wants(settings)).open(kind, backbone, None).spec
-        if backbone is None
-        else backbone.spec(kind.size)
-        if backbone is None
-        else backbone.spec(kind.size)
-    )
-    return cls(settings, spec, kind.size, model.meta["seed"])
-
-
-def load_vote(model: Model, state: dict[str, Tensor]) -> Vote:
-    """The anchors of a model's tensors."""
-    from blemish.nn.anchors import Anchors
-
-    own = state_of(state, ANCHORS.removesuffix("."))
-    anchors = Anchors(own["mean"], own["deviation"], count=model.meta["vote"]["anchors"])
-    anchors.anchors, anchors.weight, anchors.centres = own["anchors"], own["weight"], own["centres"]
-    return Vote(anchors, model.meta["vote"]["level"])

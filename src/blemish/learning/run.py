@@ -1,4 +1,10 @@
-"""One learning: records, method and options in, a fitted method and its frozen graph out."""
+"""Learn, freeze, certify, calibrate: one function for every way of learning, on a plan that does not change.
+
+plan        method, modality and source of samples, from the options and the records to learn from
+teach       records -> a method that has learned them; `teach_more` goes on from one that knows others
+learn       teach, freeze into the graph, compare it with PyTorch, score what is held out -> `Learned`
+describe    what the model says of itself
+"""
 
 from __future__ import annotations
 
@@ -6,10 +12,10 @@ import hashlib
 import json
 import math
 import platform
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -17,19 +23,22 @@ from blemish import config, methods
 from blemish.data.image.preprocess import Preprocess
 from blemish.data.modality import Modality
 from blemish.errors import ConfigError
-from blemish.inspection.calibrate import Scores, good_scores, unit_id
-from blemish.inspection.engines import calm_torch
+from blemish.inspection.calibrate import Scores, agreement, calibrators, good_scores, unit_id
+from blemish.inspection.conformal import Calibrator
+from blemish.inspection.engines import Engine, calm_torch
+from blemish.inspection.meta import BackboneMeta, DataMeta, Meta
 from blemish.inspection.modelfile import Model
-from blemish.learning import footprint
+from blemish.learning import export, footprint
 from blemish.learning.backbones.cache import Blobs, FeatureCache
 from blemish.learning.chunks import Chunk, Observed, Spread
 from blemish.learning.code_digest import learning_sources
 from blemish.learning.options import FitOptions, seconds
+from blemish.learning.sources.base import Learning, Source
 from blemish.learning.sources.features import BATCH, FeatureSource
 from blemish.learning.sources.image import SCENE, ImageSamples, read_textures, scenes
 from blemish.learning.sources.registry import learning_for
-from blemish.learning.splits import apart
-from blemish.types import Record, Track
+from blemish.learning.splits import Split, apart
+from blemish.types import Needs, PhaseReport, Record, Track, no_track
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,193 +49,240 @@ if TYPE_CHECKING:
     from blemish.learning.training import Plan
     from blemish.methods.base import Method, Phase
 
-GOLDEN = 4  # training images on which graph and PyTorch are compared, beside one of noise
+GOLDEN = 4  # training samples on which graph and PyTorch are compared, beside one of noise
 
 
-class Run:
-    """What stays the same through one fit; `learn` are the records that shape the model, without the held-out ones."""
+@dataclass(frozen=True)
+class FitPlan:
+    """What stays the same through one learning."""
 
-    def __init__(
-        self,
-        good: Sequence[Record],
-        learn: Sequence[Record],
-        method_class: type[Method[Any]],
-        settings: Any,
+    options: FitOptions
+    method_class: type[Method[Any]]
+    config: Any  # of the method
+    half: Learning  # of the modality
+    modality: Modality[Any]  # with its preprocessing
+    source: Source
+    backbone: Backbone | None
+    cache: FeatureCache | None
+    track: Track = no_track
+    spread: Spread | None = None
+    textures: tuple[Any, ...] = ()
+    blind: bool = False  # a model that sees nothing gets its promise all the same
+    categories: Mapping[str, int] = field(default_factory=dict)  # decided ones by record id, of a multi-class model
+    share: float = 1.0  # of the budget that one learning may take
+
+    @classmethod
+    def of(
+        cls,
+        records: Sequence[Record],
         options: FitOptions,
+        *,
         backbone: Backbone | None,
         cache: FeatureCache | None,
-        track: Track,
+        track: Track = no_track,
         spread: Spread | None = None,
-        kind: Modality[Any] | None = None,
+        modality: Modality[Any] | None = None,
         blind: bool = False,
-    ) -> None:
+    ) -> FitPlan:
+        """From the records that shape the model, without the held-out ones; or with a modality that is settled.
+
+        ResourceError where what learning needs cannot fit.
+        """
         calm_torch()
-        self.options = options
-        self.blind = blind  # a model that sees nothing gets its promise all the same
-        self.backbone = backbone
-        self.track = track
-        self.good, self.learned_from = good, learn
-        self.method_class, self.config = method_class, settings
+        method_class, settings = head_of(options)
+        needs = method_class.wants(settings)
+        half = learning_for(needs)
+        modality = modality or half.plan(records, options, backbone)
+        if backbone is not None:
+            size = modality.size
+            footprint.check(method_class.fitted_buffers, settings, backbone.spec(size), size, len(records), BATCH)
         # what the short format costs is told behind learning, against scores in float32 (`calibrate.agreement`)
         precision = "bf16" if options.precision == "bf16" else "f32"
-        self.needs = method_class.wants(settings)
-        self.side = learning_for(self.needs)
-        self.kind = kind or self.side.plan(learn, options, backbone)
-        if backbone is not None:
-            size = self.kind.size
-            footprint.check(method_class.fitted_buffers, settings, backbone.spec(size), size, len(learn), BATCH)
-        self.features = self.side.open(self.kind, backbone, cache, precision=precision, image=self.needs.image)
-        self.cache = cache
-        self.learned: set[str] = set()  # content ids of what the last learning has seen
-        self.share = 1.0  # of the budget that one learning may take
-        self.report: list[dict[str, Any]] = []  # of the phases of the last learning
-        self.textures = read_textures(options.textures) if self.needs.twin else []
-        self.chunk = Chunk(method_class, settings, options.seed, backbone, self.kind, self.features.precision, cache)
-        self.spread = spread
+        source = half.open(modality, backbone, cache, precision=precision, image=needs.image)
+        textures = tuple(read_textures(options.textures)) if needs.twin else ()
+        return cls(
+            options, method_class, settings, half, modality, source, backbone, cache, track, spread, textures, blind
+        )
 
-    def freeze(self, method: Method[Any], vote: Vote | None = None) -> bytes:
-        """The whole graph from a prepared sample to score and map."""
-        return self.features.freeze(method, vote)
+    @property
+    def needs(self) -> Needs:
+        """What the method asks for with these options."""
+        return self.method_class.wants(self.config)
 
     @property
     def images(self) -> FeatureSource:
-        """`features`, for what is there for images alone; ConfigError where the samples are others."""
-        if not isinstance(self.features, FeatureSource):
+        """`source`, for what is there for images alone; ConfigError where the samples are others."""
+        if not isinstance(self.source, FeatureSource):
             raise ConfigError(f"{self.options.method} learns no images, and only those are told apart by products")
-        return self.features
+        return self.source
 
-    def learn(self, records: Sequence[Record]) -> Method[Any]:
-        """The method, fitted on these records."""
-        from blemish.learning import training
-
-        self.features.seen.clear()
-        self.learned = set()
-        good, held = apart(records, self.needs.held, self.options.seed)
-        method = self.chunk.method(self.features)
-        size = training.CHUNK if method.mergeable() else max(len(good), 1)
-        chunks = [good[i : i + size] for i in range(0, len(good), size)]
-        if len(chunks) == 1:
-            if self.spread is not None:
-                self.spread.warm(self.chunk, good)
-            batches = self.track(self.features.batches(good), "learn", math.ceil(len(good) / self.features.batch))
-            training.observe(method, batches)
-            self.learned = set(self.features.seen)
-        else:
-            done = self.spread.observe(self.chunk, chunks) if self.spread else self._one_by_one(chunks)
-            training.merge(method, self.track(self._noted(done), "learn", len(chunks)))
-        training.conclude(method)
-        if method.fitted_modules:
-            plan = self._plan(method)
-            samples, rest = (self._samples(part) for part in (good, held))
-            training.run_phases(method, samples, rest, plan)
-            self.learned |= self.features.seen
-            self.report = plan.report
-        return method
-
-    def go_on(self, method: Method[Any], records: Sequence[Record], known: int, share: float, rate: float) -> None:
-        """Learn these records beside what a method knows from `known` others."""
-        from blemish.learning import training
-
-        self.features.seen.clear()
-        good, held = apart(records, self.needs.held, self.options.seed)
-        if method.fitted_modules:
-            plan = replace(self._plan(method), store=None)  # short enough to do without snapshots
-            samples, rest = (self._samples(part) for part in (good, held))
-            training.go_on(method, samples, rest, plan, share, rate)
-            self.report = plan.report
-        else:
-            method.recall(known)
-            training.train(
-                method, self.track(self.features.batches(good), "learn", math.ceil(len(good) / self.features.batch))
-            )
-        self.learned = set(self.features.seen)
-
-    def _samples(self, records: Sequence[Record]) -> Samples:
-        return self.side.samples(self.features, records, self.needs, self.options, self.textures)
-
-    def _scenes(self) -> ImageSamples:
-        """Made images of one size, so that what is learned from them serves images of any."""
-        own = self.images
-        source = FeatureSource(
-            own.backbone, Preprocess(SCENE), self.cache, precision=own.precision, image=own.image, threads=own.threads
-        )
-        return ImageSamples(source, scenes(SCENE), self.needs)
-
-    def _plan(self, method: Method[Any]) -> Plan:
-        """How phases are carried out; the names in the cache say all that their outcome depends on."""
-        from blemish.learning import training
-
-        features, options = self.features, self.options
-        same: list[Any] = [options.method, learning_sources(type(method)), features.identity, features.precision]
-        bf16 = options.precision == "bf16"  # auto trains in float32 on every processor: docs/results/training_format.md
-        same += [version("torch"), "bf16" if bf16 else "f32"]
-        data = [sorted(self.learned), features.preprocess.to_json(), options.views]
-
-        def shared(phase: Phase) -> str:
-            own = {name: getattr(method.config, name) for name in phase.depends}
-            return _name("phase", [*same, asdict(phase), own, data if phase.data == "good" else []])
-
-        made = hashlib.sha256(b"".join(t.tobytes() for t in self.textures)).hexdigest()
-        run = [*same, config.to_json(method.config), options.seed, *data, made, features.threads]
-        return training.Plan(
-            budget=None if options.budget is None else seconds(options.budget) * self.share,
-            store=None if self.cache is None else Blobs(self.cache),
-            name=_name("run", run),
-            shared=shared,
-            scenes=self._scenes() if any(phase.data == "scenes" for phase in method.phases()) else None,
-            bf16=bf16,
-            track=self.track,
+    @property
+    def chunk(self) -> Chunk:
+        """What it takes to observe a part of a large set."""
+        method, options, precision = self.method_class, self.options, self.source.precision
+        return Chunk(
+            method,
+            self.config,
+            options.seed,
+            self.backbone,
+            self.modality,
+            precision,
+            self.cache,
+            dict(self.categories),
         )
 
-    def _one_by_one(self, chunks: Sequence[Sequence[Record]]) -> Iterator[Observed]:
-        return (self.chunk.observe(self.features, records) for records in chunks)
+    def with_categories(self, categories: Mapping[str, int]) -> FitPlan:
+        """The plan where each record's category is decided."""
+        self.source.categories = dict(categories)
+        return replace(self, categories=categories)
 
-    def _noted(self, done: Iterable[Observed]) -> Iterator[Method[Any]]:
-        """The methods of the chunks; the images that they have seen are remembered."""
-        for method, seen in done:
-            self.learned |= seen
-            yield method
 
-    def scores(self, model: Model, good: Sequence[Record]) -> Scores:
-        """Scores of these records through the model."""
-        return good_scores(model, self.kind, good, self.track)
+class Taught(NamedTuple):
+    """A method that has learned."""
 
-    def golden(self) -> Any:
-        """A few prepared training samples spread over the set, and one of noise."""
-        step = max(1, len(self.learned_from) // GOLDEN)
-        some = [self.kind.ready(r)[1] for r in self.learned_from[::step][:GOLDEN]]
-        return self.kind.stack([*some, self.kind.noise(np.random.default_rng(0))])
+    method: Method[Any]
+    seen: frozenset[str]  # content ids of its samples
+    report: tuple[PhaseReport, ...]
 
-    def meta(self, method: Method[Any], seconds: float) -> dict[str, Any]:
-        """The model's own description."""
-        features = self.features
-        name = self.options.backbone if self.backbone is not None else features.identity
-        learned = self.learned_from
-        ids = "\n".join(sorted(r.id for r in learned)).encode("utf-8", "surrogateescape")
-        return {
-            "method": self.options.method,
-            "kind": self.kind.name,
-            **({} if self.needs.graph else {"graph": False, "engine": self.needs.engine}),
-            "config": config.to_json(method.config),
-            "seed": self.options.seed,
-            "training": self.report,
-            "backbone": {"name": name, "identity": features.identity, "layers": list(features.layers)},
-            "weights": self.options.weights,
-            "preprocess": self.kind.preprocess.to_json(),
-            **({} if self.options.roi is None else {"inspected": round(self.kind.preprocess.inspected, 4)}),
-            "precision": self.features.precision,
-            "data": {
-                "good_images": len(self.good),
-                "learned_from": len(learned),
-                "ids_sha256": hashlib.sha256(ids).hexdigest(),
-                "content_ids": sorted(self.learned),
-                "units": sorted({unit_id(r) for r in learned if r.unit is not None}),
-                "categories": sorted({r.group for r in self.good if r.group}),
-            },
-            "software": {name: version(name) for name in ("blemish", "torch", "timm", "openvino", "onnx", "numpy")}
-            | {"python": platform.python_version()},
-            "fit_seconds": round(seconds, 2),
-        }
+
+class Frozen(NamedTuple):
+    """A method as it will run, and the same in PyTorch; nothing of both where it cannot be one graph."""
+
+    graph: bytes
+    reference: Engine | None
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A method that has learned, was frozen and certified, with the thresholds that what was held out allows."""
+
+    method: Method[Any]
+    seen: frozenset[str]
+    report: tuple[PhaseReport, ...]
+    graph: bytes
+    parity: dict[str, Any]
+    calibrators: dict[str, Calibrator]
+    agreement: dict[str, Any]  # of the number formats, see `calibrate.agreement`
+
+
+def learn(
+    plan: FitPlan,
+    split: Split,
+    taught: Callable[[Sequence[Record], float], Taught] | None = None,
+    frozen: Callable[[Method[Any]], Frozen] | None = None,
+) -> Learned:
+    """Teach, freeze, certify, calibrate.
+
+    `taught` gives a method that has learned the records with a share of the budget, `frozen` what runs it; as in fit
+    where they are not given. Folds are learned one by one before the whole.
+    """
+    taught = taught or (lambda records, share: teach(plan, records, share))
+    frozen = frozen or (lambda method: freeze(plan, method))
+    share = plan.share / (len(split.folds) + 1)
+    scores: list[Scores] = []
+    for part in split.folds:
+        method = taught(part.learn, share).method
+        scores.append(_scores(plan, method, frozen(method).graph, part.held))
+    method, seen, report = taught(split.learn, share)
+    graph, reference = frozen(method)
+    if split.held:
+        scores.append(_scores(plan, method, graph, split.held))
+    parity = {} if reference is None else export.certify(graph, reference, _golden(plan.modality, split.learn))
+    made: dict[str, Calibrator] = {}
+    if split.kind is not None:
+        options = plan.options
+        per_unit = options.promise_per == "unit"
+        made = calibrators(scores, options.false_alarm_rate, split.kind, per_unit=per_unit, blind=plan.blind)
+    return Learned(method, seen, report, graph, parity, made, agreement(scores))
+
+
+def teach(plan: FitPlan, records: Sequence[Record], share: float = 1.0) -> Taught:
+    """The method, fitted on these records."""
+    from blemish.learning import training
+
+    source, chunk = plan.source, plan.chunk
+    source.seen.clear()
+    good, held = apart(records, plan.needs.held, plan.options.seed) if plan.needs.held else (records, [])
+    method = chunk.method(source)
+    size = training.CHUNK if method.mergeable() else max(len(good), 1)
+    chunks = [good[i : i + size] for i in range(0, len(good), size)]
+    seen: set[str] = set()
+    if len(chunks) == 1:
+        if plan.spread is not None:
+            plan.spread.warm(chunk, good)
+        training.observe(method, _batches(plan, good))
+        seen |= source.seen
+    else:
+        done = plan.spread.observe(chunk, chunks) if plan.spread else (chunk.observe(source, some) for some in chunks)
+        training.merge(method, plan.track(_noted(done, seen), "learn", len(chunks)))
+    training.conclude(method)
+    if not method.fitted_modules:
+        return Taught(method, frozenset(seen), ())
+    schedule = _schedule(plan, method, seen, share)
+    training.run_phases(method, _samples(plan, good), _samples(plan, held), schedule)
+    return Taught(method, frozenset(seen | source.seen), tuple(schedule.report))
+
+
+def teach_more(
+    plan: FitPlan, method: Method[Any], records: Sequence[Record], known: int, share: float, rate: float
+) -> Taught:
+    """Learn these records beside what a method knows from `known` others, in a share of the steps, at a lower rate."""
+    from blemish.learning import training
+
+    plan.source.seen.clear()
+    good, held = apart(records, plan.needs.held, plan.options.seed) if plan.needs.held else (records, [])
+    report: list[PhaseReport] = []
+    if method.fitted_modules:
+        schedule = replace(_schedule(plan, method, set(), 1.0), store=None)  # short enough to do without snapshots
+        training.go_on(method, _samples(plan, good), _samples(plan, held), schedule, share, rate)
+        report = schedule.report
+    else:
+        method.recall(known)
+        training.train(method, _batches(plan, good))
+    return Taught(method, frozenset(plan.source.seen), tuple(report))
+
+
+def freeze(plan: FitPlan, method: Method[Any], vote: Vote | None = None) -> Frozen:
+    """The whole graph from a prepared sample to score and map, and its reference."""
+    if not plan.needs.graph:
+        return Frozen(b"", None)
+    return Frozen(plan.source.freeze(method, vote), plan.source.reference(method, vote))
+
+
+def describe(plan: FitPlan, good: Sequence[Record], learned_from: Sequence[Record], learned: Learned) -> Meta:
+    """The model's own description; `good` are all good records, the held-out ones too."""
+    options, source, needs = plan.options, plan.source, plan.needs
+    name = options.backbone if plan.backbone is not None else source.identity
+    ids = "\n".join(sorted(r.id for r in learned_from)).encode("utf-8", "surrogateescape")
+    packages = ("blemish", "torch", "timm", "openvino", "onnx", "numpy")
+    return Meta(
+        method=options.method,
+        preprocess=plan.modality.preprocess.to_json(),
+        precision=source.precision,
+        kind=plan.modality.name,
+        graph=needs.graph,
+        engine=None if needs.graph else needs.engine,
+        config=config.to_json(learned.method.config),
+        seed=options.seed,
+        training=learned.report,
+        backbone=BackboneMeta(name, source.identity, tuple(source.layers)),
+        weights=options.weights,
+        inspected=None if options.roi is None else round(plan.modality.preprocess.inspected, 4),
+        data=DataMeta(
+            good_images=len(good),
+            learned_from=len(learned_from),
+            ids_sha256=hashlib.sha256(ids).hexdigest(),
+            content_ids=tuple(sorted(learned.seen)),
+            units=units_of(learned_from),
+            categories=tuple(sorted({r.group for r in good if r.group})),
+        ),
+        software={name: version(name) for name in packages} | {"python": platform.python_version()},
+    )
+
+
+def units_of(records: Iterable[Record]) -> tuple[str, ...]:
+    """Digests of the groups that these records are said to belong to."""
+    return tuple(sorted({unit_id(r) for r in records if r.unit is not None}))
 
 
 def head_of(options: FitOptions) -> tuple[type[Method[Any]], Any]:
@@ -276,8 +332,10 @@ def load_backbone(options: FitOptions) -> Backbone | None:
     )
 
 
-def _name(kind: str, values: list[Any]) -> str:
-    return f"{kind} {hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()}"
+def recipe(options: FitOptions) -> dict[str, Any]:
+    """The options as `run.json` has them, the method's own complete."""
+    own = config.build(methods.get(options.method).Config, options.options)
+    return {**config.to_json(options), "options": config.to_json(own)}
 
 
 def tensors(state: dict[str, Tensor], settings: Any) -> bytes:
@@ -286,3 +344,81 @@ def tensors(state: dict[str, Tensor], settings: Any) -> bytes:
 
     named = {k: v.contiguous() for k, v in state.items()}
     return save(named, metadata={"config": json.dumps(config.to_json(settings))})
+
+
+def _scores(plan: FitPlan, method: Method[Any], graph: bytes, held: Sequence[Record]) -> Scores:
+    """Of records that the method has not learned, through what will run."""
+    needs = plan.needs
+    meta = Meta(
+        plan.options.method,
+        plan.modality.preprocess.to_json(),
+        plan.source.precision,
+        kind=plan.modality.name,
+        graph=needs.graph,
+        engine=None if needs.graph else needs.engine,
+        config=config.to_json(method.config),
+    )
+    model = Model(meta, {}, tensors(method.fitted_state(), method.config), graph, {}, {})
+    return good_scores(model, plan.modality, held, plan.track)
+
+
+def _golden(modality: Modality[Any], records: Sequence[Record]) -> Any:
+    """A few prepared training samples spread over the set, and one of noise."""
+    step = max(1, len(records) // GOLDEN)
+    some = [modality.ready(r)[1] for r in records[::step][:GOLDEN]]
+    return modality.stack([*some, modality.noise(np.random.default_rng(0))])
+
+
+def _batches(plan: FitPlan, records: Sequence[Record]) -> Iterable[Any]:
+    return plan.track(plan.source.batches(records), "learn", math.ceil(len(records) / plan.source.batch))
+
+
+def _noted(done: Iterable[Observed], seen: set[str]) -> Iterator[Method[Any]]:
+    """The methods of the chunks; the samples that they have seen are remembered."""
+    for method, own in done:
+        seen |= own
+        yield method
+
+
+def _samples(plan: FitPlan, records: Sequence[Record]) -> Samples:
+    return plan.half.samples(plan.source, records, plan.needs, plan.options, plan.textures)
+
+
+def _scenes(plan: FitPlan) -> ImageSamples:
+    """Made images of one size, so that what is learned from them serves images of any."""
+    own = plan.images
+    source = FeatureSource(
+        own.backbone, Preprocess(SCENE), plan.cache, precision=own.precision, image=own.image, threads=own.threads
+    )
+    return ImageSamples(source, scenes(SCENE), plan.needs)
+
+
+def _schedule(plan: FitPlan, method: Method[Any], seen: set[str], share: float) -> Plan:
+    """How phases are carried out; the names in the cache say all that their outcome depends on."""
+    from blemish.learning import training
+
+    source, options = plan.source, plan.options
+    same: list[Any] = [options.method, learning_sources(type(method)), source.identity, source.precision]
+    bf16 = options.precision == "bf16"  # auto trains in float32 on every processor: docs/results/training_format.md
+    same += [version("torch"), "bf16" if bf16 else "f32"]
+    data = [sorted(seen), source.preprocess.to_json(), options.views]
+
+    def shared(phase: Phase) -> str:
+        own = {name: getattr(method.config, name) for name in phase.depends}
+        return _name("phase", [*same, asdict(phase), own, data if phase.data == "good" else []])
+
+    made = hashlib.sha256(b"".join(t.tobytes() for t in plan.textures)).hexdigest()
+    run = [*same, config.to_json(method.config), options.seed, *data, made, source.threads]
+    return training.Plan(
+        budget=None if options.budget is None else seconds(options.budget) * share,
+        store=None if plan.cache is None else Blobs(plan.cache),
+        name=_name("run", run),
+        shared=shared,
+        scenes=_scenes(plan) if any(phase.data == "scenes" for phase in method.phases()) else None,
+        bf16=bf16,
+        track=plan.track,
+    )
+
+
+def _name(kind: str, values: list[Any]) -> str:
+    return f"{kind} {hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()}"

@@ -6,10 +6,12 @@ import math
 import random
 import warnings
 from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import Any
+from typing import Any, NamedTuple
 
 from blemish.data.image.modality import Images
+from blemish.data.layouts import by_folder
 from blemish.data.modality import Modality
 from blemish.errors import CalibrationError, ConfigError, DataError
 from blemish.inspection.conformal import Kind, images_needed
@@ -20,12 +22,36 @@ FOLDS = 5
 STRANGE = 10  # times as many images as a rate needs tell how strange good ones look: a bound of time, more do no harm
 
 
+class Part(NamedTuple):
+    """Records that are learned, and others that are held out of it."""
+
+    learn: list[Record]
+    held: list[Record]
+
+
+@dataclass(frozen=True)
+class Split:
+    """What a model learns from, and how its threshold is made: of what is held out, of folds, or not at all."""
+
+    learn: list[Record]
+    kind: Kind | None = None
+    held: list[Record] = field(default_factory=list)
+    folds: tuple[Part, ...] = ()  # each learned without its held-out records, beside the whole
+
+
 def good_training_records(records: Iterable[Record]) -> list[Record]:
     """The only records that fit may see; DataError where there are none."""
     good = [r for r in records if r.split == "train" and r.label == 0]
     if not good:
         raise DataError("there is no good image to learn from", hint="give a folder with at least one")
     return good
+
+
+def choose(records: Iterable[Record], modality: type[Modality[Any]], *, by_category: bool) -> list[Record]:
+    """The good training records, each content once; with `by_category` their folders are categories where they have
+    none. DataError where there are none."""
+    good = good_training_records(records)
+    return without_copies(by_folder(good) if by_category else good, modality)
 
 
 def without_copies(records: Sequence[Record], kind: type[Modality[Any]] = Images) -> list[Record]:
@@ -39,10 +65,8 @@ def without_copies(records: Sequence[Record], kind: type[Modality[Any]] = Images
     return list(first.values())
 
 
-def plan_calibration(
-    good: Sequence[Record], options: FitOptions, *, costly: bool = False
-) -> tuple[Kind | None, list[tuple[list[Record], list[Record]]]]:
-    """How to calibrate, and the (learn, held out) parts that it takes.
+def plan_calibration(good: Sequence[Record], options: FitOptions, *, costly: bool = False) -> Split:
+    """How to calibrate, and what is held out for it.
 
     A split where enough images can be held out, folds where all together are enough, else nothing and a warning; or
     what the options ask for, or CalibrationError. Units stay whole: pictures of one thing never stand on both sides.
@@ -52,7 +76,7 @@ def plan_calibration(
     """
     asked, needed = options.calibration, images_needed(options.false_alarm_rate)
     if asked == "none":
-        return None, []
+        return Split(list(good))
     units = _by_unit(good)
     order = sorted(units)
     random.Random(options.seed).shuffle(order)
@@ -65,11 +89,11 @@ def plan_calibration(
             taken += 1
         # a few units say little of the next one, however many images they have: auto prefers all of them, in folds
         if taken >= needed or (asked == "split" and options.promise_per == "image" and len(held) >= needed):
-            return "split", [(_without(good, held), held)]
+            return Split(_without(good, held), "split", held)
     counted = len(order) if options.promise_per == "unit" else len(good)
     if asked in ("auto", "folds") and counted >= needed and len(order) > 1:
         folds = [[r for name in order[k::FOLDS] for r in units[name]] for k in range(min(FOLDS, len(order)))]
-        return "cross", [(_without(good, fold), fold) for fold in folds]
+        return Split(list(good), "cross", folds=tuple(Part(_without(good, fold), fold) for fold in folds))
     what = "good images" if options.promise_per == "image" else "units of good images"
     advice = (
         f"it takes {needed} {what} in folds or about {math.ceil(needed / options.held_out)} with "
@@ -79,11 +103,11 @@ def plan_calibration(
     if asked != "auto":
         raise CalibrationError(f"{message} by {asked}", hint=advice)
     warnings.warn(f"{message}: the model is saved without a threshold; {advice}", stacklevel=3)
-    return None, []
+    return Split(list(good))
 
 
-def hold_out(own: Sequence[Record], kept: Sequence[Record], options: FitOptions) -> tuple[list[Record], list[Record]]:
-    """(learn, held) of one of several categories; nothing is held where that supports no promise.
+def hold_out(own: Sequence[Record], kept: Sequence[Record], options: FitOptions) -> Part:
+    """What is learned and held out of one of several categories; nothing is held where that supports no promise.
 
     Whole units, as many (of images, or of units where those are promised) as the rate needs, where half as many images
     are left to learn from. Folds are no way out, so a few units serve where images are counted: the promise then says
@@ -105,10 +129,10 @@ def hold_out(own: Sequence[Record], kept: Sequence[Record], options: FitOptions)
         counted = taken if options.promise_per == "unit" else len(held)
     left = len(own) - len(held)
     if options.calibration != "none" and counted >= needed and left >= max(needed // 2, 1):
-        return _without(own, held), held
+        return Part(_without(own, held), held)
     if options.calibration == "split":
         raise CalibrationError(f"{len(own)} good images cannot promise a rate of {options.false_alarm_rate:g} by split")
-    return list(own), []
+    return Part(list(own), [])
 
 
 def new_to_the_vote(
@@ -130,8 +154,8 @@ def new_to_the_vote(
     return turns[: max(STRANGE * images_needed(options.false_alarm_rate) - len(held), 0)]
 
 
-def apart(records: Sequence[Record], share: float, seed: int) -> tuple[list[Record], list[Record]]:
-    """(what steps see, what they do not): about `share` of the records by lot, whole units, never the last one."""
+def apart(records: Sequence[Record], share: float, seed: int) -> Part:
+    """What steps see, and what they do not: about `share` of the records by lot, whole units, never the last one."""
     units = _by_unit(records)
     order = sorted(units)
     random.Random(seed).shuffle(order)
@@ -140,7 +164,7 @@ def apart(records: Sequence[Record], share: float, seed: int) -> tuple[list[Reco
         if len(held) >= round(share * len(records)):
             break
         held += units[name]
-    return _without(records, held), held
+    return Part(_without(records, held), held)
 
 
 def _by_unit(records: Iterable[Record]) -> dict[str, list[Record]]:

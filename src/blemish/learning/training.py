@@ -28,15 +28,13 @@ from torch import Tensor, nn
 from blemish.errors import DataError, TrainingDiverged
 from blemish.learning.sampler import Draws, Samples, in_order, mixed
 from blemish.methods.base import Method, Phase
-from blemish.types import Batch
+from blemish.types import Batch, PhaseReport, Track
 
 CHUNK = 4096
 """Images that are observed in one go; more are observed chunk by chunk and merged in order, on however many machines,
 so that the number of machines changes no bit of the result."""
 SNAPSHOT = 30.0  # seconds between two snapshots
 FEWEST = 20  # steps of a phase, however small the budget
-
-Track = Callable[[Iterable[Any], str, int | None], Iterable[Any]]
 
 
 class Store(Protocol):
@@ -69,7 +67,7 @@ class Plan:
     bf16: bool = False
     track: Track | None = None
     snapshot_every: float = SNAPSHOT
-    report: list[dict[str, Any]] = field(default_factory=list)  # one entry per phase, filled on the way
+    report: list[PhaseReport] = field(default_factory=list)  # one entry per phase, filled on the way
 
     @property
     def precision(self) -> str:
@@ -164,14 +162,11 @@ def go_on(method: Method[Any], samples: Samples, held: Samples | None, plan: Pla
             continue
         paces = tuple(pace._replace(rate=rate * pace.rate) for pace in phase.paces)
         shorter = replace(phase, steps=max(round(share * phase.steps), 1), rate=rate * phase.rate, paces=paces)
-        entry: dict[str, Any] = {
-            "phase": phase.name, "precision": plan.precision, "planned": shorter.steps, "kept": False
-        }  # fmt: skip
         state = {name: value.clone() for name, value in method.fitted_state().items()}
         with torch.no_grad():
             method.begin(phase, in_order(samples))
         method.load_fitted(state)
-        plan.report.append({**entry, **_PhaseRun(method, number, shorter, samples, plan, None).steps()})
+        plan.report.append(_PhaseRun(method, number, shorter, samples, plan, None).steps())
     method.requires_grad_(False)
     method.eval()
     with torch.no_grad():
@@ -182,24 +177,21 @@ def _run(method: Method[Any], number: int, phase: Phase, samples: Samples, plan:
     """One phase: from the cache, from a snapshot, or from its first step."""
     kept = plan.shared(phase) if phase.shared and plan.shared is not None and plan.store is not None else None
     data = plan.scenes if phase.data == "scenes" and plan.scenes is not None else samples
-    entry: dict[str, Any] = {
-        "phase": phase.name, "precision": plan.precision, "planned": phase.steps, "steps": phase.steps, "kept": False
-    }  # fmt: skip
-    plan.report.append(entry)
+    plan.report.append(PhaseReport(phase.name, phase.steps, phase.steps, plan.precision))
     if kept is not None and plan.store is not None and (found := plan.store.get(kept)) is not None:
         _load(method, phase, found)
-        entry["kept"] = True
+        plan.report[-1] = replace(plan.report[-1], kept=True)
         return
     run = _PhaseRun(method, number, phase, data, plan, None if kept else seconds)
     reached = run.resume()
     if reached > number:
-        entry["resumed"] = True  # a later phase's snapshot holds what this one came to
+        plan.report[-1] = replace(plan.report[-1], resumed=True)  # a later phase's snapshot holds what this one came to
         return
     if reached < number:
         with torch.no_grad():
             method.eval()
             method.begin(phase, in_order(data))
-    entry.update(run.steps())
+    plan.report[-1] = run.steps()
     if kept is not None and plan.store is not None:
         plan.store.put(kept, _learned(method, phase))
 
@@ -227,7 +219,7 @@ class _PhaseRun:
             done = max(done, self.elapsed / max(self.seconds, 1e-9))
         return done
 
-    def steps(self) -> dict[str, Any]:
+    def steps(self) -> PhaseReport:
         """Run them; what is to be reported."""
         phase, method = self.phase, self.method
         first: dict[str, float] = {}
@@ -253,7 +245,10 @@ class _PhaseRun:
                     kept_at = monotonic()
                 if self.progress() >= 1:
                     break
-        return {"steps": self.step, "seconds": round(self.elapsed, 2), "first": first, "last": terms}
+        took = round(self.elapsed, 2)
+        return PhaseReport(
+            phase.name, phase.steps, self.step, self.plan.precision, seconds=took, first=first, last=terms
+        )
 
     def _step(self, batch: Batch) -> dict[str, float]:
         phase, method = self.phase, self.method

@@ -301,8 +301,8 @@ def test_more_pixels_where_they_are_asked_for(run: Any, work: Path) -> None:  # 
     arguments = ("calibrate", "m", "fresh", "--false-alarm-rate", 0.2, "--out", "wide", "--max-pixels")
     refused(run(*arguments, 1000), "is more than 1000 pixels")
     assert run(*arguments, 150_000_000).code == 0
-    assert modelfile.load("wide").meta["preprocess"]["max_pixels"] == 150_000_000  # the model keeps it
-    assert "max_pixels" not in modelfile.load("m").meta["preprocess"]
+    assert modelfile.load("wide").meta.preprocess["max_pixels"] == 150_000_000  # the model keeps it
+    assert "max_pixels" not in modelfile.load("m").meta.preprocess
     done = run("evaluate", "m", "set", "--max-pixels", 1000)
     assert done.code == 1
     assert "is more than 1000 pixels" in done.err

@@ -26,7 +26,7 @@ from blemish.inspection.engines import OpenVino, best_precision, open_engine
 from blemish.inspection.inspector import Inspector
 from blemish.inspection.modelfile import Model
 from blemish.learning import export
-from blemish.learning import fit as fitting
+from blemish.learning.restore import restore
 from blemish.system import Free
 from tests.fakes import SIZE, FakeBackbone, defective_image, good_image, trunk_graph
 from tests.tiny import SAMPLE, fit_tiny, python
@@ -42,7 +42,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def reference(model: Model) -> engines.TorchEngine:
-    return export.torch_engine(*fitting.restore(model, FakeBackbone()))
+    return export.torch_engine(*restore(model, FakeBackbone()))
 
 
 def close(got: tuple[Any, ...], expected: tuple[Any, ...], tolerance: float) -> None:
@@ -153,7 +153,7 @@ def test_bf16_stops_at_the_features(model: Model) -> None:
 
 
 def modules_of(model: Model) -> list[tuple[str, nn.Module]]:
-    return list(fitting.restore(model, FakeBackbone())[1].named_modules())
+    return list(restore(model, FakeBackbone())[1].named_modules())
 
 
 @needs_bf16

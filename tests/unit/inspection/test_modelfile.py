@@ -16,6 +16,7 @@ import pytest
 from blemish.errors import ModelFileError
 from blemish.inspection import modelfile
 from blemish.inspection.conformal import Calibrator
+from blemish.inspection.meta import Meta
 from blemish.inspection.modelfile import Model
 
 FILES = ("model.json", "tensors.safetensors", "graph.onnx", "parity.json", "run.json")
@@ -26,10 +27,10 @@ def made(seed: int = 0) -> Model:
     generator = random.Random(seed)
     scores = sorted(generator.uniform(1, 9) for _ in range(19))
     return Model(
-        meta={
-            "method": "any", "config": {"ridge": 1e-05, "top": 1}, "precision": "f32",
-            "preprocess": {"size": [48, 64], "white_uint16": 65535.0, "white_float": 1.0}, "note": "größer → kleiner",
-        },
+        meta=Meta(
+            method="any", config={"ridge": 1e-05, "top": 1}, precision="f32", weights="größer → kleiner",
+            preprocess={"size": [48, 64], "white_uint16": 65535.0, "white_float": 1.0},
+        ),
         calibrators={"f32": Calibrator(tuple(scores), tuple(s + 1 for s in scores), 0.05)},
         tensors=generator.randbytes(900),
         graph=generator.randbytes(2000),

@@ -20,7 +20,7 @@ from blemish.detector import Detector
 from blemish.errors import ConfigError, DataError
 from blemish.evaluation.bench.cell import method_digest
 from blemish.inspection.modelfile import Model
-from blemish.learning import fit as fitting
+from blemish.learning.restore import restore
 from blemish.learning.training import train
 from blemish.methods.base import Method
 from blemish.methods.padim import Config as PadimConfig
@@ -124,12 +124,12 @@ def test_a_new_station_is_learned_and_promised(name: str, tmp_path: Path) -> Non
     assert before >= 10, "the old model takes the other light for a defect"
     assert rejected <= 6
     meta = after.model.meta
-    assert meta["adapted"][0]["good_images"] == 20
-    assert meta["data"]["learned_from"] == model.meta["data"]["learned_from"] + meta["adapted"][0]["learned_from"]
-    assert set(model.meta["data"]["content_ids"]) < set(meta["data"]["content_ids"])
+    assert meta.adapted[0].good_images == 20
+    assert meta.data.learned_from == model.meta.data.learned_from + meta.adapted[0].learned_from
+    assert set(model.meta.data.content_ids) < set(meta.data.content_ids)
     held = set(next(iter(after.model.calibrators.values())).ids)
     assert held
-    assert not held & set(meta["data"]["content_ids"])
+    assert not held & set(meta.data.content_ids)
     assert after.model.graph != model.graph
     after.save(tmp_path / "m")
     assert Detector.load(tmp_path / "m").inspect(fresh[0]).score == after.inspect(fresh[0]).score
@@ -139,8 +139,8 @@ def test_a_new_station_is_learned_and_promised(name: str, tmp_path: Path) -> Non
 def test_a_trained_method_takes_a_share_of_its_steps_from_what_it_knows(tmp_path: Path) -> None:
     model = fit_tiny(tmp_path, method=GRADIENT)
     adapted = detector(model).adapt(station(tmp_path / "new", 20), share=0.1).model
-    steps = {p["phase"]: p["steps"] for p in model.meta["training"]}
-    assert {p["phase"]: p["steps"] for p in adapted.meta["adapted"][0]["training"]} == {
+    steps = {p.phase: p.steps for p in model.meta.training}
+    assert {p.phase: p.steps for p in adapted.meta.adapted[0].training} == {
         name: max(round(0.1 * count), 1) for name, count in steps.items()
     }
     again = detector(model).adapt(station(tmp_path / "new", 20), share=0.1).model
@@ -149,7 +149,7 @@ def test_a_trained_method_takes_a_share_of_its_steps_from_what_it_knows(tmp_path
 
 def test_what_was_learned_from_is_left_out(tmp_path: Path) -> None:
     model = fit_tiny(tmp_path, method="padim")
-    known = set(model.meta["data"]["content_ids"])
+    known = set(model.meta.data.content_ids)
     learned = [p for p in sorted((tmp_path / "good").iterdir()) if pixels_id(read_image(p)) in known]
     assert learned
     with pytest.warns(UserWarning, match="learned from"), pytest.raises(DataError, match="learned from all"):
@@ -176,7 +176,7 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = fit_tiny(tmp_path, method="padim")
     detector(model).save(tmp_path / "m")
     new = station(tmp_path / "new", 20)
-    monkeypatch.setattr("blemish.learning.load_backbone", lambda _: FakeBackbone())
+    monkeypatch.setattr("blemish.learning.run.load_backbone", lambda _: FakeBackbone())
     done = CliRunner().invoke(app, ["adapt", str(tmp_path / "m"), str(new), "--out", str(tmp_path / "m2")])
     assert done.exit_code == 0, done.output
     told = json.loads(done.stdout)
@@ -197,5 +197,5 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_restoring_gives_a_new_method_each_time(padim: Model) -> None:
-    first, second = (fitting.restore(padim, FakeBackbone())[1] for _ in range(2))
+    first, second = (restore(padim, FakeBackbone())[1] for _ in range(2))
     assert first is not second

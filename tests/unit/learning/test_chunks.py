@@ -64,8 +64,8 @@ def test_where_chunks_are_observed_changes_no_bit(method: str, tmp_path: Path) -
     learned = 20 - round(20 * get(method).needs.held)
     assert elsewhere.chunks == [8, 8, learned - 16]
     assert here.tensors == there.tensors
-    assert here.meta["data"] == there.meta["data"]
-    assert len(here.meta["data"]["content_ids"]) == 20
+    assert here.meta.data == there.meta.data
+    assert len(here.meta.data.content_ids) == 20
 
 
 def test_a_set_of_one_chunk_is_only_warmed_elsewhere(tmp_path: Path) -> None:

@@ -21,13 +21,13 @@ from blemish.inspection.conformal import images_needed
 from blemish.inspection.engines import best_precision
 from blemish.inspection.inspector import Inspector
 from blemish.inspection.modelfile import Model
-from blemish.learning import fit as fitting
 from blemish.learning import run as learning
 from blemish.learning import splits as holdout
 from blemish.learning import training
 from blemish.learning.backbones.cache import FeatureCache
 from blemish.learning.fit import fit
 from blemish.learning.options import FitOptions
+from blemish.learning.restore import restore
 from blemish.learning.sources.image import plan_geometry
 from blemish.learning.training import Plan
 from blemish.methods.base import Phase
@@ -51,8 +51,9 @@ def plan(
     records: Sequence[Record], rate: float, *, costly: bool = False, **options: object
 ) -> tuple[str | None, Parts]:
     asked = build(FitOptions, {"false_alarm_rate": rate, **options})
-    kind, parts = holdout.plan_calibration(records, asked, costly=costly)
-    return kind, [({r.id for r in learn}, {r.id for r in held}) for learn, held in parts]
+    split = holdout.plan_calibration(records, asked, costly=costly)
+    parts = [(split.learn, split.held)] if split.kind == "split" else split.folds
+    return split.kind, [({r.id for r in learn}, {r.id for r in held}) for learn, held in parts]
 
 
 @pytest.mark.filterwarnings("ignore:.*saved without a threshold")
@@ -222,7 +223,7 @@ def test_only_good_training_records_are_touched(tmp_path: Path) -> None:
     plain = fit_tiny(tmp_path, good, calibration="none")
     mixed = fit_tiny(tmp_path, [*others, *good, *others], calibration="none")
     assert mixed.tensors == plain.tensors
-    assert mixed.meta["data"] == plain.meta["data"]
+    assert mixed.meta.data == plain.meta.data
     with pytest.raises(DataError, match="no good image"):
         fit_tiny(tmp_path, others)
 
@@ -231,11 +232,12 @@ def test_what_is_held_out_is_not_learned(tmp_path: Path) -> None:
     """The method of a split is the method of the part that it learns from, alone."""
     records = write_images(tmp_path / "good", 10)
     options = build(FitOptions, {"false_alarm_rate": 0.4, "calibration": "split"})
-    _, [(learn, held)] = holdout.plan_calibration(records, options)
+    split = holdout.plan_calibration(records, options)
+    learn, held = split.learn, split.held
     split = fit_tiny(tmp_path, records, false_alarm_rate=0.4, calibration="split")
     alone = fit_tiny(tmp_path, learn, calibration="none")
     assert split.tensors == alone.tensors
-    assert split.meta["data"]["learned_from"] == len(learn) == 10 - len(held)
+    assert split.meta.data.learned_from == len(learn) == 10 - len(held)
     assert {c.n for c in split.calibrators.values()} == {len(held)}
     line = Inspector(split, threads=1)
     expected = sorted(line.inspect(r.path).score for r in held)
@@ -246,7 +248,7 @@ def test_folds_learn_from_all(tmp_path: Path) -> None:
     records = write_images(tmp_path / "good", 8)
     folds = fit_tiny(tmp_path, records, false_alarm_rate=0.2, calibration="folds")
     assert folds.tensors == fit_tiny(tmp_path, records, calibration="none").tensors
-    assert folds.meta["data"]["learned_from"] == 8
+    assert folds.meta.data.learned_from == 8
     assert {(c.kind, c.n) for c in folds.calibrators.values()} == {("cross", 8)}
 
 
@@ -274,7 +276,7 @@ def test_the_aspect_is_kept(tmp_path: Path, sizes: list[tuple[int, int]], asked:
 def test_maps_come_back_in_source_pixels(tmp_path: Path) -> None:
     records = [r for i in range(4) for r in write_images(tmp_path / "good", 4, (40, 150))]
     model = fit_tiny(tmp_path, records[:4], image_size="64", calibration="none")
-    assert model.meta["preprocess"]["size"] == [32, 128]
+    assert model.meta.preprocess["size"] == [32, 128]
     for shape in ((40, 150), (33, 77), (200, 20)):
         result = Inspector(model, threads=1).inspect(good_image(0, shape))
         assert result.anomaly_map.shape == shape
@@ -287,7 +289,7 @@ def test_deep_images_get_a_white_level(tmp_path: Path) -> None:
         Image.fromarray(good_image(i)[:, :, 0].astype(np.uint16) * 16).save(path)
         records.append(Record(path.name, path))
     model = fit_tiny(tmp_path, records, calibration="none")
-    assert 2000 < model.meta["preprocess"]["white_uint16"] < 4096
+    assert 2000 < model.meta.preprocess["white_uint16"] < 4096
     score = Inspector(model, threads=1).inspect(records[0].path).score
     assert np.isfinite(score)
 
@@ -306,7 +308,7 @@ def test_restore_refuses_another_backbone(tmp_path: Path) -> None:
     other = FakeBackbone()
     other.identity = "fake@1/0,1,2"
     with pytest.raises(ConfigError, match="fake@1"):
-        fitting.restore(model, other)
+        restore(model, other)
 
 
 def test_no_warning_where_all_is_well(tmp_path: Path) -> None:
@@ -338,7 +340,7 @@ def test_training_is_float32_on_every_processor(tmp_path: Path, monkeypatch: pyt
     plain, same = plan_of(tmp_path / "b", monkeypatch, "f32")
     assert (auto.bf16, plain.bf16) == (False, False)
     assert model.tensors == same.tensors
-    assert {phase["precision"] for phase in model.meta["training"]} == {"f32"}
+    assert {phase.precision for phase in model.meta.training} == {"f32"}
 
 
 @pytest.mark.skipif(best_precision() != "bf16", reason="features are not computed in bf16 on this processor")
@@ -346,7 +348,7 @@ def test_bf16_is_trained_in_where_it_is_asked_for(tmp_path: Path, monkeypatch: p
     short, model = plan_of(tmp_path / "a", monkeypatch, "bf16")
     plain, _ = plan_of(tmp_path / "b", monkeypatch, "f32")
     assert short.bf16
-    assert {phase["precision"] for phase in model.meta["training"]} == {"bf16"}
+    assert {phase.precision for phase in model.meta.training} == {"bf16"}
     phase = Phase("p", 1, ())
     assert short.shared is not None
     assert plain.shared is not None

@@ -28,13 +28,14 @@ from blemish.evaluation.evaluate import evaluate
 from blemish.inspection import modelfile
 from blemish.inspection.inspector import Inspector
 from blemish.inspection.modelfile import Model
-from blemish.learning import fit as fitting
+from blemish.learning import run
 from blemish.learning.backbones.cache import FeatureCache
 from blemish.learning.export import Vote
-from blemish.learning.multiclass import construct, few, mine, voting_level
+from blemish.learning.multiclass import construct, decided, few, voting_level
 from blemish.learning.options import FitOptions
-from blemish.learning.run import Run
-from blemish.types import Batch, Prediction, Record, Routing, no_track
+from blemish.learning.restore import restore, restore_vote
+from blemish.learning.run import FitPlan
+from blemish.types import Batch, Prediction, Record, Routing
 from tests.fakes import SIZE, FakeBackbone, good_image
 from tests.tiny import fit_tiny
 
@@ -201,36 +202,35 @@ def test_promises_are_of_decided_categories(made: Made) -> None:
         "at most 0.2 of good parts rejected in each category, from 4 held-out good images of each; "
         "at most 0.2 of good parts called unknown in each category, from 14 good images of each"
     )
-    assert model.meta["data"]["learned_from"] == 36
+    assert model.meta.data.learned_from == 36
 
 
-def run_of(data: list[Record], folder: Path) -> Run:
+def plan_of(data: list[Record], folder: Path) -> FitPlan:
     options = FitOptions(method="padim", backbone="fake", image_size="64x48")
-    cls = methods.get("padim")
-    return Run(data, data, cls, cls.Config(), options, FakeBackbone(), FeatureCache(folder / "cache"), no_track)
+    return FitPlan.of(data, options, backbone=FakeBackbone(), cache=FeatureCache(folder / "cache"))
 
 
 def test_names_of_the_subset_alone_are_read(data: list[Record], made: Made, tmp_path: Path) -> None:
-    assert made["routed"].meta["vote"]["names_read"] == 3 * 2  # 15 % of 16 images of each
+    assert made["routed"].meta.vote.names_read == 3 * 2  # 15 % of 16 images of each
     subset = few(data, 4, Random(0))
     chosen = {r.id for records in subset.values() for r in records}
     assert {len(records) for records in subset.values()} == {2}
-    run = run_of(data, tmp_path)
-    names, anchors, ids = construct(run, data, Routing(shots=4))
+    plan = plan_of(data, tmp_path)
+    names, anchors, ids = construct(plan, data, Routing(shots=4))
     assert set(ids) == chosen
     assert {names[k] == i.split("/")[0] for i, k in ids.items()} == {True}
     assert names == sorted(KINDS)
     # the rest of the images may be gone, or carry any name
-    alone = construct(run, [r for r in data if r.id in chosen], Routing(shots=99, anchors=16))
-    vote = Vote(anchors, voting_level(run.features.spec, SIZE))
+    alone = construct(plan, [r for r in data if r.id in chosen], Routing(shots=99, anchors=16))
+    vote = Vote(anchors, voting_level(plan.source.spec, SIZE))
     lying = [r if r.id in chosen else replace(r, group="stripes") for r in data]
-    assert mine(run, vote, lying) == mine(run, vote, data)
+    assert decided(plan, vote, lying) == decided(plan, vote, data)
     assert len(alone[2]) <= len(chosen)
 
 
 def test_without_any_name_categories_are_clusters(made: Made, data: list[Record], fresh: list[Record]) -> None:
     model = made["unlabelled"]
-    assert model.meta["vote"]["names_read"] == 0
+    assert model.meta.vote.names_read == 0
     assert model.categories is not None
     assert len(model.categories.names) == 3
     line = Inspector(model)
@@ -252,10 +252,10 @@ def test_heads_do_not_know_each_other(data: list[Record], made: Made, tmp_path: 
 
 def test_a_head_is_the_method_alone(data: list[Record], made: Made, fresh: list[Record], tmp_path: Path) -> None:
     model = made["routed"]
-    backbone, method = fitting.restore(model, FakeBackbone(), head=2)
+    backbone, method = restore(model, FakeBackbone(), head=2)
     assert type(method).__name__ == "PaDiM"
     assert backbone.identity == FakeBackbone().identity
-    vote = fitting.restore_vote(model)
+    vote = restore_vote(model)
     assert vote is not None
     assert len(vote.anchors) == 3
 
@@ -318,7 +318,7 @@ def test_folders_of_good_images_are_products(data: list[Record], tmp_path: Path)
     model = fit_model(tmp_path, found, method="padim", multi_class=True)
     assert model.categories is not None
     assert model.categories.names == tuple(sorted(KINDS))
-    assert model.meta["data"]["categories"] == sorted(KINDS)
+    assert model.meta.data.categories == tuple(sorted(KINDS))
     alone = [r for r in found if r.id.startswith("dots")]
     assert {r.group for r in layouts.by_folder(alone)} == {None}  # there is nothing to tell apart
     assert layouts.by_folder(data) == data  # who names categories means them,
@@ -415,16 +415,16 @@ def test_a_later_category_leaves_the_others_alone(made: Made, fresh: list[Record
 
 def test_heads_share_one_budget(data: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shares: list[float] = []
-    learn = Run.learn
+    whole = run.teach
 
-    def noted(run: Run, records: Sequence[Record]) -> Any:
-        shares.append(run.share)
-        return learn(run, records)
+    def noted(plan: FitPlan, records: Sequence[Record], share: float = 1.0) -> Any:
+        shares.append(share)
+        return whole(plan, records, share)
 
-    monkeypatch.setattr(Run, "learn", noted)
+    monkeypatch.setattr(run, "teach", noted)
     model = fit_model(tmp_path, data, method="dfc", budget="1h")
     assert shares == [1 / 3] * 3
-    assert [phase["category"] for phase in model.meta["training"]] == sorted(KINDS)
+    assert [phase.category for phase in model.meta.training] == sorted(KINDS)
 
 
 @pytest.mark.parametrize("how", ["routed", "own"])

@@ -128,8 +128,8 @@ def test_phases_learn_what_they_name_and_nothing_else(backbone: FakeBackbone) ->
     with pytest.raises(NotFittedError):
         method(batch_of(backbone, IMAGES[:1]))
     plan = learn(method, backbone, IMAGES)
-    assert [(p["phase"], p["steps"], p["planned"]) for p in plan.report] == [("one", 12, 12), ("two", 12, 12)]
-    assert plan.report[1]["last"]["fit"] < plan.report[1]["first"]["fit"]
+    assert [(p.phase, p.steps, p.planned) for p in plan.report] == [("one", 12, 12), ("two", 12, 12)]
+    assert plan.report[1].last["fit"] < plan.report[1].first["fit"]
     assert method.log == ["begin one 8", "begin two 10"]
     assert method.settled == 10
     assert not any(p.requires_grad for p in method.parameters())
@@ -168,7 +168,7 @@ def test_killed_and_started_again_it_comes_to_the_same_weights(backbone: FakeBac
     plan = learn(again, backbone, IMAGES, Plan(store=store, name="run", snapshot_every=0))
     assert same(state(whole), state(again))
     if at:
-        assert plan.report[0]["resumed"]
+        assert plan.report[0].resumed
         assert again.log == []  # nothing is begun anew
     assert "run" not in store.kept  # what is finished needs no snapshot
 
@@ -179,7 +179,7 @@ def test_a_snapshot_of_something_else_is_not_taken(backbone: FakeBackbone) -> No
         learn(toy(backbone, stop=5), backbone, IMAGES, Plan(store=store, name="run", snapshot_every=0))
     other = toy(backbone)
     plan = learn(other, backbone, IMAGES, Plan(store=store, name="another run"))
-    assert "resumed" not in plan.report[0]
+    assert not plan.report[0].resumed
 
 
 class Paced(Toy):
@@ -230,8 +230,8 @@ def test_what_is_shared_is_learned_once_for_all_seeds(backbone: FakeBackbone) ->
     first, second = toy(backbone, seed=1), toy(backbone, seed=2)
     one = learn(first, backbone, IMAGES, Plan(store=store, name="a", shared=lambda p: f"shared {p.name}"))
     two = learn(second, backbone, IMAGES[:3], Plan(store=store, name="b", shared=lambda p: f"shared {p.name}"))
-    assert [p["kept"] for p in one.report] == [False, False]
-    assert [p["kept"] for p in two.report] == [True, False]
+    assert [p.kept for p in one.report] == [False, False]
+    assert [p.kept for p in two.report] == [True, False]
     assert same(dict(first.first.state_dict()), dict(second.first.state_dict()))
     assert not torch.equal(first.second.weight, second.second.weight)
     alone = toy(backbone, seed=2)  # without a store, the same comes out
@@ -243,7 +243,7 @@ def test_what_is_shared_is_learned_once_for_all_seeds(backbone: FakeBackbone) ->
 def test_a_budget_cuts_and_says_so(backbone: FakeBackbone) -> None:
     method = toy(backbone, steps=100_000)
     plan = learn(method, backbone, IMAGES, Plan(budget=0.5))
-    assert all(training.FEWEST <= p["steps"] < p["planned"] for p in plan.report)
+    assert all(training.FEWEST <= p.steps < p.planned for p in plan.report)
     assert method.fitted
 
 
@@ -316,8 +316,8 @@ def test_bf16_leaves_weights_in_float32(backbone: FakeBackbone) -> None:
     plan = learn(method, backbone, IMAGES, Plan(bf16=True))
     assert {p.dtype for p in method.parameters()} == {torch.float32}
     assert torch.isfinite(method(batch_of(backbone, IMAGES[:1])).score).all()
-    assert [phase["precision"] for phase in plan.report] == ["bf16", "bf16"]
-    assert [phase["precision"] for phase in learn(toy(backbone), backbone, IMAGES).report] == ["f32", "f32"]
+    assert [phase.precision for phase in plan.report] == ["bf16", "bf16"]
+    assert [phase.precision for phase in learn(toy(backbone), backbone, IMAGES).report] == ["f32", "f32"]
 
 
 class Out(NamedTuple):

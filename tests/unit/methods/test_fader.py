@@ -261,7 +261,7 @@ def test_literal_variant_learns_from_good_images_alone_and_has_no_repaint_term(m
         calls.clear()
         method = made(variant=variant, recovery=recovery)
         report = learn(method, FakeBackbone(), [good_image(i) for i in range(2)]).report
-        assert len(report[1]["last"]) == terms
+        assert len(report[1].last) == terms
         assert bool(calls) == (variant == "B")
 
 
@@ -401,8 +401,8 @@ def test_plain_areas_are_learned_in_either_format(case: str, bf16: bool) -> None
     method = made(SIDE, steps=8, gate_steps=4, batch=4, rate=1e-2, side=48)
     plan = learn(method, FakeBackbone(), [shaded(case, i) for i in range(6)], Plan(bf16=bf16))
     for phase in plan.report:
-        assert np.isfinite(list({**phase["first"], **phase["last"]}.values())).all()
-        for terms in (phase["first"], phase["last"]):
+        assert np.isfinite(list({**phase.first, **phase.last}.values())).all()
+        for terms in (phase.first, phase.last):
             assert 0 <= terms.get("ssim", 0) <= 2
     assert torch.isfinite(method(batch_of(FakeBackbone(), [shaded(case, 9)])).anomaly_map).all()
 

@@ -439,7 +439,7 @@ def test_seeds_share_the_in_house_teacher_and_nothing_else(backbone: FakeBackbon
     first, second = (made(backbone, SQUARE, seed) for seed in (0, 1))
     for method in (first, second):
         plan = learn(method, backbone, images, Plan(store=store, shared=lambda phase: phase.name))
-    assert [entry["kept"] for entry in plan.report] == [True, False]
+    assert [entry.kept for entry in plan.report] == [True, False]
     assert same(state(first.teacher), state(second.teacher))
     assert not same(state(first.fusion), state(second.fusion))
     fresh = made(backbone, SQUARE, 1)

@@ -340,7 +340,7 @@ def test_without_restoration_and_refiner_no_defect_is_made(backbone: FakeBackbon
     assert OneNIP.wants(config).twin is None
     method = OneNIP(config, backbone.spec(SIZE), SIZE)
     plan = training.learn(method, Products(backbone, 2))
-    assert set(plan.report[0]["last"]) == {"rebuild"}
+    assert set(plan.report[0].last) == {"rebuild"}
 
 
 @pytest.mark.parametrize(("where", "cells"), [("grid", 16), ("image", 64)])

@@ -98,8 +98,8 @@ def test_finds_a_blotch_on_stripes_and_restores_what_it_has_learned(backbone: Fa
     size = (64, 64)
     method = ReverseDistillation(Config(steps=80, rate=1e-2, **SMALL), backbone.spec(size), size)
     report = learn(method, backbone, good).report[0]
-    assert set(report["last"]) == {"restore_0", "restore_1", "restore_2"}
-    assert sum(report["last"].values()) < 0.3 * sum(report["first"].values())
+    assert set(report.last) == {"restore_0", "restore_1", "restore_2"}
+    assert sum(report.last.values()) < 0.3 * sum(report.first.values())
     out = method(batch_of(backbone, [image for image, _ in drawn]))
     assert auroc(np.stack([m for _, m in drawn]).ravel(), out.anomaly_map.numpy().ravel()) > 0.9
     assert out.score.min() > method(batch_of(backbone, good)).score.max()

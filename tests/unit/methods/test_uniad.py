@@ -275,7 +275,7 @@ def learned(**options: Any) -> tuple[UniAD, float]:
     backbone = FakeBackbone()
     method = UniAD(Config(**{**TOY, **options}), backbone.spec(SIZE), SIZE)
     plan = training.learn(method, Products(backbone))
-    return method, plan.report[0]["last"]["restore"]
+    return method, plan.report[0].last["restore"]
 
 
 @cache

@@ -35,11 +35,12 @@ from blemish.inspection.engines import open_engine
 from blemish.inspection.inspector import Inspector
 from blemish.inspection.modelfile import Model
 from blemish.learning import backbones
-from blemish.learning import fit as fitting
-from blemish.learning import run as learning
 from blemish.learning.backbones.weights import PACKAGED
 from blemish.learning.code_digest import code_digest
+from blemish.learning.fit import fit
 from blemish.learning.options import FitOptions
+from blemish.learning.restore import restore
+from blemish.learning.run import load_backbone
 from blemish.learning.sources.features import FeatureSource
 from blemish.learning.sources.image import plan_preprocess
 from blemish.system import cores
@@ -123,24 +124,22 @@ def work(cell: Cell, mark: str, folder: Path) -> dict[str, bytes]:
     started, begun = datetime.now(UTC), perf_counter()
     options = config.build(FitOptions, cell.options)
     records = cell.records()
-    backbone = learning.load_backbone(options)
+    backbone = load_backbone(options)
     cache = CountedCache()
     source, seconds = _warm(records, options, backbone, cache)
     print(f"{cell.title}: features in {seconds:.1f} s", flush=True)
     kept, note, code = folder / store.LEARNED, folder / store.NOTE, learning_code()
     if not (kept.is_dir() and note.is_file()) or json.loads(note.read_text())["code"] != code:
-        learned = fitting.fit(records, options, backbone=backbone, cache=cache, blind=True)
-        print(
-            f"learned from {learned.meta['data']['learned_from']} images in {learned.meta['fit_seconds']} s", flush=True
-        )
+        learned = fit(records, options, backbone=backbone, cache=cache, blind=True)
+        print(f"learned from {learned.meta.data.learned_from} images in {learned.meta.fit_seconds} s", flush=True)
         shutil.rmtree(kept, ignore_errors=True)
         write_whole(note, json.dumps({"code": code, "peak_mb": peak_mb()}).encode())
         modelfile.save(learned, kept)
     model, fit_peak = modelfile.load(kept), float(json.loads(note.read_text())["peak_mb"])
-    preprocess = Preprocess.from_json(model.meta["preprocess"])
+    preprocess = Preprocess.from_json(model.meta.preprocess)
     # held-out images changed what was planned from all of them, or the short format was shown to be harmless
-    if (preprocess, model.meta["precision"]) != (source.preprocess, source.precision):
-        source = _source(backbone, preprocess, options, cache, model.meta["precision"])
+    if (preprocess, model.meta.precision) != (source.preprocess, source.precision):
+        source = _source(backbone, preprocess, options, cache, model.meta.precision)
     test = [r for r in records if r.split == "test"]
     line, checked = _line(model, source, test)
     print(f"the cached line is the deployed one on {len(checked)} images", flush=True)
@@ -153,7 +152,11 @@ def work(cell: Cell, mark: str, folder: Path) -> dict[str, bytes]:
             "computed": cache.asked - cache.found,
             "seconds": round(seconds, 2),
         },
-        "fit": {"seconds": model.meta["fit_seconds"], "peak_mb": fit_peak, "training": model.meta["training"]},
+        "fit": {
+            "seconds": model.meta.fit_seconds,
+            "peak_mb": fit_peak,
+            "training": [phase.to_json() for phase in model.meta.training],
+        },
         "inspect": _timed(model, source, [r.path for r in checked]),
         "size": _size(model, backbone),
         "checked": {"images": len(checked), "differing": 0, "cached": isinstance(line, CachedLine)},
@@ -207,7 +210,7 @@ def _size(model: Model, backbone: Any) -> dict[str, Any]:
 
     from blemish.types import Batch, Pyramid
 
-    _, method = fitting.restore(model, backbone)
+    _, method = restore(model, backbone)
     image = torch.zeros(1, *method.size, 3, dtype=torch.uint8)
     with torch.no_grad():
         given = {"pyramid": Pyramid(backbone(image)), "x": backbone.normalise(image)}
@@ -265,13 +268,13 @@ def _head(cell: Cell, mark: str, records: Sequence[Record], model: Model) -> dic
         "note": cell.data.note,
         "alone": ", ".join(f"{name} = {value}" for name, value in cell.alone.items()),
         "run": model.run,
-        "backbone": model.meta["backbone"],
+        "backbone": model.meta.to_json()["backbone"],
         "weights": weights_digest(config.build(FitOptions, cell.options)),
-        "data": {"digest": data_digest(records), "learned_from": model.meta["data"]["learned_from"]},
-        "network_input": "x".join(str(side) for side in reversed(model.meta["preprocess"]["size"])),
-        "precision": model.meta["precision"],
+        "data": {"digest": data_digest(records), "learned_from": model.meta.data.learned_from},
+        "network_input": "x".join(str(side) for side in reversed(model.meta.preprocess["size"])),
+        "precision": model.meta.precision,
         "parity": model.parity["engines"],
-        "software": model.meta["software"],
+        "software": model.meta.software,
         "machine": {"processor": platform.processor() or platform.machine(), "cores": cores()},
     }
 

@@ -1,0 +1,85 @@
+"""A fitted method out of a model, in PyTorch: for the reference engine, and to go on learning."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from blemish import config
+from blemish.data import registry
+from blemish.errors import ConfigError
+from blemish.inspection.modelfile import Model
+from blemish.inspection.routed import head_name
+from blemish.learning.export import Vote
+from blemish.learning.options import FitOptions
+from blemish.learning.run import head_of, load_backbone
+from blemish.learning.sources.registry import learning_for, learning_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from blemish.learning.backbones.base import Backbone
+    from blemish.methods.base import Method
+
+ANCHORS = "anchors."  # prefix of the router's tensors in a model
+
+
+def restore(model: Model, backbone: Backbone | None = None, head: int = 0) -> tuple[Backbone | None, Method[Any]]:
+    """Backbone (None where there is none) and fitted method of a model, in PyTorch; for the reference engine and for
+    going on learning.
+
+    `head` is the number of the category, where each has a head of its own.
+    """
+    from safetensors.torch import load
+
+    options = config.build(FitOptions, model.run)
+    if not learning_of(model.meta.kind).backbone:
+        method = empty(model, None)
+        method.load_fitted(load(model.tensors))
+        return None, method
+    backbone = backbone or load_backbone(options)
+    assert backbone is not None
+    if backbone.identity != model.meta.backbone.identity:
+        raise ConfigError(f"the model was made with {model.meta.backbone.identity}, not {backbone.identity}")
+    state = load(model.tensors)
+    method = empty(model, backbone)
+    if model.heads:
+        state = state_of(state, head_name(head))
+    method.load_fitted(state)
+    return backbone, method
+
+
+def restore_vote(model: Model) -> Vote | None:
+    """Who decides on the category; None in a model of one product."""
+    from safetensors.torch import load
+
+    return None if model.categories is None else load_vote(model, load(model.tensors))
+
+
+def state_of(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors under a prefix, without it."""
+    return {k.removeprefix(f"{prefix}."): v for k, v in state.items() if k.startswith(f"{prefix}.")}
+
+
+def empty(model: Model, backbone: Backbone | None) -> Method[Any]:
+    """The method of a model, or of its heads, before it knows anything."""
+    cls, settings = head_of(config.build(FitOptions, model.run))
+    kind = registry.of(model.meta)
+    spec = (
+        learning_for(cls.wants(settings)).open(kind, backbone, None).spec
+        if backbone is None
+        else backbone.spec(kind.size)
+        if backbone is None
+        else backbone.spec(kind.size)
+    )
+    return cls(settings, spec, kind.size, model.meta.seed)
+
+
+def load_vote(model: Model, state: dict[str, Tensor]) -> Vote:
+    """The anchors of a model's tensors."""
+    from blemish.nn.anchors import Anchors
+
+    assert model.meta.vote is not None
+    own = state_of(state, ANCHORS.removesuffix("."))
+    anchors = Anchors(own["mean"], own["deviation"], count=model.meta.vote.anchors)
+    anchors.anchors, anchors.weight, anchors.centres = own["anchors"], own["weight"], own["centres"]
+    return Vote(anchors, model.meta.vote.level)
