@@ -33,9 +33,9 @@ COMPARED = ("pred_score", "p_value", "threshold", "pred_label", "category", "reg
 
 def links(folder: Path, count: int) -> dict[str, Path]:
     """`count` names in a folder -> the cells behind them, over and over in their order."""
-    from blemish.data.layouts import elpv
+    from blemish.data.layouts import Query, elpv
 
-    cells = [record.path for record in elpv.index(elpv.locate())]
+    cells = [record.path for record in elpv.index(elpv.locate(), Query())]
     if folder.is_dir():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)

@@ -22,7 +22,7 @@ import numpy as np
 
 from blemish import Detector
 from blemish.data import layouts
-from blemish.data.layouts import elpv
+from blemish.data.layouts import Query, elpv
 from blemish.data.signal.preprocess import Window
 from blemish.inspection.conformal import conformal_threshold, images_needed
 from blemish.types import Record
@@ -34,7 +34,7 @@ HEARTS = Path(".bench/heartbeats/A-default-seed0.blemish")
 
 def scores(method: str) -> tuple[list[Record], np.ndarray]:
     """Good cells that the model has not learned from, and their scores."""
-    good = [r for r in elpv.index(elpv.locate()) if r.label == 0 and r.split != "held"]
+    good = [r for r in elpv.index(elpv.locate(), Query()) if r.label == 0 and r.split != "held"]
     blocks = sorted({str(r.unit) for r in good})
     random.Random(0).shuffle(blocks)
     learn = set(blocks[: len(blocks) // 3])

@@ -35,13 +35,13 @@ def shard(job: tuple[Path, int]) -> None:
     import numpy as np
 
     from blemish.data.image.decode import read_image
-    from blemish.data.layouts import elpv
+    from blemish.data.layouts import Query, elpv
 
     folder, first = job
     if folder.is_dir() and len(list(folder.iterdir())) == SHARD:
         return
     folder.mkdir(parents=True, exist_ok=True)
-    good = [r.path for r in elpv.index(elpv.locate()) if r.split == "train"]
+    good = [r.path for r in elpv.index(elpv.locate(), Query()) if r.split == "train"]
     for number in range(first, first + SHARD):
         rng = np.random.default_rng(number)
         image = np.roll(read_image(good[number % len(good)]), rng.integers(-8, 9, 2), (0, 1))

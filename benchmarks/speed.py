@@ -31,7 +31,7 @@ from PIL import Image
 
 from blemish import Detector
 from blemish.data.image.decode import read_image
-from blemish.data.layouts import elpv
+from blemish.data.layouts import Query, elpv
 from blemish.inspection.engines import best_precision, open_engine
 from blemish.learning import export
 from blemish.learning.backbones.timm_net import load
@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("docs/results/speed.md"))
     arguments = parser.parse_args()
-    records = elpv.index(elpv.locate())
+    records = elpv.index(elpv.locate(), Query())
     paths = [r.path for r in records if r.split == "test"][:: max(1, 1425 // arguments.images)]
     times = interleaved(contenders(records), paths, arguments.rounds)
     base = next(iter(times.values()))

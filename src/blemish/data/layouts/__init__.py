@@ -1,15 +1,14 @@
 """Data sets as they lie on disk become lists of records. One module of this folder is one layout.
 
 Each has `PRIORITY` (smaller = more specific, asked first), `detect(root) -> bool` and
-`index(root, *, split=None) -> list[Record]`; one whose data come as a package has `locate() -> Path` too, and one
-that draws its split takes a `seed`, one of recordings a `cut`: how they become windows. One of point clouds says so in
-`KIND`: the same files may be pictures to one method and points to another.
+`index(root, query) -> list[Record]`, which ignores what does not concern it of the `Query`; one whose data come as a
+package has `locate() -> Path` too. One of point clouds says so in `KIND`: the same files may be pictures to one method
+and points to another.
 """
 
 from __future__ import annotations
 
 import importlib
-import inspect
 import os
 import pkgutil
 import warnings
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from blemish.config import nearest
-from blemish.data.layouts._common import check_disjoint
+from blemish.data.layouts._common import Query, check_disjoint
 from blemish.data.layouts._names import says
 from blemish.data.listing import list_images, reasons
 from blemish.data.modality import Cut
@@ -28,7 +27,7 @@ from blemish.errors import ConfigError, DataError
 from blemish.files import is_hidden
 from blemish.types import Record
 
-__all__ = ["Cut", "by_folder", "check_disjoint", "check_named", "folders", "index", "names", "select"]
+__all__ = ["Cut", "Query", "by_folder", "check_disjoint", "check_named", "folders", "index", "names", "select"]
 
 
 class Layout(Protocol):
@@ -38,7 +37,7 @@ class Layout(Protocol):
 
     def detect(self, root: Path) -> bool: ...
 
-    def index(self, root: Path, *, split: str | None = None) -> list[Record]: ...
+    def index(self, root: Path, query: Query) -> list[Record]: ...
 
 
 def names() -> list[str]:
@@ -51,7 +50,7 @@ def index(
     layout: str | None = None,
     split: str | None = None,
     *,
-    seed: int | None = None,
+    seed: int = 0,
     cut: Cut | None = None,
     kind: str | None = None,
 ) -> list[Record]:
@@ -72,9 +71,7 @@ def index(
             raise DataError("no such file or folder", path=root, hint="check the path")
         root, layout = packaged(), layout or str(source)
     module = _load(layout) if layout is not None else _detected(root, kind)
-    taken = inspect.signature(module.index).parameters
-    given = {k: v for k, v in {"seed": seed, "cut": cut}.items() if v is not None and k in taken}
-    records = sorted(module.index(root, split=split, **given), key=lambda record: record.id)
+    records = sorted(module.index(root, Query(split, seed, cut)), key=lambda record: record.id)
     if not records:
         hint = "give a folder of images, a data set or a manifest (.csv, .jsonl), or name its layout"
         raise DataError("no images found", path=root, hint=hint)

@@ -8,16 +8,25 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from blemish.config import nearest
 from blemish.data.layouts._names import counted, says
 from blemish.data.listing import images_in
+from blemish.data.modality import Cut
 from blemish.errors import ConfigError, DataError
 from blemish.files import is_hidden
 from blemish.types import Record, Split
 
 LONGEST = 100  # bytes of a category's name: models and results lie in folders that are called after it
+
+
+class Query(NamedTuple):
+    """What is asked of a layout; it ignores what does not concern it."""
+
+    split: str | None = None  # another one than the layout's usual split
+    seed: int = 0  # of a split that is drawn at random
+    cut: Cut | None = None  # how recordings become windows
 
 
 def folders_in(folder: Path) -> list[Path]:

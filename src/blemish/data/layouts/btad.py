@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from blemish.data.layouts._common import (
+    Query,
     categories,
     child,
     default_split_only,
@@ -32,8 +33,8 @@ def detect(root: Path) -> bool:
     return bool(categories(root, is_category))
 
 
-def index(root: Path, *, split: str | None = None) -> list[Record]:
-    default_split_only(split, "btad")
+def index(root: Path, query: Query) -> list[Record]:
+    default_split_only(query.split, "btad")
     records = []
     for category in categories(root, is_category):
         train, test = child(category, "train"), child(category, "test")

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from blemish.data.layouts._common import default_split_only
-from blemish.data.modality import Cut
+from blemish.data.layouts._common import Query, default_split_only
 from blemish.data.signal.preprocess import spans
 from blemish.data.signal.recordings import extent
 from blemish.data.tables import cells, decoded
@@ -29,9 +28,9 @@ def detect(root: Path) -> bool:
     return root.is_dir() and _file(root) is not None
 
 
-def index(root: Path, *, split: str | None = None, seed: int = 0, cut: Cut | None = None) -> list[Record]:  # noqa: ARG001
+def index(root: Path, query: Query) -> list[Record]:
     """DataError where a class is none of 1 to 5. A beat is a window, whatever is asked for."""
-    default_split_only(split, "ecg5000")
+    default_split_only(query.split, "ecg5000")
     path = _file(root)
     if path is None:
         return []
@@ -41,7 +40,7 @@ def index(root: Path, *, split: str | None = None, seed: int = 0, cut: Cut | Non
         if name not in CLASSES:
             raise DataError(f"row {row + 1}: class '{name}' is none of {', '.join(CLASSES)}", path=path)
     good = [row for row, name in enumerate(classes) if name == "1"]
-    tested = {good[i] for i in np.random.RandomState(seed).permutation(len(good))[:TESTED]}
+    tested = {good[i] for i in np.random.RandomState(query.seed).permutation(len(good))[:TESTED]}
     return [
         Record(
             f"{path.name}#{row:04}",

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from blemish.data.layouts._common import default_split_only, existing
+from blemish.data.layouts._common import Query, default_split_only, existing
 from blemish.errors import DataError
 from blemish.types import Record, Split
 
@@ -37,11 +37,11 @@ def detect(root: Path) -> bool:
     return (root / "labels.csv").is_file() and (root / "images" / "cell0001.png").is_file()
 
 
-def index(root: Path, *, split: str | None = None, seed: int = 0) -> list[Record]:
-    default_split_only(split, "elpv", ["random"])
+def index(root: Path, query: Query) -> list[Record]:
+    default_split_only(query.split, "elpv", ["random"])
     rows = _rows(root / "labels.csv")
-    rng = np.random.default_rng(seed)
-    if split == "random":
+    rng = np.random.default_rng(query.seed)
+    if query.split == "random":
         good = [name for name, probability, _ in rows if probability == 0]
         chosen = {good[i] for i in rng.permutation(len(good))[: len(good) // 2]}
         train = [name in chosen for name, _, _ in rows]
@@ -61,7 +61,7 @@ def index(root: Path, *, split: str | None = None, seed: int = 0) -> list[Record
                 int(probability >= 0.5),
                 defect="defective" if probability == 1 else None,
                 group=group,
-                unit=None if split == "random" else str(_block(name)),
+                unit=None if query.split == "random" else str(_block(name)),
             )
         )
     return records

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from blemish.data.image.decode import read_image, read_mask
 from blemish.data.layouts._common import (
+    Query,
     categories,
     child,
     default_split_only,
@@ -102,8 +103,8 @@ def detect(root: Path) -> bool:
     return bool(categories(root, is_category))
 
 
-def index(root: Path, *, split: str | None = None) -> list[Record]:
-    default_split_only(split, "loco")
+def index(root: Path, query: Query) -> list[Record]:
+    default_split_only(query.split, "loco")
     records: list[Record] = []
     sides: tuple[tuple[str, Split], ...] = (("train", "train"), ("validation", "held"))
     for category in categories(root, is_category):

@@ -20,7 +20,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from blemish.data.layouts._common import default_split_only, plain_name, relative
+from blemish.data.layouts._common import Query, default_split_only, plain_name, relative
 from blemish.data.layouts._names import counted, fold, says
 from blemish.errors import DataError
 from blemish.types import Record, Split
@@ -48,9 +48,9 @@ def detect(root: Path) -> bool:
     return _file(root) is not None
 
 
-def index(root: Path, *, split: str | None = None) -> list[Record]:
+def index(root: Path, query: Query) -> list[Record]:
     """DataError naming file and line on a bad row, a missing file or a sample listed twice."""
-    default_split_only(split, "manifest")
+    default_split_only(query.split, "manifest")
     path = _file(root)
     if path is None:
         raise DataError("is no manifest", path=root, hint=f"give a .csv or .jsonl file, or a folder with {NAMES[0]}")

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from blemish.data.layouts._common import (
+    Query,
     categories,
     child,
     default_split_only,
@@ -43,17 +44,19 @@ def detect(root: Path) -> bool:
     return bool(categories(root, is_category))
 
 
-def index(root: Path, *, split: str | None = None) -> list[Record]:
+def index(root: Path, query: Query) -> list[Record]:
     records = []
     for category in categories(root, is_category):
         found = category_records(root, category)
-        if split is None:
+        if query.split is None:
             groups = category / "groups.json"
             units = read_json(groups) if groups.is_file() else {}
             found = [replace(r, unit=str(units[r.path.name])) if r.path.name in units else r for r in found]
         else:
-            default_split_only(split, "mvtec", {p.stem.removeprefix("split_") for p in category.glob("split_*.json")})
-            found = resplit(found, category / f"split_{split}.json")
+            default_split_only(
+                query.split, "mvtec", {p.stem.removeprefix("split_") for p in category.glob("split_*.json")}
+            )
+            found = resplit(found, category / f"split_{query.split}.json")
         records += found
     return records
 

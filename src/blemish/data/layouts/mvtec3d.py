@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from blemish.data.layouts._common import (
+    Query,
     categories,
     child,
     default_split_only,
@@ -47,8 +48,8 @@ def detect(root: Path) -> bool:
     return bool(categories(root, is_category))
 
 
-def index(root: Path, *, split: str | None = None) -> list[Record]:
-    default_split_only(split, "mvtec3d")
+def index(root: Path, query: Query) -> list[Record]:
+    default_split_only(query.split, "mvtec3d")
     records: list[Record] = []
     sides: tuple[tuple[str, Split], ...] = (("train", "train"), ("validation", "held"))
     for category in categories(root, is_category):

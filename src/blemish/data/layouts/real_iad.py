@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from blemish.data.layouts._common import (
+    Query,
     default_split_only,
     existing,
     fair,
@@ -34,10 +35,10 @@ def detect(root: Path) -> bool:
     return bool(_lists(root))
 
 
-def index(root: Path, *, split: str | None = None) -> list[Record]:
+def index(root: Path, query: Query) -> list[Record]:
     """The smallest resolution that is unpacked; DataError where a listed file is missing."""
-    default_split_only(split, "real_iad", set(_lists(root)) - {""})
-    folder = _lists(root).get(split or "")
+    default_split_only(query.split, "real_iad", set(_lists(root)) - {""})
+    folder = _lists(root).get(query.split or "")
     records: list[Record] = []
     for path in sorted(folder.glob("*.json")) if folder else []:
         content = read_json(path)

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from blemish.data.layouts._common import default_split_only, relative
+from blemish.data.layouts._common import Query, default_split_only, relative
 from blemish.data.layouts._plain import good_files
-from blemish.data.modality import Cut
 from blemish.data.signal.recordings import is_recording, recordings_in
 from blemish.data.signal.windows import LeftOut, windows_in
 from blemish.errors import DataError
@@ -24,14 +23,14 @@ def detect(root: Path) -> bool:
     return is_recording(root) if root.is_file() else bool(recordings_in(root, deep=True))
 
 
-def index(root: Path, *, split: str | None = None, cut: Cut | None = None) -> list[Record]:
+def index(root: Path, query: Query) -> list[Record]:
     """DataError where a folder's name says that its recordings are not good ones, or leaves it open."""
-    default_split_only(split, "recordings")
+    default_split_only(query.split, "recordings")
     if root.is_file():
-        return _said(windows_in(root, root.name, cut, left=(left := LeftOut(root))), left)
+        return _said(windows_in(root, root.name, query.cut, left=(left := LeftOut(root))), left)
     records, left = [], LeftOut(root)
     for path in good_files(recordings_in(root, deep=True), root, "recordings", is_recording):
-        records += windows_in(path, relative(path, root), cut, left=left)
+        records += windows_in(path, relative(path, root), query.cut, left=left)
         if path.with_suffix(".atr").is_file():
             left.note("files of beats (.atr): they are read where they lie in the folder itself", [path.stem])
     return _said(records, left)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from blemish.data.cloud import HOLDS_FIELDS, is_cloud
 from blemish.data.layouts._common import (
+    Query,
     categories,
     child,
     default_split_only,
@@ -36,8 +37,8 @@ def detect(root: Path) -> bool:
     return root.is_dir() and bool(categories(root, is_category))
 
 
-def index(root: Path, *, split: str | None = None) -> list[Record]:
-    default_split_only(split, "surfaces")
+def index(root: Path, query: Query) -> list[Record]:
+    default_split_only(query.split, "surfaces")
     records: list[Record] = []
     sides: tuple[tuple[str, Split], ...] = (("train", "train"), ("validation", "held"))
     for category in categories(root, is_category):

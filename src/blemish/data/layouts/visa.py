@@ -11,6 +11,7 @@ import csv
 from pathlib import Path
 
 from blemish.data.layouts._common import (
+    Query,
     categories,
     default_split_only,
     existing,
@@ -37,10 +38,10 @@ def detect(root: Path) -> bool:
     return (root / "split_csv" / "1cls.csv").is_file() or bool(categories(root, is_object))
 
 
-def index(root: Path, *, split: str | None = None) -> list[Record]:
+def index(root: Path, query: Query) -> list[Record]:
     lists = {path.stem: path for path in sorted((root / "split_csv").glob("*.csv"))}
-    default_split_only(split, "visa", lists)
-    chosen = lists.get(split or "1cls")
+    default_split_only(query.split, "visa", lists)
+    chosen = lists.get(query.split or "1cls")
     return _listed(root, chosen) if chosen else _unpacked(root)
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from blemish.data.layouts._common import default_split_only, relative
+from blemish.data.layouts._common import Query, default_split_only, relative
 from blemish.data.modality import Cut
 from blemish.data.signal.beats import beats_in, ectopic
 from blemish.data.signal.recordings import extent, recordings_in
@@ -43,7 +43,7 @@ def detect(root: Path) -> bool:
     return root.is_dir() and any(path.with_suffix(".atr").is_file() for path in root.glob("*.hea"))
 
 
-def index(root: Path, *, split: str | None = None, seed: int = 0, cut: Cut | None = None) -> list[Record]:
+def index(root: Path, query: Query) -> list[Record]:
     """DataError where a recording or its annotations cannot be read."""
     headers = [path for path in recordings_in(root) if path.suffix == ".hea"]
     paths = {path.stem: path for path in headers if path.with_suffix(".atr").is_file()}
@@ -51,21 +51,21 @@ def index(root: Path, *, split: str | None = None, seed: int = 0, cut: Cut | Non
     left.note("recordings without annotations (.atr)", (path.stem for path in headers if path.stem not in paths))
     left.note("recordings of other kinds", (p.name for p in recordings_in(root, deep=True) if p not in headers))
     known = set(paths) <= DS1 | DS2 | PACED
-    default_split_only(split, "wfdb", ["inter-patient", "patient-calibrated"] if known else [])
+    default_split_only(query.split, "wfdb", ["inter-patient", "patient-calibrated"] if known else [])
     if known:
         learned = set(paths) & DS1
     else:
         names = sorted(paths)
-        learned = {names[i] for i in np.random.default_rng(seed).permutation(len(names))[: (len(names) + 1) // 2]}
+        learned = {names[i] for i in np.random.default_rng(query.seed).permutation(len(names))[: (len(names) + 1) // 2]}
     records = []
     if known:
         left.note("paced recordings", (name for name in paths if name in PACED))
     for name, path in paths.items():
         if known and name in PACED:
             continue
-        calibrated = CALIBRATION if split == "patient-calibrated" and name not in learned else 0
+        calibrated = CALIBRATION if query.split == "patient-calibrated" and name not in learned else 0
         try:
-            records += _windows(path, relative(path, root), name, cut, name in learned, calibrated, left)
+            records += _windows(path, relative(path, root), name, query.cut, name in learned, calibrated, left)
         except DataError as error:
             raise error.at(path) from None
     left.say()

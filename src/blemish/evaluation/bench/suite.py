@@ -185,7 +185,7 @@ class Suite:
 
 def load(data: DataSet, seed: int) -> list[Record]:
     """The records of one set."""
-    records = layouts.index(data.source, data.layout, data.split, seed=seed if data.seeded else None)
+    records = layouts.index(data.source, data.layout, data.split, seed=seed if data.seeded else 0)
     return layouts.select(records, data.categories)
 
 

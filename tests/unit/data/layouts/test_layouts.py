@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from blemish.data import layouts
-from blemish.data.layouts import check_disjoint, index, names, select
+from blemish.data.layouts import Query, check_disjoint, index, names, select
 from blemish.data.layouts import elpv as elpv_layout
 from blemish.data.layouts.loco import saturations
 from blemish.data.layouts.mvtec3d import xyz_path
@@ -302,8 +302,8 @@ def test_elpv_splits_by_blocks(tmp_path: Path) -> None:
     assert len(learned) == 3
     assert not learned & {r.unit for r in records if r.split == "test" and not r.label}
     assert {r.group for r in records} == {"mono", "poly"}
-    other = elpv_layout.index(tmp_path, seed=1)
-    assert elpv_layout.index(tmp_path, seed=1) == other
+    other = elpv_layout.index(tmp_path, Query(seed=1))
+    assert elpv_layout.index(tmp_path, Query(seed=1)) == other
     assert {r.unit for r in other if r.split == "train"} != learned
     mixed = index(tmp_path, split="random")
     assert sides(mixed) == sides(records)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from blemish.data.image.decode import read_image
-from blemish.data.layouts import mvtec
+from blemish.data.layouts import Query, mvtec
 from blemish.data.synthesis.parts import BOXES, BREACHES, DAMAGES, KINDS, LOOSE, PLAY, Part, breached, layout, nested
 from blemish.data.synthesis.worlds import NESTS, SWAPS, PartsWorld, disc_and_square, stripes, write_dataset
 from blemish.errors import ConfigError
@@ -176,7 +176,7 @@ def test_global_state_is_left_alone(world: PartsWorld) -> None:
 def test_a_world_is_written_as_the_layout_reads_it(tmp_path: Path) -> None:
     kinds = ("scratch", "missing")
     root = write_dataset(tmp_path / "tray", PartsWorld(size=64).draw, kinds, rng(3), train=3, good=2, each=2)
-    records = mvtec.index(root)
+    records = mvtec.index(root, Query())
     assert Counter((r.split, r.defect) for r in records) == {
         ("train", None): 3,
         ("test", None): 2,
@@ -195,7 +195,7 @@ def test_a_world_is_written_as_the_layout_reads_it(tmp_path: Path) -> None:
     write_dataset(
         tmp_path / "small", lambda k, g: disc_and_square(g, (32, 32), k), SWAPS, rng(), train=1, good=1, each=1
     )
-    assert len(mvtec.index(tmp_path / "small")) == 5
+    assert len(mvtec.index(tmp_path / "small", Query())) == 5
 
 
 def test_unknown_kinds_and_small_trays_are_refused(world: PartsWorld) -> None:
