@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from blemish.errors import ConfigError
@@ -23,19 +24,20 @@ def nearest(word: str, known: list[str]) -> str:
     return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known) or 'none'}"
 
 
-def build(cls: type[T], options: Mapping[str, Any]) -> T:
-    """An instance of the dataclass `cls` from `options`; values may be text.
+def build(cls: type[T], options: Mapping[str, Any], *, also: Sequence[str] = ()) -> T:
+    """An instance of the dataclass `cls` from `options`; values may be text, paths, or numpy's numbers and arrays.
 
-    Raises ConfigError on an unknown name (naming the nearest one), an ill-typed or out-of-range value.
+    Raises ConfigError on an unknown name (naming the nearest one of its own and of `also`, which stand beside them),
+    an ill-typed or out-of-range value.
     """
     from pydantic import TypeAdapter, ValidationError
 
     names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
     for name in options:
         if name not in names:
-            raise ConfigError(f"unknown option '{name}'", hint=nearest(name, names))
+            raise ConfigError(f"unknown option '{name}'", hint=nearest(name, [*names, *also]))
     try:
-        config = TypeAdapter(cls).validate_python(dict(options))
+        config = TypeAdapter(cls).validate_python({name: _plain(value) for name, value in options.items()})
     except ValidationError as error:
         first = error.errors()[0]
         message = first["msg"].removeprefix("Value error, ")
@@ -48,6 +50,13 @@ def build(cls: type[T], options: Mapping[str, Any]) -> T:
         if isinstance(value, float) and not math.isfinite(value):  # NaN passes every comparison of __post_init__
             raise ConfigError(f"option '{name}': has to be a finite number (got {value})")
     return config
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it: a path is text, and what is numpy's is plain numbers."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def override(config: T, options: Mapping[str, Any]) -> T:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from blemish import config
 from blemish.data import layouts, registry
 from blemish.data.cloud.modality import Clouds
 from blemish.data.signal.recordings import is_recording
@@ -21,6 +23,7 @@ from blemish.inspection.modelfile import Model
 from blemish.inspection.open import reading
 from blemish.inspection.promises import promised
 from blemish.learning.backbones.cache import FeatureCache, usable_cache
+from blemish.learning.options import OPTIONS, FitOptions, by_name
 from blemish.system import memory_for
 from blemish.types import AnomalyResult, Record, Track, no_track
 
@@ -28,7 +31,6 @@ if TYPE_CHECKING:
     from blemish.evaluation.evaluate import Evaluation
     from blemish.learning.backbones.base import Backbone
     from blemish.learning.chunks import Spread
-    from blemish.learning.options import FitOptions
 
 
 _LESS = "a smaller --image-size, fewer images, or a method that keeps less"
@@ -38,101 +40,33 @@ class Detector:
     """Learns from good images, then inspects.
 
     Args:
-        method: a name from `blemish.methods()`.
+        method: a name from `blemish.methods.names()`.
         backbone: a name from `blemish backbones`, any timm network, or a `Backbone` of your own.
-        image_size: 256 = 256² pixels with the aspect kept, "320x128" = width x height, "256sq" = square.
-        seed: the same seed gives the same scores.
-        roi: image file whose pixels > 0 are looked at.
-        held_out: share of the good images kept for the threshold, where it is a split.
-        calibration: "split" (an exact promise), "folds" (all images are learned from; no exact promise), "none", or
-            "auto": split, else folds, else none with a warning.
-        false_alarm_rate: share of good parts that may be rejected.
-        promise_per: "image", or "unit" where several images show one thing: exact then, and stricter.
-        precision: number format of the network, "bf16" or "f32", in learning too; "auto" = learned in float32, and run
-            in bf16 where this processor computes in it and it is shown to be harmless on held-out images.
-        budget: most time for training by gradient, such as "10m"; what is cut is said in the model.
-        views: "flip_h", "flip_v", "turn_180": views of a good part that are good parts too.
-        multi_class: one model that tells the categories apart and has a threshold for each; without it, good images of
-            several categories are learned as if they were of one.
-        window, file_rate, resample, band: of signals: seconds that are looked at together, sampling rate of files that
-            state none, the rate that recordings are brought to (Hz), filter ("0.5-40" Hz, or "none").
-        max_pixels: of images: larger ones are refused before they are decoded; the model keeps the limit.
-        layers, weights, allow_download, textures, second_backbone, second_weights: see
-            `blemish.learning.options.FitOptions`.
         cache: where frozen features are kept; False computes them each time, True takes the default folder.
-        options: the method's own, by name; its page lists them.
+        options: those of `blemish.learning.options.FitOptions`, which says what each does (docs/options.md lists them),
+            and the method's own, which its page lists. The common ones: `image_size` (256, or "320x128" = width x
+            height), `seed`, `roi` (an image whose pixels > 0 are inspected), `false_alarm_rate` (share of good parts
+            that may be rejected), `multi_class` (one model that tells categories apart; without it, good images of
+            several categories are learned as if they were of one).
 
     Raises ConfigError on an unknown method or option.
     """
 
     def __init__(
         self,
-        method: str = "patchcore",
+        /,
+        method: str = FitOptions.method,
         *,
-        backbone: str | Backbone = "efficientnet_lite0",
-        image_size: int | str = 256,
-        seed: int = 0,
-        roi: str | Path | None = None,
-        held_out: float = 0.2,
-        calibration: str = "auto",
-        precision: str = "auto",
-        false_alarm_rate: float = 0.05,
-        promise_per: str = "image",
-        layers: Sequence[int] | None = None,
-        weights: str | Path | None = None,
-        allow_download: bool = False,
-        budget: str | None = None,
-        views: Sequence[str] = (),
-        textures: str | Path | None = None,
-        second_backbone: str | None = None,
-        second_weights: str | Path | None = None,
-        multi_class: bool = False,
-        window: float = 9.6,
-        file_rate: float | None = None,
-        resample: float = 125.0,
-        band: str = "0.5-40",
-        max_pixels: int = 100_000_000,
+        backbone: str | Backbone = FitOptions.backbone,
         cache: bool | FeatureCache = True,
         **options: Any,
     ) -> None:
         # Waiting threads must not spin beside the other engine; torch reads this once, when it is first imported.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        from blemish import config, methods
-        from blemish.learning.options import FitOptions
-
-        config.build(methods.get(method).Config, options)
         self._backbone = None if isinstance(backbone, str) else backbone
         self._cache = usable_cache() if cache is True else cache or None
-        self._options: FitOptions | None = config.build(
-            FitOptions,
-            {
-                "method": method,
-                "backbone": backbone if isinstance(backbone, str) else backbone.identity,
-                "image_size": str(image_size),
-                "seed": seed,
-                "roi": None if roi is None else str(roi),
-                "held_out": held_out,
-                "calibration": calibration,
-                "precision": precision,
-                "false_alarm_rate": false_alarm_rate,
-                "promise_per": promise_per,
-                "layers": None if layers is None else tuple(layers),
-                "weights": None if weights is None else str(weights),
-                "allow_download": allow_download,
-                "budget": budget,
-                "views": tuple(views),
-                "textures": None if textures is None else str(textures),
-                "second_backbone": second_backbone,
-                "second_weights": None if second_weights is None else str(second_weights),
-                "multi_class": multi_class,
-                "window": window,
-                "file_rate": file_rate,
-                "resample": resample,
-                "band": band,
-                "max_pixels": max_pixels,
-                "options": options,
-            },
-        )
+        name = backbone if isinstance(backbone, str) else backbone.identity
+        self._options: FitOptions | None = by_name({**options, "method": method, "backbone": name})
         self._model: Model | None = None
         self._inspector: Inspector | None = None
 
@@ -212,9 +146,7 @@ class Detector:
 
         Nothing of what the model knows of the others changes. ConfigError where it has one head for all.
         """
-        from blemish import config
         from blemish.learning.extend import extend
-        from blemish.learning.options import FitOptions
         from blemish.learning.run import load_backbone
         from blemish.learning.splits import good_training_records, without_copies
 
@@ -245,9 +177,7 @@ class Detector:
         held out. Images that the model has learned from are left out with a warning. ConfigError where the method
         cannot go on, or the model knows several products; DataError where nothing new is left.
         """
-        from blemish import config
         from blemish.learning.adapt import adapt
-        from blemish.learning.options import FitOptions
         from blemish.learning.restore import restore
         from blemish.learning.run import load_backbone
         from blemish.learning.splits import good_training_records, without_copies
@@ -286,8 +216,11 @@ class Detector:
 
         Images that the model has learned from, told by their pixels, and images of units that it knows are left out
         with a warning: a promise made from them would be broken by the first new part. `promise_per` is what `fit`
-        was asked for where it is not given.
+        was asked for where it is not given. ConfigError where it is none of those that there are.
         """
+        per = OPTIONS["promise_per"].choices
+        if promise_per is not None and promise_per not in per:
+            raise ConfigError(f"no promise per '{promise_per}'", hint=config.nearest(promise_per, list(per)))
         if good is None:
             if not self.model.calibrators:
                 raise ConfigError("nothing was held out in fit", hint="give good images to calibrate from")
@@ -404,6 +337,21 @@ class Detector:
         )
         name = str(source) if isinstance(source, str | Path) else f"{len(records)} records"
         return evaluate(self._line(), records, model=self.model.describe(), source=name, track=track)
+
+
+def _spelled_out() -> Signature:
+    """The signature of `Detector.__init__` with every option of `FitOptions` by name, for `help`."""
+    init = signature(Detector.__init__)
+    *own, rest = init.parameters.values()
+    named = [
+        Parameter(o.name, Parameter.KEYWORD_ONLY, default=o.default, annotation=FitOptions.__annotations__[o.name])
+        for o in OPTIONS.values()
+        if o.name not in init.parameters
+    ]
+    return init.replace(parameters=[*own, *named, rest])
+
+
+Detector.__init__.__signature__ = _spelled_out()  # type: ignore[attr-defined]
 
 
 def as_records(

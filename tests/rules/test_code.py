@@ -17,9 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 FILES = {path.relative_to(SOURCE).as_posix(): path for path in sorted(SOURCE.rglob("*.py"))}
 # A method that is taken where none is named; every other name comes from the folder.
 DEFAULTS = {
-    "cli/app.py": {"patchcore", "padim"},
+    "cli/app.py": {"padim"},
     "cli/demo.py": {"padim"},
-    "detector.py": {"patchcore"},
     "learning/options.py": {"patchcore"},
 }
 READS_PICKLES = {"learning/backbones/weights.py"}  # and there with weights_only=True

@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 from PIL import Image
 
 from blemish import methods
+from blemish.cli import reference
 from tests.fakes import defective_image, write_images, write_mvtec
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -160,11 +162,12 @@ def test_lists_of_methods_are_complete(page: Path) -> None:
         assert idea in methods.describe(method)["title"], method
 
 
-def test_the_command_line_page_is_that_of_the_code() -> None:
-    from blemish.cli.reference import page
-
-    committed = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
-    assert committed == page(), "python -m blemish.cli.reference > docs/cli.md"
+@pytest.mark.parametrize(
+    ("file", "made", "how"), [("cli.md", reference.page, ""), ("options.md", reference.options_page, " options")]
+)
+def test_the_page_is_that_of_the_code(file: str, made: Callable[[], str], how: str) -> None:
+    committed = (ROOT / "docs" / file).read_text(encoding="utf-8")
+    assert committed == made(), f"python -m blemish.cli.reference{how} > docs/{file}"
 
 
 @pytest.mark.parametrize("page", ["ledger.md", "variants.md", "ablations.md", "several.md", "several_ablations.md"])

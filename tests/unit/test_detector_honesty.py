@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from blemish import CalibrationError, DataError, Detector
+from blemish import CalibrationError, ConfigError, DataError, Detector
 from blemish.data import layouts
 from blemish.data.identity import VERSION, pixels_id
 from blemish.data.image.decode import read_image
@@ -136,6 +136,9 @@ def test_new_images_of_a_known_unit_are_left_out_and_the_counting_stays(tmp_path
     assert (calibrator.n, calibrator.per_unit) == (20, True)
     with pytest.warns(UserWarning, match="10 of 30 images"):
         made.calibrate(tmp_path / "more.csv", false_alarm_rate=0.2, promise_per="image")
+    for good in (None, tmp_path / "more.csv"):
+        with pytest.raises(ConfigError, match="no promise per 'units'"):
+            made.calibrate(good, promise_per="units")
     assert made.promise is not None
     assert made.promise.startswith("about")
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any, Optional, TypeVar
 
 import typer
 
 from blemish.cli import about, synthesize
+from blemish.learning.options import OPTIONS, PromisePer
 
-MOST_PIXELS = 178_956_970  # `data.image.header.MOST_PIXELS`, which is not loaded for --help
+F = TypeVar("F", bound=Callable[..., Any])
 
 app = typer.Typer(
     name="blemish",
@@ -30,45 +33,42 @@ class Format(StrEnum):
     table = "table"
 
 
-class Calibration(StrEnum):
-    """See `FitOptions.calibration`."""
-
-    AUTO = "auto"
-    SPLIT = "split"
-    FOLDS = "folds"
-    NONE = "none"
+def of_fit(name: str, text: str | None = None) -> Any:
+    """Flag, help and bounds of an option of `FitOptions`; `text` is another help."""
+    option = OPTIONS[name]
+    return typer.Option(option.flag, help=text or option.help, min=option.least, max=option.most)
 
 
-class PromisePer(StrEnum):
-    """See `FitOptions.promise_per`."""
-
-    IMAGE = "image"
-    UNIT = "unit"
-
-
-class NumberFormat(StrEnum):
-    """See `FitOptions.precision`."""
-
-    AUTO = "auto"
-    BF16 = "bf16"
-    F32 = "f32"
+def with_fit_options(command: F) -> F:
+    """The command with every option of `FitOptions` in the place of its `**options`, behind what has to be given."""
+    own = [p.replace(kind=p.KEYWORD_ONLY) for p in signature(command, eval_str=True).parameters.values()][:-1]
+    required = [p for p in own if p.default is p.empty]
+    named = []
+    for o in OPTIONS.values():
+        kind: Any = list[o.item] if o.item else Path if o.file else o.type  # type: ignore[name-defined]
+        default = (o.default or None) if o.item else o.default
+        named.append(
+            Parameter(o.name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, of_fit(o.name)])
+        )
+    command.__signature__ = Signature([*required, *named, *own[len(required) :]])  # type: ignore[attr-defined]
+    return command
 
 
 Categories = Annotated[Optional[list[str]], typer.Option(help="A category of the data set; repeatable, none = all.")]  # noqa: UP045
 Layout = Annotated[Optional[str], typer.Option(help="How the data set lies on disk; found out if not given.")]  # noqa: UP045
 Split = Annotated[Optional[str], typer.Option(help="Another split of the data set than its usual one.")]  # noqa: UP045
-Rate = Annotated[float, typer.Option(help="Share of good parts that may be rejected.")]
+Rate = Annotated[float, of_fit("false_alarm_rate")]
 Threads = Annotated[Optional[int], typer.Option(min=1, help="Images worked on at once; all cores if not given.")]  # noqa: UP045
 EngineName = Annotated[str, typer.Option(help="local (= openvino), onnxruntime or torch (the reference).")]
 Address = Annotated[Optional[str], typer.Option(help="Of a Ray cluster; one is started here if not given.")]  # noqa: UP045
 ModelPath = Annotated[Path, typer.Argument(help="A model folder.")]
 MaxPixels = Annotated[
     Optional[int],  # noqa: UP045
-    typer.Option(min=1, max=MOST_PIXELS, help="Larger images are refused; the model's own limit if not given."),
+    of_fit("max_pixels", "Larger images are refused; the model's own limit if not given."),
 ]
 FileRate = Annotated[
     Optional[float],  # noqa: UP045
-    typer.Option("--rate", help="Signals: Hz of files that state none; the model's own if not given."),
+    of_fit("file_rate", "Signals: Hz of files that state none; the model's own if not given."),
 ]
 
 
@@ -90,59 +90,31 @@ def blemish(
 
 
 @app.command()
+@with_fit_options
 def fit(
     data: Annotated[str, typer.Argument(help="Folder of good images, data set, manifest, or a packaged set's name.")],
     out: Annotated[Path, typer.Option(help="The model folder to write.")],
-    method: Annotated[str, typer.Option(help="A name from `blemish methods`.")] = "patchcore",
-    backbone: Annotated[str, typer.Option(help="A name from `blemish backbones`, or any timm network.")] = (
-        "efficientnet_lite0"
-    ),
-    weights: Annotated[Optional[Path], typer.Option(help="Local weights file for the backbone.")] = None,  # noqa: UP045
-    allow_download: Annotated[bool, typer.Option("--allow-download", help="Let timm's hub bring weights.")] = False,
-    image_size: Annotated[str, typer.Option(help="256 = 256² pixels, aspect kept; 320x128 = WxH; 256sq.")] = "256",
-    roi: Annotated[Optional[Path], typer.Option(help="Image whose pixels > 0 are looked at.")] = None,  # noqa: UP045
+    context: typer.Context,
+    set_: Annotated[Optional[list[str]], typer.Option("--set", help="An option of the method, key=value.")] = None,  # noqa: UP045
+    recipe: Annotated[Optional[Path], typer.Option(help="run.json of an earlier run; given options win.")] = None,  # noqa: UP045
     layout: Layout = None,
     split: Split = None,
     category: Categories = None,
-    multi_class: Annotated[bool, typer.Option("--multi-class", help="One model for all categories.")] = False,
-    held_out: Annotated[float, typer.Option(help="Share of the good images kept for the threshold.")] = 0.2,
-    calibration: Annotated[Calibration, typer.Option(help="How the threshold is made.")] = Calibration.AUTO,
-    precision: Annotated[
-        NumberFormat, typer.Option(help="Of the network; auto: learned in f32, run in bf16 where harmless.")
-    ] = (NumberFormat.AUTO),
-    false_alarm_rate: Rate = 0.05,
-    promise_per: Annotated[PromisePer, typer.Option(help="unit: exact where one thing has several images.")] = (
-        PromisePer.IMAGE
-    ),
-    seed: Annotated[int, typer.Option(help="The same seed gives the same scores.")] = 0,
-    budget: Annotated[Optional[str], typer.Option(help="Most time for training: 90s, 10m, 2h.")] = None,  # noqa: UP045
-    views: Annotated[Optional[list[str]], typer.Option("--view", help="flip_h, flip_v, turn_180: as good.")] = None,  # noqa: UP045
-    textures: Annotated[Optional[Path], typer.Option(help="Images that made defects take texture from.")] = None,  # noqa: UP045
-    second_backbone: Annotated[Optional[str], typer.Option(help="A second network, for methods with two.")] = None,  # noqa: UP045
-    second_weights: Annotated[Optional[Path], typer.Option(help="Its local weights file.")] = None,  # noqa: UP045
-    window: Annotated[float, typer.Option(help="Signals: seconds that are looked at together.")] = 9.6,
-    file_rate: Annotated[Optional[float], typer.Option("--rate", help="Signals: Hz of files that state none.")] = None,  # noqa: UP045
-    resample: Annotated[float, typer.Option(help="Signals: the rate in Hz that they are brought to.")] = 125.0,
-    band: Annotated[str, typer.Option(help="Signals: filter in Hz, or none.")] = "0.5-40",
-    max_pixels: Annotated[
-        int, typer.Option(min=1, max=MOST_PIXELS, help="Larger images are refused; kept in the model.")
-    ] = 100_000_000,
     device: Annotated[str, typer.Option(help="Where to learn; only cpu today.")] = "cpu",
-    set_: Annotated[Optional[list[str]], typer.Option("--set", help="An option of the method, key=value.")] = None,  # noqa: UP045
-    recipe: Annotated[Optional[Path], typer.Option(help="run.json of an earlier run; given options win.")] = None,  # noqa: UP045
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Keep frozen features on disk.")] = True,
     engine: Annotated[str, typer.Option(help="local, or ray: features and chunks of a large set on a cluster.")] = (
         "local"
     ),
     address: Address = None,
-    context: typer.Context = None,  # type: ignore[assignment]
+    **options: Any,
 ) -> None:
     """Learn from good images."""
-    values = {name: value for name, value in locals().items() if name != "context"}  # as annotated: paths are paths
-    from blemish.cli.fit import run
+    from blemish.cli import fit as command
 
-    typed = [name for name in values if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"]
-    run(data, out, {**values, "given": {name: values[name] for name in typed}})
+    source = context.get_parameter_source
+    typed = {name: value for name, value in options.items() if getattr(source(name), "name", "") == "COMMANDLINE"}
+    chosen = command.chosen(typed, recipe, set_ or [])
+    command.run(data, out, chosen, layout, split, category or [], device, cache, engine, address)
 
 
 @app.command()
@@ -237,7 +209,7 @@ def calibrate(
     model: ModelPath,
     good: Annotated[str, typer.Argument(help="Good images that the model has not learned from.")],
     false_alarm_rate: Rate = 0.05,
-    promise_per: Annotated[Optional[PromisePer], typer.Option(help="As fit was asked, if not given.")] = None,  # noqa: UP045
+    promise_per: Annotated[Optional[PromisePer], of_fit("promise_per", "As fit was asked, if not given.")] = None,  # noqa: UP045
     out: Annotated[Optional[Path], typer.Option(help="Where to write; the same folder if not given.")] = None,  # noqa: UP045
     max_pixels: MaxPixels = None,
     file_rate: FileRate = None,
@@ -247,10 +219,9 @@ def calibrate(
     from blemish.detector import Detector
     from blemish.inspection import modelfile
 
-    per = promise_per.value if promise_per is not None else None
     detector = Detector.load(model, max_pixels=max_pixels, file_rate=file_rate)
     modelfile.check_place(out or model, read=[good])
-    detector.calibrate(good, false_alarm_rate=false_alarm_rate, promise_per=per, track=track)
+    detector.calibrate(good, false_alarm_rate=false_alarm_rate, promise_per=promise_per, track=track)
     detector.save(out or model)
     about.emit({"model": str(out or model), "promise": detector.promise})
 

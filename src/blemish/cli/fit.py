@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import sys
@@ -16,38 +15,26 @@ from blemish.cli.progress import track
 from blemish.config import parse_assignments
 from blemish.errors import ConfigError, DataError
 from blemish.files import file_name
+from blemish.learning.options import OPTIONS, by_name
 
-_FIELDS = (
-    "method",
-    "backbone",
-    "weights",
-    "allow_download",
-    "image_size",
-    "roi",
-    "held_out",
-    "calibration",
-    "precision",
-    "false_alarm_rate",
-    "promise_per",
-    "seed",
-    "budget",
-    "views",
-    "textures",
-    "second_backbone",
-    "second_weights",
-    "multi_class",
-    "window",
-    "file_rate",
-    "resample",
-    "band",
-    "max_pixels",
-)
 _SAMPLES = {"image": "images", "signal": "windows", "cloud": "clouds"}
+_OF_THE_LINE = {*OPTIONS, "cache", "options", "self"}
 _RECIPE = "a recipe is the run.json of a model folder"
 
 
-def run(data: str, out: Path, params: dict[str, Any]) -> None:
-    """`params` holds every option; `params["given"]` those that the user typed, which win over a recipe."""
+def run(
+    data: str,
+    out: Path,
+    chosen: dict[str, Any],
+    layout: str | None,
+    split: str | None,
+    categories: list[str],
+    device: str,
+    cache: bool,
+    engine: str,
+    address: str | None,
+) -> None:
+    """Learn with `chosen`, the options of the fit and the method's own by name; a model for each category, or one."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read once, when torch is first imported
     from blemish import config, methods
     from blemish.data import layouts
@@ -56,31 +43,30 @@ def run(data: str, out: Path, params: dict[str, Any]) -> None:
     from blemish.learning.backbones.cache import usable_cache
     from blemish.learning.sources.registry import learning_for
 
-    if params["device"] != "cpu":
-        raise ConfigError(f"device '{params['device']}' is not supported", hint="leave --device out")
-    options = _options(params)
-    cut = layouts.Cut(float(options["window"]), None if options["file_rate"] is None else float(options["file_rate"]))
-    cls = methods.get(options["method"])
-    settings = config.build(cls.Config, _own(options))
+    if device != "cpu":
+        raise ConfigError(f"device '{device}' is not supported", hint="leave --device out")
+    options = by_name(chosen)
+    cls = methods.get(options.method)
+    settings = config.build(cls.Config, options.options)
     kind = learning_for(cls.wants(settings)).modality.name
-    found = layouts.index(data, params["layout"], params["split"], cut=cut, kind=kind)
-    records = layouts.select(found, params["category"] or [])
+    cut = layouts.Cut(options.window, options.file_rate)
+    found = layouts.index(data, layout, split, cut=cut, kind=kind)
+    records = layouts.select(found, categories)
     groups = sorted({r.group for r in records if r.group and r.split == "train"})
     jobs = {out: records}
-    several = options["multi_class"] or cls.routing(settings) is not None
-    if len(groups) > 1 and not several:
+    if len(groups) > 1 and not options.multi_class and cls.routing(settings) is None:
         jobs = {out / file_name(group): [r for r in records if r.group == group] for group in groups}
-    read = [data, *(options[name] for name in ("weights", "second_weights", "roi", "textures") if options[name])]
+    files = [getattr(options, name) for name, known in OPTIONS.items() if known.file]
     for folder in jobs:
-        modelfile.check_place(folder, read=read)
+        modelfile.check_place(folder, read=[data, *filter(None, files)])
     print(
         f"learning from {sum(r.split == 'train' for r in records)} {_SAMPLES[kind]}: {layouts.folders(records)}",
         file=sys.stderr,
     )
-    cache = usable_cache() or False if params["cache"] else False
-    with _spread(params["engine"], params["address"]) as spread:
-        for folder, chosen in jobs.items():
-            _one(Detector(**options, cache=cache).fit(chosen, track=track, spread=spread), folder)
+    features = usable_cache() or False if cache else False
+    with _spread(engine, address) as spread:
+        for folder, part in jobs.items():
+            _one(Detector(**chosen, cache=features).fit(part, track=track, spread=spread), folder)
 
 
 @contextmanager
@@ -133,41 +119,26 @@ def _one(detector: Any, folder: Path) -> None:
     )
 
 
-def _options(params: dict[str, Any]) -> dict[str, Any]:
-    """Defaults < recipe < what was typed; the method's own options stand beside the line's."""
-    options = {name: params[name] for name in _FIELDS}
-    options["views"] = options["views"] or ()
-    own: dict[str, Any] = {}
-    if params["recipe"] is not None:
-        recipe = _recipe(params["recipe"])
-        own = recipe.pop("options", {})
-        if not isinstance(own, dict):
-            raise ConfigError(f"{params['recipe']}: 'options' are no names and values", hint=_RECIPE)
-        if unknown := sorted(set(recipe) - {*_FIELDS, "layers"}):
-            raise ConfigError(f"{params['recipe']}: unknown option '{unknown[0]}'", hint=_RECIPE)
-        options.update(recipe)
-        options.update({k: v for k, v in params["given"].items() if k in _FIELDS})
-        if options["backbone"] != recipe.get("backbone", options["backbone"]):
-            options["layers"] = None  # stages and weights of another network
-            options["weights"] = params["given"].get("weights")
-        if options["method"] != recipe.get("method", options["method"]):
-            own = {}  # another method's options mean nothing to this one
-    own.update(parse_assignments(params["set_"] or []))
-    if clash := set(own) & _line_options():
-        raise ConfigError(f"'{sorted(clash)[0]}' is an option of the line, not of the method", hint="do not --set it")
-    return {**{k: getattr(v, "value", v) for k, v in options.items()}, **own}
+def chosen(typed: dict[str, Any], recipe: Path | None, assignments: list[str]) -> dict[str, Any]:
+    """Options by name: what was typed wins over a recipe, and --set over the method's own options in it."""
+    written = {} if recipe is None else _recipe(recipe)
+    own = written.pop("options", {})
+    if not isinstance(own, dict):
+        raise ConfigError(f"{recipe}: 'options' are no names and values", hint=_RECIPE)
+    if unknown := sorted(set(written) - set(OPTIONS)):
+        raise ConfigError(f"{recipe}: unknown option '{unknown[0]}'", hint=_RECIPE)
+    if _moved("backbone", typed, written):  # stages and weights of another network
+        written = {k: v for k, v in written.items() if k not in ("layers", "weights")}
+    if _moved("method", typed, written):  # another method's options mean nothing to this one
+        own = {}
+    own |= parse_assignments(assignments)
+    if clash := sorted(set(own) & _OF_THE_LINE):
+        raise ConfigError(f"'{clash[0]}' is an option of the line, not of the method", hint="do not --set it")
+    return {**written, **typed, **own}
 
 
-def _own(options: dict[str, Any]) -> dict[str, Any]:
-    """The method's own among the options."""
-    return {k: v for k, v in options.items() if k not in _line_options()}
-
-
-def _line_options() -> set[str]:
-    """What `Detector` takes by name and does not hand on to the method."""
-    from blemish.detector import Detector
-
-    return set(inspect.signature(Detector.__init__).parameters)
+def _moved(name: str, typed: dict[str, Any], written: dict[str, Any]) -> bool:
+    return name in typed and name in written and typed[name] != written[name]
 
 
 def _recipe(path: Path) -> dict[str, Any]:

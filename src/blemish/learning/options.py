@@ -1,44 +1,127 @@
-"""The options of a run."""
+"""The options of a fit, each declared once: the command line, `Detector` and docs/options.md are made from them."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from types import NoneType
+from typing import Any, ClassVar, Literal, get_args, get_type_hints
 
+from blemish import config, methods
 from blemish.errors import ConfigError
+from blemish.files import MAX_PIXELS, MOST_PIXELS
 from blemish.inspection.conformal import check_rate
 from blemish.learning import backbones
+
+PromisePer = Literal["image", "unit"]
+
+
+@dataclass(frozen=True)
+class Option:
+    """What is known of an option; `name`, `type` (without None) and `default` are those of its field."""
+
+    help: str
+    group: str  # heading in docs/options.md
+    flag: str = ""  # on the command line, where it is not made from the name
+    file: bool = False  # path of what is read
+    least: int | None = None
+    most: int | None = None
+    later: bool = False  # no digest of a result holds it while it has its default: set it for every new option
+    name: str = ""
+    type: Any = None
+    default: Any = None
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The values there are to choose from; empty where there are others."""
+        return get_args(self.type) if str in map(type, get_args(self.type)) else ()
+
+    @property
+    def item(self) -> Any:
+        """Type of one of several values, as `int` of `tuple[int, ...]`; None where the option has one value."""
+        return None if self.choices else next(iter(get_args(self.type)), None)
+
+
+def option(default: Any, text: str, group: str, **known: Any) -> Any:
+    """A field with all that is said of it; `known` as in `Option`."""
+    return field(default=default, metadata={"option": Option(text, group, **known)})
 
 
 @dataclass(frozen=True)
 class FitOptions:
-    """All options of a run but the data; written to run.json, which is a recipe for the next one."""
+    """All options of a fit but the data; written to run.json, which is a recipe for the next one.
 
-    method: str = "patchcore"
-    backbone: str = backbones.DEFAULT
-    layers: tuple[int, ...] | None = None  # backbone stages, finest first; None = those of stride 8 and 16
-    weights: str | None = None  # a local file, for backbones that no package brings
-    allow_download: bool = False
-    image_size: str = "256"  # 256 = 256² pixels with the aspect kept, 320x128 = width x height, 256sq = square
-    roi: str | None = None  # image file whose pixels > 0 are looked at; brought to the size of the network's input
-    held_out: float = 0.2  # share of the good images kept for the threshold, where it is a split
-    calibration: Literal["auto", "split", "folds", "none"] = "auto"  # auto: split, else folds, else none and a warning
-    precision: Literal["auto", "bf16", "f32"] = "auto"  # auto: learned in f32, run in bf16 where shown harmless
-    false_alarm_rate: float = 0.05  # share of good parts that may be rejected
-    promise_per: Literal["image", "unit"] = "image"  # unit: exact for several images of one thing, and stricter
-    seed: int = 0
-    budget: str | None = None  # most time for training by gradient, such as 90s, 10m or 2h; what is cut is said
-    views: tuple[str, ...] = ()  # flip_h, flip_v, turn_180: views of a good part that are good parts too
-    textures: str | None = None  # folder of images that made defects take their texture from; None = drawn ones
-    second_backbone: str | None = None  # a second frozen network, for methods that have a use for one
-    second_weights: str | None = None  # its local weights file
-    multi_class: bool = False  # one model that tells the categories apart, with promises for each
-    window: float = 9.6  # of signals: seconds that are looked at together
-    file_rate: float | None = None  # of signals: sampling rate in Hz of files that state none
-    resample: float = 125.0  # of signals: the rate in Hz that recordings are brought to
-    band: str = "0.5-40"  # of signals: filter in Hz, or none
-    max_pixels: int = 100_000_000  # of images: larger ones are refused; the model keeps the limit
+    Raises ConfigError on a value out of its range.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, bool]] = {"coerce_numbers_to_str": True}  # image_size=256
+
+    method: str = option("patchcore", "A name from `blemish methods`.", "Method")
+    multi_class: bool = option(
+        False, "One model that tells the categories apart, with a threshold for each.", "Method", later=True
+    )
+
+    backbone: str = option(backbones.DEFAULT, "A name from `blemish backbones`, or any timm network.", "Backbone")
+    layers: tuple[int, ...] | None = option(
+        None,
+        "Feature stages of the backbone, by timm's numbers; those of the strides that the method wants if not given.",
+        "Backbone",
+        flag="--layer",
+    )
+    weights: str | None = option(None, "Local weights file for the backbone.", "Backbone", file=True)
+    allow_download: bool = option(False, "Let timm download weights.", "Backbone")
+    second_backbone: str | None = option(None, "A second frozen network, for methods that use two.", "Backbone")
+    second_weights: str | None = option(None, "Its local weights file.", "Backbone", file=True)
+
+    image_size: str = option(
+        "256", "Pixels: 256 = 256² with the aspect kept; 320x128 = width x height; 256sq = square.", "Images"
+    )
+    roi: str | None = option(None, "Region of interest: an image whose pixels > 0 are inspected.", "Images", file=True)
+    max_pixels: int = option(
+        MAX_PIXELS,
+        "Larger images are refused before they are decoded; the model keeps the limit.",
+        "Images",
+        least=1,
+        most=MOST_PIXELS,
+        later=True,
+    )
+
+    window: float = option(9.6, "Signals: seconds that are inspected together.", "Signals", later=True)
+    file_rate: float | None = option(
+        None, "Signals: sampling rate in Hz of files that state none.", "Signals", flag="--rate", later=True
+    )
+    resample: float = option(125.0, "Signals: the rate in Hz that recordings are brought to.", "Signals", later=True)
+    band: str = option("0.5-40", "Signals: band-pass filter in Hz, or none.", "Signals", later=True)
+
+    seed: int = option(0, "The same seed gives the same scores.", "Training")
+    budget: str | None = option(
+        None, "Maximum time for training by gradient: 90s, 10m, 2h; what is cut is said.", "Training"
+    )
+    precision: Literal["auto", "bf16", "f32"] = option(
+        "auto",
+        "Number format of the network; auto: learned in f32, run in bf16 where that is shown to be harmless.",
+        "Training",
+    )
+    views: tuple[str, ...] = option(
+        (), "Views of a good part that are good parts too: flip_h, flip_v, turn_180.", "Training", flag="--view"
+    )
+    textures: str | None = option(
+        None, "Folder of images that synthetic defects take their texture from.", "Training", file=True
+    )
+
+    false_alarm_rate: float = option(0.05, "Share of good parts that may be rejected.", "Promise")
+    calibration: Literal["auto", "split", "folds", "none"] = option(
+        "auto",
+        "How the threshold is made: split (an exact promise), folds (all images are learned from; no exact promise), "
+        "none; auto: split, else folds, else none with a warning.",
+        "Promise",
+    )
+    held_out: float = option(0.2, "Share of the good images kept for the threshold, where it is a split.", "Promise")
+    promise_per: PromisePer = option(
+        "image", "unit: an exact promise where several images show one thing, and a stricter threshold.", "Promise"
+    )
+
     options: dict[str, Any] = field(default_factory=dict)  # the method's own
 
     def __post_init__(self) -> None:
@@ -53,6 +136,33 @@ class FitOptions:
             raise ConfigError(f"max_pixels has to be at least 1, not {self.max_pixels}")
         if self.budget is not None:
             seconds(self.budget)
+
+
+def _known(name: str, said: Option, kind: Any, default: Any) -> Option:
+    if NoneType in get_args(kind):
+        kind = next(each for each in get_args(kind) if each is not NoneType)
+    plain = name.replace("_", "-")
+    flag = said.flag or (f"--{plain}/--no-{plain}" if default is True else f"--{plain}")
+    return replace(said, name=name, type=kind, default=default, flag=flag)
+
+
+_TYPES = get_type_hints(FitOptions)
+OPTIONS: dict[str, Option] = {
+    f.name: _known(f.name, f.metadata["option"], _TYPES[f.name], f.default)
+    for f in fields(FitOptions)
+    if f.name != "options"
+}
+
+
+def by_name(given: Mapping[str, Any]) -> FitOptions:
+    """The options out of names and values: those that are not in `OPTIONS` are the method's own.
+
+    ConfigError on an unknown method, an unknown name (naming the nearest of both) or a bad value.
+    """
+    own = {name: value for name, value in given.items() if name not in OPTIONS}
+    options = config.build(FitOptions, {**{k: v for k, v in given.items() if k in OPTIONS}, "options": own})
+    config.build(methods.get(options.method).Config, own, also=list(OPTIONS))
+    return options
 
 
 def seconds(text: str) -> float:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import pkgutil
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from blemish.config import nearest
@@ -42,13 +40,3 @@ def describe(name: str) -> dict[str, str]:
             paper = next((line.removeprefix("Paper").strip() for line in lines if line.startswith("Paper")), "")
             return {"name": name, "title": lines[0], "paper": paper}
     raise ConfigError(f"no method '{name}'", hint=nearest(name, names()))
-
-
-class _Callable(ModuleType):
-    """Lets `from blemish import methods; methods()` list the names although `blemish.methods` is this package."""
-
-    def __call__(self) -> list[str]:
-        return names()
-
-
-sys.modules[__name__].__class__ = _Callable

@@ -123,6 +123,12 @@ class TestReal:
         made = json.loads((tmp_path / "m" / "run.json").read_text())
         assert made["options"] == to_json(methods.get(others[0]).Config())
 
+    def test_layers_by_number(self, run: Any, tmp_path: Path) -> None:
+        write_images(tmp_path / "good", 3)
+        arguments = ("fit", tmp_path / "good", "--out", tmp_path / "m", *FIT, "--calibration", "none")
+        assert run(*arguments, "--layer", 2, "--layer", 3).code == 0
+        assert json.loads((tmp_path / "m" / "run.json").read_text())["layers"] == [2, 3]
+
     def test_a_models_run_json_is_a_recipe(self, run: Any, work: Path, tmp_path: Path) -> None:
         done = run("fit", work / "set", "--out", tmp_path / "m", "--recipe", work / "model" / "run.json")
         assert done.code == 0

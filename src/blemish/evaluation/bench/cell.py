@@ -38,7 +38,7 @@ from blemish.learning import backbones
 from blemish.learning.backbones.weights import PACKAGED
 from blemish.learning.code_digest import code_digest
 from blemish.learning.fit import fit
-from blemish.learning.options import FitOptions
+from blemish.learning.options import OPTIONS, FitOptions
 from blemish.learning.restore import restore
 from blemish.learning.run import load_backbone
 from blemish.learning.sources.features import FeatureSource
@@ -76,13 +76,10 @@ def method_digest(name: str, options: dict[str, Any]) -> str:
     return code_digest(*(inspect.getsource(sys.modules[each.__module__]) for each in used), without=("recall",))
 
 
-# options that came later: where they are as they come, older digests hold
-LATER = {"multi_class": False, "window": 9.6, "file_rate": None, "resample": 125.0, "band": "0.5-40"}
-LATER |= {"max_pixels": 100_000_000}
-
-
 def _named(options: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in options.items() if k not in LATER or v != LATER[k]}
+    """Without the options that came later where they have their defaults, so that older digests hold."""
+    defaults = config.to_json(FitOptions())
+    return {k: v for k, v in options.items() if k == "options" or not OPTIONS[k].later or v != defaults[k]}
 
 
 def data_digest(records: Sequence[Record]) -> str:
