@@ -342,7 +342,8 @@ def smoke(folder: Path) -> None:
     options = {"segment": 20, "local": 3, "width": 32, "depth": 2, "steps": 300, "shift": 4}
     line = Detector(METHOD, file_rate=125, band="none", calibration="split", cache=False, **options)
     found = line.fit(folder).evaluate(folder)
-    print(json.dumps({"image": found.overall["image"]["auroc"], "false_alarms": found.overall["false_alarms"]}))
+    values = found.overall.to_json()
+    print(json.dumps({"image": values["image"]["auroc"], "false_alarms": values["false_alarms"]}))
 
 
 def main() -> None:

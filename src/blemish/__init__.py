@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 
 _WHERE = {
     "Detector": "blemish.detector",
-    "Evaluation": "blemish.evaluation.evaluate",
+    "Evaluation": "blemish.evaluation.summary",
     "AnomalyResult": "blemish.types",
     "Record": "blemish.types",
     "methods": "blemish.methods",
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from blemish.errors import OutOfRange as OutOfRange
     from blemish.errors import ResourceError as ResourceError
     from blemish.errors import TrainingDiverged as TrainingDiverged
-    from blemish.evaluation.evaluate import Evaluation as Evaluation
+    from blemish.evaluation.summary import Evaluation as Evaluation
     from blemish.types import AnomalyResult as AnomalyResult
     from blemish.types import Record as Record
 

@@ -28,7 +28,7 @@ from blemish.system import memory_for
 from blemish.types import AnomalyResult, Record, Track, no_track
 
 if TYPE_CHECKING:
-    from blemish.evaluation.evaluate import Evaluation
+    from blemish.evaluation.summary import Evaluation
     from blemish.learning.backbones.base import Backbone
     from blemish.learning.chunks import Spread
 

@@ -37,6 +37,7 @@ class Record:
     unit: str | None = None
     view: str | None = None
     span: tuple[int, int] | None = None  # of a recording: first sample of a window, and the one behind its last
+    saturation: Path | None = None  # the file that says how much of each defect has to be found, where there is one
 
     @property
     def whole(self) -> str:

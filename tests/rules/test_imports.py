@@ -81,7 +81,7 @@ out['file'] = detector.inspect(image).score
 out['array'] = detector.inspect(read_image(image)).score
 out['many'] = [r.score for r in detector.inspect_many([image, image])]
 out['promise'] = detector.calibrate(folder / 'fresh', false_alarm_rate=RATE).promise
-out['auroc'] = detector.evaluate(folder / 'set').overall['image']['auroc']['value']
+out['auroc'] = detector.evaluate(folder / 'set').overall.image.auroc.value
 detector.save(folder / 'again')
 out['loaded'] = [m for m in LEARNING if m in sys.modules]
 

@@ -75,7 +75,7 @@ def test_pictures_saved_again_promise_nothing_anew(tmp_path: Path) -> None:
         made.calibrate(again)
     leaky = [replace(r, split="test") for r in layouts.index(again)]
     with pytest.warns(UserWarning, match="30 of 30 test images were learned or calibrated from"):
-        assert made.evaluate(leaky).setting["seen_before"] == 30
+        assert made.evaluate(leaky).setting.seen_before == 30
 
 
 def test_one_picture_under_many_time_stamps_counts_once(tmp_path: Path) -> None:
@@ -110,13 +110,13 @@ def test_a_model_that_knows_its_images_by_their_bytes_still_does(tmp_path: Path)
     loaded = Detector.load(tmp_path / "older")
     everything = [replace(r, split="test") for r in layouts.index(tmp_path / "good")]
     with pytest.warns(UserWarning, match="100 of 100 test images"):
-        assert loaded.evaluate(everything).setting["seen_before"] == 100
+        assert loaded.evaluate(everything).setting.seen_before == 100
     count = data.learned_from
     with pytest.warns(UserWarning, match=f"{count} of 100 images, or their units"):
         loaded.calibrate(tmp_path / "good")
     assert all(name.startswith(VERSION) for name in loaded.model.calibrators["f32"].ids)
     with pytest.warns(UserWarning, match="100 of 100 test images"):  # ids of both kinds in one model
-        assert loaded.evaluate(everything).setting["seen_before"] == 100
+        assert loaded.evaluate(everything).setting.seen_before == 100
 
 
 def test_new_images_of_a_known_unit_are_left_out_and_the_counting_stays(tmp_path: Path) -> None:
@@ -147,11 +147,11 @@ def test_new_images_of_a_known_unit_are_left_out_and_the_counting_stays(tmp_path
 def test_known_images_in_a_test_set_are_told(tmp_path: Path) -> None:
     root = write_mvtec(tmp_path / "thing")
     made = detector().fit(root)
-    assert made.evaluate(root).setting["seen_before"] == 0
+    assert made.evaluate(root).setting.seen_before == 0
     leaky = [replace(r, split="test") for r in layouts.index(root)]
     with pytest.warns(UserWarning, match="24 of 32 test images were learned or calibrated from"):
         evaluation = made.evaluate(leaky)
-    status, sentence = judge(evaluation.overall, made.inspector().calibrator, evaluation.setting["seen_before"])
+    status, sentence = judge(evaluation.overall, made.inspector().calibrator, evaluation.setting.seen_before)
     assert status == "warn"
     assert "24 of the test images" in sentence
 
@@ -184,8 +184,8 @@ def test_one_broken_test_image_is_listed_and_left_out(tmp_path: Path) -> None:
     broken = root / "test" / "good" / "1001.png"
     broken.write_bytes(broken.read_bytes()[:60])
     evaluation = made.evaluate(root)
-    assert [image["id"] for image in evaluation.unread] == ["test/good/1001.png"]
-    assert evaluation.overall["good"] == 3
+    assert [image.id for image in evaluation.unread] == ["test/good/1001.png"]
+    assert evaluation.overall.good == 3
     evaluation.save_json(tmp_path / "m.json")
     assert json.loads((tmp_path / "m.json").read_text())["unread"][0]["error"]
 

@@ -144,12 +144,12 @@ def test_units_that_were_learned_from_make_no_promise(fitted: Detector, folder: 
 
 def test_evaluation_measures_windows_and_moments(fitted: Detector, folder: Path) -> None:
     found = fitted.evaluate(folder / "set")
-    assert found.overall["good"] == 24
-    assert found.overall["anomalous"] == 2
-    assert found.overall["pixel"]["regions"] == 2
+    assert found.overall.good == 24
+    assert found.overall.anomalous == 2
+    assert found.overall.pixel.regions == 2
     assert set(found.by_defect) == {"ventricular"}
-    assert (found.setting["kind"], found.setting["network_input"]) == ("signal", "200")
-    assert found.setting["seen_before"] == 0
+    assert (found.setting.kind, found.setting.network_input) == ("signal", "200")
+    assert found.setting.seen_before == 0
     mixed = [replace(r, split="test") for r in layouts.index(folder / "set", cut=Cut(4.0)) if r.split == "train"]
     with pytest.warns(UserWarning, match="were learned or calibrated from"):
         fitted.evaluate(mixed)

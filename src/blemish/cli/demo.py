@@ -25,9 +25,10 @@ from blemish.data.image.decode import read_image, read_mask
 from blemish.data.image.picture import thumbnail
 from blemish.data.image.preprocess import to_source
 from blemish.errors import DataError
-from blemish.evaluation.evaluate import Evaluation, evaluate
+from blemish.evaluation.evaluate import evaluate
 from blemish.evaluation.report.cases import Cases
 from blemish.evaluation.report.page import judge, write_report
+from blemish.evaluation.summary import Evaluation
 from blemish.files import write_whole
 from blemish.inspection.modelfile import check_place
 from blemish.inspection.scale import scale_of
@@ -129,9 +130,10 @@ def run_demo(
         others[group] = _learn(new("none"), part, source, _named(track or no_track, group))[1]
     detector = new()
     inspector, main, cases = _learn(detector, records, source, track or no_track)
-    main = replace(main, timing={**main.timing, **stages(inspector, records)})
+    spent: dict[str, Any] = stages(inspector, records)
+    main = replace(main, timing=replace(main.timing, **spent))
     demo = Demo(
-        source, method, main, others, judge(main.overall, inspector.calibrator, main.setting["seen_before"])[1], files
+        source, method, main, others, judge(main.overall, inspector.calibrator, main.setting.seen_before)[1], files
     )
     detector.save(files["model"])
     write_whole(files["metrics"], (json.dumps(demo.to_json(), indent=1, allow_nan=False) + "\n").encode())
@@ -189,7 +191,7 @@ def show(demo: Demo, console: Console) -> None:
     """Print what the demo came to: the table, the verdict on the promise, the time of each stage, the files."""
     console.print(table(demo))
     console.print(demo.verdict, highlight=False)
-    timing = demo.main.timing
+    timing = demo.main.timing.to_json()
     spent = [f"{k.removeprefix(STAGE).replace('_', ' ')} {v:.3g} ms" for k, v in timing.items() if k in STAGES]
     console.print("one image at a time: " + ", ".join(spent), highlight=False)
     for what, path in demo.files.items():
@@ -204,15 +206,14 @@ def table(demo: Demo) -> Table:
         out.add_column(name, justify="right")
     for name, evaluation in [*demo.others.items(), (ALL, demo.main)]:
         overall = evaluation.overall
-        area, alarms = overall.get("image", {}).get("auroc"), overall.get("false_alarms")
-        missed = overall.get("escapes")
+        area, alarms, found = overall.image and overall.image.auroc, overall.false_alarms, overall.found
         out.add_row(
             name,
-            f"{area['value']:.3f} ({area['low']:.3f}-{area['high']:.3f})" if area else "-",
-            f"{alarms['value']:.1%} ({alarms['low']:.1%}-{alarms['high']:.1%})" if alarms else "-",
-            f"{alarms['promised']:.1%}" if alarms else "-",
-            f"{1 - missed['value']:.1%} ({1 - missed['high']:.1%}-{1 - missed['low']:.1%})" if missed else "-",
-            f"{evaluation.timing['milliseconds_per_image']:.1f}",
+            f"{area.value:.3f} ({area.low:.3f}-{area.high:.3f})" if area else "-",
+            f"{alarms.value:.1%} ({alarms.low:.1%}-{alarms.high:.1%})" if alarms else "-",
+            f"{alarms.promised:.1%}" if alarms else "-",
+            f"{found.value:.1%} ({found.low:.1%}-{found.high:.1%})" if found else "-",
+            f"{evaluation.timing.milliseconds_per_image:.1f}",
         )
     return out
 

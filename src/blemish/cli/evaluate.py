@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from blemish.cli.about import console
 from blemish.cli.progress import track
 from blemish.outputs import check_files, figures, page
+
+if TYPE_CHECKING:
+    from blemish.evaluation.summary import Evaluation, Metric, Rate
 
 
 def run(
@@ -55,48 +58,40 @@ def run(
 
         write_report(report, evaluation, cases=cases)
     for image in evaluation.unread:
-        warnings.warn(f"not measured: {image['error']}", stacklevel=2)
+        warnings.warn(f"not measured: {image.error}", stacklevel=2)
     for image in evaluation.unusable_masks:
-        warnings.warn(f"not measured in pixels: {image['id']}: {image['error']}", stacklevel=2)
+        warnings.warn(f"not measured in pixels: {image.id}: {image.error}", stacklevel=2)
     return 1 if evaluation.unread or evaluation.unusable_masks else 0
 
 
-def _figure(metric: dict[str, Any] | None) -> str:
+def _figure(metric: Metric | Rate | None) -> str:
     if metric is None:
         return ""
-    if "low" not in metric:
-        return f"{metric['value']:.3f}"
-    return f"{metric['value']:.3f} [{metric['low']:.3f}, {metric['high']:.3f}]"
+    interval = "" if metric.low is None else f" [{metric.low:.3f}, {metric.high:.3f}]"
+    return f"{metric.value:.3f}{interval}"
 
 
-def show(evaluation: Any) -> None:
+def show(evaluation: Evaluation) -> None:
     """The metrics table on stdout: whole set, categories, defect types."""
     from rich.markup import escape
     from rich.table import Table
 
+    from blemish.evaluation.summary import IMAGE, PIXEL
+
     out = console()
     setting = evaluation.setting
     out.print(
-        f"{setting['good']} good and {setting['anomalous']} anomalous images, network input "
-        f"{setting['network_input']}, {setting['engine']} {setting['precision']}; intervals are 95 %",
+        f"{setting.good} good and {setting.anomalous} anomalous images, network input "
+        f"{setting.network_input}, {setting.engine} {setting.precision}; intervals are 95 %",
         markup=False,
     )
-    table = Table("", "I-AUROC", "I-AP", "P-AUROC", "AUPRO@0.3", "false alarms", "escapes", box=None, pad_edge=False)
+    shown = {name: {**IMAGE, **PIXEL}[name] for name in ("I-AUROC", "I-AP", "P-AUROC", "AUPRO@0.3")}
+    table = Table("", *shown, "false alarms", "escapes", box=None, pad_edge=False)
     for name, part in {"all": evaluation.overall, **evaluation.by_category}.items():
-        image, pixel = part.get("image", {}), part.get("pixel", {})
-        table.add_row(
-            escape(name),
-            _figure(image.get("auroc")),
-            _figure(image.get("ap")),
-            _figure(pixel.get("auroc")),
-            _figure(pixel.get("aupro_0.3")),
-            _figure(part.get("false_alarms")),
-            _figure(part.get("escapes")),
-        )
-    for name, part in evaluation.by_defect.items():
-        escaped = part.get("detected")
-        missed = None if escaped is None else {"value": 1 - escaped["value"]}
-        table.add_row(
-            f"  {escape(name)} ({part['anomalous']})", _figure(part.get("auroc")), "", "", "", "", _figure(missed)
-        )
+        metrics = [_figure(get(part)) for get in shown.values()]
+        table.add_row(escape(name), *metrics, _figure(part.false_alarms), _figure(part.escapes))
+    for name, defect in evaluation.by_defect.items():
+        missed = "" if defect.detected is None else f"{defect.detected.complement.value:.3f}"
+        label = f"  {escape(name)} ({defect.anomalous})"
+        table.add_row(label, _figure(defect.auroc), "", "", "", "", missed)
     out.print(table)

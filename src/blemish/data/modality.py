@@ -111,6 +111,11 @@ class Modality(ABC, Generic[Raw]):
         return None
 
     @staticmethod
+    def saturated(record: Record, shape: tuple[int, ...]) -> list[tuple[NDArray[np.bool_], int]]:  # noqa: ARG004
+        """The defects of a record, each with how many of its places have to be found; empty where nothing says it."""
+        return []
+
+    @staticmethod
     @abstractmethod
     def files(folder: Path) -> list[Path]:
         """The samples' files in a folder and below."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -14,64 +13,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blemish.data import registry
-from blemish.data.layouts.loco import has_saturation, saturated_masks
 from blemish.data.modality import Modality
 from blemish.errors import DataError
 from blemish.evaluation.metrics.aupro import SaturatedRegion
-from blemish.evaluation.metrics.intervals import bootstrap, delong, wilson
-from blemish.evaluation.metrics.pixels import PixelCounts
+from blemish.evaluation.metrics.intervals import Estimate, bootstrap, delong
+from blemish.evaluation.metrics.pixels import Bounded, PixelCounts
 from blemish.evaluation.metrics.ranking import average_precision, f1_max
-from blemish.files import write_whole
+from blemish.evaluation.summary import (
+    DefectSummary,
+    Evaluation,
+    ImageMetrics,
+    Masks,
+    Metric,
+    PixelMetrics,
+    Rate,
+    Sample,
+    Setting,
+    Summary,
+    Timing,
+    Unmeasured,
+)
 from blemish.inspection.inspector import Inspector
 from blemish.types import AnomalyResult, Record, Track, no_track
 
-Metric = dict[str, Any]
 WHOLE = 0.98  # share of a part that a mask covers, from which it may be upside down, or labels above 0
-MASKS = ("marked", "missing", "unusable", "empty", "whole")
-"""What is known of where a defective image is defective; `setting["masks"]` counts them."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """What one test image came to."""
-
-    id: str
-    path: str
-    label: int
-    defect: str | None
-    group: str | None
-    score: float
-    p_value: float | None
-    verdict: str | None
-    seconds: float
-    category: str | None = None  # what a model of several products decided
-    unknown: bool | None = None
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Metrics of one model on one test set, with everything that says what they mean."""
-
-    model: dict[str, Any]
-    setting: dict[str, Any]
-    overall: Metric
-    by_category: dict[str, Metric]
-    by_defect: dict[str, Metric]
-    timing: dict[str, Any]
-    samples: tuple[Sample, ...]
-    unread: tuple[dict[str, str], ...] = ()  # test images that could not be read: id and error
-    unusable_masks: tuple[dict[str, str], ...] = ()  # of images that count in image metrics alone: id and error
-    pixels: PixelCounts | None = field(default=None, repr=False, compare=False)  # what the pixel metrics come from
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values: all but `pixels`."""
-        values = asdict(replace(self, pixels=None))
-        del values["pixels"]
-        return {"schema": 1, **values}
-
-    def save_json(self, path: str | Path) -> None:
-        """Write `to_json` to a file, whole or not at all."""
-        write_whole(path, (json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n").encode())
 
 
 def evaluate(
@@ -98,78 +63,73 @@ def evaluate(
         raise DataError("there is no test image", path=source, hint="evaluate needs a data set with a test split")
     if all(r.label for r in test):
         warnings.warn(f"{source}: no test image is a good one: no AUROC, no rate of false alarms", stacklevel=2)
-    follow = (track or no_track)(test, "evaluate", len(test))
     kind = registry.get(model.get("kind", "image"))
-    scale = _scale(inspector)
-    groups = sorted({r.group for r in test if r.group})
-    counts: dict[str | None, PixelCounts] = {}
-    saturates = any(map(has_saturation, test))
-    saturated: dict[str | None, PixelCounts] = {}
-    samples: list[Sample] = []
-    unread: list[dict[str, str]] = []
-    unusable: list[dict[str, str]] = []
-    masks = dict.fromkeys(MASKS, 0)
-    seen = 0
+    seen = _Seen(kind, _scale(inspector))
+    follow = (track or no_track)(test, "evaluate", len(test))
     for record, result in zip(test, inspector.inspect_many(map(kind.source, follow), errors="yield"), strict=True):
         if isinstance(result, DataError):
-            unread.append({"id": record.id, "error": str(result)})
+            seen.unread.append(Unmeasured(record.id, str(result)))
             continue
-        seen += kind.known(record, inspector.known)
-        scale = scale or max(float(np.abs(result.anomaly_map).mean()), 1e-12)
-        try:
-            truth = _truth(kind, record, result)
-        except DataError as error:
-            unusable.append({"id": record.id, "error": str(error)})
-            truth, record = _Truth("unusable"), replace(record, mask=None)  # which `keep` cannot show either
-        if record.label:
-            masks[truth.says] += 1
-        if truth.says not in ("missing", "unusable"):
-            counts.setdefault(record.group, PixelCounts(scale)).update(
-                result.anomaly_map, truth.mask, saturated=truth.places
-            )
-            if saturates:
-                saturated.setdefault(record.group, PixelCounts(scale)).update(
-                    result.anomaly_map, saturated=truth.saturated
-                )
-        samples.append(_sample(record, result))
+        shown = seen.add(record, result, inspector)
         if keep is not None:
-            keep(record, result)
-    if not samples:
-        raise DataError(f"none of the {len(test)} test images can be read: {unread[0]['error']}")
-    if seen:
-        warnings.warn(f"{seen} of {len(test)} test images were learned or calibrated from", stacklevel=2)
-    _say_masks(masks, kind)
-    total, total_saturated = _merged(counts, scale), _merged(saturated, scale)
-    return Evaluation(
-        model=model,
-        setting={**_setting(inspector, kind, source, test), "seen_before": seen, "masks": masks},
-        overall=_metrics(samples, total, total_saturated, inspector, seed),
-        by_category={
-            g: _metrics([s for s in samples if s.group == g], counts.get(g), saturated.get(g), inspector, seed)
-            for g in groups
-        }
-        if len(groups) > 1
-        else {},
-        by_defect=_by_defect(samples, seed),
-        timing={
-            "milliseconds_per_image": round(1000 * median(s.seconds for s in samples), 3),
-            "threads": inspector.threads,
-            "batch": inspector.batch,
-        },
-        samples=tuple(samples),
-        unread=tuple(unread),
-        unusable_masks=tuple(unusable),
-        pixels=total if total.regions else None,
-    )
+            keep(shown, result)
+    if not seen.samples:
+        raise DataError(f"none of the {len(test)} test images can be read: {seen.unread[0].error}")
+    if seen.before:
+        warnings.warn(f"{seen.before} of {len(test)} test images were learned or calibrated from", stacklevel=2)
+    _warn_of_masks(seen.masks, kind)
+    return _measured(seen, test, inspector, model, source, seed)
 
 
 class _Truth(NamedTuple):
     """Where one image is defective, as the metrics take it."""
 
-    says: str  # one of MASKS
+    says: str  # good, or a field of `Masks`
     mask: NDArray[np.bool_] | None = None
     places: list[SaturatedRegion] | None = None
     saturated: Sequence[SaturatedRegion] = ()
+
+
+@dataclass
+class _Seen:
+    """What the pass over the test images has collected so far."""
+
+    kind: type[Modality[Any]]
+    scale: float | None  # of the maps' values
+    before: int = 0  # images that the model was made from
+    masks: Counter[str] = field(default_factory=Counter)
+    samples: list[Sample] = field(default_factory=list)
+    unread: list[Unmeasured] = field(default_factory=list)
+    unusable: list[Unmeasured] = field(default_factory=list)
+    counts: dict[str | None, PixelCounts] = field(default_factory=dict)  # by category
+    saturated: dict[str | None, PixelCounts] = field(default_factory=dict)
+
+    def add(self, record: Record, result: AnomalyResult, inspector: Inspector) -> Record:
+        """Count one result; the record without its mask where that cannot be used."""
+        self.before += self.kind.known(record, inspector.known)
+        self.scale = self.scale or max(float(np.abs(result.anomaly_map).mean()), 1e-12)
+        try:
+            truth = _truth(self.kind, record, result)
+        except DataError as error:
+            self.unusable.append(Unmeasured(record.id, str(error)))
+            truth, record = _Truth("unusable"), replace(record, mask=None)
+        if record.label:
+            self.masks[truth.says] += 1
+        if truth.says not in ("missing", "unusable"):
+            counts = self.counts.setdefault(record.group, PixelCounts(self.scale))
+            counts.update(result.anomaly_map, truth.mask, saturated=truth.places)
+            if record.saturation is not None:
+                counts = self.saturated.setdefault(record.group, PixelCounts(self.scale))
+                counts.update(result.anomaly_map, saturated=truth.saturated)
+        self.samples.append(_sample(record, result))
+        return record
+
+    def total(self, parts: dict[str | None, PixelCounts]) -> PixelCounts:
+        """The counts of all categories."""
+        total = PixelCounts(self.scale or 1.0)
+        for part in parts.values():
+            total.merge(part)
+        return total
 
 
 def _truth(kind: type[Modality[Any]], record: Record, result: AnomalyResult) -> _Truth:
@@ -181,12 +141,12 @@ def _truth(kind: type[Modality[Any]], record: Record, result: AnomalyResult) -> 
         says = "empty" if not mask.any() else "whole" if mask.mean() > WHOLE else "marked"
     places = None if mask is None else kind.places(record, mask)
     alone = None if places is None else [SaturatedRegion(place, 1.0, relative=True) for place in places]
-    regions = [SaturatedRegion(m, s) for m, s in saturated_masks(record, shape)]
+    regions = [SaturatedRegion(place, enough) for place, enough in kind.saturated(record, shape)]
     return _Truth(says, mask if places is None else None, alone, regions)
 
 
-def _say_masks(masks: Mapping[str, int], kind: type[Modality[Any]]) -> None:
-    """A warning where pixel metrics come from fewer defective images than there are, or from odd masks."""
+def _warn_of_masks(masks: Counter[str], kind: type[Modality[Any]]) -> None:
+    """Where pixel metrics come from fewer defective images than there are, or from odd masks."""
     measured = masks["marked"] + masks["whole"] + masks["empty"]
     odd = [
         f"{masks[key]} {words}"
@@ -199,7 +159,7 @@ def _say_masks(masks: Mapping[str, int], kind: type[Modality[Any]]) -> None:
         if masks[key] and not (key == "whole" and kind.marks_whole)
     ]
     if measured and odd:
-        of = sum(masks.values())
+        of = masks.total()
         warnings.warn(f"pixel metrics come from {measured} of {of} defective samples: {', '.join(odd)}", stacklevel=3)
 
 
@@ -224,120 +184,148 @@ def _sample(record: Record, result: AnomalyResult) -> Sample:
     )
 
 
-def _setting(inspector: Inspector, kind: type[Modality[Any]], source: str, test: Sequence[Record]) -> dict[str, Any]:
+def _measured(
+    seen: _Seen, test: Sequence[Record], inspector: Inspector, model: dict[str, Any], source: str, seed: int
+) -> Evaluation:
+    """The figures of what was seen."""
+    groups = sorted({r.group for r in test if r.group})
+    total, samples = seen.total(seen.counts), seen.samples
+    by_category = {}
+    for g in groups if len(groups) > 1 else ():
+        own = [s for s in samples if s.group == g]
+        by_category[g] = _summary(own, seen.counts.get(g), seen.saturated.get(g), inspector, seed)
+    return Evaluation(
+        model=model,
+        setting=_setting(inspector, seen, source, test),
+        overall=_summary(samples, total, seen.total(seen.saturated), inspector, seed),
+        by_category=by_category,
+        by_defect=_by_defect(samples),
+        timing=Timing(
+            milliseconds_per_image=round(1000 * median(s.seconds for s in samples), 3),
+            threads=inspector.threads,
+            batch=inspector.batch,
+        ),
+        samples=tuple(samples),
+        unread=tuple(seen.unread),
+        unusable_masks=tuple(seen.unusable),
+        pixels=total if total.regions else None,
+    )
+
+
+def _setting(inspector: Inspector, seen: _Seen, source: str, test: Sequence[Record]) -> Setting:
     calibrator = inspector.calibrator
-    return {
-        "source": source,
-        "kind": kind.name,
-        "network_input": inspector.kind.takes,
-        "pixel_metrics_in": kind.map_unit,
-        "engine": inspector.engine.name,
-        "precision": inspector.engine.precision,
-        "good": sum(r.label == 0 for r in test),
-        "anomalous": sum(r.label == 1 for r in test),
-        "categories": len({r.group for r in test if r.group}) or 1,
-        "labels_used_in_learning": "good only",
-        "promise": calibrator.promise if calibrator else None,
-        "promised_rate": calibrator.alpha if calibrator else None,
-        "threshold": calibrator.threshold if calibrator else None,
-    }
+    return Setting(
+        source=source,
+        kind=seen.kind.name,
+        network_input=inspector.kind.takes,
+        pixel_metrics_in=seen.kind.map_unit,
+        engine=inspector.engine.name,
+        precision=inspector.engine.precision,
+        good=sum(r.label == 0 for r in test),
+        anomalous=sum(r.label == 1 for r in test),
+        categories=len({r.group for r in test if r.group}) or 1,
+        labels_used_in_learning="good only",
+        promise=calibrator.promise if calibrator else None,
+        promised_rate=calibrator.alpha if calibrator else None,
+        threshold=calibrator.threshold if calibrator else None,
+        seen_before=seen.before,
+        masks=Masks(**seen.masks),
+    )
 
 
-def _ratio(part: int, whole: int) -> Metric:
-    low, high = wilson(part, whole)[1:]
-    return {"value": part / whole, "low": low, "high": high, "count": part, "of": whole}
-
-
-def _merged(parts: dict[str | None, PixelCounts], scale: float | None) -> PixelCounts:
-    total = PixelCounts(scale or 1.0)
-    for part in parts.values():
-        total.merge(part)
-    return total
-
-
-def _pixel_metrics(counts: PixelCounts, saturated: PixelCounts | None, seed: int) -> Metric:
-    generator = np.random.default_rng(seed)
-    found = {
-        "auroc": (counts.auroc(), counts.bootstrap_auroc(generator=generator)),
-        "aupro_0.3": (counts.aupro(0.3), counts.bootstrap_aupro(0.3, generator=generator)),
-        "aupro_0.05": (counts.aupro(0.05), counts.bootstrap_aupro(0.05, generator=generator)),
-    }
-    if saturated is not None and saturated.regions:
-        found["spro_0.05"] = (saturated.aupro(0.05), saturated.bootstrap_aupro(0.05, generator=generator))
-    out: Metric = {
-        name: {
-            "value": bounded.value,
-            "low": interval.low,
-            "high": interval.high,
-            "rounding": [bounded.low, bounded.high],
-            "interval": "bootstrap over images 95 %",
-        }
-        for name, (bounded, interval) in found.items()
-    }
-    best = counts.f1_max()
-    out["ap"] = {"value": counts.average_precision().value}
-    out["f1max"] = {"value": best.value, "threshold": best.threshold}
-    return {**out, "images": counts.images, "regions": counts.regions, "clipped": counts.clipped}
-
-
-def _metrics(
+def _summary(
     samples: Sequence[Sample],
     counts: PixelCounts | None,
     saturated: PixelCounts | None,
     inspector: Inspector,
     seed: int,
-) -> Metric:
+) -> Summary:
+    calibrator, categories = inspector.calibrator, inspector.categories
+    judged = [
+        s for s in samples if s.verdict is not None and calibrator is not None
+    ]  # a category may have no threshold
+    rejected = [s.verdict == "anomalous" for s in judged if s.label == 0]
+    passed = [s.verdict == "good" for s in judged if s.label == 1]
+    return Summary(
+        good=sum(s.label == 0 for s in samples),
+        anomalous=sum(s.label == 1 for s in samples),
+        image=_image_metrics(samples, seed),
+        pixel=_pixel_metrics(counts, saturated, seed) if counts is not None and counts.regions else None,
+        **(_routing(samples, categories.names) if categories is not None else {}),
+        false_alarms=_rate(rejected, calibrator.alpha if calibrator else None),
+        escapes=_rate(passed),
+        judged=calibrator is not None,
+    )
+
+
+def _rate(hits: Sequence[bool], promised: float | None = None) -> Rate | None:
+    """The share of hits; None where there is nothing to count."""
+    return Rate.measured(sum(hits), len(hits), promised) if hits else None
+
+
+def _image_metrics(samples: Sequence[Sample], seed: int) -> ImageMetrics | None:
+    """None where one class is absent."""
     labels = np.array([s.label for s in samples])
     scores = np.array([s.score for s in samples])
-    out: Metric = {"good": int((labels == 0).sum()), "anomalous": int((labels == 1).sum())}
-    if 0 < labels.sum() < len(labels):
-        area = delong(labels, scores)
-        generator = np.random.default_rng(seed)
-        precision = bootstrap(average_precision, labels, scores, generator=generator, replicas=500)
-        best = f1_max(labels, scores)
-        out["image"] = {
-            "auroc": {**area._asdict(), "interval": "DeLong 95 %"},
-            "ap": {**precision._asdict(), "interval": "bootstrap 95 %"},
-            "f1max": {"value": best.value, "threshold": best.threshold},
-        }
-    if counts is not None and counts.regions:
-        out["pixel"] = _pixel_metrics(counts, saturated, seed)
-    if inspector.categories is not None:
-        out |= _routing(samples, inspector.categories.names)
-    if inspector.calibrator is not None:
-        judged = [s for s in samples if s.verdict is not None]  # a category may have no threshold
-        good = [s.verdict == "anomalous" for s in judged if s.label == 0]
-        bad = [s.verdict == "good" for s in judged if s.label == 1]
-        out["false_alarms"] = {**_ratio(sum(good), len(good)), "promised": inspector.calibrator.alpha} if good else None
-        out["escapes"] = _ratio(sum(bad), len(bad)) if bad else None
-    return out
+    if not 0 < labels.sum() < len(labels):
+        return None
+    generator = np.random.default_rng(seed)
+    precision = bootstrap(average_precision, labels, scores, generator=generator, replicas=500)
+    best = f1_max(labels, scores)
+    return ImageMetrics(
+        auroc=Metric(**delong(labels, scores)._asdict(), interval="DeLong 95 %"),
+        ap=Metric(**precision._asdict(), interval="bootstrap 95 %"),
+        f1max=Metric(best.value, threshold=best.threshold),
+    )
 
 
-def _routing(samples: Sequence[Sample], names: Sequence[str]) -> Metric:
+def _pixel_metrics(counts: PixelCounts, saturated: PixelCounts | None, seed: int) -> PixelMetrics:
+    generator = np.random.default_rng(seed)
+    best, spro = counts.f1_max(), None
+    auroc = _bounded(counts.auroc(), counts.bootstrap_auroc(generator=generator))
+    of_30 = _bounded(counts.aupro(0.3), counts.bootstrap_aupro(0.3, generator=generator))
+    of_5 = _bounded(counts.aupro(0.05), counts.bootstrap_aupro(0.05, generator=generator))
+    if saturated is not None and saturated.regions:
+        spro = _bounded(saturated.aupro(0.05), saturated.bootstrap_aupro(0.05, generator=generator))
+    return PixelMetrics(
+        auroc=auroc,
+        aupro_0_3=of_30,
+        aupro_0_05=of_5,
+        spro_0_05=spro,
+        ap=Metric(counts.average_precision().value),
+        f1max=Metric(best.value, threshold=best.threshold),
+        images=counts.images,
+        regions=counts.regions,
+        clipped=counts.clipped,
+    )
+
+
+def _bounded(bounded: Bounded, interval: Estimate) -> Metric:
+    rounding, how = (bounded.low, bounded.high), "bootstrap over images 95 %"
+    return Metric(bounded.value, interval.low, interval.high, rounding, how)
+
+
+def _routing(samples: Sequence[Sample], names: Sequence[str]) -> dict[str, Any]:
     """How often the decided category is the true one, where those have the model's names, and how often it is unknown;
-    of good and of defective images apart."""
-    out: Metric = {}
+    of good and of defective images apart: fields of `Summary`."""
+    out: dict[str, Any] = {}
     for key, label in (("good", 0), ("anomalous", 1)):
-        own = [s for s in samples if s.label == label]
-        named = [s for s in own if s.group in names]
-        if named:
-            out[f"routed_{key}"] = _ratio(sum(s.category == s.group for s in named), len(named))
-        if judged := [s for s in own if s.unknown is not None]:
-            out[f"unknown_{key}"] = _ratio(sum(s.unknown is True for s in judged), len(judged))
+        labelled = [s for s in samples if s.label == label]
+        out[f"routed_{key}"] = _rate([s.category == s.group for s in labelled if s.group in names])
+        out[f"unknown_{key}"] = _rate([s.unknown for s in labelled if s.unknown is not None])
     return out
 
 
-def _by_defect(samples: Sequence[Sample], seed: int) -> dict[str, Metric]:
+def _by_defect(samples: Sequence[Sample]) -> dict[str, DefectSummary]:
     """Each defect type against all good images."""
     good = [s for s in samples if s.label == 0]
     out = {}
     for defect in sorted({s.defect for s in samples if s.label == 1 and s.defect}):
         bad = [s for s in samples if s.label == 1 and s.defect == defect]
-        entry: Metric = {"anomalous": len(bad)}
-        if good:
-            labels = np.array([0] * len(good) + [1] * len(bad))
-            entry["auroc"] = delong(labels, np.array([s.score for s in good + bad]))._asdict()
-        if judged := [s for s in bad if s.verdict is not None]:
-            entry["detected"] = _ratio(sum(s.verdict != "good" for s in judged), len(judged))
-        out[defect] = entry
+        labels, scores = [0] * len(good) + [1] * len(bad), [s.score for s in good + bad]
+        out[defect] = DefectSummary(
+            anomalous=len(bad),
+            auroc=Metric(**delong(labels, scores)._asdict()) if good else None,
+            detected=_rate([s.verdict != "good" for s in bad if s.verdict is not None]),
+        )
     return out

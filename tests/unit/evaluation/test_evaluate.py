@@ -35,18 +35,18 @@ def detector(tree: Path) -> Detector:
 def test_metrics_are_those_of_the_raw_scores_and_maps(detector: Detector, tree: Path, tmp_path: Path) -> None:
     evaluation = detector.evaluate(tree)
     labels, scores = zip(*((s.label, s.score) for s in evaluation.samples), strict=True)
-    assert evaluation.overall["image"]["auroc"]["value"] == pytest.approx(roc_auc_score(labels, scores))
+    assert evaluation.overall.image.auroc.value == pytest.approx(roc_auc_score(labels, scores))
     results = {r.image_path: r for r in detector.inspect_many(str(s.path) for s in evaluation.samples)}
     maps, masks = [], []
     for sample in evaluation.samples:
         maps.append(results[sample.path].anomaly_map)
         file = tree / "ground_truth" / "spot" / f"{Path(sample.path).stem}_mask.png"
         masks.append(np.asarray(Image.open(file)) > 0 if sample.label else np.zeros(maps[-1].shape, bool))
-    pixel = evaluation.overall["pixel"]
+    pixel = evaluation.overall.pixel
     flat = np.concatenate([m.ravel() for m in masks]), np.concatenate([m.ravel() for m in maps])
-    assert pixel["auroc"]["value"] == pytest.approx(auroc(*flat), abs=1e-3)
-    assert pixel["aupro_0.3"]["value"] == pytest.approx(aupro(maps, masks), abs=1e-3)
-    assert "spro_0.05" not in pixel
+    assert pixel.auroc.value == pytest.approx(auroc(*flat), abs=1e-3)
+    assert pixel.aupro_0_3.value == pytest.approx(aupro(maps, masks), abs=1e-3)
+    assert pixel.spro_0_05 is None
     evaluation.save_json(tmp_path / "metrics.json")
     assert json.loads((tmp_path / "metrics.json").read_text())["overall"]["good"] == 4
 
@@ -55,10 +55,10 @@ def test_rates_count_verdicts(detector: Detector, tree: Path) -> None:
     evaluation = detector.evaluate(tree)
     rejected = sum(s.verdict == "anomalous" for s in evaluation.samples if s.label == 0)
     missed = sum(s.verdict == "good" for s in evaluation.samples if s.label == 1)
-    assert evaluation.overall["false_alarms"]["count"] == rejected
-    assert evaluation.overall["false_alarms"]["promised"] == 0.05
-    assert evaluation.overall["escapes"]["count"] == missed
-    assert evaluation.by_defect["spot"]["detected"]["count"] == 4 - missed
+    assert evaluation.overall.false_alarms.count == rejected
+    assert evaluation.overall.false_alarms.promised == 0.05
+    assert evaluation.overall.escapes.count == missed
+    assert evaluation.by_defect["spot"].detected.count == 4 - missed
 
 
 def test_a_defect_without_a_mask_is_not_taken_for_normal_pixels(detector: Detector, tree: Path) -> None:
@@ -68,10 +68,10 @@ def test_a_defect_without_a_mask_is_not_taken_for_normal_pixels(detector: Detect
     line = detector.inspector()
     with pytest.warns(UserWarning, match=r"come from 3 of 4 defective samples: 1 without a mask"):
         with_three = evaluate(line, records, model={}, source="x").overall
-    assert with_three["pixel"]["images"] == 7
-    assert with_three["anomalous"] == 4
+    assert with_three.pixel.images == 7
+    assert with_three.anomalous == 4
     none = [replace(r, mask=None) for r in layouts.index(tree)]
-    assert "pixel" not in evaluate(line, none, model={}, source="x").overall
+    assert evaluate(line, none, model={}, source="x").overall.pixel is None
 
 
 def change(tree: Path, to: Path, changed: dict[str, np.ndarray | bytes]) -> Path:
@@ -105,13 +105,13 @@ def test_a_mask_that_cannot_be_used_ends_nothing(detector: Detector, tree: Path,
     cases = Cases(None, detector.inspector().kind)
     with pytest.warns(UserWarning, match="come from 2 of 4 defective samples: 2 with a mask that cannot be used"):
         evaluation = evaluate(detector.inspector(), layouts.index(root), model={}, source="x", keep=cases.see)
-    assert [image["id"] for image in evaluation.unusable_masks] == ["test/spot/000.png", "test/spot/001.png"]
-    assert all("_mask.png" in image["error"] for image in evaluation.unusable_masks)
-    assert list(evaluation.to_json()["unusable_masks"]) == list(evaluation.unusable_masks)
+    assert [image.id for image in evaluation.unusable_masks] == ["test/spot/000.png", "test/spot/001.png"]
+    assert all("_mask.png" in image.error for image in evaluation.unusable_masks)
+    assert evaluation.to_json()["unusable_masks"] == [{"id": i.id, "error": i.error} for i in evaluation.unusable_masks]
     assert not evaluation.unread
     whole = detector.evaluate(tree).overall
-    assert evaluation.overall["image"] == whole["image"]
-    assert (evaluation.overall["pixel"]["images"], whole["pixel"]["images"]) == (6, 8)
+    assert evaluation.overall.image == whole.image
+    assert (evaluation.overall.pixel.images, whole.pixel.images) == (6, 8)
     assert sorted(case.masked for case in cases.of("found")) == [False, False, True, True]
     write_report(tmp_path / "report.html", evaluation, cases=cases)
     assert "They leave out 2 of 4 defective parts" in (tmp_path / "report.html").read_text()
@@ -120,7 +120,7 @@ def test_a_mask_that_cannot_be_used_ends_nothing(detector: Detector, tree: Path,
 def test_a_test_set_without_good_images_says_so(detector: Detector, tree: Path) -> None:
     records = [r for r in layouts.index(tree) if r.label or r.split == "train"]
     with pytest.warns(UserWarning, match="no test image is a good one"):
-        assert "image" not in evaluate(detector.inspector(), records, model={}, source="x").overall
+        assert evaluate(detector.inspector(), records, model={}, source="x").overall.image is None
 
 
 def test_loco_gets_spro_from_its_saturation_areas(detector: Detector, tmp_path: Path) -> None:
@@ -134,9 +134,9 @@ def test_loco_gets_spro_from_its_saturation_areas(detector: Detector, tmp_path: 
         mask.rename(folder / "000.png")
     config = [{"defect_name": "spot", "pixel_value": 255, "saturation_threshold": 5, "relative_saturation": False}]
     (root / "defects_config.json").write_text(json.dumps(config))
-    pixel = detector.evaluate(root, layout="loco").overall["pixel"]
-    assert pixel["spro_0.05"]["value"] >= pixel["aupro_0.05"]["value"]
-    assert pixel["spro_0.05"]["value"] > 0.9
+    pixel = detector.evaluate(root, layout="loco").overall.pixel
+    assert pixel.spro_0_05.value >= pixel.aupro_0_05.value
+    assert pixel.spro_0_05.value > 0.9
 
 
 def test_categories_are_measured_apart(detector: Detector, tmp_path: Path) -> None:
@@ -144,8 +144,8 @@ def test_categories_are_measured_apart(detector: Detector, tmp_path: Path) -> No
     write_mvtec(tmp_path / "b", test=2)
     evaluation = detector.evaluate(tmp_path)
     assert set(evaluation.by_category) == {"a", "b"}
-    assert evaluation.by_category["a"]["good"] == 3
-    assert evaluation.overall["good"] == 5
+    assert evaluation.by_category["a"].good == 3
+    assert evaluation.overall.good == 5
     assert set(detector.evaluate(tmp_path, categories=["a"]).by_category) == set()
 
 

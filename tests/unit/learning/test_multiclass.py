@@ -263,10 +263,10 @@ def test_a_head_is_the_method_alone(data: list[Record], made: Made, fresh: list[
 def test_evaluation_says_how_well_it_routes(made: Made, fresh: list[Record]) -> None:
     model = made["routed"]
     found = evaluate(Inspector(model), fresh, model=model.describe(), source="x")
-    assert found.overall["routed_good"]["value"] == 1
-    assert found.overall["routed_anomalous"]["of"] == 12
+    assert found.overall.routed_good.value == 1
+    assert found.overall.routed_anomalous.of == 12
     assert set(found.by_category) == set(KINDS)
-    assert found.overall["unknown_good"]["of"] == 18
+    assert found.overall.unknown_good.of == 18
 
 
 def test_calibrating_again_makes_new_thresholds(made: Made, data: list[Record], tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from blemish.data.identity import image_id
 from blemish.data.image import picture
 from blemish.data.image.decode import as_image, decode_image, is_encoded, read_image, read_mask, take_encoded
 from blemish.data.image.preprocess import Preprocess, to_source
+from blemish.data.image.saturation import saturated_masks
 from blemish.data.listing import Listing, images_in, list_images
 from blemish.data.modality import Modality
 from blemish.data.regions import find_regions
@@ -76,6 +77,10 @@ class Images(Modality[Pixels]):
     @staticmethod
     def mask(record: Record, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
         return None if record.mask is None else read_mask(record.mask, (shape[0], shape[1]))
+
+    @staticmethod
+    def saturated(record: Record, shape: tuple[int, ...]) -> list[tuple[NDArray[np.bool_], int]]:
+        return saturated_masks(record, (shape[0], shape[1]))
 
     @staticmethod
     def files(folder: Path) -> list[Path]:

@@ -28,7 +28,8 @@ from blemish.errors import BlemishError
 from blemish.evaluation.bench import store
 from blemish.evaluation.bench.cached_inspector import CachedLine, CountedCache, differing
 from blemish.evaluation.bench.suite import Cell
-from blemish.evaluation.evaluate import Evaluation, evaluate
+from blemish.evaluation.evaluate import evaluate
+from blemish.evaluation.summary import Evaluation
 from blemish.files import content_id, read_file, write_whole
 from blemish.inspection import modelfile
 from blemish.inspection.engines import open_engine
@@ -142,6 +143,7 @@ def work(cell: Cell, mark: str, folder: Path) -> dict[str, bytes]:
     print(f"the cached line is the deployed one on {len(checked)} images", flush=True)
     before = perf_counter()
     evaluation = evaluate(line, records, model=model.describe(), source=cell.where)
+    figures = evaluation.to_json()
     record = {
         **_head(cell, mark, records, model),
         "features": {
@@ -158,11 +160,8 @@ def work(cell: Cell, mark: str, folder: Path) -> dict[str, bytes]:
         "size": _size(model, backbone),
         "checked": {"images": len(checked), "differing": 0, "cached": isinstance(line, CachedLine)},
         "evaluate_seconds": round(perf_counter() - before, 2),
-        "overall": evaluation.overall,
-        "by_category": evaluation.by_category,
-        "by_defect": evaluation.by_defect,
-        "setting_of_figures": evaluation.setting,
-        "unread": list(evaluation.unread),
+        **{name: figures[name] for name in ("overall", "by_category", "by_defect", "unread")},
+        "setting_of_figures": figures["setting"],
         "peak_mb": max(peak_mb(), fit_peak),
         "started": started.isoformat(timespec="seconds"),
         "wall_seconds": round(perf_counter() - begun, 2),

@@ -55,10 +55,10 @@ def _means(pairs: list[tuple[float, float | None]]) -> str:
 
 def _routing(tables: Tables) -> str:
     """How well categories are told apart."""
-    found = [r for r in tables.results if r["metric"] in ROUTING.values() and r["scope"] == "overall"]
+    found = [r for r in tables.results if r["metric"] in ROUTING and r["scope"] == "overall"]
     found = [r for r in found if any(c["where"] == r["where"] and c["setting"] == "multi" for c in tables.cells)]
     keys = unique((r["where"], r["label"]) for r in found)
-    metrics = [m for m in ROUTING.values() if any(r["metric"] == m for r in found)]
+    metrics = [m for m in ROUTING if any(r["metric"] == m for r in found)]
     rows = [
         [*key, *(figure([r for r in found if (r["where"], r["label"], r["metric"]) == (*key, m)]) for m in metrics)]
         for key in keys

@@ -14,29 +14,17 @@ import numpy as np
 from blemish.evaluation.bench import store
 from blemish.evaluation.metrics.intervals import Difference, delong_paired
 from blemish.evaluation.metrics.pixels import aupro_paired
+from blemish.evaluation.summary import IMAGE, PIXEL, DefectSummary, Metric, Rate, Summary
 from blemish.files import write_whole
 
 Row = dict[str, Any]
 TABLES = ("results", "cells", "pairs", "scores")
 
-NAMES = {
-    ("image", "auroc"): "I-AUROC",
-    ("image", "ap"): "I-AP",
-    ("image", "f1max"): "I-F1max",
-    ("pixel", "auroc"): "P-AUROC",
-    ("pixel", "ap"): "P-AP",
-    ("pixel", "f1max"): "P-F1max",
-    ("pixel", "aupro_0.3"): "AUPRO@0.3",
-    ("pixel", "aupro_0.05"): "AUPRO@0.05",
-    ("pixel", "spro_0.05"): "sPRO@0.05",
-}
-
-
-ROUTING = {
-    "routed_good": "routed right, good",
-    "routed_anomalous": "routed right, defective",
-    "unknown_good": "unknown, good",
-    "unknown_anomalous": "unknown, defective",
+ROUTING: dict[str, Callable[[Summary], Rate | None]] = {
+    "routed right, good": lambda summary: summary.routed_good,
+    "routed right, defective": lambda summary: summary.routed_anomalous,
+    "unknown, good": lambda summary: summary.unknown_good,
+    "unknown, defective": lambda summary: summary.unknown_anomalous,
 }
 
 
@@ -99,25 +87,22 @@ def read(folder: Path) -> Tables:
 def _figures(record: Row) -> Iterator[Row]:
     """Every figure of one cell, with its interval where it has one."""
     head = {"digest": record["digest"], "where": record["where"], "label": record["label"], "seed": record["seed"]}
-    parts = [("overall", "", record["overall"])]
-    parts += [("category", name, part) for name, part in record["by_category"].items()]
-    for scope, name, part in parts:
-        for (kind, key), metric in NAMES.items():
-            if kind == "image" and not record["image_metrics"]:
-                continue
-            if (found := part.get(kind, {}).get(key)) is not None:
-                yield {**head, "scope": scope, "part": name, "metric": metric, **_interval(found)}
-    for scope, name, part in parts:
-        for key, metric in ROUTING.items():
-            if (found := part.get(key)) is not None:
-                yield {**head, "scope": scope, "part": name, "metric": metric, **_interval(found)}
-    for name, part in record["by_defect"].items():
-        if "auroc" in part and record["image_metrics"]:
-            yield {**head, "scope": "defect", "part": name, "metric": "I-AUROC", **_interval(part["auroc"])}
+    parts = [("overall", "", Summary.from_json(record["overall"]))]
+    parts += [("category", name, Summary.from_json(part)) for name, part in record["by_category"].items()]
+    measured = {**(IMAGE if record["image_metrics"] else {}), **PIXEL}
+    for metrics in (measured, ROUTING):
+        for scope, name, part in parts:
+            for metric, get in metrics.items():
+                if (found := get(part)) is not None:
+                    yield {**head, "scope": scope, "part": name, "metric": metric, **_interval(found)}
+    for name, values in record["by_defect"].items():
+        auroc = DefectSummary.from_json(values).auroc
+        if auroc is not None and record["image_metrics"]:
+            yield {**head, "scope": "defect", "part": name, "metric": "I-AUROC", **_interval(auroc)}
 
 
-def _interval(found: Row) -> Row:
-    return {"value": float(found["value"]), "low": found.get("low"), "high": found.get("high")}
+def _interval(found: Metric | Rate) -> Row:
+    return {"value": float(found.value), "low": found.low, "high": found.high}
 
 
 def _cell(record: Row) -> Row:

@@ -14,7 +14,6 @@ from string import Template
 import numpy as np
 
 from blemish.data.drawing import colours
-from blemish.evaluation.evaluate import Evaluation, Metric
 from blemish.evaluation.report import plots
 from blemish.evaluation.report.cases import Case, Cases
 from blemish.evaluation.report.tables import (
@@ -22,14 +21,13 @@ from blemish.evaluation.report.tables import (
     IMAGE,
     PIXEL,
     PRODUCT,
-    Row,
-    found_of,
     interval,
     percent,
     settings,
     share,
     table,
 )
+from blemish.evaluation.summary import DefectSummary, Evaluation, Masks, Summary
 from blemish.files import write_whole
 from blemish.inspection.conformal import Calibrator
 
@@ -49,15 +47,15 @@ def write_report(
     file cannot be written.
     """
     model, setting, overall = evaluation.model, evaluation.setting, evaluation.overall
-    shown = title or f"Inspection report: {Path(str(setting['source'])).name}"
-    tested = overall["good"] + overall["anomalous"]
+    shown = title or f"Inspection report: {Path(str(setting.source)).name}"
+    tested = overall.good + overall.anomalous
     subtitle = (
         f"Method {model.get('method', '?')} on {model.get('backbone', {}).get('name', '?')}, network input "
-        f"{setting['network_input']}, learned from good images only; {tested:,} test images"
+        f"{setting.network_input}, learned from good images only; {tested:,} test images"
     )
     body = [
         _tiles(evaluation, cases.calibrator),
-        _headline(overall, cases.calibrator, evaluation.setting["seen_before"]),
+        _headline(overall, cases.calibrator, setting.seen_before),
         _plots(evaluation, _promised(cases.calibrator)),
         _results(evaluation),
         _others(others or {}),
@@ -99,9 +97,9 @@ def chances(calibrator: Calibrator, rejected: int, good: int) -> tuple[float, fl
     return max(0.0, 1 - most + chance(rejected)), min(1.0, most)
 
 
-def judge(overall: Metric, calibrator: Calibrator | None, seen: int = 0) -> tuple[str, str]:
+def judge(overall: Summary, calibrator: Calibrator | None, seen: int = 0) -> tuple[str, str]:
     """How the promise fared: ("ok" | "warn" | "fail", the sentence for people); `seen` test images were known."""
-    alarms = overall.get("false_alarms")
+    alarms = overall.false_alarms
     if calibrator is None or not alarms:
         what = "The model has no threshold" if calibrator is None else "The test set holds no good part"
         return "warn", f"{what}, so no promise about false alarms could be checked."
@@ -110,9 +108,9 @@ def judge(overall: Metric, calibrator: Calibrator | None, seen: int = 0) -> tupl
             f"{seen:,} of the test images were learned or calibrated from: what follows says nothing about new parts."
         )
     if not calibrator.exact:  # the scatter of folds and of units is not that of images, so chance is not reckoned with
-        kept = alarms["value"] <= calibrator.alpha
+        kept = alarms.value <= calibrator.alpha
         return ("ok", "The rate aimed at was kept.") if kept else ("warn", "The rate aimed at was exceeded.")
-    at_least, at_most = chances(calibrator, alarms["count"], alarms["of"]) if not calibrator.units else (1.0, 1.0)
+    at_least, at_most = chances(calibrator, alarms.count, alarms.of) if not calibrator.units else (1.0, 1.0)
     if at_least < 0.025:
         return "fail", (
             "More good parts were rejected than asked, and chance does not explain it: these good parts "
@@ -124,29 +122,29 @@ def judge(overall: Metric, calibrator: Calibrator | None, seen: int = 0) -> tupl
             "allowed, because held-out good parts scored higher than these. Defects were missed for it. Calibrate "
             "again with good parts of this station."
         )
-    if alarms["value"] <= calibrator.alpha:
+    if alarms.value <= calibrator.alpha:
         return "ok", "The promise was kept."
     return "ok", "The rate is a little above what was asked, within what chance allows for so many images."
 
 
-def _headline(overall: Metric, calibrator: Calibrator | None, seen: int) -> str:
+def _headline(overall: Summary, calibrator: Calibrator | None, seen: int) -> str:
     status, sentence = judge(overall, calibrator, seen)
     parts = [f"<p><strong>{sentence}</strong></p>"]
-    alarms, found = overall.get("false_alarms"), found_of(overall)
+    alarms, found = overall.false_alarms, overall.found
     if alarms:
         origin = ""
         if calibrator is not None:
             kind = "held-out good images" if calibrator.kind == "split" else "good images in folds"
             origin = f" {_promised(calibrator).capitalize()}, from {calibrator.n:,} {kind}."
         parts.append(
-            f"<p>Of {alarms['of']:,} good parts{'' if seen else ' that the model had never seen'}, "
-            f"{alarms['count']:,} were rejected: "
+            f"<p>Of {alarms.of:,} good parts{'' if seen else ' that the model had never seen'}, "
+            f"{alarms.count:,} were rejected: "
             f"{share(alarms)}.{origin}</p>"
         )
     if found:
-        passed = found["of"] - found["count"]
+        passed = found.of - found.count
         parts.append(
-            f"<p>Of {found['of']:,} defective parts, {found['count']:,} were found: {share(found)}. "
+            f"<p>Of {found.of:,} defective parts, {found.count:,} were found: {share(found)}. "
             f"{passed:,} passed as good.</p>"
         )
     parts.append('<p class="note">Intervals in this report hold the true value with 95% confidence.</p>')
@@ -162,16 +160,16 @@ def _promised(calibrator: Calibrator | None) -> str:
 
 
 def _tiles(evaluation: Evaluation, calibrator: Calibrator | None) -> str:
-    overall, milliseconds = evaluation.overall, evaluation.timing["milliseconds_per_image"]
+    overall, milliseconds = evaluation.overall, evaluation.timing.milliseconds_per_image
     tiles = []
-    if alarms := overall.get("false_alarms"):
-        tiles.append(("Good parts rejected", percent(alarms["value"]), _promised(calibrator)))
-    if found := found_of(overall):
-        tiles.append(("Defects found", percent(found["value"]), f"{found['count']:,} of {found['of']:,} parts"))
-    if image := overall.get("image"):
-        area = image["auroc"]
-        tiles.append(("Image AUROC", f"{area['value']:.3f}", f"interval {interval(area)}; 1 is perfect, 0.5 is chance"))
-    threads = evaluation.timing["threads"]
+    if alarms := overall.false_alarms:
+        tiles.append(("Good parts rejected", percent(alarms.value), _promised(calibrator)))
+    if found := overall.found:
+        tiles.append(("Defects found", percent(found.value), f"{found.count:,} of {found.of:,} parts"))
+    if image := overall.image:
+        area = image.auroc
+        tiles.append(("Image AUROC", f"{area.value:.3f}", f"interval {interval(area)}; 1 is perfect, 0.5 is chance"))
+    threads = evaluation.timing.threads
     beside = f"median, {threads} at a time on {threads} CPU cores" if threads > 1 else "median on one CPU core"
     tiles.append(("Time per image", f"{milliseconds:.3g} ms", beside))
     cells = [f'<div class="tile"><h2>{n}</h2><p class="big">{v}</p><p class="soft">{s}</p></div>' for n, v, s in tiles]
@@ -180,7 +178,7 @@ def _tiles(evaluation: Evaluation, calibrator: Calibrator | None) -> str:
 
 def _plots(evaluation: Evaluation, promise: str) -> str:
     samples, overall = evaluation.samples, evaluation.overall
-    threshold = evaluation.setting["threshold"]
+    threshold = evaluation.setting.threshold
     good = [s.score for s in samples if s.label == 0]
     bad = [s.score for s in samples if s.label == 1]
     out = [
@@ -191,34 +189,36 @@ def _plots(evaluation: Evaluation, promise: str) -> str:
         + plots.histogram(good, bad, threshold)
         + "</section>"
     ]
-    if good and bad:
-        alarms, found, area = overall.get("false_alarms"), found_of(overall), overall["image"]["auroc"]
-        point = (alarms["value"], found["value"]) if alarms and found else None
-        promised = None if point is None else (evaluation.setting["promised_rate"], promise)
+    if overall.image is not None:
+        alarms, found, area = overall.false_alarms, overall.found, overall.image.auroc
+        rate = evaluation.setting.promised_rate
+        point = (alarms.value, found.value) if alarms and found else None
+        promised = None if point is None or rate is None else (rate, promise)
         labels, scores = [s.label for s in samples], [s.score for s in samples]
         out.append(
-            f'<section><h2>What each threshold would do</h2><p class="note">ROC curve; area {area["value"]:.3f}, '
+            f'<section><h2>What each threshold would do</h2><p class="note">ROC curve; area {area.value:.3f}, '
             f"interval {interval(area)}</p>{plots.roc(labels, scores, point, promised)}</section>"
         )
     return f'<div class="plots">{"".join(out)}</div>'
 
 
 def _results(evaluation: Evaluation) -> str:
-    rows: list[Row] = [("All", evaluation.overall), *evaluation.by_category.items()]
+    rows = [("All", evaluation.overall), *evaluation.by_category.items()]
+    pixels = [(name, each) for name, each in rows if each.pixel is not None]
     parts = [table(rows, IMAGE)]
-    if any("pixel" in metric for _, metric in rows):
-        parts.append(table([row for row in rows if "pixel" in row[1]], PIXEL, "Where the defects are"))
-    if any(cell(metric) for _, metric in rows for _, cell in PRODUCT):
+    if pixels:
+        parts.append(table(pixels, PIXEL, "Where the defects are"))
+    if any(cell(each) for _, each in rows for _, cell in PRODUCT):
         parts.append(table(rows, PRODUCT, "Which product it is"))
     note = (
         "F1max takes the threshold that is best on these very images: an upper limit, not a promise. Interval of "
         "AUROC: DeLong, of AP and of pixel metrics: bootstrap, of shares: Wilson."
     )
-    if any("pixel" in metric for _, metric in rows):
-        note += f" Pixel metrics: {escape(str(evaluation.setting['pixel_metrics_in']))}."
-        masks = evaluation.setting.get("masks", {})
-        if out := masks.get("missing", 0) + masks.get("unusable", 0):
-            note += f" They leave out {out:,} of {sum(masks.values()):,} defective parts, whose masks are not known."
+    if pixels:
+        note += f" Pixel metrics: {escape(evaluation.setting.pixel_metrics_in)}."
+        masks = evaluation.setting.masks or Masks()
+        if out := masks.missing + masks.unusable:
+            note += f" They leave out {out:,} of {masks.total:,} defective parts, whose masks are not known."
     return f'<section class="whole"><h2>Results</h2>{"".join(parts)}<p class="note">{note}</p></section>'
 
 
@@ -231,7 +231,7 @@ def _others(others: Mapping[str, Evaluation]) -> str:
     )
 
 
-def _by_defect(by_defect: Mapping[str, Metric]) -> str:
+def _by_defect(by_defect: Mapping[str, DefectSummary]) -> str:
     if len(by_defect) < 2:
         return ""
     rows = table(list(by_defect.items()), DEFECT)

@@ -3,39 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
-from typing import Any
+from typing import Any, TypeVar
 
-from blemish.evaluation.evaluate import Evaluation, Metric
+from blemish.evaluation import summary
+from blemish.evaluation.summary import DefectSummary, Evaluation, Masks, Metric, Rate, Summary
 
-Row = tuple[str, Metric]
-Column = tuple[str, Callable[[Metric], str]]
+T = TypeVar("T", Summary, DefectSummary)
 
 
-def table(rows: Sequence[Row], columns: Iterable[Column], caption: str = "") -> str:
-    """An HTML table: a line for each named metric, a dash where it lacks a figure; no column without any."""
-    columns = [(name, cell) for name, cell in columns if any(cell(metric) for _, metric in rows)]
+def table(rows: Sequence[tuple[str, T]], columns: Iterable[tuple[str, Callable[[T], str]]], caption: str = "") -> str:
+    """An HTML table: a line for each named summary, a dash where it lacks a figure; no column without any."""
+    columns = [(name, cell) for name, cell in columns if any(cell(each) for _, each in rows)]
     head = "".join(f'<th scope="col">{name}</th>' for name, _ in columns)
     body = []
-    for name, metric in rows:
-        cells = "".join(f'<td data-name="{column}">{cell(metric) or "–"}</td>' for column, cell in columns)
+    for name, each in rows:
+        cells = "".join(f'<td data-name="{column}">{cell(each) or "–"}</td>' for column, cell in columns)
         body.append(f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>')
     title = f"<caption>{caption}</caption>" if caption else ""
     return f'<table>{title}<thead><tr><th scope="col"></th>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
-
-
-def found_of(metric: Metric) -> Metric | None:
-    """Share of defects found, from the escapes or as it is given."""
-    if missed := metric.get("escapes"):
-        return {
-            "value": 1 - missed["value"],
-            "low": 1 - missed["high"],
-            "high": 1 - missed["low"],
-            "count": missed["of"] - missed["count"],
-            "of": missed["of"],
-        }
-    return metric.get("detected")
 
 
 def percent(share: float) -> str:
@@ -43,128 +30,122 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f}%"
 
 
-def share(metric: Metric) -> str:
+def share(rate: Rate) -> str:
     """A proportion with its interval, as part of a sentence."""
-    return f"{percent(metric['value'])} (interval {percent(metric['low'])} to {percent(metric['high'])})"
+    return f"{percent(rate.value)} (interval {percent(rate.low)} to {percent(rate.high)})"
 
 
 def interval(metric: Metric) -> str:
-    """`low to high` of a metric."""
-    return f"{metric['low']:.3f} to {metric['high']:.3f}"
+    """`low to high` of a metric that has an interval."""
+    return f"{metric.low:.3f} to {metric.high:.3f}"
 
 
-def _figure_cell(*keys: str) -> Callable[[Metric], str]:
-    """The value found by following keys, with its interval where it has one."""
+def _figure(get: Callable[[T], Metric | None]) -> Callable[[T], str]:
+    """A metric with its interval where it has one."""
 
-    def cell(metric: Metric) -> str:
-        value: Any = metric
-        for key in keys:
-            value = (value or {}).get(key)
-        if value is None:
+    def cell(of: T) -> str:
+        metric = get(of)
+        if metric is None:
             return ""
-        bounds = f"<small>{interval(value)}</small>" if "low" in value else ""
-        return f"<span>{value['value']:.3f}{bounds}</span>"
+        bounds = f"<small>{interval(metric)}</small>" if metric.low is not None else ""
+        return f"<span>{metric.value:.3f}{bounds}</span>"
 
     return cell
 
 
-def _share_cell(get: Callable[[Metric], Metric | None]) -> Callable[[Metric], str]:
-    def cell(metric: Metric) -> str:
-        share = get(metric)
-        if not share:
+def _share(get: Callable[[T], Rate | None]) -> Callable[[T], str]:
+    def cell(of: T) -> str:
+        rate = get(of)
+        if rate is None:
             return ""
-        low, high = percent(share["low"]), percent(share["high"])
-        return f"<span>{percent(share['value'])}<small>{low} to {high}</small></span>"
+        return f"<span>{percent(rate.value)}<small>{percent(rate.low)} to {percent(rate.high)}</small></span>"
 
     return cell
 
 
-def _count_cell(key: str) -> Callable[[Metric], str]:
-    return lambda metric: f"{metric[key]:,}" if key in metric else ""
-
-
-IMAGE: tuple[Column, ...] = (
-    ("Good", _count_cell("good")),
-    ("Defective", _count_cell("anomalous")),
-    ("I-AUROC", _figure_cell("image", "auroc")),
-    ("I-AP", _figure_cell("image", "ap")),
-    ("I-F1max", _figure_cell("image", "f1max")),
-    ("Good rejected", _share_cell(lambda metric: metric.get("false_alarms"))),
-    ("Defects found", _share_cell(found_of)),
+OfSummary = tuple[str, Callable[[Summary], str]]
+IMAGE: tuple[OfSummary, ...] = (
+    ("Good", lambda each: f"{each.good:,}"),
+    ("Defective", lambda each: f"{each.anomalous:,}"),
+    *((name, _figure(get)) for name, get in summary.IMAGE.items()),
+    ("Good rejected", _share(lambda each: each.false_alarms)),
+    ("Defects found", _share(lambda each: each.found)),
 )
-PIXEL: tuple[Column, ...] = (
-    ("P-AUROC", _figure_cell("pixel", "auroc")),
-    ("P-AP", _figure_cell("pixel", "ap")),
-    ("P-F1max", _figure_cell("pixel", "f1max")),
-    ("AUPRO@0.3", _figure_cell("pixel", "aupro_0.3")),
-    ("AUPRO@0.05", _figure_cell("pixel", "aupro_0.05")),
-    ("sPRO@0.05", _figure_cell("pixel", "spro_0.05")),
+PIXEL: tuple[OfSummary, ...] = tuple((name, _figure(get)) for name, get in summary.PIXEL.items())
+PRODUCT: tuple[OfSummary, ...] = (
+    ("Told right, good", _share(lambda each: each.routed_good)),
+    ("Told right, defective", _share(lambda each: each.routed_anomalous)),
+    ("Called unknown, good", _share(lambda each: each.unknown_good)),
+    ("Called unknown, defective", _share(lambda each: each.unknown_anomalous)),
 )
-PRODUCT: tuple[Column, ...] = (
-    ("Told right, good", _share_cell(lambda metric: metric.get("routed_good"))),
-    ("Told right, defective", _share_cell(lambda metric: metric.get("routed_anomalous"))),
-    ("Called unknown, good", _share_cell(lambda metric: metric.get("unknown_good"))),
-    ("Called unknown, defective", _share_cell(lambda metric: metric.get("unknown_anomalous"))),
-)
-DEFECT: tuple[Column, ...] = (
-    ("Images", _count_cell("anomalous")),
-    ("I-AUROC", _figure_cell("auroc")),
-    ("Defects found", _share_cell(found_of)),
+DEFECT: tuple[tuple[str, Callable[[DefectSummary], str]], ...] = (
+    ("Images", lambda each: f"{each.anomalous:,}"),
+    ("I-AUROC", _figure(lambda each: each.auroc)),
+    ("Defects found", _share(lambda each: each.found)),
 )
 
 
 def settings(evaluation: Evaluation) -> str:
     """All that one needs to know to get the same figures again."""
-    model, setting, timing = evaluation.model, evaluation.setting, evaluation.timing
-    data, backbone = model.get("data", {}), model.get("backbone", {})
-    config = ", ".join(f"{k}={v}" for k, v in model.get("config", {}).items())
-    pictures = setting.get("kind", "image") == "image"
-    rows: list[tuple[str, Any]] = [
-        ("Test data", setting["source"]),
-        ("Test images", f"{setting['good']:,} good, {setting['anomalous']:,} defective"),
-        ("Masks of the defects", _masks(setting.get("masks", {}))),
-        ("Categories", f"{setting['categories']} in one model" if setting["categories"] > 1 else "1"),
-        ("Learned from", f"{data['learned_from']:,} good images" if data else None),
-        ("Labels used in learning", setting["labels_used_in_learning"]),
-        ("Digest of their ids", data.get("ids_sha256")),
-        ("Method", model.get("method")),
-        ("Its options", config or None),
-        ("Backbone", backbone.get("identity")),
-        (
-            "Network input",
-            f"{setting['network_input']} pixels (width x height)" if pictures else setting["network_input"],
-        ),
-        (
-            "Trained in",
-            ", ".join(dict.fromkeys(p["precision"] for p in model.get("training", []) if "precision" in p)) or None,
-        ),
-        ("Engine", f"{setting['engine']}, {setting['precision']}"),
-        ("Seed", model.get("seed")),
-        ("Promise", setting["promise"]),
-        ("Threshold", None if setting["threshold"] is None else f"{setting['threshold']:.6g}"),
-        ("Time to learn", f"{model['fit_seconds']:,} s" if "fit_seconds" in model else None),
-        *((key.replace("_", " ").capitalize(), value) for key, value in timing.items()),
-        ("Software", ", ".join(f"{k} {v}" for k, v in model.get("software", {}).items()) or None),
-    ]
+    rows = {**_of_data(evaluation), **_of_model(evaluation), **_of_line(evaluation)}
     code = {"Digest of their ids", "Its options", "Backbone"}
     cells = [
         f"<dt>{escape(k)}</dt><dd>{f'<code>{escape(_plain(v))}</code>' if k in code else escape(_plain(v))}</dd>"
-        for k, v in rows
+        for k, v in rows.items()
         if v is not None
     ]
     return f"<section><h2>Settings</h2><dl>{''.join(cells)}</dl></section>"
 
 
-def _masks(counts: Mapping[str, int]) -> str | None:
+def _of_data(evaluation: Evaluation) -> dict[str, Any]:
+    setting, data = evaluation.setting, evaluation.model.get("data", {})
+    return {
+        "Test data": setting.source,
+        "Test images": f"{setting.good:,} good, {setting.anomalous:,} defective",
+        "Masks of the defects": _masks(setting.masks or Masks()),
+        "Categories": f"{setting.categories} in one model" if setting.categories > 1 else "1",
+        "Learned from": f"{data['learned_from']:,} good images" if data else None,
+        "Labels used in learning": setting.labels_used_in_learning,
+        "Digest of their ids": data.get("ids_sha256"),
+    }
+
+
+def _of_model(evaluation: Evaluation) -> dict[str, Any]:
+    model, setting = evaluation.model, evaluation.setting
+    formats = dict.fromkeys(p["precision"] for p in model.get("training", []) if "precision" in p)
+    unit = " pixels (width x height)" if setting.kind == "image" else ""
+    return {
+        "Method": model.get("method"),
+        "Its options": ", ".join(f"{k}={v}" for k, v in model.get("config", {}).items()) or None,
+        "Backbone": model.get("backbone", {}).get("identity"),
+        "Network input": f"{setting.network_input}{unit}",
+        "Trained in": ", ".join(formats) or None,
+    }
+
+
+def _of_line(evaluation: Evaluation) -> dict[str, Any]:
+    model, setting = evaluation.model, evaluation.setting
+    return {
+        "Engine": f"{setting.engine}, {setting.precision}",
+        "Seed": model.get("seed"),
+        "Promise": setting.promise,
+        "Threshold": None if setting.threshold is None else f"{setting.threshold:.6g}",
+        "Time to learn": f"{model['fit_seconds']:,} s" if "fit_seconds" in model else None,
+        **{key.replace("_", " ").capitalize(): value for key, value in evaluation.timing.to_json().items()},
+        "Software": ", ".join(f"{k} {v}" for k, v in model.get("software", {}).items()) or None,
+    }
+
+
+def _masks(counts: Masks) -> str | None:
     """How many defective samples are marked, and what is odd about the others."""
     words = {
-        "marked": "marked in a part",
-        "whole": "marked as a whole",
-        "empty": "with an empty mask",
-        "missing": "without a mask",
-        "unusable": "with a mask that cannot be used",
+        "marked in a part": counts.marked,
+        "marked as a whole": counts.whole,
+        "with an empty mask": counts.empty,
+        "without a mask": counts.missing,
+        "with a mask that cannot be used": counts.unusable,
     }
-    return ", ".join(f"{counts[key]:,} {text}" for key, text in words.items() if counts.get(key)) or None
+    return ", ".join(f"{count:,} {text}" for text, count in words.items() if count) or None
 
 
 def _plain(value: Any) -> str:

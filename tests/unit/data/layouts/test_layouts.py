@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from blemish.data import layouts
+from blemish.data.image.saturation import saturations
 from blemish.data.layouts import Query, check_disjoint, index, names, select
 from blemish.data.layouts import elpv as elpv_layout
-from blemish.data.layouts.loco import saturations
 from blemish.data.layouts.mvtec3d import xyz_path
 from blemish.errors import ConfigError, DataError
 from blemish.types import Record
@@ -199,12 +199,13 @@ def test_loco(tmp_path: Path) -> None:
     assert sides(list(records.values())) == {("train", 0): 1, ("held", 0): 1, ("test", 0): 1, ("test", 1): 1}
     masks = records["test/logical_anomalies/000.png"].mask
     assert masks == (tmp_path / truth / "000.png", tmp_path / truth / "001.png")
-    areas = saturations(tmp_path)
+    assert records["test/logical_anomalies/000.png"].saturation == tmp_path / "defects_config.json"
+    areas = saturations(tmp_path / "defects_config.json")
     assert (areas[255].pixels(100), areas[255].pixels(20)) == (30, 20)
     assert (areas[254].pixels(100), areas[254].defect) == (50, "swapped")
     put_text(tmp_path / "defects_config.json", "[{}]")
     with pytest.raises(DataError, match="defects_config.json"):
-        saturations(tmp_path)
+        saturations(tmp_path / "defects_config.json")
 
 
 def test_btad(tmp_path: Path) -> None:

@@ -30,7 +30,9 @@ def write_cell(folder: Path, where: str, method: str, seed: int, *, pixel: bool,
     rng = np.random.default_rng([len(where), seed, list(NAMES).index(method)])
     scores = rng.normal(size=60) + NAMES[method] * np.array(LABELS)
     area = delong(LABELS, scores)._asdict()
-    overall: dict[str, Any] = {"good": 30, "anomalous": 30, "image": {"auroc": area, "ap": {"value": 0.5}}}
+    image = {"auroc": area, "ap": {"value": 0.5}, "f1max": {"value": 0.5}}
+    overall: dict[str, Any] = {"good": 30, "anomalous": 30, "image": image}
+    by_defect = {name: {"anomalous": 15, "auroc": area} for name in ("crack", "spot")}
     arrays = {}
     if pixel:
         counts = PixelCounts(1.0)
@@ -39,7 +41,10 @@ def write_cell(folder: Path, where: str, method: str, seed: int, *, pixel: bool,
             mask[2:6, 2:6] = label
             counts.update(rng.random((12, 12)).astype(np.float32) + np.float32(NAMES[method]) * mask / 4, mask)
         arrays = counts.to_arrays()
-        overall["pixel"] = {"aupro_0.3": {"value": counts.aupro().value, "low": 0.1, "high": 0.9}}
+        one = {"value": 0.5, "low": 0.1, "high": 0.9}
+        overall["pixel"] = {name: one for name in ("auroc", "aupro_0.05", "ap", "f1max")}
+        overall["pixel"] |= {"aupro_0.3": {**one, "value": counts.aupro().value}}
+        overall["pixel"] |= {"images": 60, "regions": 30, "clipped": 0}
     images = io.BytesIO()
     ids = [f"{i:03d}" for i in range(60)]
     parquet.write_table(pa.table({"id": ids, "label": LABELS, "score": scores}), images)
@@ -51,7 +56,7 @@ def write_cell(folder: Path, where: str, method: str, seed: int, *, pixel: bool,
         "ranked": True,
         "weights": "w", "network_input": "64x48", "precision": "f32", "started": "2026-01-01T00:00:00", "peak_mb": 9.0,
         "backbone": {"identity": "fake"}, "data": {"digest": "d", "learned_from": 5},
-        "overall": overall, "by_category": {}, "by_defect": {n: {"auroc": area} for n in ("crack", "spot")},
+        "overall": overall, "by_category": {}, "by_defect": by_defect,
         "features": {"images": 70, "computed": 40 * (method == "padim"), "seconds": 1.0},
         "fit": {"seconds": 1.0, "peak_mb": 8.0}, "wall_seconds": 3.0, "checked": {"images": 4}, "unread": [],
         "size": {"values": 1000, "gmacs": 0.1, "backbone_gmacs": 0.3},

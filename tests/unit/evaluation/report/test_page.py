@@ -23,11 +23,12 @@ from blemish.data.drawing import write_png
 from blemish.data.image.modality import Images
 from blemish.data.image.preprocess import Preprocess
 from blemish.errors import DataError
-from blemish.evaluation.evaluate import Evaluation, evaluate
+from blemish.evaluation.evaluate import evaluate
 from blemish.evaluation.report import plots
 from blemish.evaluation.report.cases import Cases
 from blemish.evaluation.report.page import chances, judge, write_report
 from blemish.evaluation.report.tables import PRODUCT, table
+from blemish.evaluation.summary import Evaluation, Rate, Summary
 from blemish.inspection.conformal import Calibrator
 from blemish.types import AnomalyResult, Record, Region
 
@@ -177,13 +178,13 @@ def test_the_report_says_what_the_model_was_trained_in(tmp_path, example):
 def test_the_report_says_what_was_measured(tmp_path, example):
     _, evaluation, cases = example
     text = Page(written(tmp_path, evaluation, cases, others={"apart": evaluation})).text
-    missed, area = evaluation.overall["escapes"], evaluation.overall["image"]["auroc"]
-    assert f"Of 30 defective parts, {30 - missed['count']} were found: {100 - 100 * missed['value']:.1f}%" in text
-    assert f"(interval {100 - 100 * missed['high']:.1f}% to {100 - 100 * missed['low']:.1f}%)" in text
+    missed, area = evaluation.overall.escapes, evaluation.overall.image.auroc
+    assert f"Of 30 defective parts, {30 - missed.count} were found: {100 - 100 * missed.value:.1f}%" in text
+    assert f"(interval {100 - 100 * missed.high:.1f}% to {100 - 100 * missed.low:.1f}%)" in text
     assert "Of 40 good parts that the model had never seen, 0 were rejected: 0.0%" in text
     assert "Promised: at most 5%, from 19 held-out good images" in text
-    assert f"{area['value']:.3f}{area['low']:.3f} to {area['high']:.3f}" in text
-    assert f"{evaluation.overall['pixel']['aupro_0.3']['value']:.3f}" in text
+    assert f"{area.value:.3f}{area.low:.3f} to {area.high:.3f}" in text
+    assert f"{evaluation.overall.pixel.aupro_0_3.value:.3f}" in text
     for word in ("abc123", "net@123/2,3", "k=9", "numpy 2", "apart", "type 1", "scratch", "256x256", "f32"):
         assert word in text
     assert text.count("By type of defect") == 1
@@ -272,7 +273,7 @@ def test_chances_are_those_of_conformal_prediction():
 )
 def test_a_promise_is_judged_with_what_chance_allows(count, status, word):
     values = [float(v) for v in range(400)]
-    overall = {"false_alarms": {"count": count, "of": 1000, "value": count / 1000}}
+    overall = Summary(1000, 0, false_alarms=Rate.measured(count, 1000, 0.05))
     given, sentence = judge(overall, Calibrator.fit(values, values, 0.05))
     assert given == status
     assert word in sentence
@@ -331,7 +332,7 @@ def test_a_contact_sheet_has_room_for_every_picture(example):
 
 def test_the_demo_prints_a_line_for_each_model(example):
     _, evaluation, _ = example
-    timing = {**evaluation.timing, **dict.fromkeys(demo.STAGES, 1.0)}
+    timing = replace(evaluation.timing, **dict.fromkeys(demo.STAGES, 1.0))
     made = demo.Demo(
         "set", "m", replace(evaluation, timing=timing), {"mono": evaluation}, "Kept.", {"report": Path("r")}
     )
@@ -344,7 +345,7 @@ def test_the_demo_prints_a_line_for_each_model(example):
         "Kept.",
         "graph 1 ms",
         "report: r",
-        f"{evaluation.overall['image']['auroc']['value']:.3f}",
+        f"{evaluation.overall.image.auroc.value:.3f}",
     ):
         assert word in out.getvalue()
     assert made.to_json()["others"]["mono"]["overall"]["good"] == 40
@@ -364,8 +365,8 @@ def test_the_inspecting_side_of_it_loads_no_torch():
 
 
 def test_how_well_products_are_told_apart() -> None:
-    share = {"value": 0.75, "low": 0.5, "high": 0.9, "count": 3, "of": 4}
-    text = table([("All", {"routed_good": share, "unknown_anomalous": share})], PRODUCT)
+    share = Rate(0.75, 0.5, 0.9, 3, 4)
+    text = table([("All", Summary(4, 4, routed_good=share, unknown_anomalous=share))], PRODUCT)
     assert "Told right, good" in text
     assert "75.0%" in text
     assert "Told right, defective" not in text
