@@ -60,6 +60,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/ruff format --check src tests benchmarks
 	cd src && ../$(BIN)/mypy -p blemish
+	cd benchmarks && ../$(BIN)/mypy -p worlds
 
 docs: $(VENV)/.dev
 	$(BIN)/python -m blemish.cli.reference > docs/cli.md

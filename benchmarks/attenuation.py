@@ -2,7 +2,7 @@
 
     python benchmarks/attenuation.py [--page docs/results/attenuation.md]
 
-A drawn cloth (`data.synthesis.weave`) whose flaws have clean twins, so that what a repaint should have come to is known. One
+A drawn cloth (`worlds.weave`) whose flaws have clean twins, so that what a repaint should have come to is known. One
 base network a seed; behind it, for each share of the patches that the mask hides, the gates of variants A and B learn
 anew. The oracle gate is shut where the flaw is and open elsewhere: the most that the mechanism can give. It is the only
 row that sees a mask of a flaw.
@@ -24,8 +24,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from worlds.weave import FLAWS, weave
 
-from blemish.data.synthesis.weave import FLAWS, weave
 from blemish.evaluation.metrics.ranking import auroc
 from blemish.learning import run as learning
 from blemish.learning import training

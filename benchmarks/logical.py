@@ -21,10 +21,10 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
+import worlds
+from worlds.parts import BREACHES, DAMAGES
 
 from blemish import Detector
-from blemish.data.synthesis import worlds
-from blemish.data.synthesis.parts import BREACHES, DAMAGES
 from blemish.evaluation.metrics.ranking import auroc
 from blemish.learning.backbones.cache import FeatureCache
 

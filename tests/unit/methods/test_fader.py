@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from benchmarks.worlds.weave import FLAWS, weave
 from blemish import config
-from blemish.data.synthesis.weave import FLAWS, weave
 from blemish.errors import ConfigError
 from blemish.evaluation.metrics import auroc
 from blemish.learning import training

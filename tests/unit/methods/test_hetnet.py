@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from benchmarks.worlds import disc_and_square, stripes
 from blemish import config
-from blemish.data.synthesis.worlds import disc_and_square, stripes
 from blemish.errors import ConfigError
 from blemish.evaluation.metrics.ranking import auroc
 from blemish.learning.training import Plan

@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from benchmarks.worlds import SWAPS, disc_and_square, stripes
 from blemish import config
 from blemish.data.synthesis.scenes import procedural_scene
-from blemish.data.synthesis.worlds import SWAPS, disc_and_square, stripes
 from blemish.errors import ConfigError
 from blemish.evaluation.metrics.ranking import auroc
 from blemish.learning import export

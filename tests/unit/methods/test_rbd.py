@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.worlds import stripes
 from blemish import config
 from blemish.data.synthesis.perlin import perlin
-from blemish.data.synthesis.worlds import stripes
 from blemish.errors import ConfigError
 from blemish.evaluation.metrics.ranking import auroc
 from blemish.learning import export

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from blemish.data.synthesis.worlds import stripes
+from benchmarks.worlds import stripes
 from blemish.errors import ConfigError
 from blemish.evaluation.metrics import auroc
 from blemish.methods.rd import Config, ReverseDistillation

@@ -19,7 +19,12 @@ import cv2
 import numpy as np
 
 from blemish.data.synthesis.masks import Mask, Shape, thread_mask
-from blemish.data.synthesis.parts import (
+from blemish.data.synthesis.perlin import fractal, perlin
+from blemish.data.synthesis.texture import Image, checked
+from blemish.errors import ConfigError
+from blemish.files import write_whole
+
+from .parts import (
     BOXES,
     BREACHES,
     DAMAGES,
@@ -36,10 +41,6 @@ from blemish.data.synthesis.parts import (
     paint,
     within,
 )
-from blemish.data.synthesis.perlin import fractal, perlin
-from blemish.data.synthesis.texture import Image, checked
-from blemish.errors import ConfigError
-from blemish.files import write_whole
 
 Drawn = tuple[Image, Mask]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from blemish.data.synthesis.weave import FLAWS, PERIOD, weave
+from benchmarks.worlds.weave import FLAWS, PERIOD, weave
 from blemish.errors import ConfigError
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from blemish.data.synthesis.masks import Mask, Shape, blob_mask, box_mask, thread_mask
-from blemish.data.synthesis.parts import known
 from blemish.data.synthesis.texture import Image
+
+from .parts import known
 
 PERIOD = 8  # pixels of a thread
 FLAWS = ("blob", "line", "moved")

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.worlds import NESTS, SWAPS, PartsWorld, disc_and_square, stripes, write_dataset
+from benchmarks.worlds.parts import BOXES, BREACHES, DAMAGES, KINDS, LOOSE, PLAY, Part, breached, layout, nested
 from blemish.data.image.decode import read_image
 from blemish.data.layouts import Query, mvtec
-from blemish.data.synthesis.parts import BOXES, BREACHES, DAMAGES, KINDS, LOOSE, PLAY, Part, breached, layout, nested
-from blemish.data.synthesis.worlds import NESTS, SWAPS, PartsWorld, disc_and_square, stripes, write_dataset
 from blemish.errors import ConfigError
 
 COUNTS = {name: kind.count for name, kind in KINDS.items()}
