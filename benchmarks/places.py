@@ -33,8 +33,8 @@ from blemish.learning.backbones.cache import FeatureCache
 from blemish.learning.options import FitOptions
 from blemish.learning.restore import restore
 from blemish.learning.sources.features import FeatureSource
+from blemish.nn.level_maps import LevelMaps
 from blemish.ops.scoring import peak
-from blemish.ops.smoothing import LevelMaps
 from blemish.types import Batch, Pyramid, Record
 
 PAGE = Path("docs/results/places.md")

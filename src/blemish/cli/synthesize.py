@@ -11,53 +11,23 @@ import typer
 
 app = typer.Typer(
     name="synthesize",
-    help="Good images or clouds in, the same with made defects and exact masks out.",
+    help="Good images or clouds in, the same with synthetic defects and exact masks out.",
     rich_markup_mode=None,
 )
 
 
-class Sign(StrEnum):
-    """See `SurfaceDefect.sign`."""
-
-    BULGE = "bulge"
-    SINK = "sink"
-    RANDOM = "random"
-
-
-class Mode(StrEnum):
-    """See `SurfaceDefect.mode`."""
-
-    ISLANDS = "islands"
-    GLOBAL = "global"
-
-
-class Plane(StrEnum):
-    """See `SurfaceDefect.plane`."""
-
-    PCA = "pca"
-    LOCAL = "local"
-    CYLINDER = "cylinder"
-
-
-class Units(StrEnum):
-    """See `SurfaceDefect.scale_units`."""
-
-    RELATIVE = "relative"
-    RAW = "raw"
-
-
-class Sampling(StrEnum):
-    """See `SurfaceDefect.sample`."""
-
-    GRID = "grid"
-    POINTS = "points"
-
+# the values of `SurfaceDefect`'s fields of these names
+Sign = StrEnum("Sign", ("BULGE", "SINK", "RANDOM"))
+Mode = StrEnum("Mode", ("ISLANDS", "GLOBAL"))
+Plane = StrEnum("Plane", ("PCA", "LOCAL", "CYLINDER"))
+Units = StrEnum("Units", ("RELATIVE", "RAW"))
+Sampling = StrEnum("Sampling", ("GRID", "POINTS"))
 
 Images = Annotated[Path, typer.Argument(metavar="IN", help="An image, a folder of good images, or a data set.")]
 Out = Annotated[Path, typer.Option(help="The folder to write, laid out as a test set.")]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same defects.")]
 Count = Annotated[int, typer.Option(min=1, help="Defects for each image or cloud, each on a copy of its own.")]
-Most = Annotated[Optional[int], typer.Option("--images", min=1, help="So many images at most, by lot.")]  # noqa: UP045
+Most = Annotated[Optional[int], typer.Option("--images", min=1, help="Maximum number of images, drawn at random.")]  # noqa: UP045
 Layout = Annotated[Optional[str], typer.Option(help="How the data set lies on disk; found out if not given.")]  # noqa: UP045
 Threads = Annotated[int, typer.Option(min=1, help="Images worked on at once; the outputs are the same.")]
 Picture = Annotated[bool, typer.Option("--sheet/--no-sheet", help="Write sheet.png, to look some over.")]

@@ -121,7 +121,7 @@ class _Seen:
             if record.saturation is not None:
                 counts = self.saturated.setdefault(record.group, PixelCounts(self.scale))
                 counts.update(result.anomaly_map, saturated=truth.saturated)
-        self.samples.append(_sample(record, result))
+        self.samples.append(Sample.of(record, result))
         return record
 
     def total(self, parts: dict[str | None, PixelCounts]) -> PixelCounts:
@@ -166,22 +166,6 @@ def _warn_of_masks(masks: Counter[str], kind: type[Modality[Any]]) -> None:
 def _scale(inspector: Inspector) -> float | None:
     """The median score of held-out good images: no test data in it."""
     return max(median(inspector.calibrator.scores), 1e-12) if inspector.calibrator else None
-
-
-def _sample(record: Record, result: AnomalyResult) -> Sample:
-    return Sample(
-        id=record.id,
-        path=str(record.path),
-        label=record.label,
-        defect=record.defect,
-        group=record.group,
-        score=result.score,
-        p_value=result.p_value,
-        verdict=result.verdict,
-        seconds=result.seconds,
-        category=result.category,
-        unknown=result.unknown,
-    )
 
 
 def _measured(

@@ -15,6 +15,7 @@ from blemish.errors import DataError
 from blemish.evaluation.metrics.intervals import wilson
 from blemish.evaluation.metrics.pixels import PixelCounts
 from blemish.files import write_whole
+from blemish.types import AnomalyResult, Record
 
 LIMITED = {"aupro_0_3": "aupro_0.3", "aupro_0_05": "aupro_0.05", "spro_0_05": "spro_0.05"}
 """Fields whose name in JSON is no name in Python; `_0_3` is the limit of the false positive rate, 0.3."""
@@ -262,6 +263,23 @@ class Sample(Figures):
     seconds: float
     category: str | None  # that a multi-class model decided
     unknown: bool | None
+
+    @classmethod
+    def of(cls, record: Record, result: AnomalyResult) -> Sample:
+        """What the result says of the record."""
+        return cls(
+            id=record.id,
+            path=str(record.path),
+            label=record.label,
+            defect=record.defect,
+            group=record.group,
+            score=result.score,
+            p_value=result.p_value,
+            verdict=result.verdict,
+            seconds=result.seconds,
+            category=result.category,
+            unknown=result.unknown,
+        )
 
 
 @dataclass(frozen=True)

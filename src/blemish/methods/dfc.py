@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from blemish.errors import ConfigError
 from blemish.methods.base import Method, Phase, Published
 from blemish.nn.blocks import resized
+from blemish.nn.level_maps import LevelMaps
 from blemish.nn.precision import Exact
 from blemish.ops.scoring import top_mean
-from blemish.ops.smoothing import LevelMaps
 from blemish.types import Batch, FeatureSpec, Needs, Prediction, Routing
 
 CAPACITY = ((32, 1 / 3), (96, 2 / 3))  # rank below which so large a share of the hidden units is used

@@ -26,12 +26,12 @@ from blemish.errors import ConfigError
 from blemish.methods.base import Method, Phase, Published
 from blemish.nn.attention import CoordinateAttention
 from blemish.nn.blocks import MirroredDecoder
+from blemish.nn.level_maps import LevelMaps
 from blemish.nn.mapping import MutualMappingFusion
 from blemish.nn.memory import EmbeddingMemory
 from blemish.nn.precision import Exact
 from blemish.nn.reverse import OneClassEmbedding, embedding_stride, restoring_maps, restoring_terms
 from blemish.ops.scoring import peak
-from blemish.ops.smoothing import LevelMaps
 from blemish.types import Batch, FeatureSpec, Needs, Prediction
 
 CELLS = 16384  # of the embedding that the memory starts from, drawn from those of all images

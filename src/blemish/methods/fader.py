@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from blemish.errors import ConfigError
 from blemish.methods.base import Method, Phase
 from blemish.nn.attenuation import PatchGate, attenuated, pooled
+from blemish.nn.level_maps import LevelMaps
 from blemish.nn.precision import Exact
 from blemish.nn.unet import UNet, inner_size
 from blemish.ops.hiding import drawn, fixed_mask, hidden, strangest
@@ -33,7 +34,6 @@ from blemish.ops.moments import ChannelMoments
 from blemish.ops.patches import joined, to_grid
 from blemish.ops.scoring import peak
 from blemish.ops.similarity import msgms_loss, msgms_map, ssim
-from blemish.ops.smoothing import LevelMaps
 from blemish.ops.spoiling import spoilt
 from blemish.types import Batch, FeatureSpec, Needs, Prediction
 

@@ -30,13 +30,13 @@ from blemish.errors import ConfigError
 from blemish.methods.base import Method, Phase, Published
 from blemish.nn.algf import Exchange, LocalGlobalFusion, pointwise
 from blemish.nn.blocks import MirroredDecoder, Residual, conv3, norm_of, resized
+from blemish.nn.level_maps import LevelMaps
 from blemish.nn.lmgn import LocalGaussians, draw_boxes, standard_noise
 from blemish.nn.losses import cosine_map, cosine_whole, masked_mean
 from blemish.nn.precision import Exact
 from blemish.nn.transformer import MaskedGuess, SmallTransformer, hidden_cells
 from blemish.ops.patches import to_grid
 from blemish.ops.scoring import peak
-from blemish.ops.smoothing import LevelMaps
 from blemish.types import Batch, FeatureSpec, Needs, Prediction
 
 Grid = tuple[int, ...]

@@ -29,10 +29,10 @@ from blemish.errors import ConfigError
 from blemish.methods.base import Method, Phase, Published
 from blemish.nn.blocks import resized
 from blemish.nn.descriptors import DescriptorNet, GlobalAutoencoder, Trunk
+from blemish.nn.level_maps import LevelMaps
 from blemish.nn.losses import cosine_map
 from blemish.nn.precision import Exact
 from blemish.ops.scoring import peak
-from blemish.ops.smoothing import LevelMaps
 from blemish.types import Batch, FeatureSpec, Needs, Prediction
 
 TRUNKS = {

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from blemish.errors import ConfigError, DataError
 from blemish.methods.base import Method, Phase, Published
 from blemish.nn.blocks import resized
+from blemish.nn.level_maps import LevelMaps
 from blemish.nn.losses import dice_loss
 from blemish.nn.masked import (
     Added,
@@ -47,7 +48,6 @@ from blemish.ops.bank import FeatureBank
 from blemish.ops.moments import ChannelMoments
 from blemish.ops.patches import joined
 from blemish.ops.scoring import window_peak
-from blemish.ops.smoothing import LevelMaps
 from blemish.types import Batch, FeatureSpec, Needs, Prediction
 
 MEMORY = 0.98  # of the running mean of a step's largest error: about the last 50 steps count

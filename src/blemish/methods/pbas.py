@@ -27,11 +27,11 @@ from torch import Tensor, nn
 from blemish.errors import ConfigError
 from blemish.methods.base import Method, Pace, Phase, Published
 from blemish.nn.boundary import BoundaryDiscriminator, FoldedBoundary, PatchEmbedding
+from blemish.nn.level_maps import LevelMaps
 from blemish.nn.precision import Exact
 from blemish.ops.centres import CentreWindow, aligned, anywhere, ray
 from blemish.ops.moments import ChannelMoments
 from blemish.ops.scoring import top_mean
-from blemish.ops.smoothing import LevelMaps
 from blemish.types import Batch, FeatureSpec, Needs, Prediction
 
 LEAST = 0.01  # radius, as a share of the mean length of a feature: equal images would have none

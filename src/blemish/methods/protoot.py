@@ -25,9 +25,9 @@ from torch import Tensor
 
 from blemish.errors import ConfigError
 from blemish.methods.base import Method, Published
+from blemish.nn.level_maps import LevelMaps
 from blemish.ops.prototypes import apart, distinct, nearest_means, positions, squared
 from blemish.ops.scoring import peak
-from blemish.ops.smoothing import LevelMaps
 from blemish.ops.transport import FINEST, barycentres, sinkhorn, sinkhorn_pot
 from blemish.types import Batch, FeatureSpec, Needs, Prediction
 

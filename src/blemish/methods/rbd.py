@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from blemish.errors import ConfigError
 from blemish.methods.base import Method, Phase, Published
 from blemish.nn.inpaint import PixelStem, Restorer, block_masks, complementary_masks, damaged_cells, on_grid
+from blemish.nn.level_maps import LevelMaps
 from blemish.nn.losses import cosine_map, cosine_whole, masked_mean
 from blemish.nn.precision import Exact
 from blemish.ops.patches import grid_of, to_grid
 from blemish.ops.scoring import peak
-from blemish.ops.smoothing import LevelMaps
 from blemish.types import Batch, FeatureSpec, Needs, Prediction, Pyramid
 
 Maps = Sequence[Tensor]

@@ -21,10 +21,10 @@ from torch import Tensor
 from blemish.errors import ConfigError
 from blemish.methods.base import Method, Phase, Published
 from blemish.nn.blocks import MirroredDecoder
+from blemish.nn.level_maps import LevelMaps
 from blemish.nn.precision import Exact
 from blemish.nn.reverse import OneClassEmbedding, embedding_stride, restoring_maps, restoring_terms
 from blemish.ops.scoring import peak
-from blemish.ops.smoothing import LevelMaps
 from blemish.types import Batch, FeatureSpec, Needs, Prediction
 
 

@@ -26,12 +26,12 @@ from torch import Tensor, nn
 
 from blemish.errors import ConfigError
 from blemish.methods.base import Method, Phase, Published
+from blemish.nn.level_maps import LevelMaps
 from blemish.nn.masked import MaskedEncoder, Norm, QueryLayer, Where, drop_attention, jittered, xavier
 from blemish.nn.precision import Exact
 from blemish.ops.moments import ChannelMoments
 from blemish.ops.patches import joined
 from blemish.ops.scoring import window_peak
-from blemish.ops.smoothing import LevelMaps
 from blemish.types import Batch, FeatureSpec, Needs, Prediction
 
 

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from blemish.ops.kmeans import spread
+
 CANDIDATES = 8  # categories whose anchors are looked at, where there are more: the nearest ones as whole images
 RESTARTS = 5
 STEPS = 25
@@ -23,7 +25,7 @@ def spherical_kmeans(x: Tensor, k: int, generator: torch.Generator) -> Tensor:
     k = min(k, len(x))
     best, most = x[:k], -torch.inf
     for _ in range(RESTARTS):
-        centres = _spread(x, k, generator)
+        centres = x[spread(x, k, generator)]
         for _ in range(STEPS):
             owner = (x @ centres.T).argmax(1)
             sums = torch.zeros_like(centres).index_add_(0, owner, x)
@@ -34,17 +36,6 @@ def spherical_kmeans(x: Tensor, k: int, generator: torch.Generator) -> Tensor:
         if (inside := float((x @ centres.T).amax(1).double().sum())) > most:
             best, most = centres, inside
     return best
-
-
-def _spread(x: Tensor, k: int, generator: torch.Generator) -> Tensor:
-    """k rows, each drawn by its distance to those drawn before."""
-    chosen = [int(torch.randint(len(x), (), generator=generator))]
-    far = 1 - x @ x[chosen[0]]
-    while len(chosen) < k:
-        weight = far.clamp_min(1e-9)
-        chosen.append(int(torch.multinomial(weight, 1, generator=generator)))
-        far = torch.minimum(far, 1 - x @ x[chosen[-1]])
-    return x[chosen]
 
 
 def silhouette(x: Tensor, owner: Tensor) -> float:

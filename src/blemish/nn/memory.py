@@ -6,25 +6,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from blemish.ops.kmeans import spread
+
 ROUNDS = 10  # of k-means
 LEAST = 0.1  # of the mean usage: a row below it is forgotten
 KEEP = 0.99  # of a row, and of its usage, at each write
 
 
-def spherical_kmeans(cells: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def clusters_of(cells: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Unit vectors (M, D) -> `count` unit centres (count, D), and how many vectors each has.
 
-    The first centres are drawn one by one, each as likely as it is far from those before (Arthur and Vassilvitskii,
-    k-means++, 2007). A centre that loses all its vectors starts again at the one that is represented worst.
+    A centre that loses all its vectors starts again at the one that is represented worst.
     """
-    at = torch.randint(len(cells), (1,), generator=generator)
-    centres = cells[at]
-    away = 1 - cells @ cells[at[0]]
-    for _ in range(count - 1):
-        at = torch.multinomial(away.clamp_min(1e-9), 1, generator=generator)
-        centres = torch.cat([centres, cells[at]])
-        away = torch.minimum(away, 1 - cells @ cells[at[0]])
-    sizes = torch.zeros(count)
+    centres, sizes = cells[spread(cells, count, generator)], torch.zeros(count)
     for _ in range(ROUNDS):
         best, nearest = (cells @ centres.T).max(1)
         sizes = torch.bincount(nearest, minlength=count).float()
@@ -120,7 +114,7 @@ class EmbeddingMemory(nn.Module):
     @torch.no_grad()
     def start(self, cells: Tensor, per_write: int, generator: torch.Generator) -> None:
         """Fill the bank by k-means over unit cells (M, D); usage as if batches of `per_write` cells had come by."""
-        centres, sizes = spherical_kmeans(cells, len(self.bank), generator)
+        centres, sizes = clusters_of(cells, len(self.bank), generator)
         self.bank.copy_(centres)
         self.usage.copy_(sizes / sizes.sum() * per_write / (1 - KEEP))
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def upsampling_matrix(n_in: int, n_out: int, sigma: float, *, aligned: bool = False) -> Tensor:
@@ -32,31 +31,6 @@ def upsampling_matrix(n_in: int, n_out: int, sigma: float, *, aligned: bool = Fa
 def smooth_map(grid: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """(B, h, w) patch scores -> (B, H, W), with the matrices of `upsampling_matrix`."""
     return rows @ grid @ columns.T
-
-
-class LevelMaps(nn.Module):
-    """Sums maps of several grids into one of the input's size: bilinear, then a Gaussian blur, as one product.
-
-    Args:
-        grids: (h, w) of each level.
-        size: (H, W) of the network's input.
-        sigma: of the blur, in pixels of the input.
-        aligned: corner cells lie on corner pixels.
-    """
-
-    def __init__(
-        self, grids: Sequence[tuple[int, ...]], size: tuple[int, int], sigma: float, *, aligned: bool = False
-    ) -> None:
-        super().__init__()
-        self.matrices = [
-            tuple(upsampling_matrix(grid[axis], size[axis], sigma, aligned=aligned) for axis in (0, 1))
-            for grid in grids
-        ]
-
-    def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """(B, h_l, w_l) of each level -> (B, H, W)."""
-        pairs = zip(maps, self.matrices, strict=True)
-        return torch.stack([smooth_map(grid, rows, columns) for grid, (rows, columns) in pairs]).sum(0)
 
 
 def smooth_curve(curve: Tensor, sigma: float) -> Tensor:

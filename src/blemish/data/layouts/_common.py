@@ -1,21 +1,20 @@
-"""What the layouts share: finding files, making records, and the checks that hold for every one of them."""
+"""What the layouts share: making records of files, reading lists, and the checks that hold for every one of them."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from blemish.config import nearest
-from blemish.data.layouts._names import counted, says
+from blemish.data.layouts._folders import folders_in
+from blemish.data.layouts._names import counted
 from blemish.data.listing import images_in
 from blemish.data.modality import Cut
 from blemish.errors import ConfigError, DataError
-from blemish.files import is_hidden
 from blemish.types import Record, Split
 
 LONGEST = 100  # bytes of a category's name: models and results lie in folders that are called after it
@@ -27,55 +26,6 @@ class Query(NamedTuple):
     split: str | None = None  # another one than the layout's usual split
     seed: int = 0  # of a split that is drawn at random
     cut: Cut | None = None  # how recordings become windows
-
-
-def folders_in(folder: Path) -> list[Path]:
-    """Sorted sub-folders; none where there is no such folder."""
-    if not folder.is_dir():
-        return []
-    with os.scandir(folder) as entries:
-        return sorted(folder / entry.name for entry in entries if entry.is_dir() and not is_hidden(entry.name))
-
-
-def child(folder: Path, *names: str) -> Path:
-    """The sub-folder of the first of these names that is there, whatever its case; the first name where none is.
-
-    DataError where two folders differ in case alone.
-    """
-    there = folders_in(folder)
-    for name in names:
-        found = [one for one in there if one.name.casefold() == name.casefold()]
-        if len(found) > 1:
-            raise DataError(f"has folders {counted([f.name for f in found])}", path=folder, hint="which one is meant?")
-        if found:
-            return found[0]
-    return folder / names[0]
-
-
-def good_in(folder: Path) -> list[Path]:
-    """The sub-folders whose names say that good samples are in them and nothing else: good, OK, normal, i.O."""
-    return [one for one in folders_in(folder) if says(one.name).alone]
-
-
-def defect_of(folder: Path) -> str | None:
-    """The type of defect that a folder of test samples is named for; None where it is one of good samples.
-
-    DataError where the name leaves it open.
-    """
-    said = says(folder.name)
-    if said.good and not said.alone:
-        hint = "name it good, or after the defect"
-        raise DataError("may hold good samples or defective ones, by its name", path=folder, hint=hint)
-    return None if said.good else folder.name
-
-
-def say_unused(folder: Path, used: Iterable[Path], holds: Callable[[Path], object]) -> None:
-    """A warning naming what a folder of samples holds beside the sub-folders that are used."""
-    rest = [f"folder '{one.name}'" for one in folders_in(folder) if one not in set(used) and holds(one)]
-    if folder.is_dir() and holds(folder):
-        rest.append("files that lie in no folder of their own")
-    if rest:
-        warnings.warn(f"{folder}: not used, since no name says what it is: {', '.join(rest)}", stacklevel=4)
 
 
 def masks_in(folder: Path) -> dict[str, Path]:
@@ -98,11 +48,6 @@ def say_unmatched(truth: Path, tested: Iterable[Path]) -> None:
     rest = [one.name for one in folders_in(truth) if one.name.casefold() not in known and any(one.iterdir())]
     if rest:
         warnings.warn(f"{truth}: masks that belong to no folder of test samples: {counted(rest)}", stacklevel=4)
-
-
-def categories(root: Path, is_category: Callable[[Path], bool]) -> list[Path]:
-    """`root` itself, or those of its folders that are categories."""
-    return [root] if is_category(root) else [folder for folder in folders_in(root) if is_category(folder)]
 
 
 def records_of(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from blemish.data.layouts._common import folders_in
+from blemish.data.layouts._folders import folders_in
 from blemish.data.layouts._names import Says, counted, fold, opposed, says
 from blemish.data.listing import is_image
 from blemish.errors import DataError

@@ -7,16 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from blemish.data.layouts._common import (
-    Query,
-    categories,
-    child,
-    default_split_only,
-    folders_in,
-    masks_for,
-    records_of,
-    say_unused,
-)
+from blemish.data.layouts._common import Query, default_split_only, masks_for, records_of
+from blemish.data.layouts._folders import categories, child, folders_in, say_unused
 from blemish.data.listing import images_in
 from blemish.types import Record
 

@@ -9,22 +9,14 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from blemish.data.layouts._common import (
-    Query,
-    categories,
-    child,
-    default_split_only,
-    defect_of,
-    folders_in,
-    good_in,
-    records_of,
-    say_unused,
-)
+from blemish.data.layouts._common import Query, default_split_only, records_of
+from blemish.data.layouts._folders import categories, child, defect_of, folders_in, good_in, good_records, say_unused
 from blemish.data.layouts._names import counted
 from blemish.data.listing import images_in
-from blemish.types import Record, Split
+from blemish.types import Record
 
 PRIORITY = 50
 KINDS = ("logical_anomalies", "structural_anomalies")
@@ -43,13 +35,8 @@ def detect(root: Path) -> bool:
 def index(root: Path, query: Query) -> list[Record]:
     default_split_only(query.split, "loco")
     records: list[Record] = []
-    sides: tuple[tuple[str, Split], ...] = (("train", "train"), ("validation", "held"))
     for category in categories(root, is_category):
-        for name, side in sides:
-            good = good_in(child(category, name))
-            say_unused(child(category, name), good, images_in)
-            for folder in good:
-                records += records_of(root, category, folder, side)
+        records += good_records(category, images_in, partial(records_of, root, category))
         test = child(category, "test")
         say_unused(test, folders_in(test), images_in)
         for folder in filter(images_in, folders_in(test)):

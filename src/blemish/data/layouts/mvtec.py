@@ -11,22 +11,11 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from blemish.data.layouts._common import (
-    Query,
-    categories,
-    child,
-    default_split_only,
-    defect_of,
-    folders_in,
-    good_in,
-    masks_for,
-    read_json,
-    records_of,
-    say_unmatched,
-    say_unused,
-)
+from blemish.data.layouts._common import Query, default_split_only, masks_for, read_json, records_of, say_unmatched
+from blemish.data.layouts._folders import categories, child, defect_of, folders_in, good_in, good_records, say_unused
 from blemish.data.listing import images_in
 from blemish.errors import DataError
 from blemish.types import Record, Split
@@ -67,13 +56,7 @@ def category_records(root: Path, category: Path) -> list[Record]:
     good may be called OK, normal or the like, and each name may be written in capitals.
     """
     truth = child(category, "ground_truth", "box_masks")
-    records: list[Record] = []
-    sides: tuple[tuple[str, Split], ...] = (("train", "train"), ("validation", "held"))
-    for name, split in sides:
-        good = good_in(child(category, name))
-        say_unused(child(category, name), good, images_in)
-        for folder in good:
-            records += records_of(root, category, folder, split)
+    records = good_records(category, images_in, partial(records_of, root, category))
     tested = [folder for folder in folders_in(child(category, "test")) if images_in(folder)]
     for folder in tested:
         masks = masks_for(folder, child(truth, folder.name))

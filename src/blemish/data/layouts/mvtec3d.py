@@ -6,20 +6,12 @@ A record's path is the colour image; `xyz_path` finds the points that belong to 
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from blemish.data.layouts._common import (
-    Query,
-    categories,
-    child,
-    default_split_only,
-    defect_of,
-    folders_in,
-    good_in,
-    masks_for,
-    records_of,
-    say_unused,
-)
+from blemish.data.layouts._common import Query, default_split_only, masks_for, records_of
+from blemish.data.layouts._folders import categories, child, defect_of, folders_in, good_in, good_records
 from blemish.data.listing import images_in
 from blemish.errors import DataError
 from blemish.types import Record, Split
@@ -51,16 +43,14 @@ def detect(root: Path) -> bool:
 def index(root: Path, query: Query) -> list[Record]:
     default_split_only(query.split, "mvtec3d")
     records: list[Record] = []
-    sides: tuple[tuple[str, Split], ...] = (("train", "train"), ("validation", "held"))
     for category in categories(root, is_category):
-        for name, side in sides:
-            good = good_in(child(category, name))
-            say_unused(child(category, name), good, _pictures)
-            for folder in good:
-                records += records_of(root, category, folder / "rgb", side, view="rgb")
+        of = partial(_records, root, category)
+        records += good_records(category, _pictures, of)
         for folder in filter(_pictures, folders_in(child(category, "test"))):
             masks = masks_for(folder / "rgb", folder / "gt")
-            records += records_of(
-                root, category, folder / "rgb", "test", defect=defect_of(folder), masks=masks, view="rgb"
-            )
+            records += of(folder, "test", defect=defect_of(folder), masks=masks)
     return records
+
+
+def _records(root: Path, category: Path, folder: Path, split: Split, **more: Any) -> list[Record]:
+    return records_of(root, category, folder / "rgb", split, view="rgb", **more)

@@ -12,16 +12,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from blemish.data.layouts._common import (
-    Query,
-    default_split_only,
-    existing,
-    fair,
-    folders_in,
-    plain_name,
-    read_json,
-    relative,
-)
+from blemish.data.layouts._common import Query, default_split_only, existing, fair, plain_name, read_json, relative
+from blemish.data.layouts._folders import folders_in
 from blemish.errors import DataError
 from blemish.types import Record, Split
 

@@ -8,21 +8,12 @@ itself is taken.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from blemish.data.cloud import HOLDS_FIELDS, is_cloud
-from blemish.data.layouts._common import (
-    Query,
-    categories,
-    child,
-    default_split_only,
-    defect_of,
-    folders_in,
-    good_in,
-    masks_in,
-    relative,
-    say_unused,
-)
+from blemish.data.layouts._common import Query, default_split_only, masks_in, relative
+from blemish.data.layouts._folders import categories, child, defect_of, folders_in, good_in, good_records
 from blemish.types import Record, Split
 
 PRIORITY = 119
@@ -40,15 +31,11 @@ def detect(root: Path) -> bool:
 def index(root: Path, query: Query) -> list[Record]:
     default_split_only(query.split, "surfaces")
     records: list[Record] = []
-    sides: tuple[tuple[str, Split], ...] = (("train", "train"), ("validation", "held"))
     for category in categories(root, is_category):
-        for name, side in sides:
-            good = good_in(child(category, name))
-            say_unused(child(category, name), good, _clouds)
-            for folder in good:
-                records += _records(root, category, folder, side)
+        of = partial(_records, root, category)
+        records += good_records(category, _clouds, of)
         for folder in filter(_clouds, folders_in(child(category, "test"))):
-            records += _records(root, category, folder, "test", defect_of(folder))
+            records += of(folder, "test", defect_of(folder))
     return records
 
 

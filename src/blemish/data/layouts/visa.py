@@ -12,7 +12,6 @@ from pathlib import Path
 
 from blemish.data.layouts._common import (
     Query,
-    categories,
     default_split_only,
     existing,
     fair,
@@ -21,6 +20,7 @@ from blemish.data.layouts._common import (
     records_of,
     relative,
 )
+from blemish.data.layouts._folders import categories
 from blemish.data.listing import images_in
 from blemish.errors import DataError
 from blemish.types import Record, Split

@@ -10,8 +10,6 @@ texture   what it looks like: drawn textures, crops of images; PasteTexture; who
 cutpaste  defects made of the image itself, to choose options with where training used `texture`
 makers    those of them that a method may ask for by name
 surface3d defects on point clouds; scan, geometry: what is known of their surface
-lots      where the chance of one output comes from
-worlds    drawn parts with rules, whose anomalies are known: for tests and ablations
-weave     a drawn cloth whose flaws have clean twins
+seeding   where the chance of one output comes from
 probes    to measure with, and never to learn from
 """

@@ -10,6 +10,7 @@ from zlib import crc32
 
 from blemish.data.drawing import Scale, encode
 from blemish.data.modality import Modality
+from blemish.evaluation.summary import Sample
 from blemish.inspection.conformal import Calibrator
 from blemish.inspection.scale import scale_of
 from blemish.types import AnomalyResult, Record
@@ -20,14 +21,7 @@ class Case:
     """One inspected image as the report shows it; `picture` is a JPEG of image and overlay side by side."""
 
     name: str
-    label: int
-    defect: str | None
-    group: str | None
-    score: float
-    p_value: float | None
-    verdict: str | None
-    size: tuple[int, ...]  # (W, H) of the source; samples of a signal
-    regions: int
+    sample: Sample
     masked: bool  # the marked defect is outlined on the image
     picture: bytes
 
@@ -85,14 +79,7 @@ class Cases:
         picture = self.kind.thumbnail(raw, result.anomaly_map, scale=scale, regions=result.regions, mask=mask)
         return Case(
             name=Path(record.id).name if record.group is None else record.id,
-            label=record.label,
-            defect=record.defect,
-            group=record.group,
-            score=result.score,
-            p_value=result.p_value,
-            verdict=result.verdict,
-            size=tuple(reversed(result.anomaly_map.shape)),
-            regions=len(result.regions),
+            sample=Sample.of(record, result),
             masked=mask is not None and bool(mask.any()),
             picture=encode(picture, ".jpg"),
         )

@@ -298,18 +298,19 @@ def _outlined(cases: Cases) -> bool:
 
 
 def _figure(case: Case) -> str:
-    truth = "good" if not case.label else "defective"
-    kind = f" ({escape(case.defect)})" if case.defect and case.defect != "defective" else ""
-    p = "" if case.p_value is None else f", p-value {case.p_value:.2g}"
+    sample = case.sample
+    truth = "good" if not sample.label else "defective"
+    kind = f" ({escape(sample.defect)})" if sample.defect and sample.defect != "defective" else ""
+    p = "" if sample.p_value is None else f", p-value {sample.p_value:.2g}"
     chip = ""
-    if case.verdict is not None:
-        right = (case.verdict != "good") == bool(case.label)
-        said = {"anomalous": "rejected", "unknown": "unknown product", "good": "passed"}[case.verdict]
+    if sample.verdict is not None:
+        right = (sample.verdict != "good") == bool(sample.label)
+        said = {"anomalous": "rejected", "unknown": "unknown product", "good": "passed"}[sample.verdict]
         chip = f' <span class="chip {"ok" if right else "fail"}">{said}</span>'
     name = escape(case.name)
-    alt = f"{name}: the part and its heat map; {truth}{kind}, score {case.score:.4g}"
+    alt = f"{name}: the part and its heat map; {truth}{kind}, score {sample.score:.4g}"
     data = b64encode(case.picture).decode()
     return (
         f'<li><figure><div class="frame"><img src="data:image/jpeg;base64,{data}" alt="{alt}"></div>'
-        f"<figcaption><b>{name}</b><br>{truth}{kind}{chip}<br>score {case.score:.4g}{p}</figcaption></figure></li>"
+        f"<figcaption><b>{name}</b><br>{truth}{kind}{chip}<br>score {sample.score:.4g}{p}</figcaption></figure></li>"
     )

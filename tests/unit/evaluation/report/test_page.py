@@ -227,7 +227,7 @@ def test_cases_are_the_ones_their_names_promise(example):
         "just_below": sorted((s for s in samples if s.score <= threshold), key=lambda s: -s.score)[:2],
     }
     for kind, chosen in expected.items():
-        assert [case.score for case in cases.of(kind)] == [s.score for s in chosen]
+        assert [case.sample.score for case in cases.of(kind)] == [s.score for s in chosen]
         assert not chosen or chosen[0].id == cases.of(kind)[0].name
     assert len(cases.of("good")) == 4
     assert all(case.masked for case in cases.of("found"))
@@ -238,7 +238,7 @@ def test_good_parts_are_drawn_by_lot_in_any_order(tmp_path):
     names = [{case.name for case in run(part)[1].of("good")} for part in (records, records[::-1])]
     assert names[0] == names[1]
     scores = sorted(float(r.view or 0) for r in records if not r.label)
-    kept = sorted(case.score for case in run(records)[1].of("good"))
+    kept = sorted(case.sample.score for case in run(records)[1].of("good"))
     assert kept not in (scores[:4], scores[-4:])
 
 
