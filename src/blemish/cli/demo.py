@@ -13,10 +13,8 @@ from statistics import median
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.table import Table
 
@@ -24,6 +22,7 @@ from blemish.data.drawing import Picture, colours, write_png
 from blemish.data.image.decode import read_image, read_mask
 from blemish.data.image.picture import thumbnail
 from blemish.data.image.preprocess import to_source
+from blemish.data.synthesis.contact_sheet import Row, contact_sheet, fitted
 from blemish.errors import DataError
 from blemish.evaluation.evaluate import evaluate
 from blemish.evaluation.report.cases import Cases
@@ -139,7 +138,7 @@ def run_demo(
     write_whole(files["metrics"], (json.dumps(demo.to_json(), indent=1, allow_nan=False) + "\n").encode())
     title = "Solar cells (ELPV): inspection report" if source == DATA else None
     write_report(files["report"], main, cases=cases, title=title, others=others)
-    write_png(files["heatmap"], contact_sheet(inspector, choose(records, main)))
+    write_png(files["heatmap"], heatmap_sheet(inspector, choose(records, main)))
     return demo
 
 
@@ -244,28 +243,32 @@ def readme_picture(
 
     records = layouts.index(data)
     inspector, evaluation, _ = _learn(Detector(method), records, str(data), track or no_track)
-    write_png(path, contact_sheet(inspector, choose(records, evaluation, most)))
+    write_png(path, heatmap_sheet(inspector, choose(records, evaluation, most)))
 
 
-TILE, GAP, TEXT = 300, 28, 22  # pixels
+TILE = 300  # pixels
 
 
-def contact_sheet(inspector: Inspector, records: Sequence[Record], columns: int = 2) -> Picture:
-    """Images beside their heat maps with a caption each, and the colour bar: RGB (H, W, 3) on white."""
-    cells = [_cell(inspector, record) for record in records]
-    if not cells:
+def heatmap_sheet(inspector: Inspector, records: Sequence[Record]) -> Picture:
+    """Images beside their heat maps with a caption each, and the colour bar: RGB (H, W, 3)."""
+    if not records:
         raise DataError("there is no image to draw", hint="give at least one record")
-    height, width = (max(cell.shape[axis] for cell in cells) for axis in (0, 1))
-    rows = -(-len(cells) // columns)
-    shape = rows * (height + GAP) + GAP + 66, columns * (width + GAP) + GAP, 3
-    sheet = np.full(shape, 255, np.uint8)
-    for k, cell in enumerate(cells):
-        y, x = GAP + k // columns * (height + GAP), GAP + k % columns * (width + GAP)
-        sheet[y : y + cell.shape[0], x : x + cell.shape[1]] = cell
-    return _with_bar(sheet)
+    rows = [_row(inspector, record) for record in records]
+    bar = colours(np.linspace(0, 1, 2 * TILE))[None].repeat(14, 0)
+    ends = "Colours below, from left to right: usual, the map threshold at a quarter, unusual"
+    sheet = contact_sheet(
+        "Parts and what is unusual about them",
+        ends,
+        ["as photographed, and as seen by the model"],
+        rows,
+        side=2 * TILE,
+        across=2,
+    )
+    return np.vstack([sheet, fitted(bar, (40, sheet.shape[1]))])
 
 
-def _cell(inspector: Inspector, record: Record) -> Picture:
+def _row(inspector: Inspector, record: Record) -> Row:
+    """The caption and the picture of one record."""
     result: AnomalyResult = inspector.inspect(record.path)
     scale = scale_of(inspector.calibrator, result.anomaly_map)
     h, w = result.anomaly_map.shape
@@ -275,25 +278,4 @@ def _cell(inspector: Inspector, record: Record) -> Picture:
     said = {"anomalous": "rejected", "unknown": "unknown", "good": "passed", None: "not judged"}[result.verdict]
     name = (record.defect or "defective") if record.label else "good part"
     p = "" if result.p_value is None else f"   p {result.p_value:.2g}"
-    card = np.full((pair.shape[0] + TEXT + 12, max(pair.shape[1], 430), 3), 255, np.uint8)
-    card[TEXT + 12 :, : pair.shape[1]] = pair
-    text = f"{name}: {said}   score {result.score:.3g}{p}"
-    return _write(card, [((0, 0), text, TEXT, (22, 25, 29))])
-
-
-def _with_bar(sheet: Picture) -> Picture:
-    height = sheet.shape[0]
-    width = min(460, sheet.shape[1] - 2 * GAP)
-    bar = cv2.resize(colours(np.linspace(0, 1, 256))[None], (width, 14), interpolation=cv2.INTER_LINEAR)
-    sheet[height - 74 : height - 60, GAP : GAP + width] = bar
-    y, ink = height - 54, (86, 94, 105)
-    labels = [((GAP, y), "usual", 18, ink), ((GAP + width // 4 - 30, y), "map threshold", 18, ink)]
-    return _write(sheet, [*labels, ((GAP + width - 60, y), "unusual", 18, ink)])
-
-
-def _write(picture: Picture, lines: Sequence[tuple[tuple[int, int], str, int, tuple[int, int, int]]]) -> Picture:
-    image = Image.fromarray(picture)
-    draw = ImageDraw.Draw(image)
-    for position, text, size, ink in lines:
-        draw.text(position, text, fill=ink, font=ImageFont.load_default(size))
-    return np.array(image)
+    return f"{name}: {said}   score {result.score:.3g}{p}", [pair]

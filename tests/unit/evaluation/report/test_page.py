@@ -322,12 +322,12 @@ def test_the_demo_shows_a_middling_good_part_and_each_type_of_defect(example):
 def test_a_contact_sheet_has_room_for_every_picture(example):
     records, _, _ = example
     line: Any = Line(records, CALIBRATOR)
-    two, four = (demo.contact_sheet(line, records[:n]) for n in (2, 4))
+    two, four = (demo.heatmap_sheet(line, records[:n]) for n in (2, 4))
     assert four.shape[0] > two.shape[0]
     assert two.dtype == np.uint8
     assert (two == 255).mean() < 0.9
     with pytest.raises(DataError):
-        demo.contact_sheet(line, [])
+        demo.heatmap_sheet(line, [])
 
 
 def test_the_demo_prints_a_line_for_each_model(example):
