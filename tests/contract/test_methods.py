@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from blemish import config, methods
 from blemish.errors import ConfigError, NotFittedError
 from blemish.evaluation.bench.cell import gmacs
-from blemish.inspection import engines
+from blemish.inspection import engines, graph_parts
 from blemish.inspection.engines import best_precision, open_engine
 from blemish.learning import export, training
 from blemish.learning.training import Plan
@@ -398,8 +398,8 @@ def test_the_engine_finds_the_border_that_a_method_draws(name: str, models: Fitt
         pytest.skip(f"declared impossible: {models[name].needs.reason}")
     drawn = any(isinstance(module, Exact) for module in models[name].modules())
     model = openvino.Core().read_model(models.graph(name))
-    _, *head = engines._cut_at_features(model)
-    parts = engines._short_and_exact(*head or [model])
+    _, *head = graph_parts.cut_at_features(model)
+    parts = graph_parts.short_and_exact(*head or [model])
     assert [format_ for _, format_ in parts] == (["bf16", "f32"] if drawn else ["f32"])
 
 

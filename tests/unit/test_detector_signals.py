@@ -24,7 +24,7 @@ from blemish.inspection import modelfile
 from blemish.inspection.inspector import Inspector
 from blemish.inspection.meta import BackboneMeta
 from blemish.types import Record, Region
-from tests.unit.data.signal.test_preprocess import RATE, annotated, beats, write_csv, write_record
+from tests.recordings import RATE, annotated, beats, write_csv, write_record
 
 pytestmark = [pytest.mark.numeric, pytest.mark.slow]
 METHOD = "mmae_ecg"

@@ -4,9 +4,7 @@ A graph takes `image` (B, H, W, 3) uint8. A backbone's graph gives `features_0`,
 `score` (B,) and `anomaly_map` (B, H, W), and still has the features inside under the same names. A graph of signals
 takes `signal` (B, K, L) float32 and gives `score` (B,) and `anomaly_map` (B, L).
 
-With precision bf16, OpenVINO runs the part up to the features in bf16, then the networks of a method up to the border
-that it has drawn (`nn.precision.Exact`), and behind it only the products that it has marked as coarse
-(`nn.precision.CoarseProduct`); distances and maps stay float32. A method without a border is float32 but for those.
+With precision bf16, OpenVINO runs parts of it in bf16: see `inspection.graph_parts`.
 
 Threads of a compiled graph do not live on in a forked child, and no compiled graph can be pickled. So an engine keeps
 what it was made of, and compiles again where it finds itself in another process.
@@ -15,7 +13,6 @@ what it was made of, and compiles again where it finds itself in another process
 from __future__ import annotations
 
 import ctypes
-import importlib
 import os
 import sys
 import threading
@@ -29,6 +26,7 @@ from numpy.typing import NDArray
 
 from blemish.config import nearest
 from blemish.errors import EngineError, ModelFileError, ResourceError
+from blemish.inspection.graph_parts import FEATURES, cut_at_features, is_feature, openvino_module, short_and_exact
 from blemish.system import (
     forked,
     free_memory,
@@ -41,11 +39,7 @@ from blemish.system import (
 
 Precision = Literal["f32", "bf16"]
 ENGINES = ("openvino", "onnxruntime", "torch")
-FEATURES = "features_"
-HEAD = "head/"  # prefix of the nodes behind the features
 ISA_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")  # who sets one has an instruction set less than the processor
-COARSE = "coarse"
-EXACT = "exact"
 
 Outputs = tuple[NDArray[np.float32], ...]
 
@@ -84,30 +78,13 @@ def tune_process() -> None:
 
 
 @cache
-def _openvino() -> Any:
-    """OpenVINO without its model converter, which nothing here uses.
-
-    The converter brings a telemetry client and an HTTP stack: a tenth of a second at every start, and no business of
-    an inspection station. Who imports it afterwards gets it.
-    """
-    unused = "openvino.tools.ovc"
-    if "openvino" in sys.modules or unused in sys.modules:
-        return importlib.import_module("openvino")
-    sys.modules[unused] = None  # type: ignore[assignment]  # makes its import fail, which openvino allows for
-    try:
-        return importlib.import_module("openvino")
-    finally:
-        del sys.modules[unused]
-
-
-@cache
 def best_precision() -> Precision:
     """bf16 where the processor computes in it, f32 else.
 
     OpenVINO names what the processor has. Where the environment holds its arithmetic below that
     (`ONEDNN_MAX_CPU_ISA`), a graph in bf16 may not compile at all: there it is tried.
     """
-    core = _openvino().Core()
+    core = openvino_module().Core()
     if "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         return "f32"
     if any(name in os.environ for name in ISA_LIMITS) and not _compiles_in_bf16(core):
@@ -117,10 +94,10 @@ def best_precision() -> Precision:
 
 def _compiles_in_bf16(core: Any) -> bool:
     """Whether a small convolution can be had in bf16."""
-    opset15 = _openvino().opset15
+    opset15 = openvino_module().opset15
     x = opset15.parameter([1, 4, 8, 8], np.float32)
     weight = opset15.constant(np.ones((4, 4, 3, 3), np.float32))
-    graph = _openvino().Model([opset15.convolution(x, weight, [1, 1], [0, 0], [0, 0], [1, 1])], [x])
+    graph = openvino_module().Model([opset15.convolution(x, weight, [1, 1], [0, 0], [0, 0], [1, 1])], [x])
     try:
         _compile(core, [(graph, "bf16")], 1)
     except RuntimeError:  # "object is not initialized", says 2026.4
@@ -225,7 +202,7 @@ class OpenVino(_Compiled):
         _ = self._compiled  # what is wrong with a graph is said at once
 
     def _make(self) -> list[Any]:
-        openvino = _openvino()
+        openvino = openvino_module()
         if self.precision == "bf16" and best_precision() != "bf16":
             raise EngineError(
                 "this processor does not compute in bf16",
@@ -246,10 +223,10 @@ class OpenVino(_Compiled):
             raise ModelFileError(f"the graph cannot be read: {str(error).strip().splitlines()[-1]}") from error
         parts = [(model, "f32")]
         if self.precision == "bf16":
-            trunk, *head = _cut_at_features(model)
-            parts = [(trunk, "bf16"), *(part for h in head for part in _short_and_exact(h))]
-            if not head and not any(map(_is_feature, model.outputs)):  # a method that takes samples as they are
-                parts = _short_and_exact(model)
+            trunk, *head = cut_at_features(model)
+            parts = [(trunk, "bf16"), *(part for h in head for part in short_and_exact(h))]
+            if not head and not any(map(is_feature, model.outputs)):  # a method that takes samples as they are
+                parts = short_and_exact(model)
         return _compile(core, parts, self._threads)
 
     def __call__(self, images: NDArray[Any]) -> Outputs:
@@ -309,28 +286,24 @@ class Head(_Compiled):
         _ = self._compiled
 
     def _make(self) -> list[Any]:
-        openvino = _openvino()
+        openvino = openvino_module()
         core = openvino.Core()
         model = core.read_model(self._graph)
         model.reshape({port: [1, *list(port.get_partial_shape())[1:]] for port in model.inputs})
         head, ports = model, model.inputs
-        if not all(_is_feature(port) for port in ports):
-            cut = _cut_at_features(model)
+        if not all(is_feature(port) for port in ports):
+            cut = cut_at_features(model)
             if len(cut) != 2:
                 raise ModelFileError("the graph has no features inside")
             head, ports = cut[1], cut[0].outputs
         names = [next(n for n in port.get_names() if n.startswith(FEATURES)) for port in ports]
         self.levels = tuple(int(name.removeprefix(FEATURES)) for name in names)
-        parts = _short_and_exact(head) if self._precision == "bf16" else [(head, "f32")]
+        parts = short_and_exact(head) if self._precision == "bf16" else [(head, "f32")]
         return _compile(core, parts, self._threads)
 
     def __call__(self, maps: Sequence[NDArray[np.float32]]) -> Outputs:
         """All levels of one image (C_l, *grid_l) -> the outputs, each with a batch of one."""
         return self._run([np.ascontiguousarray(maps[level])[None] for level in self.levels], share=False)
-
-
-def _is_feature(port: Any) -> bool:
-    return any(name.startswith(FEATURES) for name in port.get_names())
 
 
 def _chained(compiled: Sequence[Any]) -> list[Any]:
@@ -340,115 +313,6 @@ def _chained(compiled: Sequence[Any]) -> list[Any]:
         for i in range(len(after.model_inputs)):
             after.set_input_tensor(i, before.get_output_tensor(i))
     return requests
-
-
-def _cut_at_features(model: Any) -> list[Any]:
-    """The model as [image -> features, features -> outputs], cut at the tensors named features_<level>."""
-    openvino = _openvino()
-    opset15 = openvino.opset15
-
-    found: dict[str, Any] = {}
-    for node in model.get_ordered_ops():
-        for output in node.outputs():
-            for name in output.get_names():
-                if name.startswith(FEATURES):
-                    found[name] = output
-    outputs = [found[name] for name in sorted(found, key=lambda n: int(n.removeprefix(FEATURES)))]
-    if not outputs or any(model.output(i).get_names() & set(found) for i in range(len(model.outputs))):
-        return [model]  # a backbone's own graph ends at its features
-    inputs = []
-    trunk_nodes = _above(outputs)
-    for output in outputs:
-        parameter = opset15.parameter(output.get_partial_shape(), output.get_element_type())
-        inputs.append(parameter)
-        for target in output.get_target_inputs():  # the trunk itself may go on from a shallow level to the next
-            if target.get_node().get_friendly_name() not in trunk_nodes:
-                target.replace_source_output(parameter.output(0))
-    head = openvino.Model(model.get_results(), inputs, "head")
-    trunk = openvino.Model([opset15.result(o) for o in outputs], model.get_parameters(), "trunk")
-    return [trunk, head]
-
-
-_BORDER = "the border between the graph's number formats is not understood"
-
-
-def _short_and_exact(head: Any) -> list[tuple[Any, str]]:
-    """A head as (part, number format): its networks in bf16 up to the border, the rest in float32."""
-    openvino = _openvino()
-    opset15 = openvino.opset15
-    named = [n for n in head.get_ordered_ops() if EXACT in n.get_friendly_name()]
-    border = [n for n in named if n.get_type_name() in ("Clamp", "Minimum")]
-    if named and not border:
-        raise ModelFileError(_BORDER)
-    if not border:
-        _mark_coarse(head)
-        return [(head, "f32")]
-    drawn = {n.get_friendly_name() for n in border}
-    crossing = [(_clamped(node), node.output(0).get_target_inputs()) for node in border]
-    for result in head.get_results():
-        if drawn.isdisjoint(_above([result.input_value(0)])):  # all of it lies in front: a vote that networks go by
-            crossing.append((result.input_value(0), [result.input(0)]))
-    outputs: list[Any] = []
-    inputs: list[Any] = []
-    for source, targets in crossing:
-        parameter = opset15.parameter(source.get_partial_shape(), source.get_element_type())
-        outputs.append(source)
-        inputs.append(parameter)
-        for target in targets:
-            target.replace_source_output(parameter.output(0))
-    exact = openvino.Model(head.get_results(), inputs, "exact")
-    short = openvino.Model([opset15.result(o) for o in outputs], head.get_parameters(), "short")
-    _mark_coarse(exact)
-    return [(short, "bf16"), (exact, "f32")]
-
-
-def _clamped(node: Any) -> Any:
-    """What a clamp is given: one node, or a minimum behind a maximum where the exporter has cast the bounds."""
-    if node.get_type_name() == "Clamp":
-        return node.input(0).get_source_output()
-    for value in node.input_values():
-        if value.get_node().get_type_name() == "Maximum":
-            return _clamped(value.get_node())
-        if not _is_bound(value.get_node()):
-            return value
-    raise ModelFileError(_BORDER)
-
-
-def _is_bound(node: Any) -> bool:
-    """A constant, or one that is cast; what is clamped may be cast too."""
-    if node.get_type_name() == "Convert":
-        return _is_bound(node.input_value(0).get_node())
-    return bool(node.get_type_name() == "Constant")
-
-
-def _above(outputs: Sequence[Any]) -> set[str]:
-    """Names of all nodes that these tensors are computed from; an importer's helper nodes have no name of their own in
-    the file, so what belongs to the trunk is told by what flows into it."""
-    found: set[str] = set()
-    waiting = [output.get_node() for output in outputs]
-    while waiting:
-        node = waiting.pop()
-        if (name := node.get_friendly_name()) not in found:
-            found.add(name)
-            waiting += [value.get_node() for value in node.input_values()]
-    return found
-
-
-def _mark_coarse(model: Any) -> None:
-    """Run the products that a method marked as coarse in bf16, their results back in float32."""
-    opset15 = _openvino().opset15
-
-    for node in model.get_ordered_ops():
-        if node.get_type_name() == "MatMul" and COARSE in node.get_friendly_name():
-            for i in range(2):
-                source = node.input(i).get_source_output()
-                node.input(i).replace_source_output(opset15.convert(source, "bf16").output(0))
-            node.validate_and_infer_types()
-            targets = node.output(0).get_target_inputs()
-            back = opset15.convert(node.output(0), "f32").output(0)
-            for target in targets:
-                target.replace_source_output(back)
-    model.validate_nodes_and_infer_types()
 
 
 class OnnxRuntime:

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blemish.errors import ExportError
-from blemish.inspection.engines import FEATURES, HEAD, Engine, Outputs, TorchEngine, best_precision, open_engine
+from blemish.inspection.engines import Engine, Outputs, TorchEngine, best_precision, open_engine
+from blemish.inspection.graph_parts import FEATURES, HEAD
 
 if TYPE_CHECKING:
     import torch

@@ -11,7 +11,7 @@ class CoarseProduct(nn.Module):
     """a @ b, in float32 here; an engine may run it in bf16: where the method needs an order, or a value to 3 digits.
 
     The name of this class's attribute in a method has to start with `coarse`: the exported nodes carry it, and the
-    engine finds them by it (`inspection.engines`). Everything around stays float32.
+    engine finds them by it (`inspection.graph_parts`). Everything around stays float32.
     """
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:

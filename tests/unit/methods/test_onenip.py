@@ -16,7 +16,7 @@ from torch import Tensor
 from blemish.data.synthesis.makers import MAKERS
 from blemish.errors import ConfigError, DataError
 from blemish.evaluation.metrics import average_precision
-from blemish.inspection import engines
+from blemish.inspection import engines, graph_parts
 from blemish.inspection.engines import open_engine
 from blemish.learning import export, training
 from blemish.learning.export import Vote
@@ -372,7 +372,7 @@ def test_networks_go_by_the_vote_in_front_of_the_border(backbone: FakeBackbone) 
     method, batch = learned(), unseen()
     head = export.export_head(method, voting(batch))
     core = openvino.Core()
-    whole, cut = core.read_model(head), engines._short_and_exact(core.read_model(head))
+    whole, cut = core.read_model(head), graph_parts.short_and_exact(core.read_model(head))
     assert [number_format for _, number_format in cut] == ["bf16", "f32"]
     assert batch.pyramid is not None
     maps = [m[:1].numpy() for m in batch.pyramid.maps]

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from blemish.data.drawing import Picture, Scale
 from blemish.data.identity import values_id
-from blemish.data.layouts import Cut
-from blemish.data.modality import Modality
+from blemish.data.modality import Cut, Modality
 from blemish.data.regions import find_regions
 from blemish.data.signal import picture as strips
 from blemish.data.signal.beats import beat_mask

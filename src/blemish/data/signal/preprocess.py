@@ -2,9 +2,7 @@
 
 Filter, rate and scale are those of the whole recording: a window that was scaled by itself would hide a tall beat.
 
-Where a lead does not move, nothing was recorded: its electrode has come off, or its amplifier stands at a rail. Such a
-stretch is told apart like a gap, by the values as they were recorded, and counts for no scale. Where a lead moves much
-less than in what was learned from, the window is refused too: a method would find nothing wrong with it.
+A stretch in which a lead does not move (see `movement`) counts for no scale.
 """
 
 from __future__ import annotations
@@ -16,13 +14,27 @@ from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from blemish.data.image.decode import is_encoded
 from blemish.data.modality import WINDOW
+from blemish.data.signal.movement import (
+    ELECTRODE,
+    Stretch,
+    bridged,
+    check_movement,
+    filled_in,
+    lacks_of,
+    long_gaps,
+    movement,
+    names_of,
+    patience,
+    step_of,
+    still_in,
+)
 from blemish.data.signal.recordings import (
     EXTRA,
     KEPT,
@@ -36,21 +48,12 @@ from blemish.data.signal.recordings import (
     read_stamped,
     stamp,
 )
-from blemish.errors import ConfigError, DataError, OutOfRange
+from blemish.errors import ConfigError, DataError
 from blemish.files import content_id
 from blemish.types import Record
 
-LONGEST_GAP = 0.2  # seconds that are bridged by a straight line; a window with a longer gap is refused
 CLIP = 12.0  # of the scaled values, in standard deviations of a usual window
-STILL = 1.0  # seconds that a lead may stand still, or a tenth of a window where that is longer; at most half of one
-MOVES = 0.01  # of a lead's usual span in that time: less is no movement,
-STEPS = 2.0  # nor is so many steps of its converter, where it usually moves by more
-COARSE = 0.05  # of a lead's usual span that steps may have at most to count so
 FAINT = 0.1  # of the deviation of a lively window (the 90 % quantile): windows below count for no scale
-PARTS = 4  # of a window, each of which has to move, and
-LEAST = 0.02  # of the deviation of a usual window by which it has to, where nothing was learned about that
-SLACK = 0.5  # of the least movement that was learned from, and at most
-FULL = 0.1  # of the deviation of a usual window: a lead that moves by that much may show a change of rhythm
 DIGITS = 1e-10  # of a lead's values that are left of a constant one behind the filter
 FEWEST = 16  # samples of a window
 APART = 20.0  # times that a recording's rate may be below the model's
@@ -212,23 +215,6 @@ def as_signal(value: Any, plan: SignalPlan) -> Signal:
     return cut(recording, prepare(recording, plan), None, plan)
 
 
-class Stretch(NamedTuple):
-    """Seconds of a recording in which nothing was recorded, or a lead does not move."""
-
-    start: float
-    stop: float
-    lead: str  # that does not move; "" where nothing was recorded
-
-    @property
-    def why(self) -> str:
-        """What is to be said of it."""
-        return f"{self.lead} does not move" if self.lead else "nothing was recorded"
-
-    def spoils(self, start: float, stop: float) -> bool:
-        """Whether a window from `start` to `stop` shows so much of it that it cannot be judged."""
-        return min(stop, self.stop) - max(start, self.start) > (LONGEST_GAP if self.lead else 0)
-
-
 @dataclass(frozen=True, eq=False)
 class Prepared:
     """A whole recording at the model's rate: (K, M) scaled values, the order of its leads, and what it lacks."""
@@ -245,14 +231,14 @@ def prepare(recording: Recording, plan: SignalPlan) -> Prepared:
     check_rate(rate, plan)
     order = chosen(recording.leads, plan.leads)
     values = recording.values[list(order)].astype(np.float64)
-    names = _names(recording, order)
-    missing = [_long(lead, rate) for lead in values]
-    steps = [_step(lead) for lead in values]
-    values = np.stack([_bridged(lead, name) for lead, name in zip(values, names, strict=True)])
-    still = [_still(lead, _patience(plan.window, rate), step) for lead, step in zip(values, steps, strict=True)]
+    names = names_of(recording, order)
+    missing = [long_gaps(lead, rate) for lead in values]
+    steps = [step_of(lead) for lead in values]
+    values = np.stack([bridged(lead, name) for lead, name in zip(values, names, strict=True)])
+    still = [still_in(lead, patience(plan.window, rate), step) for lead, step in zip(values, steps, strict=True)]
     # from a rail back to the beats is a step, with which a filter would ring into windows that are good
     filled = np.stack(
-        [_filled(lead, ~flat) if not flat.all() else lead for lead, flat in zip(values, still, strict=True)]
+        [filled_in(lead, ~flat) if not flat.all() else lead for lead, flat in zip(values, still, strict=True)]
     )
     pieces = filled[:, None] if recording.piece is None else filled.reshape(len(filled), -1, recording.piece)
     pieces = _resampled(_filtered(pieces, rate, plan.band), rate, plan.rate)
@@ -261,96 +247,15 @@ def prepare(recording: Recording, plan: SignalPlan) -> Prepared:
     middle, scale = _usual(flat, empty, plan.size[0])
     for name, one, whole, rest in zip(names, scale[:, 0], np.abs(values).max(axis=1), still, strict=True):
         if rest.all() or one <= DIGITS * whole:
-            raise DataError(f"{name} is flat: it never moves", hint=_ELECTRODE)
+            raise DataError(f"{name} is flat: it never moves", hint=ELECTRODE)
     scaled = np.clip((flat - middle) / scale, -CLIP, CLIP)
-    return Prepared(scaled.astype(np.float32), order, _lacks(missing, still, names, rate))
-
-
-_ELECTRODE = "is the electrode connected?"
-
-
-def lacking(recording: Recording, rate: float, window: float) -> tuple[Stretch, ...]:
-    """What a recording lacks, whichever lead a model takes: gaps, and where a lead does not move. A lead that is empty
-    or flat from beginning to end is left out: that is no matter of a stretch, and reading it says so."""
-    values = recording.values.astype(np.float64)
-    names = _names(recording, range(len(values)))
-    some = [k for k, lead in enumerate(values) if np.isfinite(lead).any()]
-    missing = [_long(values[k], rate) for k in some]
-    still = [_still(_bridged(values[k], names[k]), _patience(window, rate), _step(values[k])) for k in some]
-    alive = [k for k in range(len(some)) if not still[k].all()]
-    return _lacks([missing[k] for k in alive], [still[k] for k in alive], [names[some[k]] for k in alive], rate)
-
-
-def _lacks(
-    missing: Sequence[NDArray[np.bool_]], still: Sequence[NDArray[np.bool_]], names: Sequence[str], rate: float
-) -> tuple[Stretch, ...]:
-    gaps = {(a, b) for lead in missing for a, b in _runs(lead)}
-    found = [Stretch(a / rate, b / rate, "") for a, b in gaps]
-    for name, lead, gap in zip(names, still, missing, strict=True):
-        found += [Stretch(a / rate, b / rate, name) for a, b in _runs(lead & ~gap)]
-    return tuple(sorted(found))
-
-
-def _patience(window: float, rate: float) -> int:
-    """Samples for which a lead may stand still."""
-    return max(2, math.ceil(min(max(STILL, window / 10), window / 2) * rate))
-
-
-def _long(lead: NDArray[np.float64], rate: float) -> NDArray[np.bool_]:
-    """(N,) where a gap is that is too long to be bridged."""
-    out = np.zeros(len(lead), np.bool_)
-    for a, b in _runs(~np.isfinite(lead)):
-        out[a:b] = (b - a) / rate > LONGEST_GAP
-    return out
-
-
-def _still(lead: NDArray[np.float64], size: int, step: float) -> NDArray[np.bool_]:
-    """(N,) which samples lie in a stretch of at least `size` in which a lead does not move: its span stays below a
-    share of the usual one, or within two of its converter's `step`s. A shorter recording is looked at whole."""
-    size = min(size, len(lead))
-    span = _rolling(lead, size, np.maximum) - _rolling(lead, size, np.minimum)
-    steps = STEPS * step * 1.01  # float32 rounds each value
-    slices = span[::size]
-    lively = slices[slices > steps]
-    usual = float(np.quantile(lively if len(lively) else slices, 0.75))
-    within = span <= max(MOVES * usual, min(steps, COARSE * usual) if len(lively) else steps)
-    edges = np.zeros(len(lead) + 1, np.int64)
-    np.add.at(edges, np.flatnonzero(within), 1)
-    np.add.at(edges, np.flatnonzero(within) + size, -1)
-    return np.asarray(edges.cumsum()[:-1] > 0)
-
-
-def _step(lead: NDArray[np.float64]) -> float:
-    """The smallest difference between values of a lead: a step of the converter, or all but nothing."""
-    some = lead[:: max(1, len(lead) // 1_000_000)]
-    values = np.unique(some[np.isfinite(some)])
-    return float(np.diff(values).min()) if len(values) > 1 else 0.0
-
-
-def _rolling(values: NDArray[np.float64], size: int, best: np.ufunc) -> NDArray[np.float64]:
-    """(N - size + 1,) maximum or minimum of each `size` values side by side (van Herk 1992: three passes)."""
-    count = len(values) - size + 1
-    blocks = np.pad(values, (0, -len(values) % size), mode="edge").reshape(-1, size)
-    ahead = best.accumulate(blocks, axis=1).reshape(-1)
-    behind = best.accumulate(blocks[:, ::-1], axis=1)[:, ::-1].reshape(-1)
-    return np.asarray(best(behind[:count], ahead[size - 1 : size - 1 + count]))
+    return Prepared(scaled.astype(np.float32), order, lacks_of(missing, still, names, rate))
 
 
 def _at_rate(there: NDArray[np.bool_], count: int) -> NDArray[np.bool_]:
     """A row of marks at another rate: (count,)."""
     at = (np.arange(count) * (len(there) / count)).astype(np.int64)
     return there[np.minimum(at, len(there) - 1)]
-
-
-def movement(x: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(K,) of a window (K, L) in deviations of a usual one: how much each lead moves in that part where it moves least.
-
-    Parts are quarters of the window, each half over the last one.
-    """
-    size = max(x.shape[1] // PARTS, 2)
-    starts = range(0, x.shape[1] - size + 1, max(size // 2, 1))
-    parts = [x[:, a : a + size].std(axis=1) for a in (*starts, x.shape[1] - size)]
-    return np.asarray(np.min(parts, axis=0), np.float64)
 
 
 def least_movement(windows: Iterable[Window], plan: SignalPlan) -> tuple[float, ...]:
@@ -375,7 +280,7 @@ def cut(recording: Recording, prepared: Prepared, span: tuple[int, int] | None, 
     start, stop = first / rate, last / rate
     for lack in prepared.lacks:
         if lack.spoils(start, stop):
-            hint = _ELECTRODE if lack.lead else "inspect what lies around the gap"
+            hint = ELECTRODE if lack.lead else "inspect what lies around the gap"
             raise DataError(f"{lack.why} from {lack.start:.2f} to {lack.stop:.2f} s", hint=hint)
     at = round(start * plan.rate)
     if recording.piece is not None:  # each piece was resampled by itself
@@ -384,25 +289,9 @@ def cut(recording: Recording, prepared: Prepared, span: tuple[int, int] | None, 
     x = prepared.values[:, at : at + length]
     if x.shape[1] < length:  # rates that divide to no whole number: at most two samples at the end
         x = np.pad(x, ((0, 0), (0, length - x.shape[1])), mode="edge")
-    _check_movement(x, recording, prepared.order, plan, (start, stop))
+    check_movement(x, recording, prepared.order, plan.least, (start, stop))
     names = tuple(recording.leads[i] for i in prepared.order)
     return Signal(recording.values[list(prepared.order), first:last], np.ascontiguousarray(x), rate, start, names)
-
-
-def _check_movement(
-    x: NDArray[np.float32],
-    recording: Recording,
-    order: Sequence[int],
-    plan: SignalPlan,
-    at: tuple[float, float],
-) -> None:
-    """OutOfRange where a lead moves much less than in any window that was learned from."""
-    learned = plan.least or [None] * len(order)
-    for name, moves, least in zip(_names(recording, order), movement(x), learned, strict=True):
-        if moves < (LEAST if least is None else min(SLACK * least, FULL)):
-            said = f"{name} hardly moves in a part of {at[0]:.2f} to {at[1]:.2f} s: {moves:.2g} of its usual deviation"
-            others = "" if least is None else f", and windows that were learned from {least:.2g} or more"
-            raise OutOfRange(said + others, hint=_ELECTRODE)
 
 
 def chosen(leads: Sequence[str | None], wanted: Sequence[str | None]) -> tuple[int, ...]:
@@ -429,35 +318,10 @@ def chosen(leads: Sequence[str | None], wanted: Sequence[str | None]) -> tuple[i
     return tuple(i if i is not None else rest.pop(0) for i in named)
 
 
-def _names(recording: Recording, order: Sequence[int]) -> list[str]:
-    return [f"lead {i + 1}" + (f" ({recording.leads[i]})" if recording.leads[i] else "") for i in order]
-
-
 def _known(rate: float | None) -> float:
     if rate is None:
         raise DataError("does not state its sampling rate", hint="--rate gives it, in Hz")
     return rate
-
-
-def _runs(missing: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """Stretches of True as (first, behind the last)."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], missing.astype(np.int8), [0]])))
-    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
-
-
-def _bridged(lead: NDArray[np.float64], name: str) -> NDArray[np.float64]:
-    there = np.isfinite(lead)
-    if there.all():
-        return lead
-    if not there.any():
-        raise DataError(f"{name} holds no number", hint=_ELECTRODE)
-    return _filled(lead, there)
-
-
-def _filled(lead: NDArray[np.float64], there: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """(N,) with straight lines where nothing is `there`."""
-    at = np.arange(len(lead))
-    return np.interp(at, at[there], lead[there])
 
 
 def _scipy() -> Any:

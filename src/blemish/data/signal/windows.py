@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from blemish.data.modality import Cut
-from blemish.data.signal.preprocess import lacking, spans
+from blemish.data.signal.movement import lacking
+from blemish.data.signal.preprocess import spans
 from blemish.data.signal.recordings import extent, missing_in, read_recording
 from blemish.errors import DataError
 from blemish.types import Record, Split

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import io
-import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from blemish.data import layouts
 from blemish.data.layouts import Cut
@@ -32,41 +29,11 @@ from blemish.data.signal.preprocess import (
     window_content,
 )
 from blemish.data.signal.recordings import Recording, extent, read_recording, recordings_in
-from blemish.errors import ConfigError, DataError, OutOfRange
+from blemish.errors import ConfigError, DataError
 from blemish.types import Record
+from tests.recordings import PLAN, RATE, annotated, beats, flat, write_beats, write_csv, write_record
 
 wfdb = pytest.importorskip("wfdb", reason="wfdb is not installed: pip install 'blemish[ecg]'")
-
-RATE = 250.0
-PLAN = SignalPlan(("I", "II"), window=4.0)
-
-
-def beats(seconds: float, rate: float = RATE, seed: int = 0) -> NDArray[np.float64]:
-    """(N, 2) in mV: a sharp wave each second, on a slow drift."""
-    at = np.arange(round(seconds * rate)) / rate
-    wave = np.exp(-(((at % 1) - 0.4) ** 2) / 2e-4)
-    noise = np.random.default_rng(seed).normal(0, 0.02, (len(at), 2))
-    return np.stack([1.2 * wave + 0.3 * np.sin(at / 3), -0.6 * wave + 0.1], 1) + noise
-
-
-def write_record(
-    folder: Path, name: str, values: NDArray[Any], rate: float = RATE, leads: tuple[str, ...] = ("I", "II")
-):
-    folder.mkdir(parents=True, exist_ok=True)
-    wfdb.wrsamp(
-        name, rate, ["mV"] * values.shape[1], list(leads), values, fmt=["16"] * values.shape[1], write_dir=str(folder)
-    )
-    return folder / f"{name}.hea"
-
-
-def write_beats(folder: Path, name: str, samples: list[int], symbols: list[str]) -> Path:
-    wfdb.wrann(name, "atr", np.array(samples), symbols, write_dir=str(folder))
-    return folder / f"{name}.atr"
-
-
-def write_csv(path: Path, values: NDArray[Any], header: str = "") -> Path:
-    np.savetxt(path, values, delimiter=",", header=header, comments="", fmt="%.6f")
-    return path
 
 
 def test_every_format_gives_the_same_window(tmp_path: Path) -> None:
@@ -252,18 +219,6 @@ def test_a_plan_survives_json() -> None:
         SignalPlan.from_json({**PLAN.to_json(), "colour": 3})
 
 
-def annotated(root: Path, names: list[str], seconds: int = 40) -> Path:
-    """Recordings of a beat each second: window 1 holds an ectopic beat, window 2 bundle branch beats, window 3 two."""
-    for k, name in enumerate(names):
-        write_record(root, name, beats(seconds, seed=k), leads=("MLII", "V1"))
-        samples = [round((s + 0.4) * RATE) for s in range(seconds)]
-        symbols = ["N"] * seconds
-        symbols[5], symbols[9] = "V", "L"
-        keep = [i for i in range(seconds) if not 12 <= i < 14]
-        write_beats(root, name, [samples[i] for i in keep], [symbols[i] for i in keep])
-    return root
-
-
 def sides(records: list[Record]) -> dict[tuple[str, int], int]:
     return dict(Counter((record.split, record.label) for record in records))
 
@@ -365,115 +320,6 @@ def test_the_published_halves_have_the_counts_of_the_protocol(shared_data: Path)
     with pytest.warns(UserWarning, match="left out are 4 paced recordings"):
         calibrated = sides(layouts.index(shared_data / "mitbih", split="patient-calibrated"))
     assert calibrated["train", 0] == 2797
-
-
-def flat(values: NDArray[np.float64], start: float, stop: float, how: str, lead: int = 0) -> NDArray[np.float64]:
-    """The recording (N, K) with a stretch, in seconds, in which a lead does not move."""
-    a, b = round(start * RATE), round(stop * RATE)
-    out, noise = values.copy(), np.random.default_rng(1).integers(-1, 2, b - a)
-    stretch = {
-        "constant": out[a, lead],
-        "zero": 0.0,
-        "rail": values[:, lead].max() + 3,
-        "one step": out[a, lead] + noise * 0.005,
-        "tiny noise": out[a, lead] + noise * 1e-4,
-        "not a number": np.nan,
-    }
-    out[a:b, lead] = stretch[how]
-    return out
-
-
-STRETCHES = ["constant", "zero", "rail", "one step", "tiny noise"]
-
-
-def errors(values: NDArray[np.float64], plan: SignalPlan = PLAN) -> list[str]:
-    """What is said of each window of a recording; "" where it can be judged."""
-    from blemish.data.signal.preprocess import cut
-
-    recording = Recording(np.round(values.T / 0.005).astype(np.float32) * np.float32(0.005), RATE, ("I", "II"))
-    prepared, found = prepare(recording, plan), []
-    for first in range(0, len(values) - 999, 1000):
-        try:
-            cut(recording, prepared, (first, first + 1000), plan)
-            found.append("")
-        except DataError as error:
-            found.append(str(error))
-    return found
-
-
-@pytest.mark.parametrize("lead", [0, 1])
-@pytest.mark.parametrize("how", STRETCHES)
-def test_a_window_in_which_a_lead_does_not_move_is_refused(how: str, lead: int) -> None:
-    """Of forty seconds in windows of four, the third and half of the fourth are flat: they are refused, no other is."""
-    said = errors(flat(beats(40), 8, 14, how, lead))
-    assert [bool(s) for s in said] == [k in (2, 3) for k in range(10)]
-    name = ("lead 1 (I)", "lead 2 (II)")[lead]
-    assert f"{name} does not move from 8.0" in said[2]
-    assert f" to 14.0{'0' if how != 'rail' else ''}" in said[3]
-
-
-@pytest.mark.parametrize("how", [*STRETCHES, "not a number"])
-def test_a_flat_half_does_not_change_the_scale_of_the_other(how: str) -> None:
-    """Nor do two thirds: the beats that are left look as they do in a whole recording."""
-    values = beats(60)
-    whole, part = (
-        prepare(Recording(v.T.astype(np.float32), RATE, ("I", "II")), PLAN).values[0, :2000]
-        for v in (values, flat(values, 20, 60, how))
-    )
-    np.testing.assert_allclose(part[200:], whole[200:], atol=0.1)  # a beat is some 10 high
-
-
-def test_a_lead_of_noise_alone_is_refused_and_leaves_the_scale_alone() -> None:
-    """An electrode that is off, with hum of the mains at a hundredth of the beats' height."""
-    values = beats(60)
-    at = np.arange(len(values)) / RATE
-    values[5000:, 0] = 0.01 * np.sin(2 * np.pi * 50 * at[5000:]) + np.random.default_rng(0).normal(0, 2e-3, 10_000)
-    said = errors(values)
-    assert not any(said[:5])
-    assert all("lead 1 (I)" in s for s in said[5:])
-    whole, part = (
-        prepare(Recording(v.T.astype(np.float32), RATE, ("I", "II")), PLAN).values[0, 200:2000]
-        for v in (beats(60), values)
-    )
-    np.testing.assert_allclose(part, whole, atol=0.1)
-
-
-def test_what_moves_less_than_anything_that_was_learned_from_is_refused(tmp_path: Path) -> None:
-    """A pause of three seconds, in which noise goes on as before, is no flat line; good windows have no such pause."""
-    good = [write_record(tmp_path, f"g{k}", beats(20, seed=k)) for k in range(2)]
-    windows = [Window(path, (first, first + 1000)) for path in good for first in range(0, 5000, 1000)]
-    plan = replace(PLAN, least=least_movement(windows, PLAN))
-    assert SignalPlan.from_json(plan.to_json()) == plan
-    assert plan.least is not None
-    assert min(plan.least) > 0.2
-    values = beats(20, seed=9)
-    values[2000:2750] = [0, 0.1] + np.random.default_rng(2).normal(0, 0.02, (750, 2))
-    assert not any(errors(values)), "an older model knows no least movement"
-    said = errors(values, plan)
-    assert [bool(s) for s in said] == [False, False, True, False, False]
-    assert re.search(r"lead 1 \(I\) hardly moves .* windows that were learned from 0\.\d+ or more", said[2])
-    with pytest.raises(OutOfRange, match=r"p\.hea: lead 1"):
-        read_window(Window(write_record(tmp_path, "p", values), (2000, 3000)), plan)
-
-
-def test_an_array_that_is_half_flat_is_refused() -> None:
-    plan = replace(PLAN, leads=(None, None), file_rate=RATE)
-    values = beats(4)
-    as_signal(values.T, plan)
-    with pytest.raises(DataError, match=r"lead 2 does not move from 2.00 to 4.00 s"):
-        as_signal(flat(values, 2, 4, "zero", 1).T, plan)
-    with pytest.raises(DataError, match="is flat"):
-        as_signal(flat(values, 0, 4, "one step").T.round(3), plan)
-
-
-def test_slow_hearts_coarse_converters_and_gaps_are_no_flat_leads() -> None:
-    at = np.arange(10_000) / RATE
-    slow = np.exp(-((((at % 1.8) - 0.4) ** 2) / 2e-4)) + np.random.default_rng(0).normal(0, 0.01, len(at))
-    coarse = np.round(beats(40)[:, 1] / 0.04) * 0.04  # twenty steps high
-    assert not any(errors(np.stack([slow, coarse], 1)))
-    values = beats(40)
-    values[np.arange(0, 10_000, 97)] = np.nan  # short gaps, which are bridged between the converter's steps
-    assert not any(errors(values))
 
 
 def test_learning_leaves_flat_and_empty_windows_out_and_says_so(tmp_path: Path) -> None:
