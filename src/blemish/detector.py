@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from blemish.learning.chunks import Spread
 
 
-_LESS = "a smaller --image-size, fewer images, or a method that keeps less"
+_LESS = "a smaller image_size (--image-size), fewer images, or a method that keeps less"
 
 
 class Detector:

@@ -171,5 +171,5 @@ def content_id(data: bytes) -> str:
 
 def too_large(name: str, detail: str) -> DataError:
     """The error for what would not fit into memory."""
-    hint = "raise --max-pixels (max_pixels in Python) if the file is trusted, or cut it into tiles"
+    hint = "raise max_pixels (--max-pixels) if the file is trusted, or cut it into tiles"
     return DataError(f"image is too large: {detail}", path=name, hint=hint)

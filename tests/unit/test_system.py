@@ -107,7 +107,7 @@ def test_a_size_that_cannot_fit_is_refused_with_one_that_does(monkeypatch: pytes
     monkeypatch.setattr(footprint, "free_memory", lambda: Free(least // 4, "of a test"))
     with pytest.raises(ResourceError, match="from 5 images at 640x640 needs at least") as caught:
         footprint.check(kept, config, SPEC, (640, 640), 5, 16)
-    assert caught.value.hint == "--image-size 224 may fit, or --set channels=100"
+    assert caught.value.hint == "image_size=224 (--image-size) may fit, or channels=100 (--set channels=100)"
     fewer = padim.Config(level=0, channels=10)
     footprint.check(kept, fewer, SPEC, (640, 640), 5, 16)
     monkeypatch.setattr(footprint, "free_memory", lambda: None)

@@ -48,7 +48,7 @@ Outputs = tuple[NDArray[np.float32], ...]
 # Both locks are taken inside `undisturbed` only, so that no fork finds them held.
 _FIRST_USE = threading.Lock()
 _COMPILING = threading.Lock()
-_SMALLER = "run it with fewer --threads, or fit again with a smaller --image-size"
+_SMALLER = "run it with fewer threads (--threads), or fit again with a smaller image_size (--image-size)"
 
 
 class Engine(Protocol):
@@ -260,7 +260,9 @@ def _check_memory(parts: Sequence[tuple[Any, str]], threads: int) -> None:
         raise ResourceError(
             f"running the graph in {threads} threads needs at least {size_text(weights + threads * largest)}, "
             f"and {size_text(free.bytes)} {free.limit} is free",
-            hint=f"--threads {most} may fit" if most >= 1 else "fit again with a smaller --image-size",
+            hint=f"threads={most} (--threads {most}) may fit"
+            if most >= 1
+            else "fit again with a smaller image_size (--image-size)",
         )
 
 
@@ -360,7 +362,7 @@ def _session(graph: bytes) -> Any:
         if is_out_of_memory(error):
             raise
         raise EngineError(
-            "onnxruntime is not installed", hint="pip install onnxruntime, or leave --engine out"
+            "onnxruntime is not installed", hint="pip install onnxruntime, or leave the engine out (--engine)"
         ) from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1  # its pool spins: two threads were slower than one beside a busy core

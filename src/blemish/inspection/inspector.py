@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -183,21 +183,30 @@ class Inspector:
 
     def _memory(self) -> AbstractContextManager[None]:
         """Around a run: memory that ends is an error that says what needs less."""
-        return memory_for("inspecting", f"fewer --threads than {self.threads}, or a model of a smaller --image-size")
+        return memory_for(
+            "inspecting", f"fewer threads than {self.threads} (--threads), or a model of a smaller image_size"
+        )
 
-    def _read(self, source: Any) -> Any:
-        """A sample as it was read, and as the engine takes it."""
-        if isinstance(source, DataError):
-            raise source
+    def read(self, source: Any) -> tuple[Any, Any]:
+        """A sample as it was read, and prepared as `outputs` takes it. DataError where it cannot be used.
+
+        With `outputs` this is what another line overrides whose samples do not go through the whole graph.
+        """
         raw = self.kind.read(source)
-        return source, raw, self.kind.prepare(raw)
+        return raw, self.kind.prepare(raw)
+
+    def outputs(self, prepared: Sequence[Any]) -> Outputs:
+        """What the model gives for prepared samples: score and map of each, and of a model that routes its votes."""
+        return self.engine(self.kind.stack(prepared))
 
     def _inspect_group(self, sources: list[Any], errors: bool = False) -> list[Any]:
         start = perf_counter()
         out: list[Any] = []
         for source in sources:
             try:
-                out.append(self._read(source))
+                if isinstance(source, DataError):
+                    raise source
+                out.append((source, *self.read(source)))
             except DataError as error:
                 named = error.at(os.fspath(source)) if isinstance(source, str | os.PathLike) else error
                 if not errors:
@@ -206,8 +215,8 @@ class Inspector:
         ready = [entry for entry in out if isinstance(entry, tuple)]
         if not ready:
             return out
-        outputs = zip(*self.engine(self.kind.stack([entry[2] for entry in ready])), strict=True)
-        results = iter([self._decide(e[0], e[1], out) for e, out in zip(ready, outputs, strict=True)])
+        outputs = zip(*self.outputs([prepared for _, _, prepared in ready]), strict=True)
+        results = iter([self._decide(source, raw, out) for (source, raw, _), out in zip(ready, outputs, strict=True)])
         seconds = (perf_counter() - start) / len(sources)
         return [replace(next(results), seconds=seconds) if isinstance(entry, tuple) else entry for entry in out]
 

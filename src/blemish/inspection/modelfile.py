@@ -97,7 +97,7 @@ def check_place(folder: str | Path, *, read: Iterable[str | Path] = ()) -> None:
 
     ModelFileError where anything else is in the way, DataError where nothing can be written or inputs lie there.
     """
-    folder, hint = Path(folder), "choose another --out"
+    folder, hint = Path(folder), "choose another folder (--out)"
     place = folder.resolve()  # a link to a model stays a link, and "." has a name
     if os.path.lexists(place) and not place.is_dir():
         raise ModelFileError(f"{folder}: is there and is no model folder; not overwritten", hint=hint)

@@ -162,11 +162,11 @@ def _finished(out: str, plan: dict[str, Any]) -> set[str]:
     names = set(places.names_in(out))
     if PLAN in names:
         if json.loads(places.read(places.join(out, PLAN))) != plan:
-            hint = "choose another --out, or remove the old result"
+            hint = "choose another folder (--out), or remove the old result"
             raise ConfigError(f"{out}: holds a result of other images or another model", hint=hint)
         return names
     if any(name.endswith(".parquet") for name in names):
-        raise ConfigError(f"{out}: holds Parquet files of something else", hint="choose another --out")
+        raise ConfigError(f"{out}: holds Parquet files of something else", hint="choose another folder (--out)")
     places.write(places.join(out, PLAN), json.dumps(plan, indent=1).encode())
     return set()
 

@@ -13,6 +13,7 @@ from blemish.inspection.modelfile import Model, arrays
 from blemish.inspection.routed import Routed
 
 LOCAL = ("openvino", "local")
+FLAGS = {"max_pixels": "--max-pixels", "file_rate": "--rate"}  # on the command line
 
 
 def open_model(
@@ -25,7 +26,8 @@ def open_model(
     """
     if not model.meta.graph:
         if name not in (*LOCAL, "numpy"):
-            raise EngineError(f"'{name}' runs graphs, and {model.meta.method} is none", hint="leave --engine out")
+            message = f"'{name}' runs graphs, and {model.meta.method} is none"
+            raise EngineError(message, hint="leave the engine out (--engine)")
         return ENGINES[str(model.meta.engine)](model.meta.config, arrays(model.tensors))
     if not model.heads:
         return open_engine(model.graph, name, precision=precision, threads=threads, batch=batch)
@@ -46,9 +48,8 @@ def reading(model: Model, *, max_pixels: int | None = None, file_rate: float | N
     given = {k: v for k, v in {"max_pixels": max_pixels, "file_rate": file_rate}.items() if v is not None}
     for name in given:
         if name not in {field.name for field in fields(preprocess)}:
-            said = {"max_pixels": "--max-pixels", "file_rate": "--rate"}[name]
-            what = model.meta.kind
-            raise ConfigError(f"{said} ({name}) means nothing to a model of {what}s", hint=f"leave {said} out")
+            said = f"{name} ({FLAGS[name]})"
+            raise ConfigError(f"{said} means nothing to a model of {model.meta.kind}s", hint="leave it out")
     if not given:
         return model
     return replace(model, meta=replace(model.meta, preprocess=replace(preprocess, **given).to_json()))

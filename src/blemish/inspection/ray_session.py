@@ -43,7 +43,9 @@ def session(address: str | None = None, workers: int | None = None) -> Iterator[
             # "local": without a word it would join whatever `ray start` has left on this machine
             ray.init("local", num_cpus=workers or cores(), include_dashboard=False, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise EngineError(f"no Ray cluster at {address or 'this machine'}: {error}", hint="check --address") from error
+        raise EngineError(
+            f"no Ray cluster at {address or 'this machine'}: {error}", hint="check the address (--address)"
+        ) from error
     try:
         yield ray
     finally:

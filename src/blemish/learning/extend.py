@@ -100,6 +100,6 @@ def _check(model: Model, name: str) -> None:
             hint="models with a head for each category take new ones",
         )
     if not name.strip() or not name.isprintable():
-        raise ConfigError(f"{name!r} is no name of a category", hint="give --category a name")
+        raise ConfigError(f"{name!r} is no name of a category", hint="give the category a name (--category)")
     if name in model.categories.names:
-        raise ConfigError(f"the model has a category '{name}'", hint="give another --category")
+        raise ConfigError(f"the model has a category '{name}'", hint="give another name (--category)")

@@ -39,9 +39,9 @@ def needed(kept: Collection[str], config: Any, spec: FeatureSpec, count: int, ba
     """
     features = 2 * 4 * spec.values * min(batch, count)
     if "whiten" in kept and hasattr(config, "channels"):
-        return features + _gaussians(config, spec), "--set channels=100"
+        return features + _gaussians(config, spec), "channels=100 (--set channels=100)"
     if "memory" in kept and hasattr(config, "pool"):
-        return features + _pool(config, spec, count), "fewer images, or a smaller --set pool"
+        return features + _pool(config, spec, count), "fewer images, or a smaller pool (--set pool)"
     return features, "fewer levels of the backbone"
 
 
@@ -52,7 +52,11 @@ def check(kept: Collection[str], config: Any, spec: FeatureSpec, size: tuple[int
     if free is None or least <= free.bytes:
         return
     fitting = int(math.sqrt(size[0] * size[1] * 0.5 * free.bytes / least)) // _STEP * _STEP
-    smaller = f"--image-size {fitting} may fit" if fitting >= 2 * _STEP else "a smaller --image-size"
+    smaller = (
+        f"image_size={fitting} (--image-size) may fit"
+        if fitting >= 2 * _STEP
+        else "a smaller image_size (--image-size)"
+    )
     raise ResourceError(
         f"learning from {count} images at {size[1]}x{size[0]} needs at least {size_text(least)}, "
         f"and {size_text(free.bytes)} {free.limit} is free",

@@ -381,7 +381,7 @@ def test_a_graph_that_does_not_fit_into_memory_is_refused(one: Model, monkeypatc
     monkeypatch.setattr(engines, "free_memory", lambda: Free(30 << 20, "of a test"))
     with pytest.raises(ResourceError) as caught:
         open_engine(graph, threads=1000)
-    assert re.fullmatch(r"--threads \d+ may fit", str(caught.value.hint))
+    assert re.fullmatch(r"threads=(\d+) \(--threads \1\) may fit", str(caught.value.hint))
 
 
 def test_memory_that_runs_out_inside_is_an_error_with_a_hint(one: Model, monkeypatch: pytest.MonkeyPatch) -> None:

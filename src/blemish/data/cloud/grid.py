@@ -30,7 +30,7 @@ def read(data: bytes, suffix: str, *, intrinsics: tuple[float, float, float, flo
     if values.ndim != 2:
         raise DataError(f"holds {values.shape}, not coordinates (H, W, 3) or depths (H, W)", hint="is it the xyz file?")
     if intrinsics is None:
-        hint = "give --intrinsics FX FY CX CY in pixels, or a TIFF of coordinates (H, W, 3)"
+        hint = "give intrinsics (--intrinsics FX FY CX CY) in pixels, or a TIFF of coordinates (H, W, 3)"
         raise DataError("is a depth image, and the camera is not known", hint=hint)
     return _cloud(behind(values, intrinsics, depth_unit))
 

@@ -40,6 +40,10 @@ def _said(records: list[Record], left: LeftOut) -> list[Record]:
     """The records, and a warning for what is left out; DataError where that is everything."""
     if not records and left.found:
         why, names = next(iter(left.found.items()))
-        raise DataError(f"holds no window to learn from, but {len(names)} {why}", path=left.root, hint="--window")
+        raise DataError(
+            f"holds no window to learn from, but {len(names)} {why}",
+            path=left.root,
+            hint="another window (--window)",
+        )
     left.say()
     return records

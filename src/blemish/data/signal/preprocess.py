@@ -148,7 +148,7 @@ def check_rate(rate: float, plan: SignalPlan) -> None:
     """DataError for a recording so much slower than what the model looks at that its times may be of another unit."""
     if rate * APART < plan.rate:
         message = f"a rate of {rate:g} Hz is far below the {plan.rate:g} Hz that the model looks at"
-        raise DataError(message, hint=f"{_SLOW}; is --rate right?")
+        raise DataError(message, hint=f"{_SLOW}; is file_rate (--rate) right?")
 
 
 def spans(of: Extent, window: float, rate: float | None, *, whole: bool = False) -> list[tuple[int, int]]:
@@ -163,7 +163,9 @@ def spans(of: Extent, window: float, rate: float | None, *, whole: bool = False)
         raise DataError(f"{window:g} s are {length:.3g} samples at {hertz:g} Hz", hint=_SLOW)
     count = math.floor(n / length + 1e-9)
     if not count:
-        raise DataError(f"{n} samples are less than a window of {window:g} s", hint="--window makes shorter ones")
+        raise DataError(
+            f"{n} samples are less than a window of {window:g} s", hint="a smaller window (--window) makes shorter ones"
+        )
     found = [(round(k * length), round(k * length) + round(length)) for k in range(count)]
     found = [(a, b) for a, b in found if b <= n]
     if whole and found[-1][1] < n:
@@ -320,7 +322,7 @@ def chosen(leads: Sequence[str | None], wanted: Sequence[str | None]) -> tuple[i
 
 def _known(rate: float | None) -> float:
     if rate is None:
-        raise DataError("does not state its sampling rate", hint="--rate gives it, in Hz")
+        raise DataError("does not state its sampling rate", hint="file_rate (--rate) gives it, in Hz")
     return rate
 
 
@@ -353,7 +355,7 @@ def _resampled(values: NDArray[np.float64], rate: float, wanted: float) -> NDArr
     if ratio == 1:
         return values
     if ratio == 0:
-        raise DataError(f"a rate of {rate:g} Hz cannot become {wanted:g} Hz", hint="is --rate right?")
+        raise DataError(f"a rate of {rate:g} Hz cannot become {wanted:g} Hz", hint="is file_rate (--rate) right?")
     resampled = _scipy().resample_poly(values, ratio.numerator, ratio.denominator, axis=-1, padtype="line")
     return cast(NDArray[np.float64], resampled)
 

@@ -33,7 +33,7 @@ class Scan:
     def __init__(self, cloud: Cloud, k: int, generator: np.random.Generator) -> None:
         self.cloud, self.k, self.rows = cloud, k, np.flatnonzero(cloud.valid)
         if len(self.rows) < LEAST:
-            hint = f"a surface needs {LEAST} of them; of a mesh, points can be taken from its faces (--points)"
+            hint = f"a surface needs {LEAST} of them; of a mesh, points can be taken from its faces (points, --points)"
             raise DataError(f"holds {len(self.rows)} points", hint=hint)
         points = cloud.points[self.rows].astype(np.float64)
         self.mean = points.mean(0)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from blemish.data.image.preprocess import image_size_of
-from blemish.errors import DataError
-from blemish.inspection.engines import Engine, Head, Outputs
+from blemish.inspection.engines import Head, Outputs, Precision
 from blemish.inspection.inspector import Inspector
 from blemish.inspection.modelfile import Model
 from blemish.inspection.routed import Routes
@@ -39,14 +37,19 @@ class CountedCache(FeatureCache):
         return maps
 
 
-class _HeadAsEngine:
-    """Says what the head runs on; it is not called with images."""
+class _HeadEngine:
+    """The head of a model as an engine that takes features: those of one image at a time, as they are cached."""
 
-    def __init__(self, precision: Any) -> None:
-        self.name, self.precision = "openvino", precision
+    name = "openvino"
 
-    def __call__(self, images: NDArray[np.uint8]) -> Outputs:
-        raise NotImplementedError("a line from cached features takes files")
+    def __init__(self, model: Model, precision: Precision, threads: int) -> None:
+        self.precision: Precision = precision
+        options: Any = {"precision": precision, "threads": threads}
+        self._head = Routes(model.heads, **options) if model.heads else Head(model.graph, **options)
+
+    def __call__(self, images: Any) -> Outputs:
+        """The levels of each image -> the outputs of all."""
+        return tuple(map(np.concatenate, zip(*map(self._head, images), strict=True)))
 
 
 class CachedLine(Inspector):
@@ -56,28 +59,19 @@ class CachedLine(Inspector):
     """
 
     def __init__(self, model: Model, source: FeatureSource) -> None:
-        engine: Engine = _HeadAsEngine(source.precision)
-        super().__init__(model, engine, threads=source.threads)
+        super().__init__(model, _HeadEngine(model, source.precision, source.threads), threads=source.threads)
         self._source = source
-        options: Any = {"precision": source.precision, "threads": source.threads}
-        self._head = Routes(model.heads, **options) if model.heads else Head(model.graph, **options)
 
-    def _inspect_group(self, sources: list[Any], errors: bool = False) -> list[Any]:
-        out: list[Any] = []
-        for source in sources:
-            start = perf_counter()
-            try:
-                maps = self._source.maps(Record(id=str(source), path=Path(source)))
-                width, height = image_size_of(Path(source))
-            except DataError as error:
-                if not errors:
-                    raise
-                out.append(error)
-                continue
-            shape = np.broadcast_to(np.uint8(0), (height, width))  # of the image, which need not be decoded
-            result = self._decide(source, shape, tuple(part[0] for part in self._head(maps)))
-            out.append(replace(result, seconds=perf_counter() - start))
-        return out
+    def read(self, source: Any) -> tuple[Any, Any]:
+        """The shape of the image, which need not be decoded, and its cached features."""
+        maps = self._source.maps(Record(id=str(source), path=Path(source)))
+        width, height = image_size_of(Path(source))
+        return np.broadcast_to(np.uint8(0), (height, width)), maps
+
+    def outputs(self, prepared: Sequence[Any]) -> Outputs:
+        """As `Inspector.outputs`, of features."""
+        features: Any = prepared  # which stand in no one array
+        return self.engine(features)
 
 
 def differing(deployed: Inspector, line: Inspector, paths: list[Path]) -> int:

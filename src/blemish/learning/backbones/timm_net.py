@@ -81,7 +81,7 @@ def load(
     else:
         raise BackboneError(
             f"no weights for '{name}' on this machine",
-            hint="give a local file with --weights, or --allow-download to ask timm's hub",
+            hint="give a local file as weights (--weights), or allow_download (--allow-download) to ask timm's hub",
         )
     config = network.pretrained_cfg if hasattr(network, "pretrained_cfg") else {}
     mean = torch.tensor(config.get("mean", (0.485, 0.456, 0.406))) * 255

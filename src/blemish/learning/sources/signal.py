@@ -140,7 +140,9 @@ def _plan(learn: Sequence[Record], options: FitOptions, backbone: Any) -> Modali
     first = read_recording(learn[0].path)
     rate = first.rate or options.file_rate
     if rate is None:
-        raise DataError("does not state its sampling rate", path=learn[0].path, hint="--rate gives it, in Hz")
+        raise DataError(
+            "does not state its sampling rate", path=learn[0].path, hint="file_rate (--rate) gives it, in Hz"
+        )
     if first.piece is not None:  # a table of windows: their length is what it is
         plan = replace(plan, window=first.piece / rate)
     windows = sorted(map(Signals.source, learn), key=lambda window: str(window.path))  # each recording is read once
