@@ -46,7 +46,7 @@ STAGES = tuple(STAGE + name for name in ("decode", "resize", "graph", "map_to_so
 
 @dataclass(frozen=True)
 class Demo:
-    """What a demo came to: `main` is the model of all categories, `others` one for each where there are several.
+    """The result of a demo: `main` is the model of all categories, `others` one for each where there are several.
 
     `verdict` says how the promise of the main model fared; `files` are the written ones, by what they are: model,
     metrics, report, heatmap.
@@ -187,7 +187,7 @@ def stages(inspector: Inspector, records: Sequence[Record], most: int = 60) -> d
 
 
 def show(demo: Demo, console: Console) -> None:
-    """Print what the demo came to: the table, the verdict on the promise, the time of each stage, the files."""
+    """Print the result of the demo: the table, the verdict on the promise, the time of each stage, the files."""
     console.print(table(demo))
     console.print(demo.verdict, highlight=False)
     timing = demo.main.timing.to_json()

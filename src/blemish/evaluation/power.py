@@ -1,4 +1,4 @@
-"""Power without defects: what a model would find, measured with made defects on good images. No torch.
+"""Power without defects: what a model would find, measured with synthetic defects on good images. No torch.
 
 For each kind, size and contrast, probes are pasted on good images and judged by the deployed line at the model's own
 threshold. The share that is found says how small a defect may be; it is measured at the rate of false alarms that the
@@ -29,7 +29,7 @@ from blemish.data.image.preprocess import Preprocess
 from blemish.data.modality import Modality
 from blemish.data.synthesis.probes import KINDS, Probe
 from blemish.errors import ConfigError, DataError
-from blemish.evaluation.metrics.intervals import wilson
+from blemish.evaluation.summary import Rate
 from blemish.files import read_file, write_whole
 from blemish.inspection.inspector import Inspector
 from blemish.inspection.modelfile import Model
@@ -53,7 +53,7 @@ def _of_images(kind: Modality[Any]) -> None:
 
 
 class Cell(NamedTuple):
-    """What one kind, size and contrast came to."""
+    """How many probes of one kind, size and contrast were found."""
 
     kind: str
     size: float  # pixels of the image
@@ -77,9 +77,9 @@ class Power:
     seed: int
     examples: tuple[tuple[Cell, bytes], ...] = ()
 
-    def rate(self, cell: Cell) -> tuple[float, float, float]:
-        """Share found with its 95 % interval (Wilson)."""
-        return wilson(cell.found, cell.of)
+    def rate(self, cell: Cell) -> Rate:
+        """Share found."""
+        return Rate.measured(cell.found, cell.of)
 
     def smallest(self, kind: str, contrast: float) -> float | None:
         """The smallest size of which, and of all larger ones, at least `FOUND` were found; None where there is none."""
@@ -95,7 +95,8 @@ class Power:
         """Plain values: all but the pictures."""
         values = asdict(self)
         del values["examples"]
-        cells = [c._asdict() | dict(zip(("rate", "low", "high"), self.rate(c), strict=True)) for c in self.cells]
+        rates = [(cell, self.rate(cell)) for cell in self.cells]
+        cells = [c._asdict() | {"rate": r.value, "low": r.low, "high": r.high} for c, r in rates]
         answers = [
             {"kind": kind, "contrast": contrast, "size": self.smallest(kind, contrast)}
             for kind, contrast in dict.fromkeys((c.kind, c.contrast) for c in self.cells)

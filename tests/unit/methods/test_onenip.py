@@ -28,42 +28,13 @@ from blemish.nn.masked import GridPosition, PromptLayer, neighbour_mask
 from blemish.nn.refiner import Refiner
 from blemish.ops.bank import FeatureBank
 from blemish.types import Batch, FeatureSpec
+from tests import reconstructors
 from tests.fakes import FakeBackbone
 from tests.products import COUNT, SIZE, Products, damaged, product
+from tests.reconstructors import randn, trainable
 
-PAPER: dict[str, Any] = {
-    "width": 256,
-    "hidden": 1024,
-    "norm": "post",
-    "positions": "uniform",
-    "refiner_width": 128,
-    "dice_at": "image",
-    "resize": "bilinear",
-    "standardise": False,
-    "attention_dropout": 0.1,
-    "rate": 1e-4,
-}
-TOY: dict[str, Any] = {
-    "steps": 100,
-    "rate": 3e-3,
-    "clip": 1.0,
-    "width": 32,
-    "hidden": 64,
-    "encoders": 1,
-    "decoders": 2,
-    "heads": 4,
-    "dropout": 0.0,
-    "stride": 8,
-    "refiner_width": 16,
-}
-
-
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def trainable(module: torch.nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
+PAPER = {**reconstructors.PAPER, "refiner_width": 128, "dice_at": "image", "attention_dropout": 0.1}
+TOY = {**reconstructors.TOY, "steps": 100, "refiner_width": 16}
 
 
 def test_the_papers_size_counts_what_the_paper_has() -> None:

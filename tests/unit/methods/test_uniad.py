@@ -32,36 +32,7 @@ from blemish.ops.scoring import window_peak
 from blemish.types import Batch, FeatureSpec
 from tests.fakes import FakeBackbone, batch_of
 from tests.products import COUNT, PIECE, SIZE, Products, product
-
-PAPER: dict[str, Any] = {
-    "width": 256,
-    "hidden": 1024,
-    "norm": "post",
-    "positions": "uniform",
-    "resize": "bilinear",
-    "standardise": False,
-    "rate": 1e-4,
-}
-TOY: dict[str, Any] = {
-    "steps": 120,
-    "rate": 3e-3,
-    "clip": 1.0,
-    "width": 32,
-    "hidden": 64,
-    "encoders": 1,
-    "decoders": 2,
-    "heads": 4,
-    "dropout": 0.0,
-    "stride": 8,
-}
-
-
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def trainable(module: torch.nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
+from tests.reconstructors import PAPER, TOY, randn, trainable
 
 
 def spec_of(*channels: int, size: int) -> FeatureSpec:

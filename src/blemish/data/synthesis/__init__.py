@@ -1,4 +1,4 @@
-"""Made defects.
+"""Synthetic defects.
 
 A synthesizer is `(image, generator) -> (image', mask)`: image' differs from image inside the mask only, the mask is
 never empty, and the same state of the generator gives the same bits. Images are uint8 (H, W, 3), masks bool (H, W);

@@ -1,4 +1,4 @@
-"""What a measured figure is worth: intervals of an AUROC, of a difference, of a proportion, and the bootstrap."""
+"""How sure a measured figure is: intervals of an AUROC, of a difference, of a proportion, and the bootstrap."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class Cases:
     missed        defective and passed, lowest scores first (without a threshold: the lowest-scoring defective)
     false_alarms  good and rejected, highest scores first (without a threshold: the highest-scoring good)
     just_above, just_below   nearest to the threshold on either side, half as many each
-    good          good images drawn by lot: by a checksum of their id, so that no score has a say
+    good          good images at random: by a checksum of their id, whatever their score
 
     `calibrator` is the inspector's; it gives the scale of the heat maps. Without one each map has a scale of its own.
     `kind` is the inspector's too, which reads the samples.

@@ -243,7 +243,7 @@ GALLERIES = (
     (("missed",), "Missed defects", "Defective parts that passed, those that look most like good parts first."),
     (("false_alarms",), "False alarms", "Good parts that were rejected, highest scores first."),
     (("just_above", "just_below"), "Nearest to the threshold", "The closest decisions, first above it, then below."),
-    (("good",), "Good parts", "Drawn by lot, whatever their score."),
+    (("good",), "Good parts", "Chosen at random, whatever their score."),
 )
 WITHOUT_THRESHOLD = {
     "Missed defects": ("Lowest-scoring defective parts", "Those that look most like good parts."),

@@ -19,7 +19,7 @@ def write_power(path: str | Path, found: Power) -> None:
     write_page(
         path,
         title="What this model would find",
-        subtitle=f"Made defects on {found.images} good images of {width} x {height} pixels; method "
+        subtitle=f"Synthetic defects on {found.images} good images of {width} x {height} pixels; method "
         f"{found.model.get('method', '?')}",
         body=[_answers(found), _maps(found), _alarms(found), _examples(found), _note()],
         version=str(found.model.get("software", {}).get("blemish", "")),
@@ -95,8 +95,8 @@ def _figure(cell: Cell, picture: bytes) -> str:
 
 def _note() -> str:
     return (
-        '<section class="whole"><h2>What this is worth</h2><p>The defects are made: strokes, blobs and clouds that no '
-        "method learns from. A real scratch has other edges, lies where wear puts it, and may be easier or harder to "
+        '<section class="whole"><h2>What this means</h2><p>The defects are synthetic: strokes, blobs and clouds that '
+        "no method learns from. A real scratch has other edges, lies where wear puts it, and may be easier or harder to "
         "see. The figures compare models, lights and cameras, and tell what is hopeless; whether a line finds its own "
         "defects, only its own defects tell.</p></section>"
     )
