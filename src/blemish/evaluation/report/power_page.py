@@ -96,7 +96,7 @@ def _figure(cell: Cell, picture: bytes) -> str:
 def _note() -> str:
     return (
         '<section class="whole"><h2>What this means</h2><p>The defects are synthetic: strokes, blobs and clouds that '
-        "no method learns from. A real scratch has other edges, lies where wear puts it, and may be easier or harder to "
-        "see. The figures compare models, lights and cameras, and tell what is hopeless; whether a line finds its own "
-        "defects, only its own defects tell.</p></section>"
+        "no method learns from. A real scratch has other edges, lies where wear puts it, and may be easier or harder "
+        "to see. The figures compare models, lights and cameras, and tell what is hopeless; whether a line finds its "
+        "own defects, only its own defects tell.</p></section>"
     )
