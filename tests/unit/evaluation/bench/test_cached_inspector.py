@@ -29,7 +29,7 @@ def test_a_line_from_cached_features_is_the_deployed_one(method: str, options: d
     detector = Detector(method, **usual, **options)
     detector.fit(tmp_path / "set" if options else trees[0])
     cache = CountedCache(tmp_path / "cache")
-    source = FeatureSource(FakeBackbone(), Preprocess.from_json(detector.model.meta["preprocess"]), cache)
+    source = FeatureSource(FakeBackbone(), Preprocess.from_json(detector.model.meta.preprocess), cache)
     line, deployed = CachedLine(detector.model, source), detector.inspector()
     paths = sorted((trees[0] / "test").rglob("*.png"))
     assert differing(deployed, line, paths) == 0
