@@ -44,7 +44,7 @@ def run(
     earlier = results.read(known) if known is not None else results.Tables()
     if known is not None and not earlier.cells:
         raise DataError("holds no tables of an earlier run", path=known, hint="a folder with cells.parquet in it")
-    have = {cell["digest"] for cell in earlier.cells}
+    have = {cell.digest for cell in earlier.cells}
     if collect:
         outcome = bench.Outcome(tuple(bench.plan(chosen, out)), 0, {}, {})
     else:

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-from blemish.evaluation.bench.results import Row, Tables
+from blemish.evaluation.bench.results import FigureRow, Tables
 from blemish.files import write_whole
 
 MAIN = "I-AUROC"
@@ -65,21 +65,19 @@ def _figure(width: float, height: float, columns: int = 1) -> tuple[Any, Any]:
 
 
 def _labels(tables: Tables) -> list[str]:
-    return list(dict.fromkeys(c["label"] for c in tables.cells))
+    return list(dict.fromkeys(c.label for c in tables.cells))
 
 
-def _mean(rows: Sequence[Row]) -> float | None:
-    return mean(r["value"] for r in rows) if rows else None
+def _mean(rows: Sequence[FigureRow]) -> float | None:
+    return mean(r.value for r in rows) if rows else None
 
 
 def _by_set(tables: Tables, metric: str) -> dict[str, dict[str, float]]:
     """{set: {method: mean over seeds}} of the sets on which every method has the metric."""
-    rows = [r for r in tables.results if r["scope"] == "overall" and r["metric"] == metric]
+    rows = [r for r in tables.results if r.scope == "overall" and r.metric == metric]
     out: dict[str, dict[str, float]] = {}
-    for where in dict.fromkeys(r["where"] for r in rows):
-        values = {
-            label: _mean([r for r in rows if (r["where"], r["label"]) == (where, label)]) for label in _labels(tables)
-        }
+    for where in dict.fromkeys(r.where for r in rows):
+        values = {label: _mean([r for r in rows if (r.where, r.label) == (where, label)]) for label in _labels(tables)}
         if all(v is not None for v in values.values()):
             out[where] = {label: float(v) for label, v in values.items() if v is not None}
     return out
@@ -96,7 +94,7 @@ def _accuracy(tables: Tables) -> Any:
     for axis, (metric, table) in zip(axes, panels.items(), strict=True):
         dots = []
         for i, label in enumerate(labels):
-            ms = median(c["cpu_ms"] for c in tables.cells if c["label"] == label and c["where"] in table)
+            ms = median(c.cpu_ms for c in tables.cells if c.label == label and c.where in table)
             dots.append((mean(values[label] for values in table.values()), ms, label))
             axis.plot(ms, dots[-1][0], "o", color=f"C{i}", markersize=8, clip_on=False)
         axis.set_xlabel("processor ms an image, file to result")
@@ -130,7 +128,7 @@ def _beside(axis: Any, dots: Sequence[tuple[float, float, str]], line: float) ->
 
 def _ranks(tables: Tables) -> Any:
     """Critical-difference diagram (Demsar 2006): mean ranks over sets; a bar joins what Nemenyi's test cannot tell."""
-    counted = {c["where"] for c in tables.cells if c["ranked"]}
+    counted = {c.where for c in tables.cells if c.ranked}
     table = {where: values for where, values in _by_set(tables, MAIN).items() if where in counted}
     labels = _labels(tables)
     if len(labels) < 2 or len(table) < 2:
@@ -153,12 +151,12 @@ def _ranks(tables: Tables) -> Any:
 
 def _defects(tables: Tables) -> Any:
     """I-AUROC of each method for each defect type, one panel per set that has several types."""
-    rows = [r for r in tables.results if r["scope"] == "defect"]
+    rows = [r for r in tables.results if r.scope == "defect"]
     parts: dict[str, list[str]] = {}
     for row in rows:
-        parts.setdefault(row["where"], [])
-        if row["part"] not in parts[row["where"]]:
-            parts[row["where"]].append(row["part"])
+        parts.setdefault(row.where, [])
+        if row.part not in parts[row.where]:
+            parts[row.where].append(row.part)
     parts = {where: names for where, names in parts.items() if len(names) > 1}
     if not parts:
         return None
@@ -167,9 +165,7 @@ def _defects(tables: Tables) -> Any:
     figure, axes = _figure(4.2 * len(parts) + widest, 1.3 + LINE * len(labels), len(parts))
     for axis, (where, names) in zip(axes, parts.items(), strict=True):
         for i, name in enumerate(names):
-            found = [
-                _mean([r for r in rows if (r["where"], r["part"], r["label"]) == (where, name, x)]) for x in labels
-            ]
+            found = [_mean([r for r in rows if (r.where, r.part, r.label) == (where, name, x)]) for x in labels]
             known = [(value, k) for k, value in enumerate(found) if value is not None]
             axis.plot(*zip(*known, strict=True), "o", color=f"C{i}", markersize=6, alpha=0.85, label=name)
         axis.axvline(0.5, color=INK, linewidth=0.8, linestyle=":")  # chance

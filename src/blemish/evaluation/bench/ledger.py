@@ -10,7 +10,7 @@ from blemish import methods
 from blemish.evaluation.bench import figures
 from blemish.evaluation.bench import multiclass_page as one_for_all
 from blemish.evaluation.bench.markdown import figure, of, table, unique
-from blemish.evaluation.bench.results import Row, Tables
+from blemish.evaluation.bench.results import PairRow, Tables
 from blemish.files import write_whole
 
 IMAGE = ("I-AUROC", "I-AP", "I-F1max")
@@ -31,16 +31,16 @@ def write(tables: Tables, page: Path, *, command: str, missing: int = 0) -> None
 def text(tables: Tables, plots: dict[str, str], command: str, missing: int = 0, title: str = "Ledger") -> str:
     """The page; `plots` are links by name."""
     parts = [_head(tables, command, missing, title), _plots(plots)]
-    parts += [_set(tables, where) for where in unique(row["where"] for row in tables.cells)]
+    parts += [_set(tables, where) for where in unique(row.where for row in tables.cells)]
     parts += [one_for_all.text(tables), _pairs(tables), _published(tables), _defects(tables), _cost(tables)]
     return "\n".join(part for part in parts if part).rstrip() + "\n"
 
 
 def _head(tables: Tables, command: str, missing: int, title: str) -> str:
     cells = tables.cells
-    first, last = min(c["started"] for c in cells)[:10], max(c["started"] for c in cells)[:10]
-    one: Callable[[str], str] = lambda key: ", ".join(str(v) for v in unique(c[key] for c in cells))  # noqa: E731
-    seeds = len({c["seed"] for c in cells})
+    first, last = min(c.started for c in cells)[:10], max(c.started for c in cells)[:10]
+    one: Callable[[str], str] = lambda key: ", ".join(str(v) for v in unique(getattr(c, key) for c in cells))  # noqa: E731
+    seeds = len({c.seed for c in cells})
     return (
         f"# {title}\n\n"
         f"Made by `{command}`: {len(cells)} cells, each in a process of its own, {first} to {last}. Started again, "
@@ -56,7 +56,7 @@ def _head(tables: Tables, command: str, missing: int, title: str) -> str:
         "- ms: processor milliseconds from file to result on one thread; ×: the same over decoding and the bare "
         "backbone, measured in turns. Fit: seconds with the features in the cache. MB: largest memory of the process. "
         "M values, GMAC: what a model holds, and its multiply-adds on one image, both without the backbone.\n"
-        f"- The measured line reads features from the cache; on {sum(c['checked'] for c in cells)} images of all cells "
+        f"- The measured line reads features from the cache; on {sum(c.checked for c in cells)} images of all cells "
         "it gave what the deployed graph gives, bit for bit.\n"
     )
 
@@ -67,39 +67,39 @@ def _plots(plots: dict[str, str]) -> str:
 
 def _set(tables: Tables, where: str) -> str:
     """One data set: every method, every metric."""
-    cells = [c for c in tables.cells if c["where"] == where]
+    cells = [c for c in tables.cells if c.where == where]
     overall = of(tables, where=where, scope="overall")
-    metrics = [m for m in IMAGE + PIXEL if any(row["metric"] == m for row in overall)]
-    sized = all(c.get("values") is not None for c in tables.cells)
+    metrics = [m for m in IMAGE + PIXEL if any(row.metric == m for row in overall)]
+    sized = all(c.values is not None for c in tables.cells)
     rows = []
-    for label in unique(c["label"] for c in cells):
-        own = [c for c in cells if c["label"] == label]
-        found = {m: [r for r in overall if r["label"] == label and r["metric"] == m] for m in metrics}
+    for label in unique(c.label for c in cells):
+        own = [c for c in cells if c.label == label]
+        found = {m: [r for r in overall if r.label == label and r.metric == m] for m in metrics}
         rows.append(
             [
                 label,
                 *(figure(found[m], compact=m not in ("I-AUROC", "AUPRO@0.3", "P-AUROC")) for m in metrics),
-                f"{median(c['cpu_ms'] for c in own):.1f}",
-                f"{median(c['ratio'] for c in own):.2f}",
-                f"{median(c['fit_seconds'] for c in own):.1f}",
-                f"{max(c['peak_mb'] for c in own):.0f}",
+                f"{median(c.cpu_ms for c in own):.1f}",
+                f"{median(c.ratio for c in own):.2f}",
+                f"{median(c.fit_seconds for c in own):.1f}",
+                f"{max(c.peak_mb for c in own):.0f}",
                 *(
-                    [f"{max(c['values'] for c in own) / 1e6:.2f}", f"{max(c['gmacs'] for c in own):.2f}"]
+                    [f"{max(c.values or 0 for c in own) / 1e6:.2f}", f"{max(c.gmacs or 0 for c in own):.2f}"]
                     if sized
                     else []
                 ),
             ]
         )
     counts = ", ".join(
-        f"{' / '.join(str(v) for v in unique(c[key] for c in cells))} {name}"
+        f"{' / '.join(str(v) for v in unique(getattr(c, key) for c in cells))} {name}"
         for key, name in (("learned_from", "learned from"), ("good", "good tested"), ("anomalous", "defective tested"))
     )
-    setting = "one model for all categories" if cells[0]["setting"] == "multi" else "one category"
-    sizes = ", ".join(unique(c["network_input"] for c in cells))
+    setting = "one model for all categories" if cells[0].setting == "multi" else "one category"
+    sizes = ", ".join(unique(c.network_input for c in cells))
     more = ["M values", "GMAC"] if sized else []
-    note = f"{cells[0]['note'][:1].upper()}{cells[0]['note'][1:]}. " if cells[0]["note"] else ""
+    note = f"{cells[0].note[:1].upper()}{cells[0].note[1:]}. " if cells[0].note else ""
     alone = "".join(
-        f"; {label} with {options}" for label, options in unique((c["label"], c["alone"]) for c in cells) if options
+        f"; {label} with {options}" for label, options in unique((c.label, c.alone) for c in cells) if options
     )
     intro = f"{note}{counts}; {setting}; network input {sizes}{alone}."
     return f"## {where}\n{intro}\n\n{table(['method', *metrics, 'ms', '×', 'fit s', 'MB', *more], rows)}"
@@ -112,15 +112,15 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in multipletests(p_values, method="holm")[1]] if p_values else []
 
 
-def _shown(tables: Tables) -> list[Row]:
+def _shown(tables: Tables) -> list[PairRow]:
     """Pairs with a set's best method among those of default options, and those of one method's options."""
-    plain = {c["label"] for c in tables.cells if c["label"] == c["method"]}
+    plain = {c.label for c in tables.cells if c.label == c.method}
     best: dict[tuple[str, str], str] = {}
-    for where, metric in unique((r["where"], r["metric"]) for r in tables.pairs):
-        rows = [r for r in of(tables, where=where, metric=metric, scope="overall") if r["label"] in plain]
-        means = {n: mean(r["value"] for r in rows if r["label"] == n) for n in unique(r["label"] for r in rows)}
+    for where, metric in unique((r.where, r.metric) for r in tables.pairs):
+        rows = [r for r in of(tables, where=where, metric=metric, scope="overall") if r.label in plain]
+        means = {n: mean(r.value for r in rows if r.label == n) for n in unique(r.label for r in rows)}
         best[where, metric] = max(means, key=lambda name: means[name]) if means else ""
-    return [r for r in tables.pairs if {r["a"], r["b"]} - plain or best[r["where"], r["metric"]] in (r["a"], r["b"])]
+    return [r for r in tables.pairs if {r.a, r.b} - plain or best[r.where, r.metric] in (r.a, r.b)]
 
 
 def _pairs(tables: Tables) -> str:
@@ -128,23 +128,21 @@ def _pairs(tables: Tables) -> str:
     if not tables.pairs:
         return ""
     corrected: dict[int, float] = {}
-    for family in unique((r["where"], r["metric"]) for r in tables.pairs):
-        members = [r for r in tables.pairs if (r["where"], r["metric"]) == family]
-        corrected |= dict(zip(map(id, members), holm([r["p_value"] for r in members]), strict=True))
+    for family in unique((r.where, r.metric) for r in tables.pairs):
+        members = [r for r in tables.pairs if (r.where, r.metric) == family]
+        corrected |= dict(zip(map(id, members), holm([r.p_value for r in members]), strict=True))
     rows = []
-    for key in unique((r["where"], r["metric"], r["a"], r["b"]) for r in _shown(tables)):
-        own = sorted(
-            (r for r in tables.pairs if (r["where"], r["metric"], r["a"], r["b"]) == key), key=lambda r: r["seed"]
-        )
+    for key in unique((r.where, r.metric, r.a, r.b) for r in _shown(tables)):
+        own = sorted((r for r in tables.pairs if (r.where, r.metric, r.a, r.b) == key), key=lambda r: r.seed)
         first = own[0]
-        signs = {(r["value"] > 0) - (r["value"] < 0) for r in own if corrected[id(r)] < LEVEL}
+        signs = {(r.value > 0) - (r.value < 0) for r in own if corrected[id(r)] < LEVEL}
         clear = all(corrected[id(r)] < LEVEL for r in own) and len(signs) == 1
-        better = first["a"] if first["value"] > 0 else first["b"]
+        better = first.a if first.value > 0 else first.b
         rows.append(
             [
                 *key,
-                ", ".join(f"{r['value']:+.3f}" for r in own),
-                f"[{first['low']:+.3f}, {first['high']:+.3f}]",
+                ", ".join(f"{r.value:+.3f}" for r in own),
+                f"[{first.low:+.3f}, {first.high:+.3f}]",
                 ", ".join(f"{corrected[id(r)]:.2g}" for r in own),
                 better if clear else "none",
             ]
@@ -163,8 +161,8 @@ def _pairs(tables: Tables) -> str:
 def _published(tables: Tables) -> str:
     """Figures of the papers beside ours, never in place of them."""
     rows = []
-    backbone = ", ".join(unique(c["backbone"].partition("@")[0] for c in tables.cells))
-    for name in unique(c["method"] for c in tables.cells):
+    backbone = ", ".join(unique(c.backbone.partition("@")[0] for c in tables.cells))
+    for name in unique(c.method for c in tables.cells):
         for paper in methods.get(name).published:
             ours = of(tables, where=paper.where, label=name, scope="overall", metric=paper.metric)
             shown = f"{figure(ours)}, {backbone}" if ours else "that data is not among ours"
@@ -180,18 +178,18 @@ def _published(tables: Tables) -> str:
 def _defects(tables: Tables) -> str:
     """I-AUROC of each defect type against all good images."""
     found = of(tables, scope="defect")
-    wheres = [w for w in unique(r["where"] for r in found) if len({r["part"] for r in found if r["where"] == w}) > 1]
+    wheres = [w for w in unique(r.where for r in found) if len({r.part for r in found if r.where == w}) > 1]
     if not wheres:
         return ""
-    labels = unique(row["label"] for row in found)
+    labels = unique(row.label for row in found)
     rows = [
         [
             where,
             part,
-            *(figure([r for r in found if (r["where"], r["part"], r["label"]) == (where, part, n)]) for n in labels),
+            *(figure([r for r in found if (r.where, r.part, r.label) == (where, part, n)]) for n in labels),
         ]
         for where in wheres
-        for part in unique(r["part"] for r in found if r["where"] == where)
+        for part in unique(r.part for r in found if r.where == where)
     ]
     return f"## Defect types: I-AUROC of each against all good images\n{table(['set', 'defect', *labels], rows)}"
 
@@ -199,14 +197,14 @@ def _defects(tables: Tables) -> str:
 def _cost(tables: Tables) -> str:
     """What the cells cost, and what the feature cache saved."""
     cells = tables.cells
-    asked, computed = sum(c["images"] for c in cells), sum(c["computed"] for c in cells)
-    saved = sum((c["images"] - c["computed"]) * c["backbone_cpu_ms"] for c in cells) / 1000
-    wall = sum(c["wall_seconds"] for c in cells)
+    asked, computed = sum(c.images for c in cells), sum(c.computed for c in cells)
+    saved = sum((c.images - c.computed) * c.backbone_cpu_ms for c in cells) / 1000
+    wall = sum(c.wall_seconds for c in cells)
     return (
         "## What it cost\n"
-        f"{len(cells)} cells took {wall / 60:.0f} minutes together, {median(c['wall_seconds'] for c in cells):.0f} s "
-        f"the usual one and {max(c['wall_seconds'] for c in cells):.0f} s the longest; the largest took "
-        f"{max(c['peak_mb'] for c in cells):.0f} MB. They looked at {asked:,} images and put {computed:,} of them "
+        f"{len(cells)} cells took {wall / 60:.0f} minutes together, {median(c.wall_seconds for c in cells):.0f} s "
+        f"the usual one and {max(c.wall_seconds for c in cells):.0f} s the longest; the largest took "
+        f"{max(c.peak_mb for c in cells):.0f} MB. They looked at {asked:,} images and put {computed:,} of them "
         f"through the backbone; the other {asked - computed:,} came from the feature cache, which saved about "
         f"{saved / 60:.0f} minutes of processor time. Every cell's settings, digests, figures and log stay in its "
         "folder; the tables are `results.parquet` (one row a figure), `cells.parquet` (one row a cell) and "

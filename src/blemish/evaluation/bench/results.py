@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -17,9 +17,6 @@ from blemish.evaluation.metrics.pixels import aupro_paired
 from blemish.evaluation.summary import IMAGE, PIXEL, DefectSummary, Metric, Rate, Summary
 from blemish.files import write_whole
 
-Row = dict[str, Any]
-TABLES = ("results", "cells", "pairs", "scores")
-
 ROUTING: dict[str, Callable[[Summary], Rate | None]] = {
     "routed right, good": lambda summary: summary.routed_good,
     "routed right, defective": lambda summary: summary.routed_anomalous,
@@ -28,18 +25,118 @@ ROUTING: dict[str, Callable[[Summary], Rate | None]] = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class FigureRow:
+    """A metric of one part of one cell's test set, with its interval where it has one."""
+
+    digest: str  # of the cell
+    where: str
+    label: str
+    seed: int
+    scope: str  # overall, category or defect, and of which one:
+    part: str
+    metric: str
+    value: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellRow:
+    """What one cell was, and what it took. Defaults are for tables of earlier versions."""
+
+    digest: str
+    set: str
+    where: str
+    category: str | None
+    setting: str
+    seed: int
+    method: str
+    label: str
+    image_metrics: bool
+    ranked: bool
+    note: str
+    weights: str
+    network_input: str
+    precision: str
+    started: str
+    peak_mb: float
+    backbone: str
+    data_digest: str
+    learned_from: int
+    good: int
+    anomalous: int
+    images: int
+    computed: int
+    alone: str = ""
+    code: str = ""
+    features_seconds: float
+    fit_seconds: float
+    fit_peak_mb: float
+    wall_seconds: float
+    cpu_ms: float
+    backbone_cpu_ms: float
+    ratio: float
+    values: int | None = None
+    gmacs: float | None = None
+    backbone_gmacs: float | None = None
+    checked: int
+    unread: int
+    cores: int
+    processor: str
+    blemish: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairRow:
+    """A paired test of cell a against cell b; `value` is a minus b."""
+
+    where: str
+    seed: int
+    a: str
+    b: str
+    digest_a: str
+    digest_b: str
+    metric: str
+    test: str
+    value: float
+    low: float
+    high: float
+    p_value: float
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What was tested."""
+        return self.digest_a, self.digest_b, self.metric
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoresRow:
+    """Labels and raw scores of a cell's test images, in the order of its records."""
+
+    digest: str
+    labels: list[int]
+    scores: list[float]
+
+
 @dataclass(frozen=True)
 class Tables:
-    """What a run came to: enough to go on from on another machine, without the folders of its cells.
+    """The results of a run: enough to resume from on another machine, without the folders of its cells.
 
     `results` has one row per cell, part and metric; `scores` one per cell, with the labels and raw scores of its test
     images, so that a later method can be tested against it.
     """
 
-    results: tuple[Row, ...] = ()
-    cells: tuple[Row, ...] = ()
-    pairs: tuple[Row, ...] = ()
-    scores: tuple[Row, ...] = ()
+    results: tuple[FigureRow, ...] = ()
+    cells: tuple[CellRow, ...] = ()
+    pairs: tuple[PairRow, ...] = ()
+    scores: tuple[ScoresRow, ...] = ()
+
+
+ROWS: dict[str, type[Any]] = {"results": FigureRow, "cells": CellRow, "pairs": PairRow, "scores": ScoresRow}
+
+
+Row = TypeVar("Row", bound=FigureRow | CellRow | ScoresRow)
 
 
 def collect(folders: Sequence[Path], known: Tables | None = None, marks: Sequence[str] = ()) -> Tables:
@@ -52,9 +149,10 @@ def collect(folders: Sequence[Path], known: Tables | None = None, marks: Sequenc
     taken = set(marks) - set(found)
     place = {mark: number for number, mark in enumerate(marks)}
 
-    def joined(own: Iterable[Row], earlier: Iterable[Row]) -> tuple[Row, ...]:
-        rows = [*own, *(row for row in earlier if row["digest"] in taken)]
-        return tuple(sorted(rows, key=lambda row: place.get(row["digest"], len(place))))
+    def joined(new: Iterable[Row], earlier: Iterable[Row]) -> tuple[Row, ...]:
+        rows = [*new, *(row for row in earlier if row.digest in taken)]
+        rows.sort(key=lambda row: place.get(row.digest, len(place)))
+        return tuple(rows)
 
     records = [record for _, record in found.values()]
     cells = joined(map(_cell, records), known.cells)
@@ -69,24 +167,28 @@ def write(tables: Tables, folder: Path) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
-    for name in TABLES:
+    for name in ROWS:
         buffer = io.BytesIO()
-        parquet.write_table(pa.Table.from_pylist(list(getattr(tables, name))), buffer)
+        parquet.write_table(pa.Table.from_pylist([vars(row) for row in getattr(tables, name)]), buffer)
         write_whole(folder / f"{name}.parquet", buffer.getvalue())
 
 
 def read(folder: Path) -> Tables:
-    """What `write` wrote; tables that are not there are empty."""
+    """What `write` wrote, of this version or an earlier one; tables that are not there are empty."""
+    return Tables(**{name: _read(folder / f"{name}.parquet", row) for name, row in ROWS.items()})
+
+
+def _read(file: Path, row: type[Any]) -> tuple[Any, ...]:
     from pyarrow import parquet
 
-    files = [folder / f"{name}.parquet" for name in TABLES]
-    tables = Tables(*(tuple(parquet.read_table(f).to_pylist()) if f.is_file() else () for f in files))
-    return replace(tables, cells=tuple({"alone": "", **row} for row in tables.cells))  # tables of earlier versions
+    known = {field.name for field in fields(row)}
+    found = parquet.read_table(file).to_pylist() if file.is_file() else []
+    return tuple(row(**{name: value for name, value in values.items() if name in known}) for values in found)
 
 
-def _figures(record: Row) -> Iterator[Row]:
+def _figures(record: Mapping[str, Any]) -> Iterator[FigureRow]:
     """Every figure of one cell, with its interval where it has one."""
-    head = {"digest": record["digest"], "where": record["where"], "label": record["label"], "seed": record["seed"]}
+    head = {name: record[name] for name in ("digest", "where", "label", "seed")}
     parts = [("overall", "", Summary.from_json(record["overall"]))]
     parts += [("category", name, Summary.from_json(part)) for name, part in record["by_category"].items()]
     measured = {**(IMAGE if record["image_metrics"] else {}), **PIXEL}
@@ -94,108 +196,99 @@ def _figures(record: Row) -> Iterator[Row]:
         for scope, name, part in parts:
             for metric, get in metrics.items():
                 if (found := get(part)) is not None:
-                    yield {**head, "scope": scope, "part": name, "metric": metric, **_interval(found)}
+                    yield FigureRow(**head, scope=scope, part=name, metric=metric, **_interval(found))
     for name, values in record["by_defect"].items():
         auroc = DefectSummary.from_json(values).auroc
         if auroc is not None and record["image_metrics"]:
-            yield {**head, "scope": "defect", "part": name, "metric": "I-AUROC", **_interval(auroc)}
+            yield FigureRow(**head, scope="defect", part=name, metric="I-AUROC", **_interval(auroc))
 
 
-def _interval(found: Metric | Rate) -> Row:
+def _interval(found: Metric | Rate) -> dict[str, Any]:
     return {"value": float(found.value), "low": found.low, "high": found.high}
 
 
-def _cell(record: Row) -> Row:
-    overall = record["overall"]
-    names = (
-        "digest",
-        "set",
-        "where",
-        "category",
-        "setting",
-        "seed",
-        "method",
-        "label",
-        "image_metrics",
-        "ranked",
-        "note",
-    )
-    return {
-        **{name: record[name] for name in (*names, "weights", "network_input", "precision", "started", "peak_mb")},
-        "backbone": record["backbone"]["identity"],
-        "data_digest": record["data"]["digest"],
-        "learned_from": record["data"]["learned_from"],
-        "good": overall["good"],
-        "anomalous": overall["anomalous"],
-        "images": record["features"]["images"],
-        "computed": record["features"]["computed"],
-        "alone": record.get("alone", ""),  # records of earlier versions have none
-        "code": record.get("code", ""),
-        "features_seconds": record["features"]["seconds"],
-        "fit_seconds": record["fit"]["seconds"],
-        "fit_peak_mb": record["fit"]["peak_mb"],
-        "wall_seconds": record["wall_seconds"],
-        "cpu_ms": record["inspect"]["cpu_ms"],
-        "backbone_cpu_ms": record["inspect"]["backbone_cpu_ms"],
-        "ratio": record["inspect"]["ratio"],
+def _cell(record: Mapping[str, Any]) -> CellRow:
+    named = "digest set where category setting seed method label image_metrics ranked note weights network_input"
+    features, fit, inspect = (record[name] for name in ("features", "fit", "inspect"))
+    return CellRow(
+        **{name: record[name] for name in (*named.split(), "precision", "started", "peak_mb")},
+        backbone=record["backbone"]["identity"],
+        data_digest=record["data"]["digest"],
+        learned_from=record["data"]["learned_from"],
+        good=record["overall"]["good"],
+        anomalous=record["overall"]["anomalous"],
+        images=features["images"],
+        computed=features["computed"],
+        alone=record.get("alone", ""),  # records of earlier versions have none
+        code=record.get("code", ""),
+        features_seconds=features["seconds"],
+        fit_seconds=fit["seconds"],
+        fit_peak_mb=fit["peak_mb"],
+        wall_seconds=record["wall_seconds"],
+        **{name: inspect[name] for name in ("cpu_ms", "backbone_cpu_ms", "ratio")},
         **{name: record["size"][name] for name in ("values", "gmacs", "backbone_gmacs")},
-        "checked": record["checked"]["images"],
-        "unread": len(record["unread"]),
-        "cores": record["machine"]["cores"],
-        "processor": record["machine"]["processor"],
-        "blemish": record["software"]["blemish"],
-    }
+        checked=record["checked"]["images"],
+        unread=len(record["unread"]),
+        cores=record["machine"]["cores"],
+        processor=record["machine"]["processor"],
+        blemish=record["software"]["blemish"],
+    )
 
 
-def _scores(folder: Path, record: Row) -> Row:
+def _scores(folder: Path, record: Mapping[str, Any]) -> ScoresRow:
     images = store.images(folder)
-    return {"digest": record["digest"], "labels": images["label"], "scores": images["score"]}
+    return ScoresRow(digest=record["digest"], labels=images["label"], scores=images["score"])
 
 
 class _Pairs:
     """Tests of two cells on the same images."""
 
-    def __init__(self, folders: dict[str, Path], scores: Sequence[Row], known: Sequence[Row]) -> None:
+    def __init__(self, folders: dict[str, Path], scores: Sequence[ScoresRow], known: Sequence[PairRow]) -> None:
         self.folders = folders
-        self.scores = {row["digest"]: row for row in scores}
-        self.known = {self.key(row): row for row in known}
+        self.scores = {row.digest: row for row in scores}
+        self.known = {row.key: row for row in known}
 
-    @staticmethod
-    def key(row: Row) -> tuple[str, str, str]:
-        return row["digest_a"], row["digest_b"], row["metric"]
-
-    def of(self, cells: Sequence[Row]) -> Iterator[Row]:
+    def of(self, cells: Sequence[CellRow]) -> Iterator[PairRow]:
         """Methods with their default options against each other, and other options against the method's defaults."""
-        jobs: dict[tuple[str, int], list[Row]] = {}
+        jobs: dict[tuple[str, int], list[CellRow]] = {}
         for cell in cells:
-            jobs.setdefault((cell["where"], cell["seed"]), []).append(cell)
+            jobs.setdefault((cell.where, cell.seed), []).append(cell)
         for together in jobs.values():
             for a, b in combinations(together, 2):
-                plain = (a["label"] == a["method"], b["label"] == b["method"])
-                if all(plain) or (any(plain) and a["method"] == b["method"]):
+                plain = (a.label == a.method, b.label == b.method)
+                if all(plain) or (any(plain) and a.method == b.method):
                     yield from self.tested(a, b)
 
-    def tested(self, a: Row, b: Row) -> Iterator[Row]:
+    def tested(self, a: CellRow, b: CellRow) -> Iterator[PairRow]:
         """What can be tested: images' scores are kept beside the figures, pixels only in the folders of cells."""
-        head = {"where": a["where"], "seed": a["seed"], "a": a["label"], "b": b["label"]}
-        head |= {"digest_a": a["digest"], "digest_b": b["digest"]}
-        if a["image_metrics"] and a["good"] and a["anomalous"]:
-            yield from self.one({**head, "metric": "I-AUROC", "test": "DeLong"}, self.delong)
-        row = {**head, "metric": "AUPRO@0.3", "test": "bootstrap over images, 10,000 draws"}
-        yield from self.one(row, self.bootstrapped)
+        if a.image_metrics and a.good and a.anomalous:
+            yield from self.one(a, b, "I-AUROC", "DeLong", self.delong)
+        yield from self.one(a, b, "AUPRO@0.3", "bootstrap over images, 10,000 draws", self.bootstrapped)
 
-    def one(self, row: Row, test: Callable[[str, str], Difference | None]) -> Iterator[Row]:
-        if (earlier := self.known.get(self.key(row))) is not None:
+    def one(
+        self, a: CellRow, b: CellRow, metric: str, name: str, test: Callable[[str, str], Difference | None]
+    ) -> Iterator[PairRow]:
+        if (earlier := self.known.get((a.digest, b.digest, metric))) is not None:
             yield earlier
-        elif (found := test(row["digest_a"], row["digest_b"])) is not None:
-            yield {**row, **found._asdict()}
+        elif (found := test(a.digest, b.digest)) is not None:
+            yield PairRow(
+                where=a.where,
+                seed=a.seed,
+                a=a.label,
+                b=b.label,
+                digest_a=a.digest,
+                digest_b=b.digest,
+                metric=metric,
+                test=name,
+                **found._asdict(),
+            )
 
     def delong(self, a: str, b: str) -> Difference | None:
         one, other = self.scores.get(a), self.scores.get(b)
         if one is None or other is None:
             return None
-        assert one["labels"] == other["labels"], "cells of one data digest measure the same images"
-        return delong_paired(one["labels"], one["scores"], other["scores"])
+        assert one.labels == other.labels, "cells of one data digest measure the same images"
+        return delong_paired(one.labels, one.scores, other.scores)
 
     def bootstrapped(self, a: str, b: str) -> Difference | None:
         if a not in self.folders or b not in self.folders:

@@ -109,36 +109,36 @@ def written(tables: results.Tables, tmp_path_factory: pytest.TempPathFactory) ->
 
 def test_every_figure_is_a_row(tables: results.Tables, folders: list[Path]) -> None:
     assert len(tables.cells) == len(folders)
-    rows = [r for r in tables.results if r["scope"] == "overall" and r["metric"] == "I-AUROC"]
+    rows = [r for r in tables.results if r.scope == "overall" and r.metric == "I-AUROC"]
     expected = {store.record(f)["digest"]: store.record(f)["overall"]["image"]["auroc"]["value"] for f in folders}
-    assert {r["digest"]: r["value"] for r in rows}.items() <= expected.items()
-    assert {r["where"] for r in rows} == {"tiles", "cells"}  # image labels of the screws say nothing
-    assert {r["part"] for r in tables.results if r["scope"] == "defect"} == {"crack", "spot"}
+    assert {r.digest: r.value for r in rows}.items() <= expected.items()
+    assert {r.where for r in rows} == {"tiles", "cells"}  # image labels of the screws say nothing
+    assert {r.part for r in tables.results if r.scope == "defect"} == {"crack", "spot"}
 
 
 def test_pairs_are_tests_on_the_same_images(tables: results.Tables, folders: list[Path]) -> None:
-    found = {(r["where"], r["metric"], r["seed"]): r for r in tables.pairs}
+    found = {(r.where, r.metric, r.seed): r for r in tables.pairs}
     image, pixel = "I-AUROC", "AUPRO@0.3"
     assert {key[:2] for key in found} == {("tiles", image), ("tiles", pixel), ("cells", image), ("screws", pixel)}
     one, other = (store.images(f) for f in folders if f.name.startswith("cells-") and f.name.endswith("-0"))
     expected = delong_paired(one["label"], one["score"], other["score"])
-    assert found["cells", "I-AUROC", 0]["p_value"] == expected.p_value
-    assert found["cells", "I-AUROC", 0]["value"] > 0
+    assert found["cells", "I-AUROC", 0].p_value == expected.p_value
+    assert found["cells", "I-AUROC", 0].value > 0
 
 
 def test_known_pairs_are_taken_over(tables: results.Tables, folders: list[Path]) -> None:
-    marked = [{**row, "p_value": 0.5} for row in tables.pairs if row["metric"] == "AUPRO@0.3"]
+    marked = [replace(row, p_value=0.5) for row in tables.pairs if row.metric == "AUPRO@0.3"]
     again = results.collect(folders, known=results.Tables(pairs=tuple(marked)))
-    assert {r["p_value"] for r in again.pairs if r["metric"] == "AUPRO@0.3"} == {0.5}
+    assert {r.p_value for r in again.pairs if r.metric == "AUPRO@0.3"} == {0.5}
 
 
 def test_a_run_goes_on_from_tables_alone(tables: results.Tables, folders: list[Path], tmp_path: Path) -> None:
     results.write(results.collect(folders[:6]), tmp_path)  # on another machine, whose folders are not here
-    known, marks = results.read(tmp_path), [row["digest"] for row in tables.cells]
+    known, marks = results.read(tmp_path), [row.digest for row in tables.cells]
     both = results.collect(folders[6:], known, marks)
     assert both.cells == tables.cells
     assert both.results == tables.results
-    assert [p for p in both.pairs if p["metric"] == "I-AUROC"] == [p for p in tables.pairs if p["metric"] == "I-AUROC"]
+    assert [p for p in both.pairs if p.metric == "I-AUROC"] == [p for p in tables.pairs if p.metric == "I-AUROC"]
     assert results.collect(folders[6:], known, marks[6:]).cells == tables.cells[6:]
 
 
@@ -153,9 +153,9 @@ def test_the_page_says_what_the_tables_say(tables: results.Tables, written: Path
     page = (written / "ledger.md").read_text(encoding="utf-8")
     assert "Made by `blemish bench x`: 12 cells" in page
     wanted = {"where": "cells", "label": "padim", "scope": "overall", "metric": "I-AUROC"}
-    own = [r for r in tables.results if wanted.items() <= r.items()]
-    a, b = (r["value"] for r in own)
-    figure = f"{(a + b) / 2:.3f} ± {abs(a - b) / 2:.3f} [{own[0]['low']:.3f}, {own[0]['high']:.3f}]"
+    own = [r for r in tables.results if wanted.items() <= vars(r).items()]
+    a, b = (r.value for r in own)
+    figure = f"{(a + b) / 2:.3f} ± {abs(a - b) / 2:.3f} [{own[0].low:.3f}, {own[0].high:.3f}]"
     section = page.split("## cells\n")[1].split("##")[0]
     assert f"| padim | {figure} |" in section
     assert "Made up. 5 learned from, 30 good tested, 30 defective tested" in section
@@ -177,9 +177,9 @@ def test_plots_are_the_same_bytes_each_time(tables: results.Tables, written: Pat
 
 
 def test_a_difference_counts_only_when_every_seed_shows_it(tables: results.Tables) -> None:
-    row = next(r for r in tables.pairs if r["where"] == "cells")
-    weak = [{**row, "seed": s, "p_value": p} for s, p in ((0, 1e-6), (1, 0.9))]
-    strong = [{**row, "seed": s, "p_value": 1e-6} for s in (0, 1)]
+    row = next(r for r in tables.pairs if r.where == "cells")
+    weak = [replace(row, seed=s, p_value=p) for s, p in ((0, 1e-6), (1, 0.9))]
+    strong = [replace(row, seed=s, p_value=1e-6) for s in (0, 1)]
     assert "| none |" in ledger._pairs(results.Tables((), (), tuple(weak)))
     assert "| padim |" in ledger._pairs(results.Tables((), (), tuple(strong)))
 
@@ -189,46 +189,42 @@ def test_holm() -> None:
     assert ledger.holm([]) == []
 
 
-def test_one_model_stands_beside_one_each() -> None:
-    multi = {"where": "all: all in one", "setting": "multi", "image_metrics": True}
-    cells = (multi, {"where": "a", "setting": "single", "image_metrics": True})
-    head = {"label": "padim", "seed": 0, "low": None, "high": None, "metric": "I-AUROC"}
-    rows = [
-        {**head, "where": "all: all in one", "scope": "category", "part": "a", "value": 0.75},
-        {**head, "where": "all: all in one", "scope": "category", "part": "b", "value": 0.25},
-        {**head, "where": "a", "scope": "overall", "part": "", "value": 0.875},
-        {**head, "where": "all: b", "scope": "overall", "part": "", "value": 0.5},
-        {
-            **head,
-            "where": "all: all in one",
-            "scope": "overall",
-            "part": "",
-            "metric": "routed right, good",
-            "value": 1.0,
-        },
-        {**head, "where": "a", "scope": "overall", "part": "", "metric": "routed right, good", "value": 1.0},
-    ]
-    text = one_for_all.text(results.Tables(tuple(rows), cells))
+def test_one_model_stands_beside_one_each(tables: results.Tables) -> None:
+    multi = replace(tables.cells[0], where="all: all in one", setting="multi", image_metrics=True)
+    cells = (multi, replace(multi, where="a", setting="single"))
+    row = replace(tables.results[0], label="padim", seed=0, low=None, high=None, metric="I-AUROC", part="")
+    rows = (
+        replace(row, where=multi.where, scope="category", part="a", value=0.75),
+        replace(row, where=multi.where, scope="category", part="b", value=0.25),
+        replace(row, where="a", scope="overall", value=0.875),
+        replace(row, where="all: b", scope="overall", value=0.5),
+        replace(row, where=multi.where, scope="overall", metric="routed right, good", value=1.0),
+        replace(row, where="a", scope="overall", metric="routed right, good", value=1.0),
+    )
+    text = one_for_all.text(results.Tables(rows, cells))
     assert "| all: all in one | a | 0.750 (0.875) |" in text
     assert "| all: all in one | b | 0.250 (0.500) |" in text
     assert "| all: all in one | **mean** | 0.500 (0.688) |" in text
     assert "| all: all in one | padim | 1.000 |" in text
     assert text.count("| padim | 1.000 |") == 1  # a model of one product has nothing to tell apart
     assert one_for_all.text(results.Tables()) == ""
-    dated = ({**cells[1], "image_metrics": False}, cells[0])
-    text = one_for_all.text(results.Tables(tuple(rows), dated))
+    dated = (replace(cells[1], image_metrics=False), cells[0])
+    text = one_for_all.text(results.Tables(rows, dated))
     assert "| all: all in one | a |" not in text  # labels that say something else than defects
     assert "| all: all in one | b |" in text
 
 
 @pytest.mark.slow
 def test_options_of_models_of_one_category_are_told(tables: results.Tables, tmp_path: Path) -> None:
-    shorter = [{**c, "alone": "steps = 5" if c["label"] == "padim" else ""} for c in tables.cells]
+    shorter = [replace(c, alone="steps = 5" if c.label == "padim" else "") for c in tables.cells]
     text = ledger.text(replace(tables, cells=tuple(shorter)), {}, "x")
-    assert text.count("; padim with steps = 5.") == len({c["where"] for c in tables.cells})
+    assert text.count("; padim with steps = 5.") == len({c.where for c in tables.cells})
     assert "with steps" not in ledger.text(tables, {}, "x")
-    results.write(replace(tables, cells=tuple({k: c[k] for k in c if k != "alone"} for c in tables.cells)), tmp_path)
-    assert results.read(tmp_path) == tables  # of a version that knew none
+    results.write(tables, tmp_path)
+    kept = parquet.read_table(tmp_path / "cells.parquet").drop_columns(["alone", "code", "values"])
+    parquet.write_table(kept, tmp_path / "cells.parquet")
+    older = tuple(replace(c, alone="", code="", values=None) for c in tables.cells)
+    assert results.read(tmp_path) == replace(tables, cells=older)  # of a version that knew none of them
 
 
 def test_names_of_near_dots_stand_apart_in_the_order_of_the_dots() -> None:
