@@ -48,6 +48,8 @@ class Modality(ABC, Generic[Raw]):
     hint: ClassVar[str]  # which files are read
     marks_whole: ClassVar[bool] = False  # a mask over a whole sample is nothing odd
     wide: ClassVar[bool] = False  # a report shows one picture beside the other, or each over the whole width
+    encoded: ClassVar[bool] = False  # `read` takes a file's bytes: samples may lie at a URL
+    extra: ClassVar[tuple[str, ...]] = ()  # fields of a result's regions that this modality has beside those of all
 
     def __init__(self, preprocess: Any) -> None:
         self.preprocess = preprocess

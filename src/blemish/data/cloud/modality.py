@@ -40,6 +40,7 @@ class Clouds(Modality[Part]):
     found = "Rings are areas"
     marked = "Green is the defect as it is marked."
     hint = "ply, pcd, stl, obj, xyz, npy and tiff are read"
+    extra = ("box", "points")
     preprocess: CloudPlan
 
     @classmethod

@@ -37,6 +37,7 @@ class Images(Modality[Pixels]):
     found = "Boxes are areas"
     marked = "A green outline is the defect as marked by people."
     hint = "png, jpg, tif, bmp, webp, gif, pgm, ppm, jp2 and avif are read"
+    encoded = True
     preprocess: Preprocess
 
     @classmethod

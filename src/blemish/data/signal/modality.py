@@ -51,6 +51,7 @@ class Signals(Modality[Signal]):
     found = "Black bars are the times"
     marked = "A green bar is what people have marked."
     hint = "hea (WFDB), csv and npy are read"
+    extra = ("interval",)
     preprocess: SignalPlan
 
     @classmethod
