@@ -40,6 +40,7 @@ class Modality(ABC, Generic[Raw]):
     """
 
     name: ClassVar[str]  # `kind` in model.json
+    samples: ClassVar[str]  # what many of them are to people
     map_unit: ClassVar[str]  # what pixel metrics are measured in
     part: ClassVar[str]  # what one sample is to people
     legend: ClassVar[str]  # how a report's pictures are read: what is drawn,

@@ -32,6 +32,7 @@ class Clouds(Modality[Part]):
     """`Raw` is a cloud with the points of it that are looked at."""
 
     name = "cloud"
+    samples = "point clouds"
     map_unit = (
         "points of the file, marked or not, in regions of neighbours, pooled over the set; rows without a point are 0"
     )

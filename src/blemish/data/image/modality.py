@@ -31,6 +31,7 @@ class Images(Modality[Pixels]):
     """`Raw` is a canonical image (see `data.image.decode`)."""
 
     name = "image"
+    samples = "images"
     map_unit = "source pixels, mask > 0, 8-connected regions, pooled over the set"
     legend = "The part as photographed, beside it what the model found unusual."
     part = "part"

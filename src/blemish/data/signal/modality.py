@@ -40,6 +40,7 @@ class Signals(Modality[Signal]):
     """`Raw` is one window with the recording's filter and scale applied, and as it was recorded."""
 
     name = "signal"
+    samples = "windows of recordings"
     map_unit = "samples of the recording, marked or not, connected regions, pooled over the set"
     legend = (
         "Each lead as it was recorded (large squares: 0.2 s, and 0.5 mV where the unit is mV), below it the anomaly "
