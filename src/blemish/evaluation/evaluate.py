@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from blemish.data import registry
 from blemish.data.layouts.loco import has_saturation, saturated_masks
 from blemish.data.modality import Modality
 from blemish.errors import DataError
@@ -99,7 +98,7 @@ def evaluate(
     if all(r.label for r in test):
         warnings.warn(f"{source}: no test image is a good one: no AUROC, no rate of false alarms", stacklevel=2)
     follow = (track or no_track)(test, "evaluate", len(test))
-    kind = registry.get(model.get("kind", "image"))
+    kind = type(inspector.kind)
     scale = _scale(inspector)
     groups = sorted({r.group for r in test if r.group})
     counts: dict[str | None, PixelCounts] = {}

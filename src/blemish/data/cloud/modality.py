@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from blemish.data.cloud import clouds_in, read_cloud
+from blemish.data.cloud import is_cloud, read_cloud
 from blemish.data.cloud import picture as cloud_heat
 from blemish.data.cloud.preprocess import CloudPlan, Part, part_of
 from blemish.data.drawing import Picture, Scale, side_by_side
@@ -102,8 +102,8 @@ class Clouds(Modality[Part]):
         return found
 
     @staticmethod
-    def files(folder: Path) -> list[Path]:
-        return clouds_in(folder)
+    def is_sample(path: Path) -> bool:
+        return is_cloud(path)
 
     def read(self, source: Any) -> Part:
         if isinstance(source, str | os.PathLike):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from blemish.config import nearest
 from blemish.data.layouts._names import counted, says
 from blemish.data.listing import images_in
-from blemish.data.modality import Cut
+from blemish.data.modality import Cut, Modality
 from blemish.errors import ConfigError, DataError
 from blemish.files import is_hidden
 from blemish.types import Record, Split
@@ -27,6 +27,7 @@ class Query(NamedTuple):
     split: str | None = None  # another one than the layout's usual split
     seed: int = 0  # of a split that is drawn at random
     cut: Cut | None = None  # how recordings become windows
+    modality: type[Modality[Any]] | None = None  # of a folder of good samples, which says nothing of it; None = images
 
 
 def folders_in(folder: Path) -> list[Path]:

@@ -34,6 +34,7 @@ from blemish.errors import DataError
 from blemish.types import Record, Split
 
 PRIORITY = 50
+MODALITY = "image"
 KINDS = ("logical_anomalies", "structural_anomalies")
 
 

@@ -26,7 +26,7 @@ from blemish.data.layouts._common import (
 from blemish.types import Record, Split
 
 PRIORITY = 119
-KIND = "cloud"
+MODALITY = "cloud"
 
 
 def is_category(folder: Path) -> bool:

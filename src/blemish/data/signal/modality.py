@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from blemish.data.drawing import Picture, Scale
 from blemish.data.identity import values_id
-from blemish.data.layouts import Cut
-from blemish.data.modality import Modality
+from blemish.data.modality import Cut, Modality
 from blemish.data.regions import find_regions
 from blemish.data.signal import picture as strips
 from blemish.data.signal.beats import beat_mask
@@ -30,7 +29,15 @@ from blemish.data.signal.preprocess import (
     window_content,
     window_of,
 )
-from blemish.data.signal.recordings import extent, missing_in, recordings_in, segment_names, values_digest
+from blemish.data.signal.recordings import (
+    extent,
+    is_recording,
+    missing_in,
+    recordings_in,
+    segment_names,
+    values_digest,
+)
+from blemish.data.signal.windows import windows_in
 from blemish.errors import DataError
 from blemish.files import as_path
 from blemish.types import Record, Region
@@ -85,9 +92,17 @@ class Signals(Modality[Signal]):
         return beat_mask(record.mask, record.path, record.span, shape[0])
 
     @staticmethod
-    def files(folder: Path) -> list[Path]:
+    def is_sample(path: Path) -> bool:
+        return is_recording(path)
+
+    @classmethod
+    def files(cls, folder: Path) -> list[Path]:
         """Those that a list RECORDS names and that are missing too: each of them is an error."""
         return sorted({*recordings_in(folder, deep=True), *missing_in(folder, deep=True)})
+
+    @classmethod
+    def records(cls, path: Path, name: str, cut: Cut | None = None) -> list[Record]:
+        return windows_in(path, name, cut) if cls.is_sample(path) else super().records(path, name)
 
     @staticmethod
     def companions(files: Sequence[Path]) -> set[Path]:

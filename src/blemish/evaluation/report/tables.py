@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from blemish.data import registry
 from blemish.evaluation.evaluate import Evaluation, Metric
 
 Row = tuple[str, Metric]
@@ -118,7 +119,7 @@ def settings(evaluation: Evaluation) -> str:
     model, setting, timing = evaluation.model, evaluation.setting, evaluation.timing
     data, backbone = model.get("data", {}), model.get("backbone", {})
     config = ", ".join(f"{k}={v}" for k, v in model.get("config", {}).items())
-    pictures = setting.get("kind", "image") == "image"
+    unit = registry.get(setting.get("kind", registry.DEFAULT)).takes_in
     rows: list[tuple[str, Any]] = [
         ("Test data", setting["source"]),
         ("Test images", f"{setting['good']:,} good, {setting['anomalous']:,} defective"),
@@ -130,10 +131,7 @@ def settings(evaluation: Evaluation) -> str:
         ("Method", model.get("method")),
         ("Its options", config or None),
         ("Backbone", backbone.get("identity")),
-        (
-            "Network input",
-            f"{setting['network_input']} pixels (width x height)" if pictures else setting["network_input"],
-        ),
+        ("Network input", f"{setting['network_input']} {unit}".strip()),
         (
             "Trained in",
             ", ".join(dict.fromkeys(p["precision"] for p in model.get("training", []) if "precision" in p)) or None,
