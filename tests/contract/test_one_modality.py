@@ -92,7 +92,7 @@ def test_it_is_found_by_its_folder() -> None:
 
 def test_its_models_are_certified_calibrated_and_read_back(model: Path) -> None:
     loaded = modelfile.load(model)
-    assert (loaded.meta["kind"], loaded.meta["preprocess"]) == ("profile", {"size": [LENGTH]})
+    assert (loaded.meta.kind, loaded.meta.preprocess) == ("profile", {"size": [LENGTH]})
     assert loaded.parity["engines"]["openvino-f32"]["score"] < 1e-3
     assert str(loaded.promise).startswith("at most 0.2 of good parts rejected")
 
