@@ -65,6 +65,7 @@ lint: $(VENV)/.dev
 docs: $(VENV)/.dev
 	$(BIN)/python -m blemish.cli.reference > docs/cli.md
 	$(BIN)/python -m blemish.cli.reference options > docs/options.md
+	$(BIN)/python -m blemish.cli.method_tables README.md docs/methods/index.md
 	$(BIN)/python -m mkdocs build --strict
 
 bench: $(VENV)/.dev

@@ -7,15 +7,16 @@ Windows of 9.6 s, two leads, 125 Hz. A: inter-patient, learned from DS1, tested 
 windows of the first ten minutes of each DS2 recording are learned from too, the rest is tested. Beside `mmae_ecg` stand
 what needs no learning: how much RR intervals vary (from the annotations), each segment predicted by its two neighbours,
 and by the mean normal segment. What every finished run came to lies in `.bench/heartbeats/`, named by its options: a run
-that was stopped goes on, the training itself from its last snapshot. ECG5000 (`--smoke FOLDER`) only shows that the line
-runs: single aligned beats of one patient say nothing of rhythm.
+that was stopped resumes, the training itself from its last snapshot. Figures of the deployed model alone, of these or
+other recordings, are cells of the ledger: `blemish bench FOLDER --methods mmae_ecg --out OUT`.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
+import shlex
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,9 +28,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 import torch
 from heartbeats_page import PLAIN, Figures, page
+from kept import kept
 from numpy.typing import NDArray
 
 from blemish import Detector
+from blemish.cli.progress import track
 from blemish.data import layouts
 from blemish.data.registry import of
 from blemish.data.signal.beats import beat_mask, beats_in
@@ -130,8 +133,9 @@ def data(folder: Path, protocol: str) -> tuple[list[Record], list[Record]]:
     return [r for r in records if r.split == "train"], [r for r in records if r.split == "test"]
 
 
-def stacked(source: WindowSource, records: Sequence[Record]) -> torch.Tensor:
+def stacked(kind: Signals, records: Sequence[Record]) -> torch.Tensor:
     """(n, K, L)."""
+    source = WindowSource(kind, FeatureCache())
     return torch.from_numpy(np.stack([x for _, x in source.stream(records)]))
 
 
@@ -142,18 +146,14 @@ def learned(folder: Path, protocol: str, seed: int, variant: str, more: dict[str
     if not place.is_dir():
         options = {**VARIANTS[variant], **more}
         fresh = Detector(METHOD, seed=seed, calibration="split", false_alarm_rate=RATE, **options)
-        fresh.fit(good, track=_told).save(place)
+        fresh.fit(good, track=track).save(place)
     detector = Detector.load(place)
     model = detector.model
     _, method = restore(model)
-    kind = everything(model)
-    source = WindowSource(kind, FeatureCache())
     truth = Truth(test, method.total)
-    x = stacked(source, test)
-    deployed = open_model(model)
-    outputs = [deployed(window[None]) for window in x.numpy()]
-    scores = np.concatenate([o[0] for o in outputs])
-    places = np.concatenate([o[1] for o in outputs]).reshape(len(x), method.total, -1).mean(2)
+    x = stacked(everything(model), test)
+    scores, maps, milliseconds = deployed(model, x)
+    places = maps.reshape(len(x), method.total, -1).mean(2)
     calibrator = model.calibrators["f32"]
     alarms = int((scores[truth.labels == 0] > calibrator.threshold).sum())
     found = int((scores[truth.labels == 1] > calibrator.threshold).sum())
@@ -172,7 +172,7 @@ def learned(folder: Path, protocol: str, seed: int, variant: str, more: dict[str
         "loss": [p.last for p in model.meta.training],
         "parameters": sum(p.numel() for p in method.network.parameters()),
         "fit_seconds": model.meta.fit_seconds,
-        "milliseconds": timed(deployed, x.numpy()),
+        "milliseconds": milliseconds,
         "deployed": {"window": truth.windows(scores), "segment": truth.segments(places)},
         "promise": {
             "sentence": detector.promise,
@@ -200,8 +200,9 @@ def adapted(folder: Path, seed: int) -> Figures:
         detector = Detector.load(whole)
         # ten minutes are one recording, of which no part can be held out to promise anything
         detector._model = replace(detector.model, run={**detector.model.run, "calibration": "none"})
-        before = _scores(detector, later)
-        after = _scores(detector.adapt(own, track=_told), later)
+        x = stacked(everything(detector.model), later)
+        before = deployed(detector.model, x)[0]
+        after = deployed(detector.adapt(own, track=track).model, x)[0]
         rows[name] = {
             "learned": len(own),
             "auroc": [auroc(labels, scores) for scores in (before, after)],
@@ -211,11 +212,15 @@ def adapted(folder: Path, seed: int) -> Figures:
     return rows
 
 
-def _scores(detector: Detector, records: Sequence[Record]) -> NDArray[Any]:
-    """Of windows, through the deployed graph."""
-    kind = everything(detector.model)
-    deployed = open_model(detector.model)
-    return np.concatenate([deployed(x[None])[0] for _, x in WindowSource(kind, FeatureCache()).stream(records)])
+def deployed(model: Model, x: torch.Tensor) -> tuple[NDArray[Any], NDArray[Any], float]:
+    """Scores and maps of windows through the deployed graph, and the median milliseconds of one."""
+    engine, outputs, taken = open_model(model), [], []
+    for window in x.numpy():
+        start = perf_counter()
+        outputs.append(engine(window[None]))
+        taken.append(perf_counter() - start)
+    scores, maps = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
+    return scores, maps, round(1000 * float(np.median(taken)), 2)
 
 
 def everything(model: Model) -> Signals:
@@ -259,23 +264,12 @@ def masked_error(method: Any, x: torch.Tensor) -> float:
     return total / count
 
 
-def timed(engine: Any, x: NDArray[Any]) -> float:
-    """Median milliseconds of a window through the deployed graph."""
-    taken = []
-    for window in x[:200]:
-        start = perf_counter()
-        engine(window[None])
-        taken.append(perf_counter() - start)
-    return round(1000 * float(np.median(taken)), 2)
-
-
 def baselines(folder: Path, protocol: str) -> Figures:
     """What needs no learning."""
     good, test = data(folder, protocol)
     kind = Signals.from_json(PLAN)
-    source = WindowSource(kind, FeatureCache())
     method = _segmenter()
-    x, normal = stacked(source, test), stacked(source, good)
+    x, normal = stacked(kind, test), stacked(kind, good)
     truth = Truth(test, method.total)
     segments = method.segments(x)
     wanted = method.targets(segments)
@@ -316,36 +310,6 @@ def variation(record: Record) -> float:
     return float(intervals.std() / intervals.mean())
 
 
-def _told(items: Any, what: str, count: int | None) -> Any:
-    """A line on stderr now and then."""
-    import sys
-
-    begun = perf_counter()
-    for number, item in enumerate(items):
-        if number and number % 250 == 0:
-            print(f"{what}: {number} of {count}, {perf_counter() - begun:.0f} s", file=sys.stderr, flush=True)
-        yield item
-
-
-def kept(name: str, make: Callable[[], Figures]) -> Figures:
-    """The figures of an earlier run, or those of a new one, written whole."""
-    path = OUT / f"{name}.json"
-    if not path.is_file():
-        from blemish.files import write_whole
-
-        write_whole(path, (json.dumps(make(), indent=1) + "\n").encode())
-    return dict(json.loads(path.read_text(encoding="utf-8")))
-
-
-def smoke(folder: Path) -> None:
-    """ECG5000 through the line in seconds."""
-    options = {"segment": 20, "local": 3, "width": 32, "depth": 2, "steps": 300, "shift": 4}
-    line = Detector(METHOD, file_rate=125, band="none", calibration="split", cache=False, **options)
-    found = line.fit(folder).evaluate(folder)
-    values = found.overall.to_json()
-    print(json.dumps({"image": values["image"]["auroc"], "false_alarms": values["false_alarms"]}))
-
-
 def main() -> None:
     """Run what is missing, print or write the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -359,14 +323,10 @@ def main() -> None:
     parser.add_argument("--page", type=Path)
     parser.add_argument("--adapt", action="store_true", help="protocol A's model to each patient, too")
     parser.add_argument("--collect", action="store_true", help="what is finished of what is asked for, nothing anew")
-    parser.add_argument("--smoke", type=Path, help="folder of ECG5000; runs nothing else")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    if asked.smoke:
-        smoke(asked.smoke)
-        return
     more = {} if asked.steps is None else {"steps": asked.steps}
-    bases = {p: kept(f"baselines-{p}", lambda p=p: baselines(asked.data, p)) for p in asked.protocols}
+    bases = {p: kept(OUT / f"baselines-{p}.json", lambda p=p: baselines(asked.data, p)) for p in asked.protocols}
     runs = []
     wanted = [
         (protocol, variant, seed)
@@ -376,20 +336,16 @@ def main() -> None:
         for seed in asked.seeds
     ]
     for protocol, variant, seed in wanted:
-        name = title(protocol, variant, seed, more)
-        if asked.collect and not (OUT / f"{name}.json").is_file():
+        path = OUT / f"{title(protocol, variant, seed, more)}.json"
+        if asked.collect and not path.is_file():
             continue
-        runs.append(kept(name, lambda a=(protocol, seed, variant): learned(asked.data, *a, more)))
+        runs.append(kept(path, lambda a=(protocol, seed, variant): learned(asked.data, *a, more)))
     rows = {}
     if asked.adapt and not (asked.collect and not (OUT / "adapted.json").is_file()):
-        rows = kept("adapted", lambda: adapted(asked.data, asked.seeds[0]))
-    given = f" --seeds {' '.join(map(str, asked.seeds))}"
-    given += "" if asked.protocols == list(SPLITS) else f" --protocols {' '.join(asked.protocols)}"
-    given += "" if asked.variants == ["default"] else f" --variants {' '.join(repr(v) for v in asked.variants)}"
-    given += "" if asked.steps is None else f" --steps {asked.steps}"
-    given += " --adapt" if asked.adapt else ""
+        rows = kept(OUT / "adapted.json", lambda: adapted(asked.data, asked.seeds[0]))
     missing = len(wanted) - len(runs)
-    text = page(bases, runs, rows, f"python benchmarks/heartbeats.py{given}")
+    given = [word for word in sys.argv[1:] if word != "--collect"]
+    text = page(bases, runs, rows, shlex.join(["python", "benchmarks/heartbeats.py", *given]))
     text += f"\n{missing} of the runs of that command are not finished.\n" if missing else ""
     if asked.page:
         asked.page.write_text(text, encoding="utf-8")

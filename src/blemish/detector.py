@@ -11,9 +11,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 from blemish import config
 from blemish.data import layouts, registry
-from blemish.data.cloud.modality import Clouds
-from blemish.data.signal.recordings import is_recording
-from blemish.data.signal.windows import windows_in
 from blemish.errors import ConfigError, DataError, EngineError, NotFittedError
 from blemish.inspection import modelfile
 from blemish.inspection.calibrate import agreement, calibrators, good_scores, in_best_format, unit_id
@@ -365,19 +362,17 @@ def as_records(
 ) -> list[Record]:
     """Records of whatever a user names: a path, a list of files (all good, to learn from), or records.
 
-    `cut` says how recordings become windows, `kind` what samples are wanted; None = any. DataError where the folders of
-    listed files are called bad; records say themselves what they are.
+    `cut` says how recordings become windows, `kind` which modality is wanted; None = any, and images of listed files.
+    DataError where the folders of listed files are called bad; records say themselves what they are.
     """
     if isinstance(source, str | Path):
         return layouts.select(layouts.index(source, layout, split, cut=cut, kind=kind), categories)
     records: list[Record] = []
-    items = list(source)
+    items, modality = list(source), registry.get(kind or registry.DEFAULT)
     layouts.check_named([Path(item) for item in items if not isinstance(item, Record)])
     for item in items:
         if isinstance(item, Record):
             records.append(item)
-        elif kind != Clouds.name and is_recording(Path(item)):
-            records += windows_in(Path(item), str(item), cut)
         else:
-            records.append(Record(id=str(item), path=Path(item)))
+            records += modality.records(Path(item), str(item), cut)
     return records

@@ -95,7 +95,7 @@ class FeatureSpec:
 class Needs:
     """What a method asks of the line, declared in its file."""
 
-    source: Literal["pyramid", "image", "signal", "points"] = "pyramid"
+    source: str = "pyramid"  # or image, signal, points: what a file of `learning.sources` takes
     axes: int = 2  # spatial axes of one sample
     strides: tuple[int, ...] = (8, 16)  # of the pyramid's levels, where the options name no layers
     image: bool = False  # the normalised image too, in `Batch.x`

@@ -72,7 +72,7 @@ def test_relative_paths_start_where_the_driver_is(
     cluster.inspect(model, ["new", "gone.png"], str(tmp_path / "out"))
     rows = cluster.read(str(tmp_path / "out")).to_pylist()
     paths = [r["image_path"] for r in rows]
-    assert paths == places.images(["new", "gone.png"])
+    assert paths == places.files(["new", "gone.png"])
     local = Detector.load("model").inspector().inspect_many(paths, errors="yield")
     for row, result in zip(rows, local, strict=True):
         if isinstance(result, DataError):
@@ -124,8 +124,8 @@ def test_workers_that_die_again_and_again(here: Path, model: Model, tmp_path: Pa
     assert killed
     assert (summary["rows"], summary["errors"]) == (600, 0)
     rows = cluster.read(str(tmp_path / "out")).to_pylist()
-    assert [r["image_path"] for r in rows] == places.images([str(here / "many")])
-    expected = [r.score for r in Detector.load(here / "model").inspect_many(places.images([str(here / "many")])[:40])]
+    assert [r["image_path"] for r in rows] == places.files([str(here / "many")])
+    expected = [r.score for r in Detector.load(here / "model").inspect_many(places.files([str(here / "many")])[:40])]
     assert [r["pred_score"] for r in rows] == expected * 15
 
 
@@ -168,7 +168,7 @@ def test_storage_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "x")
     monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
-    for act in (lambda: places.images(["s3://b/new"]), lambda: places.read("s3://b/x.png"),
+    for act in (lambda: places.files(["s3://b/new"]), lambda: places.read("s3://b/x.png"),
                 lambda: places.names_in("s3://b/out"), lambda: places.write("s3://b/out/x", b"x")):  # fmt: skip
         with pytest.raises(DataError, match="s3://b/"):
             act()
@@ -178,7 +178,7 @@ def test_storage_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_manifests_that_are_none(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "m.csv").write_bytes(content)
     with pytest.raises(DataError, match=r"m\.csv"):
-        places.images([str(tmp_path / "m.csv")])
+        places.files([str(tmp_path / "m.csv")])
 
 
 def test_a_part_that_is_cut_short_is_named(here: Path, model: Model, tmp_path: Path) -> None:
@@ -192,4 +192,4 @@ def test_a_part_that_is_cut_short_is_named(here: Path, model: Model, tmp_path: P
 
 def test_the_memory_of_a_process_is_no_place() -> None:
     with pytest.raises(ConfigError, match="workers do not see"):
-        places.images(["memory://x/y.png"])
+        places.files(["memory://x/y.png"])

@@ -60,7 +60,7 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 def local(here: Path) -> list[dict[str, Any]]:
     """The rows of the local engine, in the order of the listing."""
     line = Detector.load(here / "model").inspector()
-    paths = places.images([str(here / "new")])
+    paths = places.files([str(here / "new")])
     results = line.inspect_many(paths, errors="yield")
     return [
         {"image_path": p, "regions": [], "error": str(r)} if isinstance(r, DataError) else r.to_json()
@@ -98,7 +98,7 @@ def test_a_result_of_something_else_is_not_mixed_with(here: Path, model: Model, 
         cluster.inspect(model, [str(here / "new")], str(tmp_path / "out"))
     (tmp_path / "out" / "x.parquet").unlink()
     (tmp_path / "out" / cluster.PLAN).write_text('{"images": 1}', encoding="utf-8")
-    with pytest.raises(ConfigError, match="other images or another model"):
+    with pytest.raises(ConfigError, match="other samples or another model"):
         cluster.inspect(model, [str(here / "new")], str(tmp_path / "out"))
 
 
@@ -129,7 +129,7 @@ def test_a_killed_worker_loses_and_doubles_nothing(many: Path, model: Model, tmp
     assert killed
     assert (summary["rows"], summary["errors"]) == (600, 0)
     rows = cluster.read(out).to_pylist()
-    assert [r["image_path"] for r in rows] == places.images([str(many)])
+    assert [r["image_path"] for r in rows] == places.files([str(many)])
     scores = {}
     for i, row in enumerate(rows):
         assert scores.setdefault(i % 40, row["pred_score"]) == row["pred_score"]
@@ -194,11 +194,11 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_object_storage_in_and_out(s3: str, here: Path, tmp_path: Path) -> None:
     for path in sorted((here / "new").rglob("*.png")):
         places.write(f"{s3}/new/{path.relative_to(here / 'new').as_posix()}", path.read_bytes())
-    listed = places.images([f"{s3}/new"])
+    listed = places.files([f"{s3}/new"])
     assert len(listed) == 61
     names = "\n".join(image.removeprefix(f"{s3}/") for image in listed)
     places.write(f"{s3}/list.csv", f"path\n{names}\n".encode())
-    assert places.images([f"{s3}/list.csv"]) == listed
+    assert places.files([f"{s3}/list.csv"]) == listed
     # a process of its own: workers of a cluster inherit the environment that it is started in
     code = (
         "import json, sys, blemish.inspection.on_ray as c\nfrom blemish.inspection import modelfile\nc.PART = 16\n"
@@ -238,17 +238,17 @@ def test_manifests(tmp_path: Path) -> None:
     from pyarrow import parquet
 
     parquet.write_table(pa.table({"path": ["a.png", "s3://b/c.png"]}), tmp_path / "m.parquet")
-    assert places.images([str(tmp_path / "m.parquet")]) == [str(tmp_path / "a.png"), "s3://b/c.png"]
+    assert places.files([str(tmp_path / "m.parquet")]) == [str(tmp_path / "a.png"), "s3://b/c.png"]
     (tmp_path / "m.csv").write_text("file\na.png\n", encoding="utf-8")
     with pytest.raises(DataError, match="no column 'path'"):
-        places.images([str(tmp_path / "m.csv")])
+        places.files([str(tmp_path / "m.csv")])
     with pytest.raises(DataError, match="named twice"):
-        places.images(["a.png", "a.png"])
+        places.files(["a.png", "a.png"])
     shutil.copy(tmp_path / "m.csv", tmp_path / "bad.parquet")
     with pytest.raises(DataError, match="no Parquet file"):
-        places.images([str(tmp_path / "bad.parquet")])
+        places.files([str(tmp_path / "bad.parquet")])
     with pytest.raises(ConfigError, match="nosuch"):
-        places.images(["nosuch://x/y.png"])
+        places.files(["nosuch://x/y.png"])
 
 
 def counted(seeds: range) -> PixelCounts:

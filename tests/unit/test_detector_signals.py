@@ -304,7 +304,7 @@ def test_windows_that_no_longer_fit_in_memory_are_read_again(folder: Path, monke
     assert len({tuple(x.flatten().tolist()) for x in first.x}) == 4
     assert first.ids == again.ids[::-1]
     count = []
-    monkeypatch.setattr(source, "window", lambda r, read=source.window: (count.append(r.id), read(r))[1])
+    monkeypatch.setattr(source, "prepared", lambda r, read=source.prepared: (count.append(r.id), read(r))[1])
     samples.batch([0, 1, 2, 3])
     assert count == [records[2].id, records[3].id]
 

@@ -146,9 +146,8 @@ def inspect(
             "--threads": threads,
             "--batch-size": None if batch_size == 1 else batch_size,
             "--format": None if format_ is Format.jsonl else str(format_),
-            "--rate": file_rate,
         }
-        return command.run_ray(model, paths, out, address, workers, fail_on_anomaly, max_pixels, local)
+        return command.run_ray(model, paths, out, address, workers, fail_on_anomaly, max_pixels, file_rate, local)
     spread = {"--out": out, "--address": address, "--workers": workers}
     command.refuse(spread, "without --engine ray")
     command.refuse({path: path for path in paths if "://" in path}, "without --engine ray, which reads URLs")

@@ -17,7 +17,6 @@ from blemish.errors import ConfigError, DataError
 from blemish.files import file_name
 from blemish.learning.options import OPTIONS, by_name
 
-_SAMPLES = {"image": "images", "signal": "windows", "cloud": "clouds"}
 _OF_THE_LINE = {*OPTIONS, "cache", "options", "self"}
 _RECIPE = "a recipe is the run.json of a model folder"
 
@@ -48,9 +47,9 @@ def run(
     options = by_name(chosen)
     cls = methods.get(options.method)
     settings = config.build(cls.Config, options.options)
-    kind = learning_for(cls.wants(settings)).modality.name
+    modality = learning_for(cls.wants(settings)).modality
     cut = layouts.Cut(options.window, options.file_rate)
-    found = layouts.index(data, layout, split, cut=cut, kind=kind)
+    found = layouts.index(data, layout, split, cut=cut, kind=modality.name)
     records = layouts.select(found, categories)
     groups = sorted({r.group for r in records if r.group and r.split == "train"})
     jobs = {out: records}
@@ -60,7 +59,7 @@ def run(
     for folder in jobs:
         modelfile.check_place(folder, read=[data, *filter(None, files)])
     print(
-        f"learning from {sum(r.split == 'train' for r in records)} {_SAMPLES[kind]}: {layouts.folders(records)}",
+        f"learning from {sum(r.split == 'train' for r in records)} {modality.samples}: {layouts.folders(records)}",
         file=sys.stderr,
     )
     features = usable_cache() or False if cache else False

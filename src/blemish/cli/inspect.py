@@ -121,6 +121,7 @@ def run_ray(
     workers: int | None,
     fail_on_anomaly: bool,
     max_pixels: int | None,
+    file_rate: float | None,
     local: dict[str, Any],
 ) -> int:
     """Inspect on a cluster into Parquet; prints one JSON line and returns the exit code, as `run` does."""
@@ -134,7 +135,7 @@ def run_ray(
     refuse(local, "with --engine ray")
     if out is None:
         raise ConfigError("--engine ray writes Parquet files", hint="say where with --out")
-    loaded = reading(modelfile.load(model), max_pixels=max_pixels)
+    loaded = reading(modelfile.load(model), max_pixels=max_pixels, file_rate=file_rate)
     _check_threshold(bool(loaded.calibrators), fail_on_anomaly)
     with redirect_stdout(sys.stderr):  # Ray prints there what goes wrong inside it, and takes no for no answer
         summary = inspect(loaded, sources, out, address=address, workers=workers, track=track)

@@ -15,6 +15,7 @@ from blemish.data.drawing import Picture, Scale
 from blemish.data.listing import Listing, closed
 from blemish.errors import DataError
 from blemish.files import walk
+from blemish.outputs import without_maps
 from blemish.types import Record, Region
 
 Raw = TypeVar("Raw")
@@ -40,6 +41,7 @@ class Modality(ABC, Generic[Raw]):
     """
 
     name: ClassVar[str]  # `kind` in model.json
+    samples: ClassVar[str]  # what many of them are to people
     map_unit: ClassVar[str]  # what pixel metrics are measured in
     part: ClassVar[str]  # what one sample is to people
     legend: ClassVar[str]  # how a report's pictures are read: what is drawn,
@@ -48,6 +50,9 @@ class Modality(ABC, Generic[Raw]):
     hint: ClassVar[str]  # which files are read
     marks_whole: ClassVar[bool] = False  # a mask over a whole sample is nothing odd
     wide: ClassVar[bool] = False  # a report shows one picture beside the other, or each over the whole width
+    takes_in: ClassVar[str] = ""  # the unit of `takes`
+    encoded: ClassVar[bool] = False  # `read` takes a file's bytes: samples may lie at a URL
+    extra: ClassVar[tuple[str, ...]] = ()  # fields of a result's regions that this modality has beside those of all
 
     def __init__(self, preprocess: Any) -> None:
         self.preprocess = preprocess
@@ -117,8 +122,18 @@ class Modality(ABC, Generic[Raw]):
 
     @staticmethod
     @abstractmethod
-    def files(folder: Path) -> list[Path]:
-        """The samples' files in a folder and below."""
+    def is_sample(path: Path) -> bool:
+        """Whether a file holds samples, by its name."""
+
+    @classmethod
+    def files(cls, folder: Path) -> list[Path]:
+        """The samples' files in a folder and below, sorted; none that lie where an earlier run has drawn maps."""
+        return sorted(without_maps(filter(cls.is_sample, walk(folder).files)))
+
+    @classmethod
+    def records(cls, path: Path, name: str, cut: Cut | None = None) -> list[Record]:  # noqa: ARG003
+        """The samples of a file that a user lists as a good one; `name` is the start of their ids."""
+        return [Record(id=name, path=path)]
 
     @classmethod
     def listing(cls, folder: Path) -> Listing:
@@ -134,6 +149,10 @@ class Modality(ABC, Generic[Raw]):
     def companions(files: Sequence[Path]) -> set[Path]:  # noqa: ARG004
         """Files that belong to those of samples, and are read with them."""
         return set()
+
+    def is_one(self, array: NDArray[Any]) -> bool:  # noqa: ARG002
+        """Whether an array that is handed over as a row of samples is a single one by its shape."""
+        return False
 
     def grab(self, source: Any) -> Any:
         """What is inspected later, in another thread, of what the caller hands over now and may use again: an array's

@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from blemish.data.image.formats import FORMATS, is_unread
-from blemish.data.listing import is_image, list_images
+from blemish.data.image.formats import is_unread
+from blemish.data.image.modality import Images
+from blemish.data.listing import is_image
+from blemish.data.modality import Modality
 from blemish.errors import ConfigError, DataError
 from blemish.files import read_file, write_whole
 
@@ -96,34 +98,48 @@ def join(place: str, name: str) -> str:
     return f"{place.rstrip('/')}/{name}" if is_url(place) else str(Path(place) / name)
 
 
-def images(places: list[str]) -> list[str]:
-    """Every image that these folders, files and manifests name, in their order; folders are sorted by path.
+def files(places: list[str], kind: type[Modality[Any]] = Images) -> list[str]:
+    """The files of every sample that these folders, files and manifests name, in their order; folders are sorted by
+    path.
 
-    DataError where there is none in one of them, or a manifest cannot be read.
+    DataError where there is none in one of them, or a manifest cannot be read. ConfigError for a URL of samples that
+    are read from local files only.
     """
-    out = [image for place in places for image in _images(place)]
+    out = [file for place in places for file in _files(place, kind)]
     if twice := len(out) - len(set(out)):
-        raise DataError(f"{twice} of {len(out)} images are named twice", hint="name each folder or manifest once")
+        raise DataError(f"{twice} of {len(out)} {kind.name}s are named twice", hint="name each folder or manifest once")
+    if not kind.encoded and (urls := [file for file in out if is_url(file)]):
+        hint = "copy them to a folder that all machines share, and name that"
+        raise ConfigError(f"{urls[0]}: {kind.name}s are read from files, not from URLs", hint=hint)
     return out
 
 
-def _images(place: str) -> list[str]:
-    if place.lower().endswith((".csv", ".parquet")):
+def _files(place: str, kind: type[Modality[Any]]) -> list[str]:
+    if _is_manifest(place, kind):
         return list(_manifest(place))
     if not is_url(place):
-        found = _in_folder(Path(place)) if Path(place).is_dir() else [place]
+        found = _in_folder(Path(place), kind) if Path(place).is_dir() else [place]
+    elif not kind.encoded:
+        return [place]
     else:
         system, path = _filesystem(place)
-        files = [path] if _is_picture(Path(path)) else _find(system, path, place)
-        found = [system.unstrip_protocol(p) for p in files if _is_picture(Path(p))]
+        below = [path] if _is_picture(Path(path)) else _find(system, path, place)
+        found = [system.unstrip_protocol(p) for p in below if _is_picture(Path(p))]
     if not found:
-        raise DataError("no images in this folder", path=place, hint=f"{FORMATS} are read")
+        raise DataError(f"no {kind.name}s in this folder", path=place, hint=kind.hint)
     return found
 
 
-def _in_folder(folder: Path) -> list[str]:
-    """Images, and pictures that are not read: who tries says so in a row. A warning counts the other files."""
-    found = list_images(folder)
+def _is_manifest(place: str, kind: type[Modality[Any]]) -> bool:
+    """By its suffix; a CSV file may hold a sample too, unless it has a column `path`."""
+    if not place.lower().endswith(".csv"):
+        return place.lower().endswith(".parquet")
+    return kind.encoded or b"path" in read(place).splitlines()[0].replace(b'"', b"").strip(b"\xef\xbb\xbf").split(b",")
+
+
+def _in_folder(folder: Path, kind: type[Modality[Any]]) -> list[str]:
+    """Samples, and files that are not read: who tries says so in a row. A warning counts the other files."""
+    found = kind.listing(folder)
     if told := found.told():
         warnings.warn(f"{folder}: {told}", stacklevel=5)
     return [str(path) for path in sorted([*found.files, *(e.path for e in found.unread if e.path is not None)])]

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from blemish.data import registry
 from blemish.data.modality import Modality
 from blemish.errors import DataError
 from blemish.evaluation.metrics.aupro import SaturatedRegion
@@ -63,9 +62,9 @@ def evaluate(
         raise DataError("there is no test image", path=source, hint="evaluate needs a data set with a test split")
     if all(r.label for r in test):
         warnings.warn(f"{source}: no test image is a good one: no AUROC, no rate of false alarms", stacklevel=2)
-    kind = registry.get(model.get("kind", "image"))
-    seen = _Seen(kind, _scale(inspector))
+    seen = _Seen(type(inspector.kind), _scale(inspector))
     follow = (track or no_track)(test, "evaluate", len(test))
+    kind = seen.kind
     for record, result in zip(test, inspector.inspect_many(map(kind.source, follow), errors="yield"), strict=True):
         if isinstance(result, DataError):
             seen.unread.append(Unmeasured(record.id, str(result)))

@@ -53,10 +53,6 @@ def _same(process: int) -> None:
         raise EngineError("this run was begun in another process", hint="call inspect_many in the child itself")
 
 
-def _is_one_image(array: NDArray[Any]) -> bool:
-    return array.dtype.kind in "buif" and (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4)))
-
-
 class Inspector:
     """A model, ready to inspect. May be pickled, and used in a forked child: the engine is then made anew there.
 
@@ -120,9 +116,9 @@ class Inspector:
             return self._of_path(Path(os.fsdecode(sources)))
         if is_encoded(sources):
             return [sources]
-        if isinstance(sources, np.ndarray) and self.kind.name == "image" and _is_one_image(sources):
-            hint = "give inspect_many a list, or a stack (N, H, W[, C])"
-            raise DataError(f"an array of shape {sources.shape} is one image, not several", hint=hint)
+        if isinstance(sources, np.ndarray) and self.kind.is_one(sources):
+            hint = "give inspect_many a list, or a stack of them with one more axis"
+            raise DataError(f"an array of shape {sources.shape} is one {self.kind.name}, not several", hint=hint)
         if not isinstance(sources, Iterable):
             raise DataError(f"a {type(sources).__name__} is no row of {self.kind.name}s", hint="give a list")
         return sources

@@ -1,11 +1,12 @@
 """Inspection on a cluster: paths go out through Ray Data, rows come back, Parquet parts are written one by one.
 
-Why each image is in the result exactly once: every path has a number; the driver alone writes, part k holds the rows of
-numbers k * PART to (k + 1) * PART - 1, and it is written, whole, when each of them has come back. A worker that dies
-takes unfinished rows with it, which Ray Data runs again; a row that came back twice would fall on its own number. A
-driver that dies leaves finished parts, and its successor asks for the numbers of the other parts only.
+Why each sample is in the result exactly once: every one has a number, each window of a recording too; the driver alone
+writes, part k holds the rows of numbers k * PART to (k + 1) * PART - 1, and it is written, whole, when each of them has
+come back. A worker that dies takes unfinished rows with it, which Ray Data runs again; a row that came back twice would
+fall on its own number. A driver that dies leaves finished parts, and its successor asks for the numbers of the other
+parts only.
 
-No image passes through the object store: a worker reads the bytes itself. What the driver holds are paths, and the rows
+No sample passes through the object store: a worker reads the file itself. What the driver holds are paths, and the rows
 of parts that are not full yet.
 
 The driver says which number format is computed in. A worker whose processor lacks it refuses, and the run ends: rows of
@@ -22,16 +23,19 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from blemish.data import registry
 from blemish.data import storage as places
-from blemish.data.image.decode import decode_image
+from blemish.data.image.decode import take_encoded
+from blemish.data.modality import Modality
 from blemish.errors import ConfigError, DataError, EngineError
-from blemish.inspection.engines import open_engine
 from blemish.inspection.inspector import Inspector, precision_of
 from blemish.inspection.modelfile import Model
+from blemish.inspection.open import open_model
 from blemish.inspection.ray_session import session
 from blemish.outputs import check_folder
 from blemish.types import Track, no_track
@@ -42,6 +46,13 @@ READERS = 4  # files that a worker reads ahead at a time: object storage answers
 BLOCK = 64  # images that a worker is given at a time, and does again after one has died
 PLAN = "_plan.json"
 SUMMARY = "_summary.json"
+
+
+class _Sample(NamedTuple):
+    """One row of the result: a file, and which of its samples (`Modality.sources`)."""
+
+    path: str
+    which: int = 0
 
 
 class _Inspecting:
@@ -56,38 +67,55 @@ class _Inspecting:
         model: Model = ray.get(shared[0])
         self.base, self.readers = base, ThreadPoolExecutor(READERS)
         self.refusal = ""
+        self.last: tuple[str, list[Any]] | None = None
         try:
-            self.line = Inspector(model, open_engine(model.graph, precision=precision), threads=1)
+            self.line = Inspector(model, open_model(model, precision=precision), threads=1)
         except EngineError as error:  # told by the next call: Ray would try to start a worker again that fails to start
             self.refusal = str(error)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """{number, path} -> {number, row}: each row is the JSON line of one image; a number of -1 is a refusal."""
+        """{number, path, index} -> {number, row}: each row is the JSON line of one sample; -1 numbers a refusal."""
         if self.refusal:
             return {"number": np.array([-1]), "row": np.array([self.refusal], object)}
-        paths = [str(path) for path in batch["path"]]
-        files = self.readers.map(self._bytes, paths)
-        rows = [json.dumps(self._row(path, file), allow_nan=False) for path, file in zip(paths, files, strict=True)]
+        some = [_Sample(str(path), int(i)) for path, i in zip(batch["path"], batch["index"], strict=True)]
+        sources = self.readers.map(self._source, some)
+        rows = [
+            json.dumps(self._row(sample.path, source), allow_nan=False)
+            for sample, source in zip(some, sources, strict=True)
+        ]
         return {"number": batch["number"], "row": np.array(rows, object)}
 
-    def _bytes(self, path: str) -> bytes | DataError:
-        """A file's bytes, or what is wrong with it, under the name that it was listed by."""
-        place = path if places.is_url(path) else os.path.join(self.base, path)
-        try:
-            return places.read(place)
-        except DataError as error:
-            return DataError(f"{path}: {str(error).removeprefix(f'{place}: ')}", hint=error.hint)
+    def _place(self, path: str) -> str:
+        return path if places.is_url(path) else os.path.join(self.base, path)
 
-    def _row(self, path: str, file: bytes | DataError) -> dict[str, Any]:
-        if isinstance(file, DataError):
-            wrong = file
-        else:
-            try:
-                image = decode_image(file, path, max_pixels=self.line.preprocess.max_pixels)
-                return self.line.inspect(image).to_json() | {"image_path": path}
-            except DataError as error:
-                wrong = error
-        return {"image_path": path, "regions": [], "error": str(wrong), "hint": wrong.hint}
+    def _source(self, sample: _Sample) -> Any:
+        """What the line inspects of a sample, or the DataError in its place."""
+        place = self._place(sample.path)
+        try:
+            if self.line.kind.encoded:
+                return take_encoded(places.read(place), sample.path)
+            found = self._sources(place)
+            if sample.which >= len(found):
+                raise DataError("has become shorter since the run began", path=place, hint="start with another --out")
+            return found[sample.which]
+        except DataError as error:
+            return error
+
+    def _sources(self, place: str) -> list[Any]:
+        """Of one file, as long as its samples come one after the other."""
+        last = self.last
+        if last is None or last[0] != place:
+            self.last = last = (place, self.line.kind.sources(Path(place)))
+        return last[1]
+
+    def _row(self, path: str, source: Any) -> dict[str, Any]:
+        try:
+            if isinstance(source, DataError):
+                raise source
+            return self.line.inspect(source).to_json() | {"image_path": path}
+        except DataError as error:  # under the name that the file was listed by
+            wrong = f"{path}: {str(error).removeprefix(f'{self._place(path)}: ').removeprefix(f'{path}: ')}"
+            return {"image_path": path, "regions": [], "error": wrong, "hint": error.hint}
 
 
 def inspect(
@@ -99,23 +127,25 @@ def inspect(
     workers: int | None = None,
     track: Track = no_track,
 ) -> dict[str, Any]:
-    """Inspect all images of folders, manifests and URLs into Parquet parts in `out`; what it came to.
+    """Inspect all samples of folders, manifests and URLs into Parquet parts in `out`; what the parts hold.
 
-    The rows are those of the local engine but for `seconds`, bit for bit, in the order of the listing. A run that was
-    stopped goes on. ConfigError where `out` belongs to other images or another model.
+    The rows are those of the local engine but for `seconds`, bit for bit, in the order of the listing; a recording has
+    one for each of its windows. A run that was stopped resumes. ConfigError where `out` belongs to other samples or
+    another model, or where samples that are no images have URLs.
     """
-    paths = places.images(sources)
+    kind = registry.of(model.meta)
+    paths = _samples(places.files(sources, type(kind)), kind)
     if not places.is_url(out):
         check_folder(out, "--out", read=[source for source in sources if not places.is_url(source)])
     precision = precision_of(model, "openvino")
     plan = {
         "images": len(paths),
         "part": PART,
-        "paths": _digest(json.dumps([[p, p if places.is_url(p) else os.path.abspath(p)] for p in paths]).encode()),
+        "paths": _digest(json.dumps([_named(sample) for sample in paths]).encode()),
         "model": _model_digest(model),
         "precision": precision,
     }
-    parts = range(-(-len(paths) // PART))
+    parts, schema = range(-(-len(paths) // PART)), _schema(kind)
     there = _finished(out, plan)
     missing = [k for k in parts if _name(k) not in there]
     if missing:
@@ -123,10 +153,28 @@ def inspect(
             count = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
             rows = _stream(ray, model, precision, paths, missing, count)
             for k, part in track(_parts(rows, missing, len(paths)), "inspect", len(missing)):
-                places.write(places.join(out, _name(k)), _parquet(part))
+                places.write(places.join(out, _name(k)), _parquet(part, schema))
     summary = {**plan, **_summed(out, parts, len(paths)), "out": out}
     places.write(places.join(out, SUMMARY), (json.dumps(summary, indent=1) + "\n").encode())
     return summary
+
+
+def _samples(paths: list[str], kind: Modality[Any]) -> list[_Sample]:
+    """Every sample of the files; a file that cannot be read counts as one, whose row says why."""
+    found = []
+    for path in paths:
+        try:
+            count = 1 if places.is_url(path) else len(kind.sources(Path(path)))
+        except DataError:
+            count = 1
+        found += [_Sample(path, index) for index in range(count)]
+    return found
+
+
+def _named(sample: _Sample) -> list[Any]:
+    """What a sample is in a plan."""
+    path = sample.path if places.is_url(sample.path) else os.path.abspath(sample.path)
+    return [sample.path, path, *([sample.which] if sample.which else [])]
 
 
 def read(out: str) -> Any:
@@ -143,13 +191,15 @@ def _digest(data: bytes) -> str:
 
 
 def _model_digest(model: Model) -> str:
-    """Of all that a row depends on: the graph, and what is made of its scores."""
+    """Of all that a row depends on: the graph, or what runs in its place, and what is made of its scores."""
     rest: dict[str, Any] = {
         "meta": model.meta.to_json(),
         "calibration": {k: c.to_json() for k, c in model.calibrators.items()},
     }
     if model.categories is not None:
         rest |= {"categories": model.categories.to_json(), "heads": {k: _digest(v) for k, v in model.heads.items()}}
+    if not model.meta.graph:
+        rest["tensors"] = _digest(model.tensors)
     return _digest(_digest(model.graph).encode() + json.dumps(rest, sort_keys=True).encode())
 
 
@@ -163,7 +213,7 @@ def _finished(out: str, plan: dict[str, Any]) -> set[str]:
     if PLAN in names:
         if json.loads(places.read(places.join(out, PLAN))) != plan:
             hint = "choose another folder (--out), or remove the old result"
-            raise ConfigError(f"{out}: holds a result of other images or another model", hint=hint)
+            raise ConfigError(f"{out}: holds a result of other samples or another model", hint=hint)
         return names
     if any(name.endswith(".parquet") for name in names):
         raise ConfigError(f"{out}: holds Parquet files of something else", hint="choose another folder (--out)")
@@ -172,9 +222,9 @@ def _finished(out: str, plan: dict[str, Any]) -> set[str]:
 
 
 def _stream(
-    ray: Any, model: Model, precision: str, paths: list[str], missing: list[int], count: int
+    ray: Any, model: Model, precision: str, paths: list[_Sample], missing: list[int], count: int
 ) -> Iterator[tuple[int, str]]:
-    """(number, row) of every image of the missing parts, in any order."""
+    """(number, row) of every sample of the missing parts, in any order."""
     import pyarrow as pa
     import ray.data as data
     from ray.exceptions import RayError
@@ -185,10 +235,11 @@ def _stream(
     numbers = [n for k in missing for n in range(k * PART, min((k + 1) * PART, len(paths)))]
     size = min(BLOCK, -(-len(numbers) // count))
     blocks = [  # made here: a step that splits them would wait for a core that the workers hold
-        pa.table({"number": some, "path": [paths[n] for n in some]})
+        pa.table({"number": some, "path": [paths[n].path for n in some], "index": [paths[n].which for n in some]})
         for some in (numbers[i : i + size] for i in range(0, len(numbers), size))
     ]
-    shared = ray.put(replace(model, tensors=b""))  # held until the end: a worker that is started again fetches it anew
+    light = replace(model, tensors=b"") if model.meta.graph else model
+    shared = ray.put(light)  # held until the end: a worker that is started again fetches it anew
     rows = data.from_arrow(blocks).map_batches(
         _Inspecting,
         fn_constructor_args=([shared], precision, os.getcwd()),
@@ -205,7 +256,7 @@ def _stream(
                 yield number, row
     except RayError as error:
         last = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-        raise EngineError(f"the cluster stopped: {last}", hint="start again: it goes on") from error
+        raise EngineError(f"the cluster stopped: {last}", hint="start again: it resumes") from error
 
 
 def _parts(
@@ -223,16 +274,20 @@ def _parts(
             yield k, [json.loads(part[n]) for n in sorted(part)]
     if waiting:
         short = sum(min(PART, total - k * PART) - len(part) for k, part in waiting.items())
-        raise EngineError(f"{short} images have not come back", hint="start again: it goes on")
+        raise EngineError(f"{short} samples have not come back", hint="start again: it resumes")
 
 
-def _schema() -> Any:
+def _schema(kind: Modality[Any]) -> Any:
+    """Columns of a result: those of all modalities, and this one's own."""
     import pyarrow as pa
 
     number, text = pa.float64(), pa.string()
     box = {"bbox": pa.list_(pa.int64()), "area_px": pa.int64(), "peak": number, "score": number}
+    own = {"interval": pa.list_(number), "box": pa.list_(number), "points": pa.int64()}
+    box |= {name: own[name] for name in kind.extra}
     columns = {
         "image_path": text,
+        **({} if kind.cut is None else {"span": pa.list_(number)}),
         "pred_score": number,
         "p_value": number,
         "threshold": number,
@@ -250,12 +305,12 @@ def _schema() -> Any:
     return pa.schema(list(columns.items()))
 
 
-def _parquet(rows: list[dict[str, Any]]) -> bytes:
+def _parquet(rows: list[dict[str, Any]], schema: Any) -> bytes:
     import pyarrow as pa
     from pyarrow import parquet
 
     buffer = io.BytesIO()
-    parquet.write_table(pa.Table.from_pylist(rows, schema=_schema()), buffer)
+    parquet.write_table(pa.Table.from_pylist(rows, schema=schema), buffer)
     return buffer.getvalue()
 
 
@@ -269,12 +324,12 @@ def _table(place: str) -> Any:
         raise DataError(f"is damaged ({error})", path=place, hint="remove it and start again") from None
 
 
-def _summed(out: str, parts: range, images: int) -> dict[str, int]:
+def _summed(out: str, parts: range, samples: int) -> dict[str, int]:
     """Counts over all parts, read one by one."""
     rows = errors = anomalous = 0
     for k in parts:
         table = _table(places.join(out, _name(k)))
-        if table.num_rows != min(PART, images - k * PART):
+        if table.num_rows != min(PART, samples - k * PART):
             raise DataError(
                 f"has {table.num_rows} rows", path=places.join(out, _name(k)), hint="remove it, start again"
             )

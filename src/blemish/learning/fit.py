@@ -11,7 +11,6 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from blemish import config, methods
-from blemish.data.image.modality import Images
 from blemish.data.image.preprocess import parse_image_size
 from blemish.errors import ConfigError, ExportError
 from blemish.inspection.calibrate import in_best_format
@@ -92,6 +91,6 @@ def _checked(options: FitOptions) -> tuple[Learning, Routing | None]:
     check_views(options.views)
     parse_image_size(options.image_size)
     routing = routing or (Routing() if options.multi_class else None)
-    if routing and half.modality is not Images:
+    if routing and not half.backbone:  # votes are of a frozen network's features
         raise ConfigError(f"{options.method} learns no images, and only those are told apart by products")
     return half, routing

@@ -31,12 +31,18 @@ def get(name: str) -> type[Method[Any]]:
 
 
 def describe(name: str) -> dict[str, str]:
-    """Title and paper of a method, read from its file's docstring without importing it (so without torch)."""
+    """Title, paper and what a method suits ("" where nothing is said), out of its file's docstring.
+
+    The file is read, not imported, so without torch. ConfigError where there is no such method.
+    """
     for folder in __path__:
         file = Path(folder) / f"{name}.py"
         if file.exists():
             doc = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
             lines = doc.splitlines() or [""]
-            paper = next((line.removeprefix("Paper").strip() for line in lines if line.startswith("Paper")), "")
-            return {"name": name, "title": lines[0], "paper": paper}
+            paper, suits = (
+                next((line.removeprefix(key).strip() for line in lines if line.startswith(f"{key} ")), "")
+                for key in ("Paper", "Suits")
+            )
+            return {"name": name, "title": lines[0], "paper": paper, "suits": suits}
     raise ConfigError(f"no method '{name}'", hint=nearest(name, names()))

@@ -1,6 +1,7 @@
 """DFC: first tell products apart by anchors that vote, then look at each with a head of its own.
 
 Paper    Wang et al., Deep feature clustering for multi-class industrial image anomaly detection, KBS 311, 2025.
+Suits    several products, one model, to which further products are added later.
 Fit      a few good images of each category become anchors (CAC); anchors vote on the category of all others (CIM); each
          category's local features go to a head of its own (LFR), here an adaptor and a discriminator that learns good
          features from the same ones with noise on them.

@@ -2,6 +2,7 @@
 
 Paper    Park et al., Feature Attenuation of Defective Representation Can Resolve Incomplete Masking on Anomaly
          Detection, arXiv 2407.04597, 2024.
+Suits    a part beside which the repaint is to be shown: what the network thinks should be there.
 Fit      the strangest patches of each good image, by frozen features, are replaced by a mosaic, and a U-Net repaints
          the image; then, with the U-Net frozen, two linear layers learn from its errors which patches of its features
          to let through to the decoder.

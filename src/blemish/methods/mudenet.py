@@ -1,6 +1,7 @@
 """MuDeNet: students of a small distilled teacher, one local and one under a global bottleneck.
 
 Paper    Campos-Romero et al., MuDeNet: A multi-patch descriptor network for anomaly modeling, Information Fusion 2026.
+Suits    no set that was measured so far: others rank above it.
 Fit      a small network T is distilled from frozen features once, on made images; on the good images a student
          imitates T, then an autoencoder rebuilds T's maps of the whole image from a short vector, and a second student
          imitates the autoencoder.

@@ -1,6 +1,7 @@
 """PaDiM: one Gaussian of normal features at each position.
 
 Paper    Defard et al., PaDiM: a Patch Distribution Modeling Framework, ICPR 2021 workshops.
+Suits    parts that always lie the same way; cheapest at inspection.
 Fit      one pass; mean and covariance of the patch descriptor at every grid position, in constant memory.
 Predict  a patch is as anomalous as its Mahalanobis distance to the Gaussian of its position; the image takes its
          worst patch.

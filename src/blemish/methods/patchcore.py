@@ -1,6 +1,7 @@
 """PatchCore: nearest neighbours in a coreset of normal patch features.
 
 Paper    Roth et al., Towards Total Recall in Industrial Anomaly Detection, CVPR 2022.
+Suits    parts that move or vary; the default.
 Fit      one pass; every normal patch is offered to the bank, a greedy k-centre coreset keeps a share of them.
 Predict  a patch is as anomalous as it is far from the bank; the image takes its worst patch, re-weighted on request
          (Eq. 7).

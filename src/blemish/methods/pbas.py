@@ -2,6 +2,7 @@
 
 Paper    Chen, Luo, Gao, Lv and Zhang, Progressive boundary guided anomaly synthesis for industrial anomaly detection,
          IEEE TCSVT 35(2), 2025 (arXiv 2412.17458).
+Suits    lines where inspection has to be fast and parts vary in place.
 Fit      frozen features of 3 x 3 neighbourhoods go through one linear layer, the projection. Centres are made once, by
          matching batch means to each other. Then each step pulls features to their nearest centres (ABL), pushes a copy
          of each on along the ray from its centre, by a share k of the mean distance (AFS), and teaches a discriminator

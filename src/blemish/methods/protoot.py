@@ -2,6 +2,7 @@
 
 Paper    Trombetta and Lartizien, Learning local and global prototypes with optimal transport for unsupervised anomaly
          detection and localization, ECML workshop on learning from small data, 2025 (PRADOT).
+Suits    aligned parts of which one may be missing, doubled or at a wrong place.
 Fit      each level gets prototypes, as many at every cell of its grid. A batch's embeddings are assigned to them by
          entropic optimal transport with equal mass for each, at a cost that mixes cosine distance and distance on the
          grid; each prototype moves to the barycentre of what it got (EMA). Local sets mix the two, global ones know no

@@ -1,6 +1,7 @@
 """Reverse distillation: a decoder that has seen normal parts only restores what a frozen network saw.
 
 Paper    Deng and Li, Anomaly Detection via Reverse Distillation from One-Class Embedding, CVPR 2022 (RD4AD).
+Suits    defects of texture and of shape at once, at the price of training.
 Fit      the frozen levels are joined and squeezed into a small embedding; a decoder that mirrors the network restores
          them, coarsest first; both learn on good images that each level's cosine distance is small.
 Predict  a place is as anomalous as restored and frozen features differ, summed over the levels; the image takes the

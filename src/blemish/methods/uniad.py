@@ -1,6 +1,7 @@
 """UniAD: a masked transformer grows normal features from learned queries, one model for all products.
 
 Paper    You et al., A Unified Model for Multi-class Anomaly Detection, NeurIPS 2022.
+Suits    many products in one model.
 Fit      frozen levels are joined on one grid of tokens; a transformer learns on good images of all products to rebuild
          them from noisy ones. Three things keep it from copying: no token sees itself or its neighbours (neighbour
          masked attention), each decoder layer grows its output from learned queries (layer-wise query decoder), and

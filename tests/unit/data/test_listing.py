@@ -131,7 +131,7 @@ def test_learning_tells_of_pictures_that_it_leaves_out(tmp_path: Path) -> None:
         warnings.simplefilter("error")
         assert [record.id for record in layouts.index(tmp_path / "good")] == ["a.png", "b.gif"]
     (tmp_path / "good" / "c.heic").write_bytes(b"?")
-    with pytest.warns(UserWarning, match="left out, which may be pictures: 1 x HEIC is not read"):
+    with pytest.warns(UserWarning, match="left out, which may be images: 1 x HEIC is not read"):
         assert len(layouts.index(tmp_path / "good")) == 2
 
 

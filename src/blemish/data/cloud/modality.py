@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from blemish.data.cloud import clouds_in, read_cloud
+from blemish.data.cloud import is_cloud, read_cloud
 from blemish.data.cloud import picture as cloud_heat
 from blemish.data.cloud.preprocess import CloudPlan, Part, part_of
 from blemish.data.drawing import Picture, Scale, side_by_side
@@ -32,6 +32,7 @@ class Clouds(Modality[Part]):
     """`Raw` is a cloud with the points of it that are looked at."""
 
     name = "cloud"
+    samples = "point clouds"
     map_unit = (
         "points of the file, marked or not, in regions of neighbours, pooled over the set; rows without a point are 0"
     )
@@ -40,6 +41,7 @@ class Clouds(Modality[Part]):
     found = "Rings are areas"
     marked = "Green is the defect as it is marked."
     hint = "ply, pcd, stl, obj, xyz, npy and tiff are read"
+    extra = ("box", "points")
     preprocess: CloudPlan
 
     @classmethod
@@ -100,8 +102,8 @@ class Clouds(Modality[Part]):
         return found
 
     @staticmethod
-    def files(folder: Path) -> list[Path]:
-        return clouds_in(folder)
+    def is_sample(path: Path) -> bool:
+        return is_cloud(path)
 
     def read(self, source: Any) -> Part:
         if isinstance(source, str | os.PathLike):

@@ -18,7 +18,7 @@ from blemish.data.image import picture
 from blemish.data.image.decode import as_image, decode_image, is_encoded, read_image, read_mask, take_encoded
 from blemish.data.image.preprocess import Preprocess, to_source
 from blemish.data.image.saturation import saturated_masks
-from blemish.data.listing import Listing, images_in, list_images
+from blemish.data.listing import Listing, images_in, is_image, list_images
 from blemish.data.modality import Modality
 from blemish.data.regions import find_regions
 from blemish.files import MOST_PIXELS, as_path, content_id, read_file
@@ -32,12 +32,15 @@ class Images(Modality[Pixels]):
     """`Raw` is a canonical image (see `data.image.decode`)."""
 
     name = "image"
+    samples = "images"
     map_unit = "source pixels, mask > 0, 8-connected regions, pooled over the set"
     legend = "The part as photographed, beside it what the model found unusual."
     part = "part"
     found = "Boxes are areas"
     marked = "A green outline is the defect as marked by people."
     hint = "png, jpg, tif, bmp, webp, gif, pgm, ppm, jp2 and avif are read"
+    encoded = True
+    takes_in = "pixels (width x height)"
     preprocess: Preprocess
 
     @classmethod
@@ -83,12 +86,20 @@ class Images(Modality[Pixels]):
         return saturated_masks(record, (shape[0], shape[1]))
 
     @staticmethod
-    def files(folder: Path) -> list[Path]:
+    def is_sample(path: Path) -> bool:
+        return is_image(path)
+
+    @classmethod
+    def files(cls, folder: Path) -> list[Path]:
+        """By their first bytes too, where the name says nothing."""
         return images_in(folder, deep=True)
 
     @classmethod
     def listing(cls, folder: Path) -> Listing:
         return list_images(folder)
+
+    def is_one(self, array: NDArray[Any]) -> bool:
+        return array.dtype.kind in "buif" and (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4)))
 
     def grab(self, source: Any) -> Any:
         if is_encoded(source):

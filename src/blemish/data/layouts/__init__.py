@@ -2,8 +2,9 @@
 
 Each has `PRIORITY` (smaller = more specific, asked first), `detect(root) -> bool` and
 `index(root, query) -> list[Record]`, which ignores what does not concern it of the `Query`; one whose data come as a
-package has `locate() -> Path` too. One of point clouds says so in `KIND`: the same files may be pictures to one method
-and points to another.
+package has `locate() -> Path` too. `MODALITY` names what its samples are, None where its files say so: the same folder
+may hold pictures to one method and points to another. A folder of good samples needs no layout of its own, whatever the
+modality: `folder` asks that for its files.
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from blemish.config import nearest
+from blemish.data import registry
+from blemish.data.layouts import folder
 from blemish.data.layouts._common import Query, check_disjoint
 from blemish.data.layouts._names import says
-from blemish.data.listing import list_images, reasons
-from blemish.data.modality import Cut
+from blemish.data.listing import reasons
+from blemish.data.modality import Cut, Modality
 from blemish.errors import ConfigError, DataError
 from blemish.files import is_hidden
 from blemish.types import Record
@@ -34,6 +37,7 @@ class Layout(Protocol):
     """What a module of this folder offers."""
 
     PRIORITY: int
+    MODALITY: str | None
 
     def detect(self, root: Path) -> bool: ...
 
@@ -58,7 +62,7 @@ def index(
 
     `source` is a folder, a manifest file, or the name of a layout whose data come as a package. `split` names one of
     the layout's other splits, `seed` draws the split anew where the layout draws it, `cut` says how long the windows of
-    recordings are, `kind` what samples are wanted ("cloud" or another; None = any) where the layout is found out.
+    recordings are, `kind` which modality is wanted ("cloud" or another; None = any) where the layout is found out.
     Raises ConfigError on an unknown layout or split, DataError where there is nothing to index or a check of
     `check_disjoint` fails.
     """
@@ -71,25 +75,20 @@ def index(
             raise DataError("no such file or folder", path=root, hint="check the path")
         root, layout = packaged(), layout or str(source)
     module = _load(layout) if layout is not None else _detected(root, kind)
-    records = sorted(module.index(root, Query(split, seed, cut)), key=lambda record: record.id)
+    of_any = module is cast(Layout, folder)  # a folder of good samples is one of any modality
+    modality = registry.get((kind if of_any else module.MODALITY) or kind or registry.DEFAULT)
+    records = sorted(module.index(root, Query(split, seed, cut, modality)), key=lambda record: record.id)
     if not records:
-        hint = "give a folder of images, a data set or a manifest (.csv, .jsonl), or name its layout"
-        raise DataError("no images found", path=root, hint=hint)
+        raise DataError(f"no {modality.samples} found", path=root, hint=f"{_wanted(modality)}, or name its layout")
     check_disjoint(records)
     for group in {record.group for record in records}:
         if group is not None and (group in ("", ".", "..") or set(group) & {"/", "\\", "\0"}):
             raise DataError(
                 f"category {group!r} is no plain name", path=root, hint="models lie in folders of these names"
             )
-    if root.is_dir() and getattr(module, "KIND", None) != "cloud" and all(record.span is None for record in records):
-        _tell_unread(root)
+    if root.is_dir() and (unread := modality.listing(root).unread):
+        warnings.warn(f"{root}: left out, which may be {modality.samples}: {reasons(unread)}", stacklevel=2)
     return records
-
-
-def _tell_unread(root: Path) -> None:
-    """Warn of pictures in the folder that nobody will look at."""
-    if unread := list_images(root).unread:
-        warnings.warn(f"{root}: left out, which may be pictures: {reasons(unread)}", stacklevel=3)
 
 
 def select(records: Sequence[Record], categories: Sequence[str]) -> list[Record]:
@@ -161,13 +160,17 @@ def _load(name: str) -> Layout:
 
 def _detected(root: Path, kind: str | None) -> Layout:
     for module in sorted(map(_load, names()), key=lambda module: module.PRIORITY):
-        of_clouds = getattr(module, "KIND", None) == "cloud"
-        if (kind is None or of_clouds == (kind == "cloud")) and module.detect(root):
+        if (kind is None or module.MODALITY in (None, kind)) and module.detect(root):
             return module
-    if kind == "cloud":
-        hint = "give a folder of clouds (ply, pcd, stl, obj, xyz, npy, tiff), or name its layout"
-        raise DataError("no point clouds found" if root.is_dir() else "no point cloud", path=root, hint=hint)
-    hint = "give a folder of images, a data set or a manifest (.csv, .jsonl)"
-    if root.is_dir() and (unread := list_images(root).unread):
-        raise DataError(f"no images found that are read: {reasons(unread)}", path=root, hint=unread[0].hint)
-    raise DataError("no images found" if root.is_dir() else "not a data set", path=root, hint=hint)
+    modality = registry.get(kind or registry.DEFAULT)
+    if folder.detect(root, modality):
+        return _load("folder")
+    if root.is_dir() and (unread := modality.listing(root).unread):
+        found = f"no {modality.samples} found that are read: {reasons(unread)}"
+        raise DataError(found, path=root, hint=unread[0].hint)
+    what = f"no {modality.samples} found" if root.is_dir() else f"not a data set of {modality.samples}"
+    raise DataError(what, path=root, hint=_wanted(modality))
+
+
+def _wanted(modality: type[Modality[Any]]) -> str:
+    return f"give a folder of {modality.samples} ({modality.hint}), a data set or a manifest (.csv, .jsonl)"

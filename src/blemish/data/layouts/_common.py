@@ -13,7 +13,7 @@ from blemish.config import nearest
 from blemish.data.layouts._folders import folders_in
 from blemish.data.layouts._names import counted
 from blemish.data.listing import images_in
-from blemish.data.modality import Cut
+from blemish.data.modality import Cut, Modality
 from blemish.errors import ConfigError, DataError
 from blemish.types import Record, Split
 
@@ -26,6 +26,7 @@ class Query(NamedTuple):
     split: str | None = None  # another one than the layout's usual split
     seed: int = 0  # of a split that is drawn at random
     cut: Cut | None = None  # how recordings become windows
+    modality: type[Modality[Any]] | None = None  # of a folder of good samples, which says nothing of it; None = images
 
 
 def masks_in(folder: Path) -> dict[str, Path]:

@@ -13,6 +13,7 @@ from blemish.data.listing import images_in
 from blemish.types import Record
 
 PRIORITY = 60
+MODALITY = "image"
 
 
 def is_category(folder: Path) -> bool:

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
-from blemish.data.cloud import clouds_in, is_cloud
-from blemish.data.layouts._common import Query, default_split_only, relative
-from blemish.data.layouts._plain import good_files
+from blemish.data.cloud.modality import Clouds
+from blemish.data.layouts import folder
+from blemish.data.layouts._common import Query
 from blemish.types import Record
 
 PRIORITY = 120
-KIND = "cloud"
+MODALITY = "cloud"
 
-
-def detect(root: Path) -> bool:
-    return is_cloud(root) if root.is_file() else bool(clouds_in(root))
+detect = partial(folder.detect, kind=Clouds)
 
 
 def index(root: Path, query: Query) -> list[Record]:
-    """DataError where a folder's name, or a list beside the clouds, says that some are not good, or leaves it open."""
-    default_split_only(query.split, "clouds")
-    if root.is_file():
-        return [Record(root.name, root)]
-    return [Record(relative(path, root), path) for path in good_files(clouds_in(root), root, "clouds", is_cloud)]
+    return folder.index(root, query._replace(modality=Clouds))

@@ -20,6 +20,7 @@ from blemish.files import read_file
 from blemish.types import Record
 
 PRIORITY = 33
+MODALITY = "signal"
 TESTED = 90  # normal beats
 CLASSES = {"1": "normal", "2": "R-on-T", "3": "ventricular", "4": "supraventricular", "5": "unclassified"}
 

@@ -21,6 +21,7 @@ from blemish.errors import DataError
 from blemish.types import Record, Split
 
 PRIORITY = 15
+MODALITY = "image"
 BLOCK = 64
 _HINT = "pip install elpv-dataset"
 

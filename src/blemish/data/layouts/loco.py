@@ -19,6 +19,7 @@ from blemish.data.listing import images_in
 from blemish.types import Record
 
 PRIORITY = 50
+MODALITY = "image"
 KINDS = ("logical_anomalies", "structural_anomalies")
 SATURATION = "defects_config.json"
 

@@ -26,6 +26,7 @@ from blemish.errors import DataError
 from blemish.types import Record, Split
 
 PRIORITY = 10
+MODALITY = None  # whatever its rows name
 NAMES = ("manifest.csv", "manifest.jsonl")
 KNOWN = ("path", "split", "label", "mask", "defect", "group", "unit", "view")
 MEANT = {  # other names that people give to them, without spaces and signs

@@ -13,6 +13,7 @@ from blemish.data.layouts.mvtec import index
 __all__ = ["PRIORITY", "detect", "index"]
 
 PRIORITY = 90
+MODALITY = "image"
 
 
 def detect(root: Path) -> bool:

@@ -21,6 +21,7 @@ from blemish.errors import DataError
 from blemish.types import Record, Split
 
 PRIORITY = 80
+MODALITY = "image"
 
 
 def is_category(folder: Path) -> bool:

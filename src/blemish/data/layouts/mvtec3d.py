@@ -17,6 +17,7 @@ from blemish.errors import DataError
 from blemish.types import Record, Split
 
 PRIORITY = 40
+MODALITY = "image"
 
 
 def xyz_path(record: Record) -> Path:

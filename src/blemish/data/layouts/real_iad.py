@@ -18,6 +18,7 @@ from blemish.errors import DataError
 from blemish.types import Record, Split
 
 PRIORITY = 30
+MODALITY = "image"
 _LISTS = "realiad_jsons"
 _VIEW = re.compile(r"_(C\d+)_")
 _SPLITS: tuple[Split, ...] = ("train", "test")

@@ -17,6 +17,7 @@ from blemish.errors import DataError
 from blemish.types import Record
 
 PRIORITY = 110
+MODALITY = "signal"
 
 
 def detect(root: Path) -> bool:

@@ -17,7 +17,7 @@ from blemish.data.layouts._folders import categories, child, defect_of, folders_
 from blemish.types import Record, Split
 
 PRIORITY = 119
-KIND = "cloud"
+MODALITY = "cloud"
 
 
 def is_category(folder: Path) -> bool:

@@ -26,6 +26,7 @@ from blemish.errors import DataError
 from blemish.types import Record, Split
 
 PRIORITY = 20
+MODALITY = "image"
 SPLITS: dict[str, Split] = {"train": "train", "test": "test"}
 LABELS = {"normal": 0, "anomaly": 1}
 

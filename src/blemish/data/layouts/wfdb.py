@@ -32,6 +32,7 @@ from blemish.errors import DataError
 from blemish.types import Record, Split
 
 PRIORITY = 32
+MODALITY = "signal"
 FEWEST = 4  # beats in a window
 CALIBRATION = 600  # seconds of each tested recording, of the split "patient-calibrated"
 DS1 = frozenset("101 106 108 109 112 114 115 116 118 119 122 124 201 203 205 207 208 209 215 220 223 230".split())

@@ -29,7 +29,15 @@ from blemish.data.signal.preprocess import (
     window_content,
     window_of,
 )
-from blemish.data.signal.recordings import extent, missing_in, recordings_in, segment_names, values_digest
+from blemish.data.signal.recordings import (
+    extent,
+    is_recording,
+    missing_in,
+    recordings_in,
+    segment_names,
+    values_digest,
+)
+from blemish.data.signal.windows import windows_in
 from blemish.errors import DataError
 from blemish.files import as_path
 from blemish.types import Record, Region
@@ -39,6 +47,7 @@ class Signals(Modality[Signal]):
     """`Raw` is one window with the recording's filter and scale applied, and as it was recorded."""
 
     name = "signal"
+    samples = "windows of recordings"
     map_unit = "samples of the recording, marked or not, connected regions, pooled over the set"
     legend = (
         "Each lead as it was recorded (large squares: 0.2 s, and 0.5 mV where the unit is mV), below it the anomaly "
@@ -50,6 +59,7 @@ class Signals(Modality[Signal]):
     found = "Black bars are the times"
     marked = "A green bar is what people have marked."
     hint = "hea (WFDB), csv and npy are read"
+    extra = ("interval",)
     preprocess: SignalPlan
 
     @classmethod
@@ -82,9 +92,17 @@ class Signals(Modality[Signal]):
         return beat_mask(record.mask, record.path, record.span, shape[0])
 
     @staticmethod
-    def files(folder: Path) -> list[Path]:
+    def is_sample(path: Path) -> bool:
+        return is_recording(path)
+
+    @classmethod
+    def files(cls, folder: Path) -> list[Path]:
         """Those that a list RECORDS names and that are missing too: each of them is an error."""
         return sorted({*recordings_in(folder, deep=True), *missing_in(folder, deep=True)})
+
+    @classmethod
+    def records(cls, path: Path, name: str, cut: Cut | None = None) -> list[Record]:
+        return windows_in(path, name, cut) if cls.is_sample(path) else super().records(path, name)
 
     @staticmethod
     def companions(files: Sequence[Path]) -> set[Path]:

@@ -10,7 +10,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib.metadata import version
@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 
 from blemish import config, methods
-from blemish.data.image.decode import read_image
-from blemish.data.image.preprocess import Preprocess
+from blemish.data import registry
+from blemish.data.modality import Modality
 from blemish.errors import BlemishError
 from blemish.evaluation.bench import store
 from blemish.evaluation.bench.cached_inspector import CachedLine, CountedCache, differing
@@ -42,10 +42,11 @@ from blemish.learning.fit import fit
 from blemish.learning.options import OPTIONS, FitOptions
 from blemish.learning.restore import restore
 from blemish.learning.run import load_backbone
+from blemish.learning.sources.base import Learning
 from blemish.learning.sources.features import FeatureSource
-from blemish.learning.sources.image import plan_preprocess
+from blemish.learning.sources.registry import learning_for
 from blemish.system import cores
-from blemish.types import Record
+from blemish.types import Needs, Record
 
 SCHEMA = 1
 PROBED = 24  # test images on which the cached line is compared with the deployed one, and both are timed
@@ -62,7 +63,7 @@ def digest(cell: Cell, records: Sequence[Record]) -> str:
         "schema": SCHEMA,
         "options": _named(config.to_json(config.build(FitOptions, cell.options))),
         "setting": [cell.setting, cell.category],
-        "data": data_digest(records),
+        "data": data_digest(records, cell.learning.modality),
         "weights": weights_digest(config.build(FitOptions, cell.options)),
         "method": method_digest(cell.method.name, cell.options["options"]),
     }
@@ -83,12 +84,13 @@ def _named(options: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in options.items() if k == "options" or not OPTIONS[k].later or v != defaults[k]}
 
 
-def data_digest(records: Sequence[Record]) -> str:
-    """sha256 over every record's id, side, label, category, unit, and the bytes of its image and masks."""
+def data_digest(records: Sequence[Record], modality: type[Modality[Any]]) -> str:
+    """sha256 over every record's id, side, label, category, unit, and the bytes that it and its masks show."""
     whole = hashlib.sha256()
     for r in sorted(records, key=lambda record: record.id):
         masks = r.mask if isinstance(r.mask, tuple) else (r.mask,) if r.mask else ()
-        files = [_file_digest(p, p.stat().st_mtime_ns) for p in (r.path, *masks)]
+        files = [modality.file_content(r) if r.span else _file_digest(r.path, r.path.stat().st_mtime_ns)]
+        files += [_file_digest(path, path.stat().st_mtime_ns) for path in masks]
         whole.update(json.dumps([r.id, r.split, r.label, r.defect, r.group, r.unit, files]).encode())
     return whole.hexdigest()
 
@@ -99,7 +101,10 @@ def _file_digest(path: Path, _: int) -> str:
 
 
 def weights_digest(options: FitOptions) -> str:
-    """What the backbone's weights are: the digest of the file, or the name of the network where no file is known."""
+    """What the backbone's weights are: the digest of the file, or the name of the network where no file is known; none
+    where the method takes samples as they are."""
+    if not learning_for(wants(options)).backbone:
+        return "none"
     if options.weights is not None:
         return hashlib.sha256(read_file(options.weights)).hexdigest()
     name = options.backbone or backbones.DEFAULT
@@ -124,8 +129,12 @@ def work(cell: Cell, mark: str, folder: Path) -> dict[str, bytes]:
     records = cell.records()
     backbone = load_backbone(options)
     cache = CountedCache()
-    source, seconds = _warm(records, options, backbone, cache)
-    print(f"{cell.title}: features in {seconds:.1f} s", flush=True)
+    warm = None if backbone is None else _warm(cell.learning, records, options, backbone, cache)
+    features = {"images": 0, "computed": 0, "seconds": 0.0}
+    if warm is not None:
+        asked = sum(r.split != "held" for r in records)
+        features = {"images": asked, "computed": cache.asked - cache.found, "seconds": warm[1]}
+        print(f"{cell.title}: features in {warm[1]:.1f} s", flush=True)
     kept, note, code = folder / store.LEARNED, folder / store.NOTE, learning_code()
     if not (kept.is_dir() and note.is_file()) or json.loads(note.read_text())["code"] != code:
         learned = fit(records, options, backbone=backbone, cache=cache, blind=True)
@@ -134,30 +143,28 @@ def work(cell: Cell, mark: str, folder: Path) -> dict[str, bytes]:
         write_whole(note, json.dumps({"code": code, "peak_mb": peak_mb()}).encode())
         modelfile.save(learned, kept)
     model, fit_peak = modelfile.load(kept), float(json.loads(note.read_text())["peak_mb"])
-    preprocess = Preprocess.from_json(model.meta.preprocess)
-    # held-out images changed what was planned from all of them, or the short format was shown to be harmless
-    if (preprocess, model.meta.precision) != (source.preprocess, source.precision):
-        source = _source(backbone, preprocess, options, cache, model.meta.precision)
+    kind = registry.of(model.meta)
+    if warm is not None and (kind.preprocess, model.meta.precision) == (warm[0].preprocess, warm[0].precision):
+        source = warm[0]
+    else:  # held-out images changed what was planned from all, or the short format was shown to be harmless
+        source = _source(cell.learning, kind, backbone, options, cache, model.meta.precision)
     test = [r for r in records if r.split == "test"]
-    line, checked = _line(model, source, test)
-    print(f"the cached line is the deployed one on {len(checked)} images", flush=True)
+    line, checked = _line(model, source, test, cached=backbone is not None)
+    if warm is not None:
+        print(f"the cached line is the deployed one on {len(checked)} images", flush=True)
     before = perf_counter()
     evaluation = evaluate(line, records, model=model.describe(), source=cell.where)
     figures = evaluation.to_json()
     record = {
         **_head(cell, mark, records, model),
-        "features": {
-            "images": sum(r.split != "held" for r in records),
-            "computed": cache.asked - cache.found,
-            "seconds": round(seconds, 2),
-        },
+        "features": {**features, "seconds": round(features["seconds"], 2)},
         "fit": {
             "seconds": model.meta.fit_seconds,
             "peak_mb": fit_peak,
             "training": [phase.to_json() for phase in model.meta.training],
         },
-        "inspect": _timed(model, source, [r.path for r in checked]),
-        "size": _size(model, backbone),
+        "inspect": _timed(model, source if backbone is not None else None, [kind.source(r) for r in checked]),
+        "size": _size(model, source, backbone, checked),
         "checked": {"images": len(checked), "differing": 0, "cached": isinstance(line, CachedLine)},
         "evaluate_seconds": round(perf_counter() - before, 2),
         **{name: figures[name] for name in ("overall", "by_category", "by_defect", "unread")},
@@ -169,49 +176,61 @@ def work(cell: Cell, mark: str, folder: Path) -> dict[str, bytes]:
     return {"images.parquet": _images(evaluation), "pixels.npz": _pixels(evaluation), "cell.json": to_bytes(record)}
 
 
-def _warm(records: Sequence[Record], options: FitOptions, backbone: Any, cache: CountedCache) -> tuple[Any, float]:
+def wants(options: FitOptions) -> Needs:
+    """What the method of these options takes."""
+    cls = methods.get(options.method)
+    return cls.wants(config.build(cls.Config, options.options))
+
+
+def _warm(
+    learning: Learning, records: Sequence[Record], options: FitOptions, backbone: Any, cache: CountedCache
+) -> tuple[Any, float]:
     """Bring the features of every image into the cache: what was computed, and for how long, is told apart from fit."""
     start = perf_counter()
     good = [r for r in records if r.split == "train"]
-    preprocess = plan_preprocess(good, options, backbone.stride)
-    source = _source(backbone, preprocess, options, cache, options.precision)
+    source = _source(learning, learning.plan(good, options, backbone), backbone, options, cache, options.precision)
     for _ in source.stream([*good, *(r for r in records if r.split == "test")]):
         pass
     return source, perf_counter() - start
 
 
-def _source(backbone: Any, preprocess: Preprocess, options: FitOptions, cache: CountedCache, format_: str) -> Any:
+def _source(
+    learning: Learning, kind: Modality[Any], backbone: Any, options: FitOptions, cache: CountedCache, format_: str
+) -> Any:
     """What the head of this method takes."""
-    cls = methods.get(options.method)
-    image = cls.wants(config.build(cls.Config, options.options)).image
     precision: Any = "bf16" if format_ == "bf16" else "f32"
-    return FeatureSource(backbone, preprocess, cache, precision=precision, image=image)
+    return learning.open(kind, backbone, cache, precision=precision, image=wants(options).image)
 
 
-def _line(model: Model, source: FeatureSource, test: Sequence[Record]) -> tuple[Inspector, list[Record]]:
-    """The line to measure with, proven on some test images to be the deployed one; those images."""
+def _line(model: Model, source: Any, test: Sequence[Record], *, cached: bool) -> tuple[Inspector, list[Record]]:
+    """The line to measure with, from cached features proven on some test images to be the deployed one, or that itself;
+    those images."""
     chosen = list(test[:: max(1, len(test) // PROBED)][:PROBED])
     deployed = Inspector(model, threads=source.threads)
+    if not cached:
+        return deployed, chosen
     line = CachedLine(model, source)
     if count := differing(deployed, line, [r.path for r in chosen]):
         raise BlemishError(f"cached features give other results than the deployed graph on {count} of {len(chosen)}")
     return line, chosen
 
 
-def _size(model: Model, backbone: Any) -> dict[str, Any]:
-    """Values that a model holds besides the backbone, of all its heads, and multiply-adds of one image in the backbone
-    and in the head behind it."""
+def _size(model: Model, source: Any, backbone: Any, some: Sequence[Record]) -> dict[str, Any]:
+    """Values that a model holds besides the backbone, of all its heads, and multiply-adds in PyTorch of one sample in
+    the backbone (0 where there is none) and in the head behind it."""
     import torch
     from safetensors.torch import load
 
     from blemish.types import Batch, Pyramid
 
     _, method = restore(model, backbone)
+    kept = sum(v.numel() for v in load(model.tensors).values() if v.is_floating_point())
+    if backbone is None:
+        return {"values": kept, "backbone_gmacs": 0.0, "gmacs": gmacs(method, source.stacked(some[:1]))}
     image = torch.zeros(1, *method.size, 3, dtype=torch.uint8)
     with torch.no_grad():
         given = {"pyramid": Pyramid(backbone(image)), "x": backbone.normalise(image)}
         batch = Batch(size=method.size, category=torch.zeros(1, dtype=torch.int64), **given)
-    kept = sum(v.numel() for v in load(model.tensors).values() if v.is_floating_point())
     return {"values": kept, "backbone_gmacs": gmacs(backbone, image), "gmacs": gmacs(method, batch)}
 
 
@@ -226,23 +245,26 @@ def gmacs(network: Any, given: Any) -> float:
     return float(round(counted.get_total_flops() / 2e9, 4))
 
 
-def _timed(model: Model, source: FeatureSource, paths: Sequence[Path]) -> dict[str, Any]:
-    """Processor milliseconds an image, one thread: the deployed line, and decoding + bare backbone, interleaved."""
+def _timed(model: Model, before: FeatureSource | None, samples: Sequence[Any]) -> dict[str, Any]:
+    """Processor milliseconds a sample, one thread: the deployed line and, where one is before the method, decoding +
+    bare backbone, interleaved."""
     deployed = Inspector(model, threads=1)
-    trunk = open_engine(source.graph, precision=source.precision)
-
-    def bare(path: Path) -> None:
-        trunk(source.preprocess(read_image(path))[None])
-
-    spent: dict[str, list[float]] = {"line": [], "bare": []}
+    calls: dict[str, Callable[[Any], Any]] = {"line": deployed.inspect}
+    if before is not None:
+        trunk = open_engine(before.graph, precision=before.precision)
+        calls["bare"] = lambda source: trunk(deployed.kind.prepare(deployed.kind.read(source))[None])
+    spent: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(ROUNDS + 1):
-        for path in paths:
-            for name, call in (("line", deployed.inspect), ("bare", bare)):
+        for sample in samples:
+            for name, call in calls.items():
                 start = process_time()
-                call(path)
+                call(sample)
                 if turn:  # the first round warms up
                     spent[name].append(1000 * (process_time() - start))
-    line, backbone = median(spent["line"]), median(spent["bare"])
+    line = median(spent["line"])
+    if before is None:
+        return {"cpu_ms": round(line, 3), "backbone_cpu_ms": 0.0, "ratio": None}
+    backbone = median(spent["bare"])
     return {"cpu_ms": round(line, 3), "backbone_cpu_ms": round(backbone, 3), "ratio": round(line / backbone, 3)}
 
 
@@ -266,10 +288,13 @@ def _head(cell: Cell, mark: str, records: Sequence[Record], model: Model) -> dic
         "run": model.run,
         "backbone": model.meta.to_json()["backbone"],
         "weights": weights_digest(config.build(FitOptions, cell.options)),
-        "data": {"digest": data_digest(records), "learned_from": model.meta.data.learned_from},
-        "network_input": "x".join(str(side) for side in reversed(model.meta.preprocess["size"])),
+        "data": {
+            "digest": data_digest(records, cell.learning.modality),
+            "learned_from": model.meta.data.learned_from,
+        },
+        "network_input": registry.of(model.meta).takes,
         "precision": model.meta.precision,
-        "parity": model.parity["engines"],
+        "parity": model.parity.get("engines", {}),
         "software": model.meta.software,
         "machine": {"processor": platform.processor() or platform.machine(), "cores": cores()},
     }

@@ -80,7 +80,7 @@ def _set(tables: Tables, where: str) -> str:
                 label,
                 *(figure(found[m], compact=m not in ("I-AUROC", "AUPRO@0.3", "P-AUROC")) for m in metrics),
                 f"{median(c.cpu_ms for c in own):.1f}",
-                f"{median(c.ratio for c in own):.2f}",
+                "" if own[0].ratio is None else f"{median(c.ratio or 0 for c in own):.2f}",
                 f"{median(c.fit_seconds for c in own):.1f}",
                 f"{max(c.peak_mb for c in own):.0f}",
                 *(

@@ -29,8 +29,11 @@ from typing import Any, Literal, Self
 
 from blemish import config, methods
 from blemish.data import layouts
+from blemish.data.image.modality import Images
 from blemish.errors import ConfigError, DataError
 from blemish.learning.options import FitOptions
+from blemish.learning.sources.base import Learning
+from blemish.learning.sources.registry import learning_for
 from blemish.types import Record
 
 Setting = Literal["single", "multi"]
@@ -102,6 +105,12 @@ class Cell:
         return self.method.alone if self.setting == "single" else {}
 
     @property
+    def learning(self) -> Learning:
+        """The learning half of the modality that the method takes."""
+        cls = methods.get(self.method.name)
+        return learning_for(cls.wants(config.build(cls.Config, self.options["options"])))
+
+    @property
     def where(self) -> str:
         """The set, and the category where it is one of several."""
         if self.category is not None:
@@ -123,12 +132,20 @@ class Cell:
     def records(self) -> list[Record]:
         """What the cell learns from and is measured on."""
         if self.parts:
-            found = [replace(r, id=f"{p.name}/{r.id}", group=p.name) for p in self.parts for r in load(p, self.seed)]
+            loaded = [(part.name, record) for part in self.parts for record in self._load(part)]
+            found = [replace(record, id=f"{name}/{record.id}", group=name) for name, record in loaded]
         else:
-            found = load(self.data, self.seed)
+            found = self._load(self.data)
         if self.category is not None:
             return [r for r in found if r.group == self.category]
         return found if self.setting == "multi" else [replace(r, group=None) for r in found]
+
+    def _load(self, data: DataSet) -> list[Record]:
+        """The records of one set, of the modality that the method takes."""
+        options, seed = config.build(FitOptions, self.options), self.seed if data.seeded else 0
+        cut, kind = layouts.Cut(options.window, options.file_rate), self.learning.modality.name
+        found = layouts.index(data.source, data.layout, data.split, seed=seed, cut=cut, kind=kind)
+        return layouts.select(found, data.categories)
 
 
 @dataclass(frozen=True)
@@ -160,17 +177,21 @@ class Suite:
                 if missing := sorted(set(data.of) - set(named)):
                     raise ConfigError(f"'{data.name}' is made of '{missing[0]}', which is no data set of the suite")
                 parts = tuple(named[n] for n in data.of)
-                whole = Cell(data, parts, None, "multi", seed, self.entries[0], self.fit)
-                records = whole.records()
-                for setting, category in self._jobs(data, records):
-                    for entry in self.entries:
-                        if entry.first_seed_only and seed != self.seeds[0]:
-                            continue
-                        if data.methods and entry.name not in data.methods:
-                            continue
-                        if entry.masks_only and not any(r.mask for r in records):
-                            continue
-                        yield replace(whole, category=category, setting=setting, method=entry)
+                each = [Cell(data, parts, None, "multi", seed, entry, self.fit) for entry in self._entries(data, seed)]
+                for alike in _by_modality(each):  # methods that see the same records
+                    records = alike[0].records()
+                    for setting, category in self._jobs(data, records):
+                        for cell in alike:
+                            if not cell.method.masks_only or any(r.mask for r in records):
+                                yield replace(cell, category=category, setting=setting)
+
+    def _entries(self, data: DataSet, seed: int) -> list[Entry]:
+        """What is run on a data set with a seed."""
+        return [
+            entry
+            for entry in self.entries
+            if (seed == self.seeds[0] or not entry.first_seed_only) and (not data.methods or entry.name in data.methods)
+        ]
 
     def _jobs(self, data: DataSet, records: Sequence[Record]) -> list[tuple[Setting, str | None]]:
         groups = sorted({r.group for r in records if r.group and r.split == "train"})
@@ -183,10 +204,14 @@ class Suite:
         return jobs + ([("multi", None)] if "multi" in wanted else [])
 
 
-def load(data: DataSet, seed: int) -> list[Record]:
-    """The records of one set."""
-    records = layouts.index(data.source, data.layout, data.split, seed=seed if data.seeded else 0)
-    return layouts.select(records, data.categories)
+def _by_modality(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """Cells of one data set in groups that take the same modality, cut in the same way."""
+    found: dict[Any, list[Cell]] = {}
+    for cell in cells:
+        options = cell.options
+        cut = tuple(options.get(name) for name in ("window", "file_rate"))
+        found.setdefault((cell.learning.modality.name, cut), []).append(cell)
+    return list(found.values())
 
 
 def read(path: Path, only_methods: Sequence[str] = (), seeds: Sequence[int] = ()) -> Suite:
@@ -216,8 +241,8 @@ def of_sources(sources: Sequence[str], only_methods: Sequence[str], seeds: Seque
 
 
 def of_images() -> list[str]:
-    """The methods that learn images; others have benchmarks of their own."""
-    return [name for name in methods.names() if methods.get(name).needs.source in ("pyramid", "image")]
+    """The methods that learn images; those of other modalities are named."""
+    return [name for name in methods.names() if learning_for(methods.get(name).needs).modality is Images]
 
 
 def _built(raw: dict[str, Any], base: Path) -> Suite:

@@ -113,12 +113,12 @@ def _of_data(evaluation: Evaluation) -> dict[str, Any]:
 def _of_model(evaluation: Evaluation) -> dict[str, Any]:
     model, setting = evaluation.model, evaluation.setting
     formats = dict.fromkeys(p["precision"] for p in model.get("training", []) if "precision" in p)
-    unit = " pixels (width x height)" if setting.kind == "image" else ""
+    unit = registry.get(setting.kind).takes_in
     return {
         "Method": model.get("method"),
         "Its options": ", ".join(f"{k}={v}" for k, v in model.get("config", {}).items()) or None,
         "Backbone": model.get("backbone", {}).get("identity"),
-        "Network input": f"{setting.network_input}{unit}",
+        "Network input": f"{setting.network_input} {unit}".strip(),
         "Trained in": ", ".join(formats) or None,
     }
 

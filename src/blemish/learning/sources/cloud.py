@@ -2,94 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from blemish.data.cloud.modality import Clouds, part_at
 from blemish.data.cloud.preprocess import CloudPlan
 from blemish.data.modality import Modality
-from blemish.errors import ConfigError, ExportError
-from blemish.inspection.engines import Engine, Precision
-from blemish.learning import export
+from blemish.errors import ConfigError
+from blemish.inspection.engines import Precision
 from blemish.learning.backbones.cache import FeatureCache
 from blemish.learning.options import FitOptions
-from blemish.learning.sources.base import Learning
-from blemish.system import cores
-from blemish.types import Batch, FeatureSpec, Needs, Record
+from blemish.learning.sources.base import Learning, PlainSamples, PlainSource
+from blemish.types import FeatureSpec, Needs, Record
 
 if TYPE_CHECKING:
     import torch
 
-    from blemish.learning.export import Vote
-    from blemish.methods.base import Method
-
 BATCH = 8  # clouds that a method observes at a time
 
 
-class CloudSource:
-    """Prepared clouds, from their files; the counterpart of `learning.sources.features.FeatureSource`.
-
-    They are not cached: reading one is little beside describing its points, which is the method's own.
-    """
-
-    identity = "none"  # of the frozen network
-    layers: tuple[int, ...] = ()
-    batch = BATCH
-    precision: Precision = "f32"
+class CloudSource(PlainSource):
+    """Prepared clouds. They are not cached: reading one is little beside describing its points, the method's own."""
 
     def __init__(self, kind: Clouds, *, threads: int | None = None) -> None:
-        self.kind, self.preprocess = kind, kind.preprocess
-        self.threads = threads or cores()
-        self.spec = FeatureSpec((), (), (), inputs=6, spacing=self.preprocess.spacing / self.preprocess.diagonal)
-        self.seen: set[str] = set()  # content ids of every cloud asked for
-        self.categories: dict[str, int] = {}  # of several products: there are none of clouds
+        plan = kind.preprocess
+        spec = FeatureSpec((), (), (), inputs=6, spacing=plan.spacing / plan.diagonal)
+        super().__init__(kind, spec, batch=BATCH, threads=threads)
 
-    def stream(self, records: Iterable[Record]) -> Iterator[tuple[Record, NDArray[np.float32]]]:
-        """Records with their points (N, 6), in order. DataError where one cannot be read."""
-        for record in records:
-            content, prepared = self.kind.ready(record)
-            self.seen.add(content)
-            yield record, prepared
-
-    def batches(self, records: Iterable[Record]) -> Iterator[Batch]:
-        """The same as batches for a method."""
-        rest = iter(records)
-        while some := list(islice(rest, BATCH)):
-            yield self.stacked(some)
-
-    def stacked(self, records: Sequence[Record]) -> Batch:
-        """These clouds as one batch."""
-        import torch
-
-        x = torch.from_numpy(self.kind.stack([points for _, points in self.stream(records)]))
-        return Batch(size=(x.shape[1],), x=x, ids=tuple(record.id for record in records))
-
-    def freeze(self, method: Method[Any], vote: Vote | None = None) -> bytes:  # noqa: ARG002
-        """ExportError: there is no graph of a method of clouds."""
-        raise ExportError(f"{type(method).__name__} cannot be one graph: {method.needs.reason}")
-
-    def reference(self, method: Method[Any], vote: Vote | None = None) -> Engine:
-        """The method in PyTorch."""
-        assert vote is None, "clouds have no categories"
-        return export.plain_engine(method)
-
-
-class CloudSamples:
-    """Clouds by number; the `learning.training.Samples` of clouds."""
-
-    def __init__(self, source: CloudSource, records: Sequence[Record]) -> None:
-        self.source, self.records = source, records
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def batch(self, indices: Sequence[int], generator: torch.Generator | None = None) -> Batch:  # noqa: ARG002
-        """These clouds."""
-        return self.source.stacked([self.records[i] for i in indices])
+    def map_size(self, x: torch.Tensor) -> tuple[int, ...]:
+        return (x.shape[1],)
 
 
 def _plan(learn: Sequence[Record], options: FitOptions, backbone: Any) -> Modality[Any]:  # noqa: ARG001
@@ -116,10 +57,10 @@ def _open(
 
 def _samples(
     source: CloudSource, records: Sequence[Record], needs: Needs, options: FitOptions, textures: Sequence[Any]
-) -> CloudSamples:
+) -> PlainSamples:
     if textures or needs.twin:
-        raise ConfigError("textures and made defects are for images", hint="leave them out")
-    return CloudSamples(source, records)
+        raise ConfigError("textures and synthetic defects are for images", hint="leave them out")
+    return PlainSamples(source, records)
 
 
 LEARNING = Learning(("points",), Clouds, _plan, _open, _samples, backbone=False)

@@ -1,0 +1,1 @@
+"""Profiles: heights along a line, one a row of a text file `.prof`."""
