@@ -81,7 +81,7 @@ def main(browser: list[str]) -> None:
         sheet([[f"{first}/washers/train/good/{3 * y + x:03}.png" for x in range(3)] for y in range(2)], "washers")
         shown = ("scratch/000.png", "chip/001.png", "good/001.png")
         sheet([[f"{first}/{place}/{name}" for name in shown] for place in ("washers/test", "maps")], "heatmaps")
-        few_colours(root / "recordings/maps/knocking/00_0003.png", "vibration")
+        few_colours(root / "recordings/maps/worn/00_0003.png", "vibration")
         few_colours(root / "scans/maps/dented/00.png", "knob")
         if browser:
             window = ["--headless", "--no-sandbox", "--hide-scrollbars", "--window-size=1200,920"]

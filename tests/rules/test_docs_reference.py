@@ -96,3 +96,19 @@ def test_the_fields_of_evaluate_and_of_a_model_are_those_of_the_code(tmp_path: P
 def test_every_public_name_is_in_the_reference() -> None:
     named = re.findall(r"^::: blemish\.(\w+)$", API.read_text(encoding="utf-8"), re.M)
     assert sorted(named) == sorted(set(blemish.__all__) - {"__version__"})
+
+
+def test_the_figures_on_the_first_page_are_those_of_the_ledger() -> None:
+    ledger = ROOT / "docs" / "ledger.md"
+    head, *data = re.findall(
+        r"^\| (?:data|ELPV|mtd|bsdata_s|deeppcb_s).*", (ROOT / "README.md").read_text("utf-8"), re.M
+    )
+    names = [method.strip("`").split("`")[0] for method in head.strip("| ").split(" | ")[2:]]
+    assert len(data) > 3
+    for line in data:
+        where, figure, *values = line.strip("| ").split(" | ")
+        table = section(ledger, where)
+        columns = next(row for row in table.splitlines() if row.startswith("| method")).strip("| ").split(" | ")
+        for method, value in zip(names, values, strict=True):
+            found = next(row for row in rows(table.replace(" --- ", "---")) if row[0] == method)
+            assert found[columns.index(figure)].split(" [")[0] == value, (where, method)
