@@ -49,7 +49,8 @@ def done(page: Path) -> Iterator[tuple[str, str, str]]:
                 exec(compile(code, str(page), "exec"), names)
             for line in code.splitlines() if language == "" else ():
                 words = shlex.split(line, comments=True)
-                if words[:1] == ["blemish"] and run(words[1:]):
+                fine = (0, 3) if "--fail-on-anomaly" in words else (0,)
+                if words[:1] == ["blemish"] and run(words[1:]) not in fine:
                     raise RuntimeError(f"{page.name}: {line}")
         yield language, code, out.getvalue()
 
