@@ -112,3 +112,27 @@ def test_the_figures_on_the_first_page_are_those_of_the_ledger() -> None:
         for method, value in zip(names, values, strict=True):
             found = next(row for row in rows(table.replace(" --- ", "---")) if row[0] == method)
             assert found[columns.index(figure)].split(" [")[0] == value, (where, method)
+
+
+PROSE = [ROOT / "docs" / "architecture.md", *sorted((ROOT / "docs" / "background").glob("*.md"))]
+PACKAGE = ROOT / "src" / "blemish"
+
+
+@pytest.mark.parametrize("page", PROSE, ids=lambda page: page.name)
+def test_modules_and_names_of_the_prose_are_there(page: Path) -> None:
+    """Each `package.module.Name` in code marks."""
+    roots = "|".join(path.stem for path in PACKAGE.iterdir() if not path.stem.startswith("_"))
+    for name in re.findall(rf"`((?:{roots})(?:\.\w+)+)`", page.read_text(encoding="utf-8")):
+        if name.rpartition(".")[2] in ("md", "py", "json", "onnx", "toml"):
+            continue
+        parts = name.split(".")
+        depth = max(n for n in range(1, len(parts) + 1) if (place := file_of(parts[:n])) and place.is_file())
+        source = file_of(parts[:depth]).read_text(encoding="utf-8")
+        for inner in parts[depth:]:
+            assert re.search(rf"\b{inner}\b", source), f"{name}: no '{inner}' in {'.'.join(parts[:depth])}"
+
+
+def file_of(parts: list[str]) -> Path:
+    """Where a module's code stands, if it is one."""
+    path = PACKAGE.joinpath(*parts)
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
