@@ -1,4 +1,4 @@
-"""The tutorials as a reader does them, and their pictures: `python docs/_pictures.py [chromium]` makes docs/tutorials/*.jpg, *.png.
+"""The tutorials as a reader does them, and the pictures in docs/tutorials: `python docs/_pictures.py [chromium]`.
 
 A browser by the given command photographs the report; without one, that picture stays as it is.
 """
