@@ -47,7 +47,7 @@ def done(page: Path) -> Iterator[tuple[str, str, str]]:
         with contextlib.redirect_stdout(out):
             if language == "python":
                 exec(compile(code, str(page), "exec"), names)
-            for line in code.splitlines() if language == "" else ():
+            for line in code.replace("\\\n", " ").splitlines() if language == "" else ():
                 words = shlex.split(line, comments=True)
                 fine = (0, 3) if "--fail-on-anomaly" in words else (0,)
                 if words[:1] == ["blemish"] and run(words[1:]) not in fine:

@@ -60,7 +60,7 @@ def of(page: Path, language: str) -> list[str]:
 
 def lines(page: Path) -> list[list[str]]:
     """Words of every line in plain blocks, without comments."""
-    text = "\n".join(of(page, "")).splitlines()
+    text = "\n".join(of(page, "")).replace("\\\n", " ").splitlines()
     return [words for line in text if (words := shlex.split(line, comments=True))]
 
 
@@ -180,7 +180,7 @@ def test_commands_and_options_exist(page: Path) -> None:
     from blemish.cli.app import commands
 
     known = commands()
-    for line in "\n".join([*of(page, ""), *of(page, "text")]).splitlines():
+    for line in "\n".join([*of(page, ""), *of(page, "text")]).replace("\\\n", " ").splitlines():
         if not line.startswith("blemish "):
             continue
         words = shlex.split(line, comments=True)
@@ -205,6 +205,17 @@ def anchors(page: Path) -> set[str]:
     """Of the headings, as the site and the host of the repository name them."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.M)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+WRITTEN = [DOCS / "architecture.md", DOCS / "power.md", DOCS / "synthesis.md", DOCS / "protocol.md", DOCS / "data.md"]
+WRITTEN += [page for shelf in ("tutorials", "howto", "reference", "background") for page in (DOCS / shelf).glob("*.md")]
+OLD_WORDS = r"made (?:defect|anomal)|kinds? of samples|by lot\b|elect(?:s|ed)\b|looked at\b"
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=name)
+def test_pages_speak_the_words_of_the_glossary(page: Path) -> None:
+    text = re.sub(r"`[^`]*`|^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    assert re.findall(OLD_WORDS, text) == []
 
 
 def test_every_page_stands_in_the_navigation_once() -> None:
