@@ -5,11 +5,15 @@ from pathlib import Path
 
 def on_config(config):  # noqa: ANN001, ANN201  (the hook's own signature)
     docs = Path(config["docs_dir"])
-    nav = []
-    for entry in config["nav"]:
+
+    def spread(entry):  # noqa: ANN001, ANN202
         ((title, place),) = entry.items()
-        pages = sorted(p.relative_to(docs).as_posix() for p in (docs / place).glob("*.md")) if "." not in place else []
-        pages.sort(key=lambda page: not page.endswith("index.md"))
-        nav.append({title: pages} if pages else entry)
-    config["nav"] = nav
+        if isinstance(place, list):
+            return {title: [spread(one) for one in place]}
+        if "." in place:
+            return entry
+        pages = sorted((docs / place).glob("*.md"), key=lambda page: (page.stem != "index", page.stem))
+        return {title: [page.relative_to(docs).as_posix() for page in pages]}
+
+    config["nav"] = [spread(entry) for entry in config["nav"]]
     return config

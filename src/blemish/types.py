@@ -160,32 +160,55 @@ class Prediction:
 class Region:
     """One connected area above the map threshold, in the map's own places: pixels; samples of a signal; of a cloud
     without a grid the rows of its file, from the first to the last that belongs to it.
+
+    Attributes:
+        bbox: x0, y0, x1, y1; x1 and y1 exclusive.
+        area_px: how many pixels (samples, points).
+        peak: highest value of the map inside.
+        score: mean of the map inside.
+        interval: of a signal: from when to when, in seconds of its recording.
+        box: of a cloud: x0, y0, z0, x1, y1, z1 in its own unit.
+        points: of a cloud: how many.
     """
 
-    bbox: tuple[int, int, int, int]  # x0, y0, x1, y1; x1 and y1 exclusive
+    bbox: tuple[int, int, int, int]
     area_px: int
     peak: float
-    score: float  # mean of the map inside
-    interval: tuple[float, float] | None = None  # of a signal: from when to when, in seconds of its recording
-    box: tuple[float, ...] | None = None  # of a cloud: x0, y0, z0, x1, y1, z1 in its own unit
-    points: int | None = None  # of a cloud: how many
+    score: float
+    interval: tuple[float, float] | None = None
+    box: tuple[float, ...] | None = None
+    points: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class AnomalyResult:
-    """The verdict on one input, in its own pixels."""
+    """The verdict on one input, in its own pixels; `verdict` is the word for it.
+
+    Attributes:
+        image_path: the input's file; None where it was none.
+        score: raw, larger is more anomalous.
+        anomaly_map: raw float32, (H, W) of the source; (N,) of a signal's window or a cloud.
+        p_value: share of held-out good samples at least as unusual (conformal); None where the model is not calibrated.
+        threshold: the score above which a sample is anomalous; None where the model is not calibrated.
+        regions: connected places of the map above its own threshold, highest peak first.
+        seconds: from file to result.
+        category: of a multi-class model: what the sample was routed to.
+        category_confidence: how far that category is ahead of the second, in [0, 1].
+        unknown: stranger than the good samples of every category that the model knows.
+        span: of a signal: the window, in seconds of its recording.
+    """
 
     image_path: str | None
     score: float
-    anomaly_map: NDArray[np.float32] = field(repr=False)  # (H, W) of the source; (N,) of a signal's window or a cloud
-    p_value: float | None = None  # conformal; None where the model is not calibrated
+    anomaly_map: NDArray[np.float32] = field(repr=False)
+    p_value: float | None = None
     threshold: float | None = None
     regions: tuple[Region, ...] = ()
     seconds: float = 0.0
-    category: str | None = None  # what a model of several products decided
-    category_confidence: float | None = None  # how far its votes are ahead of the second, in [0, 1]
-    unknown: bool | None = None  # stranger than the good parts of every product that the model knows
-    span: tuple[float, float] | None = None  # of a signal: the window, in seconds of its recording
+    category: str | None = None
+    category_confidence: float | None = None
+    unknown: bool | None = None
+    span: tuple[float, float] | None = None
 
     @property
     def verdict(self) -> Literal["good", "anomalous", "unknown"] | None:

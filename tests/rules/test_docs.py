@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shlex
@@ -11,15 +12,33 @@ import tomllib
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 from PIL import Image
 
+import blemish
 from blemish import methods
 from blemish.cli import reference
 from tests.fakes import defective_image, write_images, write_mvtec
 
+
+def module(path: Path) -> ModuleType:
+    """A script that lies in no package."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
+
+
 ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+TUTORIALS, HOWTO = sorted((DOCS / "tutorials").glob("*.md")), sorted((DOCS / "howto").glob("*.md"))
+IN_ORDER = [*TUTORIALS, *HOWTO]  # their blocks go on from each other
+done, blocks_of = (getattr(module(DOCS / "_pictures.py"), name) for name in ("done", "blocks"))
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SUITE = 'methods = ["padim"]\n[fit]\nimage_size = "64x64"\n[[data]]\nname = "brackets"\nsource = "dataset"\n'
 LONG = ("demo", "serve", "watch")  # commands that take minutes, or do not end
@@ -31,7 +50,8 @@ def name(page: Path) -> str:
 
 def blocks(page: Path) -> list[tuple[str, str]]:
     """(language, code) of every block."""
-    return re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+    found: list[tuple[str, str]] = blocks_of(page.read_text(encoding="utf-8"))
+    return found
 
 
 def of(page: Path, language: str) -> list[str]:
@@ -40,7 +60,7 @@ def of(page: Path, language: str) -> list[str]:
 
 def lines(page: Path) -> list[list[str]]:
     """Words of every line in plain blocks, without comments."""
-    text = "\n".join(of(page, "")).splitlines()
+    text = "\n".join(of(page, "")).replace("\\\n", " ").splitlines()
     return [words for line in text if (words := shlex.split(line, comments=True))]
 
 
@@ -70,7 +90,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("page", [p for p in PAGES if of(p, "python")], ids=name)
+@pytest.mark.parametrize("page", [p for p in PAGES if of(p, "python") and p not in IN_ORDER], ids=name)
 @pytest.mark.usefixtures("folder")
 @pytest.mark.slow
 def test_python_examples_run(page: Path) -> None:
@@ -80,7 +100,7 @@ def test_python_examples_run(page: Path) -> None:
 
 @pytest.mark.real
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("page", [p for p in PAGES if commands_in(p)], ids=name)
+@pytest.mark.parametrize("page", [p for p in PAGES if commands_in(p) and p not in IN_ORDER], ids=name)
 @pytest.mark.slow
 def test_commands_run(page: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from blemish.cli import main
@@ -95,6 +115,37 @@ def test_commands_run(page: Path, folder: Path, capsys: pytest.CaptureFixture[st
             main(words)
         allowed = (0, 3) if "--fail-on-anomaly" in words else (0,)
         assert end.value.code in allowed, f"{words}: {capsys.readouterr().err}"
+
+
+@pytest.mark.real
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("page", TUTORIALS, ids=name)
+@pytest.mark.slow
+def test_a_tutorial_gives_what_it_shows(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In an empty folder, as a reader does it; JSON that is shown is the last line that was printed before."""
+    (folder / "empty").mkdir()
+    monkeypatch.chdir(folder / "empty")
+    printed = ""
+    for language, code, out in done(page):
+        if language == "json":
+            shown, last = json.loads(code), json.loads(printed.splitlines()[-1])
+            assert shown.keys() == last.keys()
+            same = ("image_path", "span", "pred_label", "map", "error")
+            assert {k: shown.get(k) for k in same} == {k: last.get(k) for k in same}
+            assert bool(shown["regions"]) == bool(last["regions"])
+        printed = out or printed
+
+
+@pytest.mark.real
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("page", [p for p in HOWTO if of(p, "python") or commands_in(p)], ids=name)
+@pytest.mark.usefixtures("folder")
+@pytest.mark.slow
+def test_a_how_to_page_does_what_it_says(page: Path) -> None:
+    """Where a user has the model `bracket.blemish` already."""
+    blemish.Detector("padim", image_size=64).fit("good/").save("bracket.blemish")
+    for _ in done(page):
+        pass
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
@@ -129,7 +180,7 @@ def test_commands_and_options_exist(page: Path) -> None:
     from blemish.cli.app import commands
 
     known = commands()
-    for line in "\n".join([*of(page, ""), *of(page, "text")]).splitlines():
+    for line in "\n".join([*of(page, ""), *of(page, "text")]).replace("\\\n", " ").splitlines():
         if not line.startswith("blemish "):
             continue
         words = shlex.split(line, comments=True)
@@ -142,9 +193,44 @@ def test_commands_and_options_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_links_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#\s]+)\)", page.read_text(encoding="utf-8")):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        file, _, anchor = target.partition("#")
         if "://" not in target:
-            assert (page.parent / target).exists(), target
+            there = page.parent / file if file else page
+            assert there.exists(), target
+            assert not anchor or anchor in anchors(there), target
+
+
+def anchors(page: Path) -> set[str]:
+    """Of the headings, as the site and the host of the repository name them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+WRITTEN = [DOCS / "architecture.md", DOCS / "power.md", DOCS / "synthesis.md", DOCS / "protocol.md", DOCS / "data.md"]
+WRITTEN += [page for shelf in ("tutorials", "howto", "reference", "background") for page in (DOCS / shelf).glob("*.md")]
+OLD_WORDS = r"made (?:defect|anomal)|kinds? of samples|by lot\b|elect(?:s|ed)\b|looked at\b"
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=name)
+def test_pages_speak_the_words_of_the_glossary(page: Path) -> None:
+    text = re.sub(r"`[^`]*`|^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    assert re.findall(OLD_WORDS, text) == []
+
+
+def test_every_page_stands_in_the_navigation_once() -> None:
+    yaml = pytest.importorskip("yaml", reason="PyYAML is not installed: pip install 'blemish[train]'")
+
+    def places(entry: Any) -> list[str]:
+        return [entry] if isinstance(entry, str) else [p for e in _inside(entry) for p in places(e)]
+
+    def _inside(entry: Any) -> list[Any]:
+        return list(entry.values()) if isinstance(entry, dict) else entry
+
+    nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+    config = module(DOCS / "_hooks.py").on_config({"docs_dir": str(DOCS), "nav": nav})
+    listed = places(config["nav"])
+    assert sorted(listed) == sorted(page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md"))
 
 
 @pytest.mark.parametrize("method", methods.names())

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from typing import Any, TypeVar
 
+from blemish.data import registry
 from blemish.evaluation import summary
 from blemish.evaluation.summary import DefectSummary, Evaluation, Masks, Metric, Rate, Summary
 
