@@ -54,7 +54,7 @@ OPTIONS: dict[str, Any] = {
     "points": 4000,  # of a scan
     "noise": 0.0004,  # of the sensor, as a share of the diagonal
     "learn": 12,  # normal scans
-    "negatives": 12,  # the same scans with made defects, which the network alone sees
+    "negatives": 12,  # the same scans with synthetic defects, which the network alone sees
     "held": 12,  # normal scans that thresholds come from
     "good": 12,  # normal scans to test on
     "null": 8,  # with a defect of strength 0
@@ -70,7 +70,7 @@ QUICK |= {"points": 800, "steps": 5, "depths": [0.02], "sizes": [0.25], "rate": 
 
 
 class Scan(NamedTuple):
-    """A scan with its labels, as it was looked at."""
+    """A scan with its labels, as it was inspected."""
 
     seen: Looked
     at: torch.Tensor  # (N, 3)

@@ -67,7 +67,7 @@ def page(runs: Sequence[dict[str, Any]], options: dict[str, Any]) -> str:
     lines.append(f"| object AUROC of defects of strength 0: nothing to find | {' | '.join(null)} |")
     lines += [
         "",
-        "## Learning from made defects",
+        "## Learning from synthetic defects",
         "",
         f"A network 33-64-1 on the same features of points, learned from the {options['learn']} normal scans against "
         f"{options['negatives']} of them with defects by Perlin noise (preset `random`); both = the sum of the two, each "
@@ -85,7 +85,7 @@ def page(runs: Sequence[dict[str, Any]], options: dict[str, Any]) -> str:
     lines += ["", *_said(pooled), ""]
     looked, voxel = np.mean([r["looked"] for r in runs]), np.mean([r["voxel"] for r in runs])
     lines.append(
-        f"A scan is looked at by {looked:.0f} points, {voxel:.3f} of the diagonal apart; the bank holds "
+        f"A scan is inspected by {looked:.0f} points, {voxel:.3f} of the diagonal apart; the bank holds "
         f"{np.mean([r['bank'] for r in runs]):.0f}. All runs took {sum(r['seconds'] for r in runs) / 60:.0f} minutes of "
         "processor time. Holes are labelled at their rims, 0.02 of the diagonal wide: what is missing cannot be."
     )
@@ -98,7 +98,7 @@ def _mean_cell(run: dict[str, Any], detector: str) -> dict[str, float]:
 
 
 def _said(runs: Sequence[dict[str, Any]]) -> list[str]:
-    """What comes of learning from made defects, on the families that were not made so: wins and losses, run by run."""
+    """What comes of learning from synthetic defects, on the families that were not made so: wins and losses, run by run."""
     out = []
     for what in ("object", "point"):
         told = []

@@ -3,7 +3,7 @@
     python benchmarks/heads.py [--head padim --head own] [--out PAGE]
 
 One model of six products, with a head for each (`dfc`). Every test image goes through all heads; then its score is taken
-from the head of its own product (oracle), of the product that the vote elects (as inspected), or of any product
+from the head of its own product (oracle), of the product that the router elects (as inspected), or of any product
 (chance, mean over draws). Image AUROC within each product; means are over the five whose image labels can be used.
 """
 
@@ -43,7 +43,7 @@ WAYS = ("oracle", "vote", "chance")
 
 
 def through(detector: Detector, test: list[Record]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """(images, heads) scores of every head, on the common scale, and the category that the vote elects."""
+    """(images, heads) scores of every head, on the common scale, and the category that the router elects."""
     model = detector.model
     kind = of(model.meta)
     assert isinstance(kind, Images)
@@ -111,7 +111,7 @@ def main() -> None:
         "# What the right head is worth",
         "",
         "Made by `python benchmarks/heads.py`: one model of six products with a head for each; every test image goes through",
-        "the head of its own product (oracle), of the one that the vote elects (vote), or of any (chance, mean of",
+        "the head of its own product (oracle), of the one that the router elects (vote), or of any (chance, mean of",
         f"{DRAWS} draws). Image AUROC within each product, mean over three seeds ± half their range.",
         "",
         f"| head | sent by | {' | '.join(shown)} | mean |",

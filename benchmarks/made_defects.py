@@ -1,4 +1,4 @@
-"""Made test sets to choose options on: good training images, apart from some that get a made defect.
+"""Made test sets to choose options on: good training images, apart from some that get a synthetic defect.
 
     python benchmarks/made_defects.py            # into .bench/made/<set>, MVTec-style
     blemish bench benchmarks/choices.toml --out .bench/choices

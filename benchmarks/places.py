@@ -39,7 +39,7 @@ from blemish.types import Batch, Pyramid, Record
 
 PAGE = Path("docs/results/places.md")
 SIGMA, RIDGE, TOP = 4.0, 0.01, 0.01
-TAUGHT = "mudenet"  # whose teacher is looked at
+TAUGHT = "mudenet"  # whose teacher is inspected
 FEW = 50  # good images that the share of variance is taken of, at most
 
 Maps = Callable[[Record], list[Tensor]]

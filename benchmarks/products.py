@@ -1,4 +1,4 @@
-"""The six products that the scripts on several products share."""
+"""The six products that the scripts on several categories share."""
 
 from __future__ import annotations
 

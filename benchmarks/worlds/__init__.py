@@ -157,7 +157,7 @@ class PartsWorld:
         return self._lit(self._maps(self._layout(generator), shot), shot)
 
     def structural(self, generator: np.random.Generator, name: str | None = None) -> tuple[Image, Mask, str]:
-        """An image with a damaged part, its mask, and which of `DAMAGES` it is; by lot unless named."""
+        """An image with a damaged part, its mask, and which of `DAMAGES` it is; at random unless named."""
         name = known(name or DAMAGES[generator.integers(len(DAMAGES))], DAMAGES)
         shot, parts = self._shot(generator), self._layout(generator)
         maps = self._maps(parts, shot)
@@ -171,7 +171,7 @@ class PartsWorld:
         return image, mask, name
 
     def logical(self, generator: np.random.Generator, name: str | None = None) -> tuple[Image, Mask, str]:
-        """An image with a broken rule, its mask, and which of `BREACHES` it is; by lot unless named."""
+        """An image with a broken rule, its mask, and which of `BREACHES` it is; at random unless named."""
         name = known(name or BREACHES[generator.integers(len(BREACHES))], BREACHES)
         shot, parts = self._shot(generator), self._layout(generator)
         others = breached(parts, name, generator)

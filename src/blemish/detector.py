@@ -167,12 +167,12 @@ class Detector:
         categories: Sequence[str] = (),
         track: Track | None = None,
     ) -> Self:
-        """Go on learning from a few more good images: of a new station, light or patient.
+        """Continue learning from a few more good images: of a new station, light or patient.
 
         What observes (PaDiM, PatchCore) takes them into its statistics; what is trained by gradient takes `share` of
         its steps on them, and forgets a little of what it knew. The threshold is made anew, of a part of them that is
         held out. Images that the model has learned from are left out with a warning. ConfigError where the method
-        cannot go on, or the model knows several products; DataError where nothing new is left.
+        cannot go on, or the model knows several categories; DataError where nothing new is left.
         """
         from blemish.learning.adapt import adapt
         from blemish.learning.restore import restore

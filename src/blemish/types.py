@@ -111,7 +111,7 @@ class Needs:
 
 @dataclass(frozen=True, slots=True)
 class Routing:
-    """How a model of several products learns what is which, and what it does with it."""
+    """How a multi-class model learns what is which, and what it does with it."""
 
     shots: int = 8  # good images of each category whose names are read, at most 15 % of them
     anchors: int = 16  # of each category
@@ -145,7 +145,7 @@ class Batch:
     ids: tuple[str, ...] = ()
     twin: Pyramid | None = None  # the same samples, damaged
     mask: Tensor | None = None  # (B, *size) bool, where the twins are damaged
-    category: Tensor | None = None  # (B,) int64, as the vote decided; None where there is one product
+    category: Tensor | None = None  # (B,) int64, as the router decided; None where there is one product
 
 
 @dataclass(frozen=True, slots=True)

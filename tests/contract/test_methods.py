@@ -194,7 +194,7 @@ def test_order_of_training_images_does_not_matter_much(name: str, models: Fitted
 
 @every_method
 def test_same_seed_same_scores_and_global_random_state_is_left_alone(name: str) -> None:
-    first = fitted(name, most=FEW)(probe(name))  # before the state is looked at: making a backbone draws
+    first = fitted(name, most=FEW)(probe(name))  # before the state is inspected: making a backbone draws
     torch.manual_seed(2)
     np.random.seed(2)
     before, before_numpy = torch.get_rng_state(), np.random.get_state()[1].copy()

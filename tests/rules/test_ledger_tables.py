@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,7 +17,7 @@ SUITES = ["ledger", "variants", "ablations", "several", "several_ablations"]
 
 
 @lru_cache
-def table(name: str) -> tuple[dict[str, Any], ...]:
+def table(name: str) -> tuple[results.CellRow, ...]:
     return results.read(ROOT / "docs" / name).cells
 
 
@@ -29,10 +28,10 @@ def entries(name: str) -> dict[str, suite.Entry]:
 
 @pytest.mark.parametrize("name", SUITES)
 def test_the_code_of_every_cell_is_the_method_s(name: str) -> None:
-    rows = [row for row in table(name) if row.get("code")]
+    rows = [row for row in table(name) if row.code]
     assert rows or name == "variants", "tables of earlier versions name no code"
-    assert {row["label"] for row in table(name)} <= set(entries(name))
-    for label, setting, code in sorted({(row["label"], row["setting"], row["code"]) for row in rows}):
+    assert {row.label for row in table(name)} <= set(entries(name))
+    for label, setting, code in sorted({(row.label, row.setting, row.code) for row in rows}):
         entry = entries(name)[label]
         options = {**entry.options, **(entry.alone if setting == "single" else {})}
         assert cells.method_digest(entry.name, options) == code, f"{label}: its cells would be run again"
@@ -44,9 +43,9 @@ def test_cells_of_a_small_set_are_found_in_the_table(name: str, where: str, shar
         pytest.skip(f"../shared/data/{where} is not there")
     chosen = suite.read(ROOT / "benchmarks" / f"{name}.toml", seeds=[0])
     (data,) = [data for data in chosen.data if data.name == where]
-    known = {row["digest"]: row for row in table(name) if row["where"].startswith(where)}
+    known = {row.digest: row for row in table(name) if row.where.startswith(where)}
     own = list(suite.Suite(name, chosen.entries, (data,), (0,), chosen.settings, chosen.fit).cells())
     records = own[0].records()
     found = [known.get(cells.digest(cell, records)) for cell in own]
-    assert len([row for row in found if row]) == len([row for row in known.values() if row["seed"] == 0]) > 5
-    assert all(row is None or row["label"] == cell.method.label for row, cell in zip(found, own, strict=True))
+    assert len([row for row in found if row]) == len([row for row in known.values() if row.seed == 0]) > 5
+    assert all(row is None or row.label == cell.method.label for row, cell in zip(found, own, strict=True))

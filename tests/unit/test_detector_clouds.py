@@ -185,7 +185,7 @@ def test_an_organised_cloud_is_a_grid(fitted: Detector) -> None:
 
 
 def test_a_mesh_is_seen_between_its_vertices_too() -> None:
-    """A cube of 8 vertices: places on its faces are looked at, the map is by its vertices."""
+    """A cube of 8 vertices: places on its faces are inspected, the map is by its vertices."""
     corners = np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)], float)
     quads = [(0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3)]
     faces = np.array([t for a, b, c, d in quads for t in ((a, b, c), (a, c, d))])

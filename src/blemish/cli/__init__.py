@@ -84,7 +84,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     _prepare_streams()
     warnings.showwarning = _show_warning
     _refuse_empty(sys.argv[1:] if arguments is None else arguments)
-    stopped = ("interrupted", "what is finished stays; start again to go on", 130)
+    stopped = ("interrupted", "what is finished stays; start again to resume", 130)
     try:
         code = app(arguments, standalone_mode=False)
         sys.stdout.flush()

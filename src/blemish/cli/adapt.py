@@ -1,4 +1,4 @@
-"""`blemish adapt`: a model goes on learning, and says which verdicts change."""
+"""`blemish adapt`: a model continues learning, and says which verdicts change."""
 
 from __future__ import annotations
 

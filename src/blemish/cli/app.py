@@ -130,7 +130,7 @@ def inspect(
     engine: Annotated[str, typer.Option(help="local (= openvino), onnxruntime, torch (the reference), or ray.")] = (
         "local"
     ),
-    out: Annotated[Optional[str], typer.Option(help="ray: folder or URL of Parquet files; goes on there.")] = None,  # noqa: UP045
+    out: Annotated[Optional[str], typer.Option(help="ray: folder or URL of Parquet files; a stopped run resumes there.")] = None,  # noqa: UP045
     address: Address = None,
     workers: Annotated[Optional[int], typer.Option(min=1, help="ray: processes; all cores if not given.")] = None,  # noqa: UP045
     max_pixels: MaxPixels = None,
@@ -180,7 +180,7 @@ def evaluate(
 @app.command()
 def bench(
     data: Annotated[list[str], typer.Argument(help="A suite file (.toml), or data sets.")],
-    out: Annotated[Path, typer.Option(help="Folder of cells and tables; a run that was stopped goes on there.")],
+    out: Annotated[Path, typer.Option(help="Folder of cells and tables; a stopped run resumes there.")],
     methods: Annotated[Optional[list[str]], typer.Option(help="Names, or all; instead of the suite's.")] = None,  # noqa: UP045
     seeds: Annotated[Optional[list[int]], typer.Option(help="Repeatable; instead of the suite's.")] = None,  # noqa: UP045
     multi_class: Annotated[bool, typer.Option("--multi-class", help="Data sets: one model for all categories too.")] = (
@@ -266,7 +266,7 @@ def adapt(
     max_pixels: MaxPixels = None,
     file_rate: FileRate = None,
 ) -> None:
-    """Go on learning from a few more good images; shows which earlier verdicts change."""
+    """Continue learning from a few more good images; shows which earlier verdicts change."""
     from blemish.cli.adapt import run
 
     run(model, good, out, earlier or [], share, layout, category or [], max_pixels, file_rate)

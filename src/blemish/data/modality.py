@@ -1,4 +1,4 @@
-"""What a kind of samples is: how one is read, brought to the graph, and its map brought back, searched and drawn."""
+"""What a modality is: how one is read, brought to the graph, and its map brought back, searched and drawn."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class Scores:
     """What a model makes of good images, by number format, float32 first.
 
     rows   (score, largest value of the map, unit, content id) of each image
-    blank  outputs of a sample that shows nothing, where the kind of samples has such
+    blank  outputs of a sample that shows nothing, where the modality has such
     """
 
     rows: dict[str, list[Row]] = field(default_factory=dict)

@@ -217,7 +217,7 @@ class Inspector:
         return [replace(next(results), seconds=seconds) if isinstance(entry, tuple) else entry for entry in out]
 
     def _decide(self, source: Any, raw: Any, outputs: Outputs) -> AnomalyResult:
-        """What the graph gives for one sample (of several products votes and strangeness too) -> its result."""
+        """What the graph gives for one sample (of several categories votes and strangeness too) -> its result."""
         score, small, *vote = outputs
         anomaly_map = self.kind.back(small, raw)
         decided = self._category(*vote) if vote else None

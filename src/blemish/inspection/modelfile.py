@@ -1,11 +1,11 @@
 """The model folder: written at once or not at all, and checked byte for byte when it is read.
 
     model.json           what the model is; its own digest and that of every other file
-    tensors.safetensors  fitted state of the method, for going on learning and for the PyTorch reference
+    tensors.safetensors  fitted state of the method, for continuing to learn and for the PyTorch reference
     graph.onnx           the whole chain from uint8 image, or signal, to score and map; none where `graph` is false
     parity.json          the certificate that the graph and PyTorch agree
     run.json             the options of the run, itself a valid recipe
-    heads/<name>.onnx    of a model whose categories have heads of their own: the vote, and a head for each category
+    heads/<name>.onnx    of a model whose categories have heads of their own: the router, and a head for each category
 
 Nothing here is executed on reading: JSON, safetensors and ONNX only.
 """
@@ -47,8 +47,8 @@ class Model:
     """A fitted model as it lies on disk.
 
     `meta` holds method, config, backbone, preprocess, data (what it has learned from) and software; `calibrators` one
-    entry per number format that the graph was calibrated in, none where too few good images were there. A model of
-    several products has `categories`; where each has a head of its own, `graph` ends at the features and `heads` go on.
+    entry per number format that the graph was calibrated in, none where too few good images were there. A multi-class
+    model has `categories`; where each has a head of its own, `graph` ends at the features and `heads` follow.
     """
 
     meta: Meta

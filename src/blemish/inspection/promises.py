@@ -1,4 +1,4 @@
-"""The promises of a model of several products, from good images through the deployed line. No torch."""
+"""The promises of a multi-class model, from good images through the deployed line. No torch."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def promised(
 ) -> Promised:
     """Calibrators over all categories, by number format, and the categories with their own ones.
 
-    `learned` are good images that heads have learned and the vote has not: beside the held-out ones they tell how
+    `learned` are good images that heads have learned and the router has not: beside the held-out ones they tell how
     strange good images look. A category with too few held-out images has no threshold; a warning names it (of `only`
     one, where the images are of one).
 
@@ -76,7 +76,7 @@ def promised(
 
 
 def decided_scores(deployed: Deployed, records: Sequence[Record], track: Track = no_track) -> dict[str, list[Seen]]:
-    """What a model of several products says of each image, by number format; copies of one image count once."""
+    """What a multi-class model says of each image, by number format; copies of one image count once."""
     out: dict[str, list[Seen]] = {p: [] for p in deployed.engines}
     for record, precision, (_, _, votes, strangeness), row in deployed.scored(records, track):
         out[precision].append(Seen(record.id, int(votes[0].argmax()), float(strangeness[0]), row))

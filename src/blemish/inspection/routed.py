@@ -1,7 +1,7 @@
 """One trunk, a vote, and a head for each category: an image goes through one head, however many there are.
 
 Local feature routing of DFC (Wang et al. 2025), as an engine: image -> features -> votes -> the head of the category
-that they elect -> score and map. Heads are compiled when they are first elected.
+that they route to -> score and map. Heads are compiled when they are first needed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from blemish.system import undisturbed
 
 VOTE = "votes"
 _ELECTING = threading.Lock()
-KEPT = 64  # compiled heads; of more, those that were elected longest ago are compiled again
+KEPT = 64  # compiled heads; of more, those that were needed longest ago are compiled again
 
 
 def head_name(number: int) -> str:
@@ -28,7 +28,7 @@ def head_name(number: int) -> str:
 
 
 class Routes:
-    """Features of one image -> score, map, votes and strangeness, by the head of the elected category."""
+    """Features of one image -> score, map, votes and strangeness, by the head of the decided category."""
 
     def __init__(self, heads: Mapping[str, bytes], *, precision: Precision, threads: int = 1) -> None:
         self._vote = Head(heads[VOTE], precision="f32", threads=threads)
@@ -36,7 +36,7 @@ class Routes:
         self._compiled: OrderedDict[int, Head] = OrderedDict()
 
     def _elected(self, number: int) -> Head:
-        """The head of a category, compiled when it is first elected."""
+        """The head of a category, compiled when it is first needed."""
         with undisturbed, _ELECTING:
             if number not in self._compiled:
                 if len(self._compiled) >= KEPT:

@@ -1,4 +1,4 @@
-"""Learning goes on from a finished model, on good images of a new station, light or patient."""
+"""Learning continues from a finished model, on good images of a new station, light or patient."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def adapt(
     void, since scores are others: a new one is made of new images that were held out, as in fit.
 
     `restored` gives the method as it was fitted, a new one each time. ConfigError where the method cannot go on, or
-    where the model knows several products.
+    where the model knows several categories.
     """
     options = config.build(FitOptions, model.run)
     cls, _ = head_of(options)
@@ -70,7 +70,7 @@ def adapt(
             "a multi-class model is not adapted", hint="`blemish extend` adds a product, fit makes a new model"
         )
     if not cls.adaptable():
-        raise ConfigError(f"{options.method} cannot go on learning", hint="fit again with all images")
+        raise ConfigError(f"{options.method} cannot continue learning", hint="fit again with all images")
     if not 0 < share <= 1:
         raise ConfigError(f"the share of the steps has to lie in (0, 1], not {share}")
     split = plan_calibration(good, options, costly=bool(cls.fitted_modules) or cls.needs.costly)

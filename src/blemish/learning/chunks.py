@@ -32,7 +32,7 @@ class Chunk:
     kind: Modality[Any]
     precision: Precision
     cache: FeatureCache | None
-    categories: dict[str, int] = field(default_factory=dict)  # decided ones by record id, of several products
+    categories: dict[str, int] = field(default_factory=dict)  # decided ones by record id, of several categories
 
     def source(self, threads: int | None = None) -> Source:
         """Where a worker gets its samples from; one serves many chunks."""

@@ -27,7 +27,7 @@ OPSET = 18
 
 
 class Vote(NamedTuple):
-    """Who decides on the category, and by which level of the features."""
+    """The router that decides on the category, and by which level of the features."""
 
     anchors: Anchors
     level: int
@@ -117,8 +117,8 @@ def _head(of: Method[Any] | Scaled, vote: Vote | None = None) -> torch.nn.Module
             super().__init__()
             self.method = method
             self.anchors = vote.anchors if vote else None
-            # Where a method draws a border between number formats, the vote lies behind it as well, but where networks
-            # in front of it go by the vote.
+            # Where a method draws a border between number formats, the router lies behind it too, but where networks in
+            # front of it go by the router.
             bordered = any(isinstance(part, Exact) for part in method.modules())
             early = method.wants(method.config).category
             self.exact_level: torch.nn.Module = Exact() if bordered and not early else torch.nn.Identity()

@@ -1,4 +1,4 @@
-"""A fitted method out of a model, in PyTorch: for the reference engine, and to go on learning."""
+"""A fitted method out of a model, in PyTorch: for the reference engine, and to continue learning."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ANCHORS = "anchors."  # prefix of the router's tensors in a model
 
 def restore(model: Model, backbone: Backbone | None = None, head: int = 0) -> tuple[Backbone | None, Method[Any]]:
     """Backbone (None where there is none) and fitted method of a model, in PyTorch; for the reference engine and for
-    going on learning.
+    continuing to learn.
 
     `head` is the number of the category, where each has a head of its own.
     """
@@ -49,7 +49,7 @@ def restore(model: Model, backbone: Backbone | None = None, head: int = 0) -> tu
 
 
 def restore_vote(model: Model) -> Vote | None:
-    """Who decides on the category; None in a model of one product."""
+    """The router that decides on the category; None in a model of one product."""
     from safetensors.torch import load
 
     return None if model.categories is None else load_vote(model, load(model.tensors))

@@ -22,13 +22,13 @@ class Samples(Protocol):
     def __len__(self) -> int: ...
 
     def batch(self, indices: Sequence[int], generator: torch.Generator | None = None) -> Batch:
-        """These samples; with a generator in views drawn from it, and with their damaged twins."""
+        """These samples; with a generator in views drawn from it, and with their damaged copies."""
         ...
 
 
 @runtime_checkable
 class OfProducts(Protocol):
-    """What samples of several products have beside: whose each of them is, none where there is one product."""
+    """What samples of several categories have beside: whose each of them is, none where there is one product."""
 
     @property
     def categories(self) -> Sequence[int]: ...

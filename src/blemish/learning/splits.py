@@ -140,7 +140,7 @@ def new_to_the_vote(
 ) -> list[Record]:
     """Records of a category, beside those held out, that tell how strange its good images look.
 
-    The vote has learned the records of `anchors` (ids) alone, so what heads have learned is as new to it as what was
+    The router has learned the records of `anchors` (ids) alone, so what heads have learned is as new to it as what was
     held out, and has far more units: a few held-out ones say little of the next one. In turns from each unit, until
     there are `STRANGE` times as many images as the rate needs.
     """
@@ -155,7 +155,7 @@ def new_to_the_vote(
 
 
 def apart(records: Sequence[Record], share: float, seed: int) -> Part:
-    """What steps see, and what they do not: about `share` of the records by lot, whole units, never the last one."""
+    """What steps see, and what they do not: about `share` of the records at random, whole units, never the last one."""
     units = _by_unit(records)
     order = sorted(units)
     random.Random(seed).shuffle(order)

@@ -55,7 +55,7 @@ class Plan:
     store      where snapshots are kept, and what phases share
     name       of this run in the store: a digest of all that its outcome depends on
     shared     the same of a shared phase
-    scenes     the made images that phases ask for
+    scenes     the synthetic images that phases ask for
     bf16       the networks that learn compute in bf16; else all is float32
     """
 

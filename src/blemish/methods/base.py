@@ -58,8 +58,8 @@ class Phase:
     decay: float = 1e-4  # AdamW's; 0 makes it Adam
     paces: tuple[Pace, ...] = ()  # of parts that do not learn at this rate and decay
     clip: float = 0.0  # largest norm of the gradient; 0 = any
-    balanced: bool = False  # each of several products is drawn as often; else each sample is
-    data: Literal["good", "scenes"] = "good"  # scenes: made images that are the same for every data set
+    balanced: bool = False  # each of several categories is drawn as often; else each sample is
+    data: Literal["good", "scenes"] = "good"  # scenes: synthetic images that are the same for every data set
     shared: bool = False  # what was learned is kept in the cache, for every fit that would learn the same, of any seed
     depends: tuple[str, ...] = ()  # options of the method that a shared phase depends on
 
@@ -115,7 +115,7 @@ class Method(nn.Module, ABC, Generic[C]):
 
     @classmethod
     def routing(cls, config: C) -> Routing | None:  # noqa: ARG003  (options may say how)
-        """How a method of several products tells them apart; None where it learns one, or all alike."""
+        """How a method of several categories tells them apart; None where it learns one, or all alike."""
         return None
 
     def observe(self, batch: Batch) -> None:  # noqa: B027  (a method may have nothing to do here)

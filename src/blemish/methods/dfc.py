@@ -1,12 +1,13 @@
 """DFC: first tell products apart by anchors that vote, then look at each with a head of its own.
 
 Paper    Wang et al., Deep feature clustering for multi-class industrial image anomaly detection, KBS 311, 2025.
-Suits    several products, one model, to which further products are added later.
+Suits    several categories, one model, to which further products are added later.
 Fit      a few good images of each category become anchors (CAC); anchors vote on the category of all others (CIM); each
          category's local features go to a head of its own (LFR), here an adaptor and a discriminator that learns good
          features from the same ones with noise on them.
-Predict  positions vote on the category; the elected head scores every position; the map is bilinear and blurred, the
-         image takes the mean of its highest positions; scores are put on the scale of each head's good images.
+Predict  positions vote on the category; the head of the decided category scores every position; the map is
+         bilinear and blurred, the image takes the mean of its highest positions; scores are put on the scale of each
+         head's good images.
 Differs  the abstract names CAC, CIM, LFR and separate heads, and no more: anchors are spherical k-means centres whose
          votes weigh by their reliability, the head is that of SimpleNet (Liu et al., CVPR 2023), its noise relative to
          the spread of each channel and up to 4 times as strong, since it called good what lay far out. Any other
@@ -49,7 +50,7 @@ class Config:
     capacity: Literal["fixed", "rank"] = "fixed"  # rank: hidden units by the rank of the category's features
     noise: float = 0.25  # on adapted features, as a share of each channel's spread
     reach: float = 4.0  # features are spoilt by up to so many times the noise, by a factor drawn for each; 1 = once
-    neighbourhood: int = 3  # side of the square of positions whose mean is looked at
+    neighbourhood: int = 3  # side of the square of positions whose mean is inspected
     margin: float = 0.5  # of the hinge
     steps: int = 200  # of each head; with more, noise is told by ever finer signs that defects do not share
     batch: int = 8  # images in a step

@@ -50,7 +50,7 @@ class Config:
     mask: Literal["saliency", "random", "checker", "centre"] = "saliency"  # the rule; all but saliency are fixed
     share: float = 0.25  # of the patches that are hidden; checker hides half
     soft: float = 0.05  # width of the step between hidden and seen, so that engines agree on it; 0 = none
-    wander: float = 0.3  # share of training images with patches hidden by lot; mask=random: all of them
+    wander: float = 0.3  # share of training images with patches hidden at random; mask=random: all of them
     hint: Literal["mosaic", "zero"] = "mosaic"  # what stands in the place of what is hidden
     width: int = 8  # channels of the U-Net's finest level
     steps: int = 300  # of the U-Net
@@ -220,7 +220,7 @@ class FADeR(Method[Config]):
         return pooled((repaint - x).square().mean(1, keepdim=True), self.grid)
 
     def _training_mask(self, batch: Batch) -> Tensor:
-        """The rule's, but patches by lot on some images: the U-Net learns to repaint what the rule never hides."""
+        """The rule's, but patches at random on some images: the U-Net learns to repaint what the rule never hides."""
         c = self.config
         assert batch.x is not None
         count = len(batch.x)

@@ -36,7 +36,7 @@ COARSEST = 0.2  # of the diagonal: voxels beyond show no shape
 
 @dataclass(frozen=True)
 class Config:
-    voxel: float = 0.01  # between points that are looked at, as a share of the part's diagonal
+    voxel: float = 0.01  # between points that are inspected, as a share of the part's diagonal
     spacings: float = 1.5  # the voxel is at least so many distances between neighbouring points; 0 = whatever it is
     normal_radius: float = 2.0  # of the neighbours that a normal comes from, in voxels
     normal_points: int = 30  # at most so many of them

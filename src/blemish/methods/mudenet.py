@@ -2,7 +2,7 @@
 
 Paper    Campos-Romero et al., MuDeNet: A multi-patch descriptor network for anomaly modeling, Information Fusion 2026.
 Suits    no set that was measured so far: others rank above it.
-Fit      a small network T is distilled from frozen features once, on made images; on the good images a student
+Fit      a small network T is distilled from frozen features once, on synthetic images; on the good images a student
          imitates T, then an autoencoder rebuilds T's maps of the whole image from a short vector, and a second student
          imitates the autoencoder.
 Predict  where T and its student differ there is a local defect, where autoencoder and student differ the whole is

@@ -1,17 +1,19 @@
-"""OneNIP: one normal image as a prompt guides what is rebuilt, and a refiner learns from made defects what is one.
+"""OneNIP: one normal image as a prompt guides what is rebuilt, and a refiner learns from synthetic defects what is one.
 
 Paper    Gao, Learning to Detect Multi-class Anomalies with Just One Normal Image Prompt, ECCV 2024, arXiv 2505.09264.
 Fit      a transformer whose tokens do not see their neighbours rebuilds the frozen features of good images from the
          tokens of another good image of the same category, the prompt, which reads the image while the image reads it.
-         It restores images with made defects as well; a small convolutional refiner learns the defects' masks from the
-         absolute errors.
-Predict  the vote's category decides the prompt, an image in the middle of its category; the map is half the distance of
-         features, half the refiner's probability on its scale; the image takes the highest mean of a square of a token.
+         It restores images with synthetic defects as well; a small convolutional refiner learns the defects' masks from
+         the absolute errors.
+Predict  the router's category decides the prompt, an image in the middle of its category; the map is half the distance
+         of features, half the refiner's probability on its scale; the image takes the highest mean of a square of a
+         token.
 Differs  half the paper's width; pre-norm layers, positions that start with the variance of tokens, products drawn
          equally often: fewer steps do; three levels, standardised; the prompt never is the image itself, and at
          inspection is always the same one; the scale of the probability comes from training images and not from those
-         that are inspected; the refiner is taught at its own stride; made defects have drawn textures unless others are
-         given; a fixed number of steps at a rate that falls along a cosine. The paper's own ways are options.
+         that are inspected; the refiner is taught at its own stride; synthetic defects have drawn textures unless
+         others are given; a fixed number of steps at a rate that falls along a cosine. The paper's own ways are
+         options.
 """
 
 from __future__ import annotations
@@ -76,7 +78,7 @@ class Config:
     prompt: Literal["category", "any"] = "category"  # whose good images are prompts: its own category's, or anyone's
     kept: int = 64  # good images of each category that prompts are drawn from
     direction: Literal["both", "prompt"] = "both"  # prompt: the image does not read the prompt
-    restoration: bool = True  # features of damaged twins have to become those of the good image
+    restoration: bool = True  # features of damaged copies have to become those of the good image
     refiner: bool = True  # a finer map, learned from the twins' masks
     refiner_width: int = 64  # its channels; the paper has 128
     dice: float = 0.5  # weight of its loss

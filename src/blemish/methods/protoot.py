@@ -55,7 +55,7 @@ class Config:
     init: Literal["data", "uniform"] = "data"  # prototypes start at training embeddings, or at U(0, 1) as in the paper
     structure: Literal["fixed", "learned"] = "fixed"  # whether places of local prototypes move too
     norm: Literal["image", "frozen"] = "image"  # feature costs over the largest of the image, or of training
-    neighbourhood: int = 1  # side of the square of cells whose mean is looked at
+    neighbourhood: int = 1  # side of the square of cells whose mean is inspected
     same: float = 0.999  # cosine above which a prototype of the same cell as another is dropped as its copy; 1: none is
     keep: int = 1024  # images learned from, at most
     top: float = 0.0  # share of the map whose mean is the image score; 0 takes its highest place, as the paper does

@@ -44,7 +44,7 @@ class Config:
     level: int = -1  # pyramid level whose grid the tokens have, 0 the finest; -1 = the middle one
     ratio: tuple[float, float] = (0.3, 0.6)  # share of the cells that are hidden, drawn per sample between these
     blocks: tuple[int, ...] = (1, 2, 4)  # sides of the hidden blocks, in cells
-    damage_p: float = 0.5  # share of samples whose evidence comes from a damaged twin; 0 = no made defects at all
+    damage_p: float = 0.5  # share of samples whose evidence comes from a damaged twin; 0 = no synthetic defects at all
     visible: float = 0.25  # weight of the reconstruction where nothing was hidden
     magnitude: float = 0.1  # weight of the smooth L1 on standardised features; 0 = the cosine alone
     consistency: float = 1.0  # weight of the consistency; 0 = off

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from blemish.ops.kmeans import spread
 
-CANDIDATES = 8  # categories whose anchors are looked at, where there are more: the nearest ones as whole images
+CANDIDATES = 8  # categories whose anchors are inspected, where there are more: the nearest ones as whole images
 RESTARTS = 5
 STEPS = 25
 
@@ -72,7 +72,7 @@ class Anchors(nn.Module):
     `add` takes the local features of one category's images; what is there already stays as it is, bit for bit.
 
     (B, D, h, w) -> votes (B, K), which sum up to 1, and strangeness (B,) in [0, 2]: the mean of how far the image's
-    positions lie from their nearest anchors, and how far its mean feature from that of the elected category, both as
+    positions lie from their nearest anchors, and how far its mean feature from that of the decided category, both as
     1 - cosine. Products of one material differ in the second, those that vary differ in the first.
     """
 

@@ -18,7 +18,7 @@ class _Kept:
 
 
 class FeatureBank:
-    """At most `most` images of each category, chosen by lot; which, depends on seed and names alone, not on order."""
+    """Up to `most` images of each category, chosen at random: which depends on seed and names alone, not on order."""
 
     def __init__(self, most: int, seed: int) -> None:
         self.most, self.seed = most, seed

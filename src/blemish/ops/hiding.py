@@ -35,7 +35,7 @@ def strangest(values: Tensor, share: float, soft: float = 0.0) -> Tensor:
 
 
 def drawn(count: int, grid: Grid, share: float, generator: torch.Generator) -> Tensor:
-    """(count, 1, *grid): a `share` of the cells of each mask, by lot."""
+    """(count, 1, *grid): a `share` of the cells of each mask, at random."""
     cells = grid[0] * grid[1]
     order = torch.rand(count, cells, generator=generator).argsort(1)
     hidden = torch.zeros(count, cells).scatter_(1, order[:, : count_of(share, cells)], 1.0)

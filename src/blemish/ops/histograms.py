@@ -1,7 +1,7 @@
 """What the surroundings of a point look like, in numbers that no motion of the part changes: FPFH. No torch.
 
 Rusu, Blodow and Beetz, Fast point feature histograms (FPFH) for 3D registration, ICRA 2009. Lengths are relative to
-the distance at which points are looked at (`voxel`), so that no unit is preferred. Trees are SciPy's.
+the distance at which points are inspected (`voxel`), so that no unit is preferred. Trees are SciPy's.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Floats = NDArray[np.float32]
 
 BINS = 11  # of each of the three angles
 WIDTH = 3 * BINS
-MOST = 50_000  # points of a cloud that are looked at; of more, so many by lot
+MOST = 50_000  # points of a cloud that are inspected; of more, so many at random
 BLEND = 8  # points that a value is read from between them
 _BLOCK = 200_000  # pairs at once
 

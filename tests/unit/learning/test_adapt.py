@@ -161,7 +161,7 @@ def test_errors(padim: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(ConfigError, match="share"):
         detector(padim).adapt(new, share=0)
     monkeypatch.setattr(PaDiM, "recall", Method.recall)
-    with pytest.raises(ConfigError, match="padim cannot go on"):
+    with pytest.raises(ConfigError, match="padim cannot continue learning"):
         detector(padim).adapt(new)
 
 

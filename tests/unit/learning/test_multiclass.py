@@ -1,4 +1,4 @@
-"""One model of several products: names, votes, promises for each, heads that do not know each other."""
+"""One model of several categories: names, votes, promises for each, heads that do not know each other."""
 
 from __future__ import annotations
 

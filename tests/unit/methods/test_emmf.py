@@ -17,7 +17,7 @@ from blemish.evaluation.metrics import auroc
 from blemish.methods import emmf, rd
 from blemish.nn.attention import CoordinateAttention
 from blemish.nn.mapping import MutualMappingFusion
-from blemish.nn.memory import EmbeddingMemory, spherical_kmeans
+from blemish.nn.memory import EmbeddingMemory, clusters_of
 from blemish.ops.scoring import peak
 from blemish.types import Batch, FeatureSpec, Pyramid
 from tests.fakes import SIZE, FakeBackbone, batch_of, good_image, learn
@@ -236,10 +236,10 @@ def test_kmeans_finds_the_directions_of_normal_cells() -> None:
     true = torch.linalg.qr(torch.randn(6, 6, generator=torch.Generator().manual_seed(1))).Q[:4]
     noise = 0.05 * torch.randn(400, 6, generator=torch.Generator().manual_seed(2))
     cells = F.normalize(true.repeat(100, 1) + noise, dim=1)
-    centres, sizes = spherical_kmeans(cells, 4, torch.Generator().manual_seed(0))
+    centres, sizes = clusters_of(cells, 4, torch.Generator().manual_seed(0))
     assert (true @ centres.T).amax(1).min() > 0.99
     assert sizes.tolist() == [100] * 4
-    few, _ = spherical_kmeans(unit(3, 6), 8, torch.Generator().manual_seed(0))
+    few, _ = clusters_of(unit(3, 6), 8, torch.Generator().manual_seed(0))
     torch.testing.assert_close(few.norm(dim=1), torch.ones(8))
 
 

@@ -1,4 +1,4 @@
-"""Method fpfh: what the papers say of it, and what made defects on drawn plates come to."""
+"""Method fpfh: what the papers say of it, and what synthetic defects on drawn plates come to."""
 
 from __future__ import annotations
 

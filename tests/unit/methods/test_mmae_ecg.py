@@ -1,4 +1,4 @@
-"""MMAE-ECG: what is hidden stays hidden, both scales are there, every place is looked at, at the stated cost."""
+"""MMAE-ECG: what is hidden stays hidden, both scales are there, every place is inspected, at the stated cost."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ MOST = 50  # regions of one cloud
 
 
 class Clouds(Modality[Part]):
-    """`Raw` is a cloud with the points of it that are looked at."""
+    """`Raw` is a cloud with the points of it that are inspected."""
 
     name = "cloud"
     samples = "point clouds"
@@ -187,7 +187,7 @@ def _content(cloud: Cloud) -> str:
 
 
 def part_at(path: str | Path, mesh_points: int = CloudPlan.mesh_points) -> Part:
-    """The cloud in a file; DataError, naming it, where it cannot be looked at."""
+    """The cloud in a file; DataError, naming it, where it cannot be inspected."""
     try:
         return part_of(read_cloud(path), mesh_points)
     except DataError as error:

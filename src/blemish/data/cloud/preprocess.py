@@ -27,7 +27,7 @@ FILLERS = 10  # at least so many, are no points: a sensor writes such a value wh
 
 
 class Part(NamedTuple):
-    """A cloud that can be looked at."""
+    """A cloud that can be inspected."""
 
     cloud: Cloud  # as it was read
     rows: NDArray[np.int64]  # (R,) of the cloud that are points
@@ -134,7 +134,7 @@ class CloudPlan:
 
 
 def part_of(cloud: Cloud, mesh_points: int = CloudPlan.mesh_points) -> Part:
-    """The points that are looked at. DataError where they show no surface.
+    """The points that are inspected. DataError where they show no surface.
 
     Outside is what the file's normals say, else the faces, else where the camera stood, else not known. Rows that are
     no points are left out.

@@ -113,7 +113,7 @@ class Preprocess:
     size: tuple[int, int]  # H, W
     white_uint16: float = 65535.0  # this value and all above become 255
     white_float: float = 1.0
-    roi: str | None = None  # `pack_roi` of the area that is looked at; all else becomes mid-grey in every image
+    roi: str | None = None  # `pack_roi` of the area that is inspected; all else becomes mid-grey in every image
     black_uint16: float = 0.0  # this value and all below become 0
     black_float: float = 0.0
     darkest: float = 0.0  # the brightest value of the darkest good image, of 255; 0 = not known
@@ -227,7 +227,7 @@ def pack_roi(mask: NDArray[np.bool_], size: tuple[int, int]) -> str:
     """
     small = cv2.resize(mask.astype(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST) > 0
     if not small.any():
-        raise DataError("the region of interest is empty", hint="mask > 0 is looked at")
+        raise DataError("the region of interest is empty", hint="mask > 0 is inspected")
     return base64.b64encode(np.packbits(small).tobytes()).decode("ascii")
 
 

@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any, BinaryIO
 
 _TYPES = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 16: "Q", 17: "q", 13: "I", 18: "Q"}
-_MOST_VALUES = 64  # of a tag that is looked at; the longer ones are tables of places
+_MOST_VALUES = 64  # of a tag that is inspected; the longer ones are tables of places
 _MOST_PAGES = 100_000
 NEW_SUBFILE, OLD_SUBFILE, BITS, PHOTOMETRIC, ORIENTATION, SAMPLES, PLANAR, EXTRA, FORMAT = (
     254, 255, 258, 262, 274, 277, 284, 338, 339,

@@ -83,7 +83,7 @@ def long_gaps(lead: NDArray[np.float64], rate: float) -> NDArray[np.bool_]:
 
 def still_in(lead: NDArray[np.float64], size: int, step: float) -> NDArray[np.bool_]:
     """(N,) which samples lie in a stretch of at least `size` in which a lead does not move: its span stays below a
-    share of the usual one, or within two of its converter's `step`s. A shorter recording is looked at whole."""
+    share of the usual one, or within two of its converter's `step`s. A shorter recording is inspected whole."""
     size = min(size, len(lead))
     span = _rolling(lead, size, np.maximum) - _rolling(lead, size, np.minimum)
     steps = STEPS * step * 1.01  # float32 rounds each value

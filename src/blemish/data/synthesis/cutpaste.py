@@ -75,7 +75,7 @@ KINDS: dict[str, Kind] = {"patch": _patch, "scar": _scar, "blur": _blur, "shift"
 
 @dataclass(frozen=True)
 class CutPaste:
-    """A synthesizer of one of its `kinds` by lot.
+    """A synthesizer of one of its `kinds` at random.
 
     patch   a box of the image pasted elsewhere; Li et al., CutPaste, CVPR 2021
     scar    a thin, turned one; same paper

@@ -1,4 +1,4 @@
-"""Good images in, the same with made defects and their masks out, laid out as a test set.
+"""Good images in, the same with synthetic defects and their masks out, laid out as a test set.
 
 Every output has a chance of its own, made of the run's seed, the image's name and its number: it depends neither on the
 order of images, nor on which others there are, nor on how many are worked on at once.
@@ -46,8 +46,8 @@ class StudioOptions:
     opacity: tuple[float, float] | None = None  # of what is painted, 0 to 1: perlin, texture
     threshold: float | None = None  # of the noise, -1 to 1; higher makes smaller islands: perlin
     finest: int | None = None  # at most 2 to the power of this many cells across the image: perlin
-    shape: tuple[str, ...] = ()  # blob, box, thread; by lot among those: texture
-    variant: tuple[str, ...] = ()  # patch, scar, blur, shift; by lot among those: cutpaste
+    shape: tuple[str, ...] = ()  # blob, box, thread; at random among those: texture
+    variant: tuple[str, ...] = ()  # patch, scar, blur, shift; at random among those: cutpaste
     textures: tuple[Array, ...] = field(default=(), repr=False)  # images to paint with; drawn ones if none are given
 
 
@@ -140,7 +140,7 @@ def defects(
 
     kind     perlin, texture or cutpaste: see `maker`
     count    defects for each image, each on a copy of its own
-    images   so many of them at most, by lot; None = all. Of a data set its good test images, where it has any
+    images   so many of them at most, at random; None = all. Of a data set its good test images, where it has any
     threads  images worked on at once; the outputs are the same
     read     what else was read, such as the folder of textures: outputs go nowhere near it
 

@@ -1,4 +1,4 @@
-"""The makers of damaged twins that a method may ask for by name (`Needs.twin`)."""
+"""The makers of damaged copies that a method may ask for by name (`Needs.twin`)."""
 
 from __future__ import annotations
 

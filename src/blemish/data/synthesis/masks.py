@@ -1,4 +1,4 @@
-"""Where a made defect lies. Every mask is bool (H, W) and never empty."""
+"""Where a synthetic defect lies. Every mask is bool (H, W) and never empty."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Probes: scratches, spots and stains of a known size and contrast, to measure with what a model finds.
 
 No method may learn from these, ever: a figure of `blemish power` would then say how well it knows the probes. Methods
-that train on made defects have generators of their own.
+that train on synthetic defects have generators of their own.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Probe:
     ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """(H, W[, 3]) of any type -> the same with the probe, and its mask (H, W).
 
-        It lies within the image and, by nine tenths, within `inside` (H, W). Lighter or darker by lot, but never
+        It lies within the image and, by nine tenths, within `inside` (H, W). Lighter or darker at random, but never
         towards a side that has too little room for the contrast while the other has more. DataError where it does not
         fit.
         """

@@ -45,13 +45,13 @@ class SurfaceDefect:
     lacunarity: float = 2.0  # cells of an octave against the one before it
     tau: float = 0.6  # of the noise in [0, 1]: what lies below does not move
     radius: float = 0.15  # of the window that holds the defect, as a share of the part's longer side; 0 = no window
-    sign: Literal["bulge", "sink", "random"] = "random"  # along the normals, against them, or each blob by lot
+    sign: Literal["bulge", "sink", "random"] = "random"  # along the normals, against them, or each blob at random
     mode: Literal["islands", "global"] = "islands"  # global: the whole field moves the whole part, both ways
     plane: Literal["pca", "local", "cylinder"] = "pca"  # what the noise is laid on: see `_laid`
     guard: bool = True  # only the side of the part that the window's centre faces, else both that the plane folds
     clamp: bool = True  # less where points would move through each other: in hollows, and through walls
     stretch: float = 1.0  # noise so many times longer than wide, in any direction: scratches
-    at: tuple[float, float, float] | None = None  # the window's centre, in the cloud's unit; by lot if not given
+    at: tuple[float, float, float] | None = None  # the window's centre, in the cloud's unit; at random if not given
     scale_units: Literal["relative", "raw"] = "relative"  # raw: cells per unit of the file, as the paper multiplies
     sample: Literal["grid", "points"] = "grid"  # points: the noise itself at each point, without a grid between
     resolution: int = 256  # nodes of the grid along its longer side; more where the finest octave needs them

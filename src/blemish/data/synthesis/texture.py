@@ -1,4 +1,4 @@
-"""Textures that a defect is painted with, the painting, and whole made scenes.
+"""Textures that a defect is painted with, the painting, and whole synthetic scenes.
 
 A source is `(shape, generator) -> image`: uint8 (H, W, 3).
 """

@@ -1,4 +1,4 @@
-"""The ledger's part on models of several products: one for all against one for each, and how well they tell apart."""
+"""The ledger's part on multi-class models: one for all against one for each, and how well they tell apart."""
 
 from __future__ import annotations
 

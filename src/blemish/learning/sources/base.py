@@ -87,7 +87,7 @@ class PlainSource:
         self.threads = threads or cores()
         self.precision: Precision = precision
         self.seen: set[str] = set()  # content ids of every sample asked for
-        self.categories: dict[str, int] = {}  # of several products: only a frozen network's features tell those apart
+        self.categories: dict[str, int] = {}  # of several categories: only a frozen network's features tell those apart
 
     def prepared(self, record: Record) -> NDArray[Any]:
         """A sample as the engine takes it. DataError where it cannot be read."""

@@ -66,7 +66,7 @@ class FeatureSource:
         self.graph = backbone_graph(backbone, preprocess.size, cache)
         self.trunk = backbone_graph(backbone, preprocess.size, cache, image=True) if image else self.graph
         self.seen: set[str] = set()  # content of every image asked for
-        self.categories: dict[str, int] = {}  # decided category by record id, where there are several products
+        self.categories: dict[str, int] = {}  # decided category by record id, where there are several categories
         self.computed = 0  # images that went through the backbone; the others came from the cache
         self._engine = open_engine(self.graph, precision=self.precision, threads=self.threads)
         self._dtype = f"{self._engine.name}-{self.precision}"

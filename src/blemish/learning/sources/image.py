@@ -1,4 +1,4 @@
-"""Training samples by number: frozen features of images, of their flipped views and of their damaged twins.
+"""Training samples by number: frozen features of images, of their flipped views and of their damaged copies.
 
 All of it comes through the cache, so that a step runs no backbone and memory stays flat as data grows. What a twin
 looks like depends on the image's bytes and the twin's number alone.
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 Image = NDArray[np.uint8]
 TWINS = 4  # damaged versions of each view
-SCENES = 1024  # made images that a data-independent phase learns from
+SCENES = 1024  # synthetic images that a data-independent phase learns from
 KEPT = 1024  # images that stay decoded, where a method takes pixels: decoding takes as long as a small network's step
 ASPECT = 0.02  # by which width / height of a region of interest and of a picture may differ, beside the rounding
 MEASURED = 32  # 8-bit images whose brightness is looked up
@@ -150,7 +150,7 @@ class ImageSamples:
         return [owners[item.id] for item in self.items] if owners else []
 
     def batch(self, indices: Sequence[int], generator: torch.Generator | None = None) -> Batch:
-        """These samples; with a generator in views drawn from it, and with one of their damaged twins each."""
+        """These samples; with a generator in views drawn from it, and with one of their damaged copies each."""
         chosen = [self.items[i] for i in indices]
         if generator is None:
             return self._stacked(chosen, [self._one(item, "same") for item in chosen])

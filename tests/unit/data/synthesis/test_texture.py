@@ -1,4 +1,4 @@
-"""Textures, their pasting and made scenes: valid, varied, and only where the mask is."""
+"""Textures, their pasting and synthetic scenes: valid, varied, and only where the mask is."""
 
 from __future__ import annotations
 
