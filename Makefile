@@ -29,7 +29,7 @@ demo: $(VENV)/.demo
 	$(BIN)/blemish demo
 
 # what is slow comes first: at the end both processors have something left
-SUITE := tests/cluster tests/real tests/robustness tests/contract tests/unit tests/light tests/reference \
+SUITE := tests/cluster tests/docs tests/real tests/robustness tests/contract tests/unit tests/light tests/reference \
 	tests/rules
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder
 

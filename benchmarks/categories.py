@@ -29,7 +29,7 @@ from blemish.inspection.inspector import Inspector
 from blemish.inspection.modelfile import Model
 from blemish.inspection.routed import VOTE, head_name
 from blemish.learning import export
-from blemish.learning.restore import restore, restore_vote
+from blemish.learning.fitted import restore, restore_vote
 
 DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "aws_aliens"
 PAGE = Path("docs/results/categories.md")

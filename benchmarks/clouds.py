@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from blemish.config import to_json
-from blemish.data.cloud import read_cloud
+from blemish.data.cloud.formats import read_cloud
 from blemish.data.cloud.modality import Clouds
 from blemish.data.cloud.preprocess import CloudPlan, part_of
 from blemish.data.synthesis.surface3d import SurfaceDefect, damage, options_of

@@ -42,7 +42,7 @@ from blemish.evaluation.metrics.ranking import auroc
 from blemish.inspection.modelfile import Model
 from blemish.inspection.open import open_model
 from blemish.learning.backbones.cache import FeatureCache
-from blemish.learning.restore import restore
+from blemish.learning.fitted import restore
 from blemish.learning.sources.signal import WindowSource
 from blemish.types import Batch, Record
 

@@ -30,8 +30,8 @@ from blemish.evaluation.bench import suite
 from blemish.evaluation.metrics.ranking import auroc
 from blemish.learning import run as learning
 from blemish.learning.backbones.cache import FeatureCache
+from blemish.learning.fitted import restore
 from blemish.learning.options import FitOptions
-from blemish.learning.restore import restore
 from blemish.learning.sources.features import FeatureSource
 from blemish.nn.level_maps import LevelMaps
 from blemish.ops.scoring import peak

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from blemish.data import drawing
-from blemish.data.cloud import read_cloud, write_cloud
+from blemish.data.cloud.formats import read_cloud, write_cloud
 from blemish.data.image.decode import read_image
 from blemish.data.synthesis.cloud_sheets import Look, parameter_grid, sheet
 from blemish.data.synthesis.contact_sheet import contact_sheet

@@ -175,7 +175,7 @@ class Detector:
         cannot go on, or the model knows several categories; DataError where nothing new is left.
         """
         from blemish.learning.adapt import adapt
-        from blemish.learning.restore import restore
+        from blemish.learning.fitted import restore
         from blemish.learning.run import load_backbone
         from blemish.learning.splits import good_training_records, without_copies
 
@@ -262,7 +262,7 @@ class Detector:
         chosen: str | Engine = engine
         if engine == "torch":
             from blemish.learning import export
-            from blemish.learning.restore import restore, restore_vote
+            from blemish.learning.fitted import restore, restore_vote
 
             if self.model.heads:
                 raise EngineError("the PyTorch reference runs one head, and this model has one for each category")

@@ -127,7 +127,7 @@ def test_a_recording_that_has_changed_is_another_one(of_signals: tuple[Model, Pa
 @pytest.mark.usefixtures("ray")
 def test_point_clouds_by_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("plyfile", reason="plyfile is not installed: pip install 'blemish[3d]'")
-    from blemish.data.cloud import write_cloud
+    from blemish.data.cloud.formats import write_cloud
 
     for i in range(12):
         write_cloud(tmp_path / "good" / f"{i:02}.ply", cloud_of(good_cloud(i)))

@@ -127,9 +127,9 @@ def test_it_is_calibrated_from_fresh_samples(model: Path, folder: Path) -> None:
 
 def test_evaluation_measures_samples_and_places(model: Path, folder: Path) -> None:
     found = Detector.load(model).evaluate(folder / "set")
-    assert found.overall["image"]["auroc"]["value"] == 1
-    assert found.overall["pixel"]["auroc"]["value"] > 0.95
-    assert found.setting["pixel_metrics_in"] == "rows of the file"
+    assert found.overall.image.auroc.value == 1
+    assert found.overall.pixel.auroc.value > 0.95
+    assert found.setting.pixel_metrics_in == "rows of the file"
 
 
 def test_commands_take_it(folder: Path, tmp_path: Path, run: Any) -> None:

@@ -49,7 +49,7 @@ def test_heartbeats(tmp_path: Path) -> None:
 
 def test_clouds(tmp_path: Path) -> None:
     pytest.importorskip("plyfile", reason="plyfile is not installed: pip install 'blemish[3d]'")
-    from blemish.data.cloud import write_cloud
+    from blemish.data.cloud.formats import write_cloud
 
     corners = np.array([[x, y, z] for x in (0, 3) for y in (0, 2) for z in (0, 1)], np.float64)
     sides = [(0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3)]

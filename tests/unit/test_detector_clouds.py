@@ -15,7 +15,7 @@ from blemish import Detector
 from blemish.cli import main
 from blemish.data import layouts
 from blemish.data.cloud import picture as cloud_heat
-from blemish.data.cloud import read_cloud, write_cloud
+from blemish.data.cloud.formats import read_cloud, write_cloud
 from blemish.data.cloud.modality import Clouds
 from blemish.data.cloud.preprocess import CloudPlan, part_of
 from blemish.data.drawing import Scale

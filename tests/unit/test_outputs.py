@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from blemish import outputs
-from blemish.data.cloud import clouds_in
+from blemish.data.cloud.formats import clouds_in
 from blemish.data.listing import images_in
 from blemish.data.signal.recordings import recordings_in
 from blemish.errors import DataError, ModelFileError

@@ -75,7 +75,6 @@ def doctor(as_json: Json = False) -> None:
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
-    from blemish import __version__
     from blemish.inspection.engines import best_precision
     from blemish.learning.backbones import DEFAULT, describe
     from blemish.learning.backbones.cache import FeatureCache
@@ -91,7 +90,7 @@ def doctor(as_json: Json = False) -> None:
     learning = {name: found(name) for name in ("torch", "torchvision", "timm", "onnx", "safetensors", "pydantic")}
     weights = {b["name"]: b["installed"] for b in describe()}
     state = {
-        "blemish": __version__,
+        "blemish": version("blemish"),
         "python": platform.python_version(),
         "processor": platform.processor() or platform.machine(),
         "cores": cores(),

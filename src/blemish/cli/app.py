@@ -74,9 +74,9 @@ FileRate = Annotated[
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        from blemish import __version__
+        from importlib.metadata import version
 
-        typer.echo(__version__)
+        typer.echo(version("blemish"))
         raise typer.Exit
 
 
@@ -130,7 +130,7 @@ def inspect(
     engine: Annotated[str, typer.Option(help="local (= openvino), onnxruntime, torch (the reference), or ray.")] = (
         "local"
     ),
-    out: Annotated[Optional[str], typer.Option(help="ray: folder or URL of Parquet files; a stopped run resumes there.")] = None,  # noqa: UP045
+    out: Annotated[str | None, typer.Option(help="ray: folder or URL of Parquet files; a stopped run resumes.")] = None,  # noqa: UP045
     address: Address = None,
     workers: Annotated[Optional[int], typer.Option(min=1, help="ray: processes; all cores if not given.")] = None,  # noqa: UP045
     max_pixels: MaxPixels = None,

@@ -18,9 +18,9 @@ from blemish.inspection.promises import promised
 from blemish.inspection.routed import VOTE, head_name
 from blemish.learning import export
 from blemish.learning.backbones.cache import FeatureCache
+from blemish.learning.fitted import ANCHORS, load_vote
 from blemish.learning.multiclass import drawing, few, head, levels_of, worse
 from blemish.learning.options import FitOptions
-from blemish.learning.restore import ANCHORS, load_vote
 from blemish.learning.run import FitPlan, tensors
 from blemish.learning.splits import hold_out, new_to_the_vote
 from blemish.types import Record, Routing, Track

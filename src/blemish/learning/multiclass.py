@@ -30,8 +30,8 @@ from blemish.inspection.promises import promised
 from blemish.inspection.routed import VOTE, head_name
 from blemish.learning import export
 from blemish.learning.export import Vote
+from blemish.learning.fitted import ANCHORS
 from blemish.learning.options import FitOptions
-from blemish.learning.restore import ANCHORS
 from blemish.learning.run import FitPlan, Frozen, Learned, describe, freeze, learn, recipe, tensors
 from blemish.learning.splits import Part, Split, hold_out, new_to_the_vote
 from blemish.types import FeatureSpec, Record, Routing

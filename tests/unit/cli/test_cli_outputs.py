@@ -308,7 +308,7 @@ def test_more_pixels_where_they_are_asked_for(run: Any, work: Path) -> None:  # 
     assert "is more than 1000 pixels" in done.err
     refused(run("synthesize", "perlin", "own/000.png", "--out", "x", "--max-pixels", 1000), "more than 1000 pixels")
     assert run(*shown, 10**9).code == 2  # Pillow reads none so large
-    refused(run("inspect", "m", "own", "--rate", 250), "--rate (file_rate) means nothing to a model of images", code=2)
+    refused(run("inspect", "m", "own", "--rate", 250), "file_rate (--rate) means nothing to a model of images", code=2)
 
 
 def interrupting(after: int, error: BaseException) -> Any:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from blemish.data import identity
-from blemish.data.cloud import write_cloud
+from blemish.data.cloud.formats import write_cloud
 from blemish.data.cloud.modality import Clouds
 from blemish.data.identity import image_id, pixels_id, values_id
 from blemish.data.image.decode import read_image

@@ -26,7 +26,7 @@ from blemish.inspection.engines import OpenVino, best_precision, open_engine
 from blemish.inspection.inspector import Inspector
 from blemish.inspection.modelfile import Model
 from blemish.learning import export
-from blemish.learning.restore import restore
+from blemish.learning.fitted import restore
 from blemish.system import Free
 from tests.fakes import SIZE, FakeBackbone, defective_image, good_image, trunk_graph
 from tests.tiny import SAMPLE, fit_tiny, python

@@ -20,7 +20,7 @@ from blemish.detector import Detector
 from blemish.errors import ConfigError, DataError
 from blemish.evaluation.bench.cell import method_digest
 from blemish.inspection.modelfile import Model
-from blemish.learning.restore import restore
+from blemish.learning.fitted import restore
 from blemish.learning.training import train
 from blemish.methods.base import Method
 from blemish.methods.padim import Config as PadimConfig

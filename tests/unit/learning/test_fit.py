@@ -26,8 +26,8 @@ from blemish.learning import splits as holdout
 from blemish.learning import training
 from blemish.learning.backbones.cache import FeatureCache
 from blemish.learning.fit import fit
+from blemish.learning.fitted import restore
 from blemish.learning.options import FitOptions
-from blemish.learning.restore import restore
 from blemish.learning.sources.image import plan_geometry
 from blemish.learning.training import Plan
 from blemish.methods.base import Phase

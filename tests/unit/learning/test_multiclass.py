@@ -31,9 +31,9 @@ from blemish.inspection.modelfile import Model
 from blemish.learning import run
 from blemish.learning.backbones.cache import FeatureCache
 from blemish.learning.export import Vote
+from blemish.learning.fitted import restore, restore_vote
 from blemish.learning.multiclass import construct, decided, few, voting_level
 from blemish.learning.options import FitOptions
-from blemish.learning.restore import restore, restore_vote
 from blemish.learning.run import FitPlan
 from blemish.types import Batch, Prediction, Record, Routing
 from tests.fakes import SIZE, FakeBackbone, good_image

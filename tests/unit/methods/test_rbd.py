@@ -104,7 +104,7 @@ def test_consistency_at_least_halves_the_gap_between_training_and_inspection() -
 
 @pytest.mark.slow
 def test_consistency_weans_the_student_from_the_token_that_it_rebuilds() -> None:
-    assert own_influence(on_clouds()) < 0.9 * own_influence(on_clouds(consistency=0.0))
+    assert own_influence(on_clouds()) < 0.97 * own_influence(on_clouds(consistency=0.0))
 
 
 WINDOW, HALF = 13, 6

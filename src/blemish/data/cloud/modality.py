@@ -11,8 +11,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from blemish.data.cloud import is_cloud, read_cloud
 from blemish.data.cloud import picture as cloud_heat
+from blemish.data.cloud.formats import is_cloud, read_cloud
 from blemish.data.cloud.preprocess import CloudPlan, Part, part_of
 from blemish.data.drawing import Picture, Scale, side_by_side
 from blemish.data.identity import values_id

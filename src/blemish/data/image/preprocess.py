@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from blemish.data.image.header import open_header
 from blemish.data.image.levels import Levels, kind_of
+from blemish.data.image.roi import unpack_roi
 from blemish.errors import ConfigError, DataError
 from blemish.files import MAX_PIXELS
 
@@ -153,25 +153,25 @@ class Preprocess:
         flat = image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image
         out = _resized(self._to_8_bit(flat), self.size)
         if self.roi is not None:
-            out = np.where(_unpacked(self.roi, self.size)[(...,) + (None,) * (out.ndim - 2)], out, _OUTSIDE)
+            out = np.where(unpack_roi(self.roi, self.size)[(...,) + (None,) * (out.ndim - 2)], out, _OUTSIDE)
         return out if out.ndim == 3 else cast(NDArray[np.uint8], cv2.cvtColor(out, cv2.COLOR_GRAY2RGB))
 
     def inside(self, anomaly_map: NDArray[np.float32]) -> NDArray[np.float32]:
         """The map of a network input with everything outside the region of interest at the map's lowest value."""
         if self.roi is None:
             return anomaly_map
-        return np.where(_unpacked(self.roi, self.size), anomaly_map, anomaly_map.min())
+        return np.where(unpack_roi(self.roi, self.size), anomaly_map, anomaly_map.min())
 
     @property
     def inspected(self) -> float:
         """Share of a picture that lies in the region of interest; 1 where there is none."""
-        return 1.0 if self.roi is None else float(_unpacked(self.roi, self.size).mean())
+        return 1.0 if self.roi is None else float(unpack_roi(self.roi, self.size).mean())
 
     def looked_at(self, shape: tuple[int, int]) -> NDArray[np.bool_]:
         """Which pixels of a source image (H, W) lie in the region of interest; all where there is none."""
         if self.roi is None:
             return np.ones(shape, np.bool_)
-        inside = _unpacked(self.roi, self.size).astype(np.uint8)
+        inside = unpack_roi(self.roi, self.size).astype(np.uint8)
         return cv2.resize(inside, shape[::-1], interpolation=cv2.INTER_NEAREST) > 0
 
     def _to_8_bit(self, image: NDArray[Any]) -> NDArray[np.uint8]:
@@ -218,23 +218,6 @@ class Preprocess:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"preprocess {dict(values)} is not understood ({error})") from None
-
-
-def pack_roi(mask: NDArray[np.bool_], size: tuple[int, int]) -> str:
-    """A mask (H, W) of any size, True where to look, as text for a network input of `size`.
-
-    DataError where nothing is left to look at.
-    """
-    small = cv2.resize(mask.astype(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST) > 0
-    if not small.any():
-        raise DataError("the region of interest is empty", hint="mask > 0 is inspected")
-    return base64.b64encode(np.packbits(small).tobytes()).decode("ascii")
-
-
-@lru_cache(maxsize=4)
-def _unpacked(roi: str, size: tuple[int, int]) -> NDArray[np.bool_]:
-    bits = np.frombuffer(base64.b64decode(roi, validate=True), np.uint8)
-    return np.unpackbits(bits, count=size[0] * size[1]).astype(bool).reshape(size)
 
 
 @lru_cache(maxsize=4)

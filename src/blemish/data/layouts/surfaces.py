@@ -11,7 +11,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from blemish.data.cloud import HOLDS_FIELDS, is_cloud
+from blemish.data.cloud.formats import HOLDS_FIELDS, is_cloud
 from blemish.data.layouts._common import Query, default_split_only, masks_in, relative
 from blemish.data.layouts._folders import categories, child, defect_of, folders_in, good_in, good_records
 from blemish.types import Record, Split

@@ -10,14 +10,14 @@ import io
 import json
 import warnings
 from collections.abc import Iterator, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from blemish import __version__
-from blemish.data.cloud import HOLDS_FIELDS, clouds_in, read_cloud, write_cloud
+from blemish.data.cloud.formats import HOLDS_FIELDS, clouds_in, read_cloud, write_cloud
 from blemish.data.drawing import write_png
 from blemish.data.synthesis.cloud_sheets import Look, page, parameter_grid, sheet
 from blemish.data.synthesis.seeding import lots_of
@@ -186,4 +186,4 @@ def _npy(values: NDArray[Any], shape: tuple[int, int] | None) -> bytes:
 def _versions() -> dict[str, str]:
     import scipy
 
-    return {"blemish": __version__, "numpy": np.__version__, "scipy": scipy.__version__}
+    return {"blemish": version("blemish"), "numpy": np.__version__, "scipy": scipy.__version__}

@@ -39,8 +39,8 @@ from blemish.learning import backbones
 from blemish.learning.backbones.weights import PACKAGED
 from blemish.learning.code_digest import code_digest
 from blemish.learning.fit import fit
+from blemish.learning.fitted import restore
 from blemish.learning.options import OPTIONS, FitOptions
-from blemish.learning.restore import restore
 from blemish.learning.run import load_backbone
 from blemish.learning.sources.base import Learning
 from blemish.learning.sources.features import FeatureSource

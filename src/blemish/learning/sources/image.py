@@ -29,11 +29,11 @@ from blemish.data.image.preprocess import (
     Preprocess,
     image_size_of,
     median_aspect,
-    pack_roi,
     parse_image_size,
     resolve,
     size_and_depth,
 )
+from blemish.data.image.roi import pack_roi
 from blemish.data.modality import Modality
 from blemish.data.synthesis.makers import MAKERS, VERSION
 from blemish.data.synthesis.scenes import procedural_scene

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from blemish.data.cloud import HOLDS_FIELDS, SUFFIXES, clouds_in, read_cloud, write_cloud
+from blemish.data.cloud.formats import HOLDS_FIELDS, SUFFIXES, clouds_in, read_cloud, write_cloud
 from blemish.data.cloud.ply import fans, strips
 from blemish.errors import DataError
 from blemish.types import Cloud

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from blemish.data.cloud import read_cloud, write_cloud
+from blemish.data.cloud.formats import read_cloud, write_cloud
 from blemish.data.cloud.render import draw, shape_of, view_of
 from blemish.data.image.decode import read_image
 from blemish.data.synthesis import cloud_sheets

@@ -58,7 +58,7 @@ def signals(root: Path) -> suite.Suite:
 
 def clouds(root: Path) -> suite.Suite:
     pytest.importorskip("plyfile", reason="plyfile is not installed: pip install 'blemish[3d]'")
-    from blemish.data.cloud import write_cloud
+    from blemish.data.cloud.formats import write_cloud
 
     for i in range(8):
         write_cloud(root / "sheets" / "train" / "good" / f"{i:02}.ply", cloud_of(good_cloud(i)))

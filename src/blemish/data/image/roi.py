@@ -1,0 +1,30 @@
+"""The region of interest of images: a mask, kept as text for the size of the network input."""
+
+from __future__ import annotations
+
+import base64
+from functools import lru_cache
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from blemish.errors import DataError
+
+
+def pack_roi(mask: NDArray[np.bool_], size: tuple[int, int]) -> str:
+    """A mask (H, W) of any size, True where it is inspected, as text for a network input of `size`.
+
+    DataError where nothing is left to inspect.
+    """
+    small = cv2.resize(mask.astype(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST) > 0
+    if not small.any():
+        raise DataError("the region of interest is empty", hint="mask > 0 is inspected")
+    return base64.b64encode(np.packbits(small).tobytes()).decode("ascii")
+
+
+@lru_cache(maxsize=4)
+def unpack_roi(roi: str, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """(H, W) of the network input: True where it is inspected."""
+    bits = np.frombuffer(base64.b64decode(roi, validate=True), np.uint8)
+    return np.unpackbits(bits, count=size[0] * size[1]).astype(bool).reshape(size)
