@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from blemish import DataError, Detector
-from blemish.data.image.preprocess import Preprocess, pack_roi
+from blemish.data.image.preprocess import Preprocess
+from blemish.data.image.roi import pack_roi
 from tests.fakes import SIZE, FakeBackbone, defective_image, good_image, write_images
 
 
