@@ -10,9 +10,10 @@ import ast
 import hashlib
 import inspect
 from collections.abc import Collection, Iterator
+from functools import cache
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from blemish.methods.base import Method
@@ -78,14 +79,26 @@ def learning_sources(method_class: type[Method[Any]]) -> str:
     coming = [Path(inspect.getfile(method_class))]
     while coming:
         files.add(path := coming.pop())
-        coming += [file for file in _built_of(path, root) if file not in files]
-    return code_digest(*(path.read_text(encoding="utf-8") for path in sorted(files)))
+        coming += [root / name for name in _read(path, path.stat().st_mtime_ns).built_of if root / name not in files]
+    marks = [_read(path, path.stat().st_mtime_ns).digest for path in sorted(files)]
+    return hashlib.sha256("".join(marks).encode()).hexdigest()
 
 
-def _built_of(path: Path, root: Path) -> Iterator[Path]:
-    """Files of `nn`, `ops` and `methods` that a file imports from."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+class _Source(NamedTuple):
+    digest: str
+    built_of: tuple[str, ...]  # files of `nn`, `ops` and `methods` that it imports from, below the package
+
+
+@cache
+def _read(path: Path, _changed: int) -> _Source:
+    """A source file, parsed once for each state of it: each head of a multi-class model asks for its own."""
+    text = path.read_text(encoding="utf-8")
+    return _Source(code_digest(text), tuple(_built_of(text)))
+
+
+def _built_of(text: str) -> Iterator[str]:
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.ImportFrom) and node.module:
             package, *inner = node.module.split(".")
             if package == "blemish" and len(inner) == 2 and inner[0] in ("nn", "ops", "methods"):
-                yield root / inner[0] / f"{inner[1]}.py"
+                yield f"{inner[0]}/{inner[1]}.py"

@@ -202,7 +202,7 @@ def teach(plan: FitPlan, records: Sequence[Record], share: float = 1.0) -> Taugh
 
     source, chunk = plan.source, plan.chunk
     source.seen.clear()
-    good, held = apart(records, plan.needs.held, plan.options.seed) if plan.needs.held else (records, [])
+    good, held = apart(records, plan.needs.held, plan.options.seed)
     method = chunk.method(source)
     size = training.CHUNK if method.mergeable() else max(len(good), 1)
     chunks = [good[i : i + size] for i in range(0, len(good), size)]
@@ -230,7 +230,7 @@ def teach_more(
     from blemish.learning import training
 
     plan.source.seen.clear()
-    good, held = apart(records, plan.needs.held, plan.options.seed) if plan.needs.held else (records, [])
+    good, held = apart(records, plan.needs.held, plan.options.seed)
     report: list[PhaseReport] = []
     if method.fitted_modules:
         schedule = replace(_schedule(plan, method, set(), 1.0), store=None)  # short enough to do without snapshots
