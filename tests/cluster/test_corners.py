@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import threading
 import time
@@ -53,24 +54,19 @@ def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "PART", 16)
 
 
-@pytest.mark.usefixtures("ray")
-def test_another_threshold_is_another_model(here: Path, model: Model, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    cluster.inspect(model, [str(here / "new")], str(out))
-    (out / "part-0000001.parquet").unlink()
-    again = model.with_calibrators({k: c.again(0.4) for k, c in model.calibrators.items()})
-    with pytest.raises(ConfigError, match="another model"):
-        cluster.inspect(again, [str(here / "new")], str(out))
-    assert not (out / "part-0000001.parquet").exists()
+@pytest.fixture(scope="module")
+def finished(ray: Any, here: Path, model: Model) -> Path:
+    """A finished run on relative paths, one of which is not there, with more workers than the cluster has cores."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(here)  # the workers' own folder is another one: the cluster was started before
+        patch.setattr(cluster, "PART", 16)
+        assert cluster.inspect(model, ["new", "gone.png"], str(here / "out"), workers=5)["rows"] == 42
+    return here / "out"
 
 
-@pytest.mark.usefixtures("ray")
-def test_relative_paths_start_where_the_driver_is(
-    here: Path, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(here)  # the workers' own folder is another one: the cluster was started before
-    cluster.inspect(model, ["new", "gone.png"], str(tmp_path / "out"))
-    rows = cluster.read(str(tmp_path / "out")).to_pylist()
+def test_relative_paths_start_where_the_driver_is(finished: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(here)
+    rows = cluster.read(str(finished)).to_pylist()
     paths = [r["image_path"] for r in rows]
     assert paths == places.files(["new", "gone.png"])
     local = Detector.load("model").inspector().inspect_many(paths, errors="yield")
@@ -79,6 +75,31 @@ def test_relative_paths_start_where_the_driver_is(
             assert row["error"] == str(result)
         else:
             assert {**result.to_json(), "seconds": row["seconds"]} == row
+
+
+def test_another_threshold_is_another_model(
+    finished: Path, here: Path, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(here)
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    (out / "part-0000001.parquet").unlink()
+    again = model.with_calibrators({k: c.again(0.4) for k, c in model.calibrators.items()})
+    with pytest.raises(ConfigError, match="another model"):
+        cluster.inspect(again, ["new", "gone.png"], str(out))
+    assert not (out / "part-0000001.parquet").exists()
+
+
+def test_a_part_that_is_cut_short_is_named(
+    finished: Path, here: Path, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(here)
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    part = out / "part-0000001.parquet"
+    part.write_bytes(part.read_bytes()[:100])
+    with pytest.raises(DataError, match="part-0000001.parquet: is damaged"):
+        cluster.inspect(model, ["new", "gone.png"], str(out), workers=2)
 
 
 @pytest.mark.usefixtures("ray")
@@ -143,13 +164,12 @@ def test_stdout_is_one_json_line_though_a_worker_dies(
     with pytest.raises(SystemExit) as end:
         main(["inspect", str(here / "model"), str(here / "many"), "--engine", "ray", "--out", str(tmp_path / "out")])
     assert end.value.code == 0
-    out = capfd.readouterr().out
-    assert json.loads(out)["rows"] == 600
-
-
-@pytest.mark.usefixtures("ray")
-def test_more_workers_than_cores(here: Path, model: Model, tmp_path: Path) -> None:
-    assert cluster.inspect(model, [str(here / "new")], str(tmp_path / "out"), workers=5)["rows"] == 41
+    said = json.loads(capfd.readouterr().out)
+    assert (said["rows"], said["errors"]) == (600, 0)
+    rows = cluster.read(str(tmp_path / "out")).to_pylist()
+    assert [r["image_path"] for r in rows] == places.files([str(here / "many")])
+    first = {i % 40: row["pred_score"] for i, row in reversed(list(enumerate(rows)))}
+    assert all(row["pred_score"] == first[i % 40] for i, row in enumerate(rows))
 
 
 def test_a_file_url_is_written_by_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,15 +199,6 @@ def test_manifests_that_are_none(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "m.csv").write_bytes(content)
     with pytest.raises(DataError, match=r"m\.csv"):
         places.files([str(tmp_path / "m.csv")])
-
-
-def test_a_part_that_is_cut_short_is_named(here: Path, model: Model, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    cluster.inspect(model, [str(here / "new")], str(out), workers=2)
-    part = out / "part-0000001.parquet"
-    part.write_bytes(part.read_bytes()[:100])
-    with pytest.raises(DataError, match="part-0000001.parquet: is damaged"):
-        cluster.inspect(model, [str(here / "new")], str(out), workers=2)
 
 
 def test_the_memory_of_a_process_is_no_place() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +46,15 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
 
 
 def blemish(folder: Path, *more: str) -> tuple[int, dict[str, Any], str]:
-    """Exit code, JSON line and messages of `blemish bench`."""
-    words = [sys.executable, "-c", "from blemish.cli import main; main()", "bench", "suite.toml", "--out", "out", *more]
-    env = {**os.environ, "BLEMISH_CACHE": str(folder / "cache")}  # other tests may have seen the same images
-    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=300, env=env)
-    return done.returncode, json.loads(done.stdout or "{}"), done.stderr
+    """Exit code, JSON line and messages of `blemish bench`, whose cells run in processes of their own."""
+    out, messages = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(messages):
+        patch.chdir(folder)
+        patch.setenv("BLEMISH_CACHE", str(folder / "cache"))  # other tests may have seen the same images
+        with pytest.raises(SystemExit) as end:
+            main(["bench", "suite.toml", "--out", "out", *more])
+    assert isinstance(end.value.code, int)
+    return end.value.code, json.loads(out.getvalue() or "{}"), messages.getvalue()
 
 
 def test_cells_pages_and_tables(bench: tuple[Path, dict[str, Any]]) -> None:
@@ -151,6 +157,7 @@ def test_killed_in_the_middle_it_goes_on(bench: tuple[Path, dict[str, Any]], tmp
     assert kept.items() <= finished.items()
 
 
+@pytest.mark.filterwarnings("default")
 def test_a_cell_that_fails_is_told_and_the_others_are_kept(bench: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     write_mvtec(tmp_path / "tile", train=8, test=4)
     write_mvtec(tmp_path / "broken", train=2, test=1)
@@ -158,9 +165,9 @@ def test_a_cell_that_fails_is_told_and_the_others_are_kept(bench: tuple[Path, di
         image.write_bytes(b"no image")
     more = '[[data]]\nname = "broken"\nsource = "broken"\n'
     (tmp_path / "suite.toml").write_text(SUITE + more, encoding="utf-8")
-    code, said, told = blemish(tmp_path, "--methods", "padim")
+    code, said, messages = blemish(tmp_path, "--methods", "padim")
     assert (code, said["finished"], said["failed"]) == (1, 1, 1)
-    assert "warning: broken · padim · seed 0:" in told
+    assert "warning: broken · padim · seed 0:" in messages
 
 
 def test_features_are_computed_once_and_the_cached_line_is_the_deployed_one(
