@@ -238,9 +238,9 @@ def test_labels_come_from_the_beats(tmp_path: Path) -> None:
 
 def test_patient_calibrated_learns_the_first_ten_minutes(tmp_path: Path) -> None:
     records = layouts.index(annotated(tmp_path, ["101", "100"], 640), "wfdb", "patient-calibrated", cut=Cut(4.0))
-    own = [r for r in records if r.path.stem == "100" and r.label == 0 and r.split != "held"]
-    assert all((r.split == "train") == (r.span is not None and r.span[1] <= 600 * RATE) for r in own)
-    assert {r.split for r in own} == {"train", "test"}
+    patient_100 = [r for r in records if r.path.stem == "100" and r.label == 0 and r.split != "held"]
+    assert all((r.split == "train") == (r.span is not None and r.span[1] <= 600 * RATE) for r in patient_100)
+    assert {r.split for r in patient_100} == {"train", "test"}
 
 
 def test_other_annotated_recordings_are_halved_by_recording(tmp_path: Path) -> None:
