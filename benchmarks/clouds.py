@@ -135,14 +135,14 @@ def sphere(cloud: Cloud, generator: np.random.Generator) -> tuple[Cloud, NDArray
     row, radius = generator.integers(len(cloud.points)), generator.uniform(0.015, 0.03)
     centre, up = cloud.points[row], cloud.normals[row]
     away = np.linalg.norm(cloud.points - centre, axis=1)
-    rest = _some(cloud, away > radius)
+    outside = _some(cloud, away > radius)
     density = (away <= 0.1).sum() / (np.pi * 0.1**2)
     out = generator.normal(size=(max(round(density * 4 * np.pi * radius**2), 8), 3))
     out /= np.linalg.norm(out, axis=1, keepdims=True)
     out = out[out @ up > 0]
-    points = np.concatenate([rest.points, centre + radius * out])
-    labels = np.arange(len(points)) >= len(rest.points)
-    return Cloud(points, np.concatenate([rest.normals, out])), labels  # type: ignore[list-item]
+    points = np.concatenate([outside.points, centre + radius * out])
+    labels = np.arange(len(points)) >= len(outside.points)
+    return Cloud(points, np.concatenate([outside.normals, out])), labels  # type: ignore[list-item]
 
 
 def _some(cloud: Cloud, kept: NDArray[np.bool_]) -> Cloud:
@@ -275,9 +275,15 @@ def _owned(scan: Scan) -> NDArray[np.bool_]:
 
 def name_of(options: dict[str, Any]) -> str:
     """Of a run, by all that its figures depend on; the page may change without measuring anew."""
-    own = (measure, network, Part, moved, perlin, hole, cut, sphere)
-    theirs = (histograms.look, histograms.thinned, histograms.fast_histograms, histograms.spfh, histograms.pair_angles)
-    code = [inspect.getsource(what) for what in (*own, *theirs)]
+    bench_code = (measure, network, Part, moved, perlin, hole, cut, sphere)
+    package_code = (
+        histograms.look,
+        histograms.thinned,
+        histograms.fast_histograms,
+        histograms.spfh,
+        histograms.pair_angles,
+    )
+    code = [inspect.getsource(what) for what in (*bench_code, *package_code)]
     text = json.dumps([options, to_json(Config()), *code], sort_keys=True).encode()
     return hashlib.sha256(text).hexdigest()[:12]
 

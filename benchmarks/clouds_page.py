@@ -101,11 +101,11 @@ def _said(runs: Sequence[dict[str, Any]]) -> list[str]:
     """What comes of learning from synthetic defects, on the families that were not made so: wins and losses, run by run."""
     out = []
     for what in ("object", "point"):
-        told = []
+        gains = []
         for family in FAMILIES:
             for n in ("network", "both"):
                 gain = np.array([r["others"][family][n][what] - r["others"][family]["bank"][what] for r in runs])
-                told.append(f"{family}, {n}: {gain.mean():+.3f}, better in {(gain > 0).sum()} of {len(gain)} runs")
-        out.append(f"Against the bank alone, {what} AUROC: {'; '.join(told)}.")
+                gains.append(f"{family}, {n}: {gain.mean():+.3f}, better in {(gain > 0).sum()} of {len(gain)} runs")
+        out.append(f"Against the bank alone, {what} AUROC: {'; '.join(gains)}.")
         out.append("")
     return out[:-1]

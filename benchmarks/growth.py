@@ -81,11 +81,11 @@ def main() -> None:
     parser.add_argument("--job", default="")
     arguments = parser.parse_args()
     if arguments.job:
-        kind, *rest = arguments.job.split(",")
+        kind, *job_arguments = arguments.job.split(",")
         row = (
-            coreset(arguments.data, *map(int, rest))
+            coreset(arguments.data, *map(int, job_arguments))
             if kind == "coreset"
-            else fit(arguments.data, rest[0], int(rest[1]))
+            else fit(arguments.data, job_arguments[0], int(job_arguments[1]))
         )
         row["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(json.dumps(row))

@@ -59,16 +59,18 @@ def through(detector: Detector, test: list[Record]) -> tuple[NDArray[np.float64]
     return np.array(scores), np.array(elected)
 
 
-def areas(scores: NDArray[np.float64], elected: NDArray[np.int64], own: NDArray[np.int64], labels: NDArray[Any]) -> Any:
+def areas(
+    scores: NDArray[np.float64], elected: NDArray[np.int64], category: NDArray[np.int64], labels: NDArray[Any]
+) -> Any:
     """(ways, products) image AUROC."""
     generator, rows = np.random.default_rng(0), np.arange(len(scores))
 
     def each(head: NDArray[np.int64]) -> list[float]:
         taken = scores[rows, head]
-        return [auroc(labels[own == k], taken[own == k]) for k in range(scores.shape[1])]
+        return [auroc(labels[category == k], taken[category == k]) for k in range(scores.shape[1])]
 
     chance = np.mean([each(generator.integers(scores.shape[1], size=len(scores))) for _ in range(DRAWS)], 0)
-    return np.array([each(own), each(elected), chance.tolist()])
+    return np.array([each(category), each(elected), chance.tolist()])
 
 
 def figures(head: str, every: list[Record]) -> tuple[list[str], Any]:
@@ -81,8 +83,8 @@ def figures(head: str, every: list[Record]) -> tuple[list[str], Any]:
         detector.fit(learn)
         assert detector.model.categories is not None
         names = list(detector.model.categories.names)
-        own = np.array([names.index(str(r.group)) for r in test])
-        found.append(areas(*through(detector, test), own, np.array([int(bool(r.label)) for r in test])))
+        category = np.array([names.index(str(r.group)) for r in test])
+        found.append(areas(*through(detector, test), category, np.array([int(bool(r.label)) for r in test])))
         print(head, seed, found[-1].round(3).tolist(), flush=True)
     return names, np.array(found)
 

@@ -193,18 +193,18 @@ def adapted(folder: Path, seed: int) -> Figures:
     whole = OUT / f"{title('A', 'default', seed, {})}.blemish"
     rows = {}
     for name in sorted({r.path.stem for r in test}):
-        own, later = ([r for r in records if r.path.stem == name] for records in (good, test))
+        good_beats, later = ([r for r in records if r.path.stem == name] for records in (good, test))
         labels = np.array([r.label for r in later])
-        if len(own) < LEAST or not 0 < labels.sum() < len(labels):
+        if len(good_beats) < LEAST or not 0 < labels.sum() < len(labels):
             continue
         detector = Detector.load(whole)
         # ten minutes are one recording, of which no part can be held out to promise anything
         detector._model = replace(detector.model, run={**detector.model.run, "calibration": "none"})
         x = stacked(everything(detector.model), later)
         before = deployed(detector.model, x)[0]
-        after = deployed(detector.adapt(own, track=track).model, x)[0]
+        after = deployed(detector.adapt(good_beats, track=track).model, x)[0]
         rows[name] = {
-            "learned": len(own),
+            "learned": len(good_beats),
             "auroc": [auroc(labels, scores) for scores in (before, after)],
             "windows": [int((labels == 0).sum()), int((labels == 1).sum())],
             "rr": auroc(labels, np.array([variation(r) for r in later])),
@@ -232,8 +232,8 @@ def everything(model: Model) -> Signals:
 
 def title(protocol: str, variant: str, seed: int, more: dict[str, Any]) -> str:
     """Of a run, by all that it depends on."""
-    own = "".join(f"-{k}{v}" for k, v in more.items())
-    return f"{protocol}-{variant.replace(' ', '_')}-seed{seed}{own}"
+    changed_options = "".join(f"-{k}{v}" for k, v in more.items())
+    return f"{protocol}-{variant.replace(' ', '_')}-seed{seed}{changed_options}"
 
 
 def other(method: Any, **options: Any) -> Any:
@@ -248,7 +248,7 @@ def other(method: Any, **options: Any) -> Any:
 @torch.no_grad()
 def errors(method: Any, x: torch.Tensor) -> NDArray[Any]:
     """(n, T): the error of each segment."""
-    parts = [method._levels(Batch(size=method.size, x=some)).mean(2) for some in x.split(64)]
+    parts = [method._levels(Batch(size=method.size, x=block)).mean(2) for block in x.split(64)]
     return torch.cat(parts).numpy()
 
 
@@ -256,10 +256,10 @@ def errors(method: Any, x: torch.Tensor) -> NDArray[Any]:
 def masked_error(method: Any, x: torch.Tensor) -> float:
     """Mean squared error of normalised hidden segments of the whole signal (of the run, where there is no other)."""
     total, count = 0.0, 0
-    for some in x.split(64):
+    for block in x.split(64):
         for at in method.groups:
             wanted = at.inner if method.config.scales == "local" else ~at.inner
-            found = method.errors(method.segments(some), at)[:, wanted]
+            found = method.errors(method.segments(block), at)[:, wanted]
             total, count = total + float(found.sum()), count + found.numel()
     return total / count
 
@@ -323,32 +323,34 @@ def main() -> None:
     parser.add_argument("--page", type=Path)
     parser.add_argument("--adapt", action="store_true", help="protocol A's model to each patient, too")
     parser.add_argument("--collect", action="store_true", help="what is finished of what is asked for, nothing anew")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
-    more = {} if asked.steps is None else {"steps": asked.steps}
-    bases = {p: kept(OUT / f"baselines-{p}.json", lambda p=p: baselines(asked.data, p)) for p in asked.protocols}
+    more = {} if arguments.steps is None else {"steps": arguments.steps}
+    bases = {
+        p: kept(OUT / f"baselines-{p}.json", lambda p=p: baselines(arguments.data, p)) for p in arguments.protocols
+    }
     runs = []
     wanted = [
         (protocol, variant, seed)
-        for protocol in asked.protocols
-        for variant in asked.variants
-        if variant == "default" or protocol == asked.protocols[-1]
-        for seed in asked.seeds
+        for protocol in arguments.protocols
+        for variant in arguments.variants
+        if variant == "default" or protocol == arguments.protocols[-1]
+        for seed in arguments.seeds
     ]
     for protocol, variant, seed in wanted:
         path = OUT / f"{title(protocol, variant, seed, more)}.json"
-        if asked.collect and not path.is_file():
+        if arguments.collect and not path.is_file():
             continue
-        runs.append(kept(path, lambda a=(protocol, seed, variant): learned(asked.data, *a, more)))
+        runs.append(kept(path, lambda a=(protocol, seed, variant): learned(arguments.data, *a, more)))
     rows = {}
-    if asked.adapt and not (asked.collect and not (OUT / "adapted.json").is_file()):
-        rows = kept(OUT / "adapted.json", lambda: adapted(asked.data, asked.seeds[0]))
+    if arguments.adapt and not (arguments.collect and not (OUT / "adapted.json").is_file()):
+        rows = kept(OUT / "adapted.json", lambda: adapted(arguments.data, arguments.seeds[0]))
     missing = len(wanted) - len(runs)
     given = [word for word in sys.argv[1:] if word != "--collect"]
     text = page(bases, runs, rows, shlex.join(["python", "benchmarks/heartbeats.py", *given]))
     text += f"\n{missing} of the runs of that command are not finished.\n" if missing else ""
-    if asked.page:
-        asked.page.write_text(text, encoding="utf-8")
+    if arguments.page:
+        arguments.page.write_text(text, encoding="utf-8")
     else:
         print(text)
 

@@ -50,27 +50,27 @@ def page(bases: dict[str, Figures], runs: Sequence[Figures], rows: Figures, comm
         "",
     ]
     for protocol, base in bases.items():
-        own = [r for r in runs if r["protocol"] == protocol]
+        protocol_runs = [r for r in runs if r["protocol"] == protocol]
         out += [f"## Protocol {protocol}", "", HEAD]
         rr = base["rr"]
         out.append(f"| RR intervals' variation (uses annotations) | {cell(rr['auroc'])} | | | {cell(rr['within'])} | |")
         for name in ("neighbours", "mean segment"):
             out += [row(f"{name}, {scale}", [base[name][scale]]) for scale in ("normalised", "raw")]
-        plain = [r for r in own if r["variant"] == "default"]
+        plain = [r for r in protocol_runs if r["variant"] == "default"]
         if plain:
             out += [row(f"`mmae_ecg`, {way}", [r["ways"][way] for r in plain]) for way in plain[0]["ways"]]
             out += ["", *told(plain, base)]
-        others = [name for name in dict.fromkeys(r["variant"] for r in own) if name != "default"]
+        others = [name for name in dict.fromkeys(r["variant"] for r in protocol_runs) if name != "default"]
         if others:
             # a seed decides which recordings are held out: only runs of the same seeds are compared
-            shared = set.intersection(*({r["seed"] for r in own if r["variant"] == name} for name in others))
+            shared = set.intersection(*({r["seed"] for r in protocol_runs if r["variant"] == name} for name in others))
             seeds = ", ".join(map(str, sorted(shared)))
             out += ["", f"Learned without a part, or with another ({PLAIN}; seeds {seeds}):", "", HEAD]
-            by_seed = {(r["variant"], r["seed"]): r["ways"][PLAIN] for r in own}
+            by_seed = {(r["variant"], r["seed"]): r["ways"][PLAIN] for r in protocol_runs}
             for name in ["default", *others]:
-                some = [by_seed[name, seed] for seed in sorted(shared) if (name, seed) in by_seed]
-                if some:
-                    out.append(row(name, some))
+                figures = [by_seed[name, seed] for seed in sorted(shared) if (name, seed) in by_seed]
+                if figures:
+                    out.append(row(name, figures))
             if all(("default", seed) in by_seed for seed in shared):
                 out += ["", *apart(by_seed, others, sorted(shared))]
         out.append("")

@@ -38,8 +38,8 @@ SOURCES = {
 def write(name: str, records: list[Record], root: Path) -> dict[str, int]:
     """One tree; how many images lie where."""
     chosen, _ = apart(records, max(0.0, 1 - MOST / len(records)), seed=1)
-    learn, rest = apart(chosen, 0.3, seed=2)
-    good, spoilt = apart(rest, 0.5, seed=3)
+    learn, test = apart(chosen, 0.3, seed=2)
+    good, spoilt = apart(test, 0.5, seed=3)
     maker = CutPaste()
     for folder, part in (("train/good", learn), ("test/good", good), ("test/made", spoilt)):
         (root / folder).mkdir(parents=True)

@@ -143,11 +143,11 @@ def taught(cell: suite.Cell) -> tuple[list[float], list[float]]:
     def target(record: Record) -> Tensor:
         return method.target(Batch(method.size, Pyramid(tuple(tensors(source, record)))))[0]  # type: ignore[no-any-return]
 
-    few = [r for r in test if not r.label][:FEW]
-    wanted = torch.stack([target(r) for r in few]).transpose(0, 1).flatten(1)  # (C, N)
+    good_test = [r for r in test if not r.label][:FEW]
+    wanted = torch.stack([target(r) for r in good_test]).transpose(0, 1).flatten(1)  # (C, N)
     shares = []
     for level in range(len(method.config.levels)):
-        said = torch.stack([levels(r)[level][0] for r in few]).transpose(0, 1).flatten(1)
+        said = torch.stack([levels(r)[level][0] for r in good_test]).transpose(0, 1).flatten(1)
         both = torch.stack([torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(wanted, said, strict=True)])
         shares.append(float(both.square().nanmean()))
     grid = (method.grid[0] // 2, method.grid[1] // 2)

@@ -38,10 +38,10 @@ def scores(method: str) -> tuple[list[Record], np.ndarray]:
     blocks = sorted({str(r.unit) for r in good})
     random.Random(0).shuffle(blocks)
     learn = set(blocks[: len(blocks) // 3])
-    rest = [r for r in good if str(r.unit) not in learn]
+    test = [r for r in good if str(r.unit) not in learn]
     training = [replace(r, split="train") for r in good if str(r.unit) in learn]
     detector = Detector(method, calibration="none").fit(training)
-    return rest, np.array([result.score for result in detector.inspect_many(r.path for r in rest)])
+    return test, np.array([result.score for result in detector.inspect_many(r.path for r in test)])
 
 
 def hearts(folder: Path) -> tuple[list[Record], np.ndarray]:

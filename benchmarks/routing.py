@@ -61,18 +61,18 @@ def by_name(parts: Parts, seed: int, shots: int = 8, count: int = 16, reliable: 
     """Anchors of a few images of each product."""
     draw = random.Random(seed)
     levels = []
-    for own in parts["learn"]:
-        some = min(shots, max(round(0.15 * len(own)), 1))
-        levels.append(own[sorted(draw.sample(range(len(own)), some))])
+    for category_levels in parts["learn"]:
+        size = min(shots, max(round(0.15 * len(category_levels)), 1))
+        levels.append(category_levels[sorted(draw.sample(range(len(category_levels)), size))])
     return _made(levels, seed, count, reliable)
 
 
 def by_cluster(parts: Parts, seed: int, count: int = 0) -> Anchors:
     """Anchors of clusters of a tenth of all images, no name read; 0 = as many clusters as the silhouette says."""
     every = torch.cat(parts["learn"])
-    some = every[sorted(random.Random(seed).sample(range(len(every)), round(0.1 * len(every))))]
-    owner = cluster(described(some), count, 16, torch.Generator().manual_seed(seed))
-    return _made([some[owner == k] for k in range(int(owner.max()) + 1)], seed, 16, True)
+    sample = every[sorted(random.Random(seed).sample(range(len(every)), round(0.1 * len(every))))]
+    owner = cluster(described(sample), count, 16, torch.Generator().manual_seed(seed))
+    return _made([sample[owner == k] for k in range(int(owner.max()) + 1)], seed, 16, True)
 
 
 def _made(levels: list[Tensor], seed: int, count: int, reliable: bool) -> Anchors:
@@ -88,8 +88,8 @@ def told(anchors: Anchors, parts: Parts) -> list[float]:
     tables = []
     for side in SIDES:
         table = np.zeros((len(SOURCES), max(len(anchors), len(SOURCES))))
-        for k, own in enumerate(parts[side]):
-            votes = torch.cat([anchors(some)[0].argmax(1) for some in own.split(64)])
+        for k, side_levels in enumerate(parts[side]):
+            votes = torch.cat([anchors(block)[0].argmax(1) for block in side_levels.split(64)])
             table[k] = np.bincount(votes, minlength=table.shape[1])
         tables.append(table)
     rows, columns = linear_sum_assignment(-tables[0])  # of the training images; by name it is the identity

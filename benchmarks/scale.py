@@ -97,9 +97,17 @@ def plot(rows: list[Row], file: Path) -> None:
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     for axis, key, name in zip(figure.subplots(1, 2), ("cpu", "peak_mb"), ("processor s", "peak MB"), strict=True):
         for series in dict.fromkeys((r["what"], r["method"], r["size"]) for r in rows):
-            own = sorted((r for r in rows if (r["what"], r["method"], r["size"]) == series), key=lambda r: r["count"])
+            series_rows = sorted(
+                (r for r in rows if (r["what"], r["method"], r["size"]) == series), key=lambda r: r["count"]
+            )
             style = "-o" if series[0] == "fit" else "--s"
-            axis.plot([r["count"] for r in own], [r[key] for r in own], style, label=" ".join(series), markersize=4)
+            axis.plot(
+                [r["count"] for r in series_rows],
+                [r[key] for r in series_rows],
+                style,
+                label=" ".join(series),
+                markersize=4,
+            )
         axis.set_xscale("log")
         axis.set_yscale("log")
         axis.set_xlabel("images")
@@ -144,11 +152,11 @@ def page(rows: list[Row]) -> str:
     ]
     lines += ["|---" * (5 + len(MACHINES)) + "|"]
     for what, method, size in dict.fromkeys((r["what"], r["method"], r["size"]) for r in rows):
-        own = [r for r in rows if (r["what"], r["method"], r["size"]) == (what, method, size)]
-        ms = slope(own, "cpu")
+        series_rows = [r for r in rows if (r["what"], r["method"], r["size"]) == (what, method, size)]
+        ms = slope(series_rows, "cpu")
         hours = [ms / 1000 * 1e7 / 3600 / (2 * n) for n in MACHINES]
         cells = " | ".join(f"{h:.1f}" for h in hours)
-        lines.append(f"| {what} | {method} | {size}² | {ms:.2f} | {slope(own, 'peak_mb'):.1f} | {cells} |")
+        lines.append(f"| {what} | {method} | {size}² | {ms:.2f} | {slope(series_rows, 'peak_mb'):.1f} | {cells} |")
     return "\n".join(lines) + "\n"
 
 

@@ -66,13 +66,13 @@ def responses(folder: Path) -> list[str]:
                         record["roughness"],
                     )
             print(parameter, name, found[i].mean(0).round(3).tolist(), flush=True)
-        own = found[..., ("depth", "share", "roughness").index(EXPECTED[parameter])].reshape(-1, len(values))
-        steps = np.diff(own, axis=1) * (-1 if parameter == "scale" else 1)
-        says = f"{EXPECTED[parameter]} {'falls' if parameter == 'scale' else 'rises'} in {(steps > 0).all(1).sum()} of {len(own)}"
+        response = found[..., ("depth", "share", "roughness").index(EXPECTED[parameter])].reshape(-1, len(values))
+        steps = np.diff(response, axis=1) * (-1 if parameter == "scale" else 1)
+        trend = f"{EXPECTED[parameter]} {'falls' if parameter == 'scale' else 'rises'} in {(steps > 0).all(1).sum()} of {len(response)}"
         for k, value in enumerate(values):
             mean, low, high = found[:, :, k].mean((0, 1)), found[:, :, k].min((0, 1)), found[:, :, k].max((0, 1))
             cells = [f"{m:.3g} ({a:.2g} to {b:.2g})" for m, a, b in zip(mean, low, high, strict=True)]
-            rows.append(f"| {parameter} {value:g} | {' | '.join(cells)} | {says if k == 0 else ''} |")
+            rows.append(f"| {parameter} {value:g} | {' | '.join(cells)} | {trend if k == 0 else ''} |")
     return rows
 
 

@@ -74,7 +74,7 @@ def met(left_out: str, products: dict[str, list[Record]], seed: int) -> Met:
         area,
         _rate(strange),
         _rate([one for found in known.values() for one in found]),
-        {name: _rate(own) for name, own in known.items()},
+        {name: _rate(rates) for name, rates in known.items()},
         float(np.mean(right)),
     )
     print(left_out, seed, found, flush=True)
@@ -106,8 +106,8 @@ def row(left_out: str, found: Sequence[Met]) -> str:
         _mean([getattr(m, name) for m in found]) for name in ("area", "caught", "known", "right")
     )
     each = {name: [m.each[name] for m in found] for name in found[0].each}
-    told = ", ".join(f"{name} {_range(rates)}" for name, rates in each.items())
-    return f"| {left_out} | {area} | {caught} | {known} | {told} | {right} |"
+    by_product = ", ".join(f"{name} {_range(rates)}" for name, rates in each.items())
+    return f"| {left_out} | {area} | {caught} | {known} | {by_product} | {right} |"
 
 
 def main() -> None:

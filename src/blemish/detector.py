@@ -339,13 +339,13 @@ class Detector:
 def _spelled_out() -> Signature:
     """The signature of `Detector.__init__` with every option of `FitOptions` by name, for `help`."""
     init = signature(Detector.__init__)
-    *own, rest = init.parameters.values()
+    *parameters, options = init.parameters.values()
     named = [
         Parameter(o.name, Parameter.KEYWORD_ONLY, default=o.default, annotation=FitOptions.__annotations__[o.name])
         for o in OPTIONS.values()
         if o.name not in init.parameters
     ]
-    return init.replace(parameters=[*own, *named, rest])
+    return init.replace(parameters=[*parameters, *named, options])
 
 
 Detector.__init__.__signature__ = _spelled_out()  # type: ignore[attr-defined]

@@ -100,22 +100,22 @@ def walk(folder: Path, *, deep: bool = True) -> Walk:
     links: list[Path] = []  # looked at last: what is there by its own name keeps that name
     waiting = [folder]
     while waiting or links:
-        here = waiting.pop() if waiting else links.pop(0)
-        if (real := os.path.realpath(here)) in seen:
+        place = waiting.pop() if waiting else links.pop(0)
+        if (real := os.path.realpath(place)) in seen:
             continue
         seen.add(real)
-        if not here.is_dir():
-            found.files.append(here)
+        if not place.is_dir():
+            found.files.append(place)
             continue
-        if here != folder:
-            found.folders.append(here)
+        if place != folder:
+            found.folders.append(place)
         try:
-            entries = sorted(os.scandir(here), key=lambda entry: entry.name)
+            entries = sorted(os.scandir(place), key=lambda entry: entry.name)
         except OSError as error:
-            found.closed[here] = error.strerror or str(error)
+            found.closed[place] = error.strerror or str(error)
             continue
         for entry in entries:
-            path = here / entry.name
+            path = place / entry.name
             if entry.name.startswith(".") or (is_hidden(entry.name) and entry.is_dir()):
                 found.hidden.append(path)
             elif not deep:

@@ -51,7 +51,7 @@ def ledger(data: bytes) -> bool:
     return b"\nMade by `blemish bench " in data
 
 
-def check_file(path: Place, option: str, *, read: Iterable[Place] = (), own: Callable[[bytes], bool]) -> None:
+def check_file(path: Place, option: str, *, read: Iterable[Place] = (), is_ours: Callable[[bytes], bool]) -> None:
     """DataError where a file cannot or must not be written: see the module. Its folder has to be there."""
     path, hint = Path(path), ELSEWHERE.format(option)
     check_apart(path, option, read)
@@ -68,7 +68,7 @@ def check_file(path: Place, option: str, *, read: Iterable[Place] = (), own: Cal
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"is there and cannot be read ({error.strerror})", path=path, hint=hint) from None
-    if data and not own(data):
+    if data and not is_ours(data):
         raise DataError("is there and was not written by Blemish; not overwritten", path=path, hint=hint)
 
 
@@ -78,17 +78,17 @@ def check_files(
     """`check_file` for several options, `{option: (path or None, what is Blemish's own)}`; no two may be one file."""
     read = list(read)
     taken: dict[str, str] = {}
-    for option, (path, own) in files.items():
+    for option, (path, is_ours) in files.items():
         if path is None:
             continue
-        check_file(path, option, read=read, own=own)
+        check_file(path, option, read=read, is_ours=is_ours)
         other = taken.setdefault(os.path.realpath(path), option)
         if other != option:
             raise DataError(f"is named by {other} and by {option}", path=path, hint="give each a file of its own")
 
 
 def check_folder(
-    path: Place, option: str, *, read: Iterable[Place] = (), own: Callable[[Path], bool] | None = None
+    path: Place, option: str, *, read: Iterable[Place] = (), is_ours: Callable[[Path], bool] | None = None
 ) -> None:
     """DataError where a folder of outputs cannot or must not be written to; it is made, with its parents, when the
     first file is. With `own`, a folder that is neither new nor empty has to be one of which that is true.
@@ -100,7 +100,7 @@ def check_folder(
         raise DataError("is no folder", path=path, hint=ELSEWHERE.format(option))
     if is_model(path):
         raise DataError("is a model folder; nothing else is put into it", path=path, hint=ELSEWHERE.format(option))
-    if own is not None and (left := strays(path)) and not own(path):
+    if is_ours is not None and (left := strays(path)) and not is_ours(path):
         message = f"holds '{left[0]}', which no earlier run wrote; nothing is put beside it"
         raise DataError(message, path=path, hint=f"{ELSEWHERE.format(option)}, or an empty folder")
 
@@ -108,26 +108,26 @@ def check_folder(
 def check_apart(path: Place, option: str, read: Iterable[Place]) -> None:
     """DataError where an output lies in a folder that is read, is or holds what is read, or lies in a model folder."""
     path = Path(path)
-    here, above = _identity(path), _above(path)
+    identity, above = _identity(path), _above(path)
     hint = ELSEWHERE.format(option)
     for folder in Path(os.path.realpath(path)).parents:
         if is_model(folder):
             raise DataError(f"lies in the model folder {folder}", path=path, hint=hint)
     folders: dict[Path, Path] = {}  # of named files their folders: there may be many files in few folders
     for source in map(Path, read):
-        there = _identity(source)
-        if there is None:  # no path: the name of a packaged data set, or what will be refused as missing
+        source_identity = _identity(source)
+        if source_identity is None:  # no path: the name of a packaged data set, or what will be refused as missing
             continue
-        if there == here:
+        if source_identity == identity:
             raise DataError(f"is what is read ({source})", path=path, hint=hint)
         if not source.is_dir():
             folders.setdefault(Path(os.path.realpath(source)).parent, source)
             continue
-        if there in above:
+        if source_identity in above:
             raise DataError(f"lies in {source}, which is read", path=path, hint=f"{hint}, outside of what is read")
         folders.setdefault(Path(os.path.realpath(source)).parent, source)
     for folder, source in folders.items():
-        if here is not None and here in (_identity(folder), *_above(folder)):
+        if identity is not None and identity in (_identity(folder), *_above(folder)):
             raise DataError(f"holds {source}, which is read", path=path, hint=f"{hint}, apart from what is read")
 
 
@@ -353,7 +353,7 @@ class RunFolder:
         read: Iterable[Place],
         form: object = None,
     ) -> None:
-        check_folder(path, "--out", read=read, own=lambda folder: (folder / RUN).is_file())
+        check_folder(path, "--out", read=read, is_ours=lambda folder: (folder / RUN).is_file())
         self.path, self.kinds = path, {kind: json.loads(json.dumps(run))}
         listing = "".join(f"{name}\0{_size(file)}\n" for file, name in inputs) + repr(form)
         self.inputs = hashlib.sha256(listing.encode("utf-8", "surrogatepass")).hexdigest()
@@ -363,9 +363,10 @@ class RunFolder:
         hint = f"{ELSEWHERE.format('--out')}, or remove the folder"
         if earlier["inputs"] != self.inputs:
             raise DataError("holds defects on other inputs; nothing is mixed with them", path=path, hint=hint)
-        there, asked = earlier["kinds"].get(kind), self.kinds[kind]
-        if there not in (None, asked):
-            names = [name for name in asked if not isinstance(there, dict) or there.get(name) != asked[name]]
+        recorded, requested = earlier["kinds"].get(kind), self.kinds[kind]
+        if recorded not in (None, requested):
+            known = recorded if isinstance(recorded, dict) else None
+            names = [name for name in requested if known is None or known.get(name) != requested[name]]
             what = f"{kind} defects of another run ({', '.join(names)} differ)"
             raise DataError(f"holds {what}; nothing is mixed with them", path=path, hint=hint)
         self.kinds = earlier["kinds"] | self.kinds

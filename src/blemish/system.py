@@ -28,23 +28,23 @@ class Gate:
 
     def _reset(self) -> None:
         self._changed = threading.Condition()
-        self._own = threading.local()
+        self._thread = threading.local()
         self._inside = 0
         self._closed = False
 
     def _depth(self) -> int:
-        return getattr(self._own, "depth", 0)
+        return getattr(self._thread, "depth", 0)
 
     def __enter__(self) -> None:
         if not self._depth():
             with self._changed:
                 self._changed.wait_for(lambda: not self._closed)
                 self._inside += 1
-        self._own.depth = self._depth() + 1
+        self._thread.depth = self._depth() + 1
 
     def __exit__(self, *_: object) -> None:
-        self._own.depth -= 1
-        if not self._own.depth:
+        self._thread.depth -= 1
+        if not self._thread.depth:
             with self._changed:
                 self._inside -= 1
                 self._changed.notify_all()
@@ -126,16 +126,16 @@ def _own_limits() -> Iterator[Free]:
             yield Free(max(0, most - int(statm[field]) * page), f"of the process's limit (ulimit {name})")
 
 
-def _group_limits(root: Path = Path("/sys/fs/cgroup"), own: str = "/proc/self/cgroup") -> Iterator[Free]:
+def _group_limits(root: Path = Path("/sys/fs/cgroup"), membership: str = "/proc/self/cgroup") -> Iterator[Free]:
     """Of control groups, version 2 and 1, the process's own and those above it."""
-    for line in (_text(own) or "").splitlines():
+    for line in (_text(membership) or "").splitlines():
         _, controllers, path = (line.split(":", 2) + ["", ""])[:3]
         if controllers not in ("", "memory"):
             continue
         top = root / "memory" if controllers else root
         names = ("limit_in_bytes", "usage_in_bytes") if controllers else ("max", "current")
-        here = top / path.lstrip("/")
-        for folder in (here, *here.parents):
+        group = top / path.lstrip("/")
+        for folder in (group, *group.parents):
             most, used = (_number(folder / f"memory.{name}") for name in names)
             if most is not None and used is not None:
                 yield Free(max(0, most - used + _reclaimable(folder)), "of the control group's limit")
@@ -183,10 +183,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
         return True
     if isinstance(error, RuntimeError | ImportError) or type(error).__module__.partition(".")[0] == "cv2":
-        said = " ".join(str(error).lower().split())
-        if any(sign in said for sign in _SIGNS):
+        message = " ".join(str(error).lower().split())
+        if any(sign in message for sign in _SIGNS):
             return True
-        if "could not create a primitive" in said:  # oneDNN says no more than that, whatever the reason
+        if "could not create a primitive" in message:  # oneDNN says no more than that, whatever the reason
             free = free_memory()
             return free is not None and free.bytes < _LITTLE
     return error.__cause__ is not None and is_out_of_memory(error.__cause__)

@@ -114,11 +114,11 @@ def test_spro_equals_every_threshold_visited(levels) -> None:
                 if not part.any():
                     continue
                 relative = bool(rng.integers(2))
-                asked = float(rng.uniform(0.05, 1)) if relative else float(rng.uniform(0.5, 12))
+                saturation = float(rng.uniform(0.05, 1)) if relative else float(rng.uniform(0.5, 12))
                 area = int(part.sum())
-                saturations.append(max(int(asked * area), 1) if relative else min(asked, area))
+                saturations.append(max(int(saturation * area), 1) if relative else min(saturation, area))
                 regions.append((image, part))
-                defects[-1].append(SaturatedRegion(part.astype(np.uint8) * 255, asked, relative))
+                defects[-1].append(SaturatedRegion(part.astype(np.uint8) * 255, saturation, relative))
         for limit in (0.05, 0.4):
             want = brute_force(maps, regions, [~m for m in masks], limit, saturations)
             assert spro(maps, defects, limit) == pytest.approx(want, abs=1e-12)

@@ -134,9 +134,9 @@ def test_inspects_without_the_learning_side(without: dict[str, object]) -> None:
     "command", ["inspect", "evaluate", "calibrate", "help", "methods", "backbones", "cache", "doctor"]
 )
 def test_command_runs_without_the_learning_side(without: dict[str, dict[str, list[object]]], command: str) -> None:
-    code, said, told = without["cli"][command]
-    assert (code, told if command != "doctor" else "") == (0, "")
-    assert said
+    code, stdout, stderr = without["cli"][command]
+    assert (code, stderr if command != "doctor" else "") == (0, "")
+    assert stdout
 
 
 @pytest.mark.parametrize(
@@ -144,9 +144,9 @@ def test_command_runs_without_the_learning_side(without: dict[str, dict[str, lis
     [("fit", "is not installed"), ("reference", "is not installed"), ("second", "onnxruntime is not installed")],
 )
 def test_what_needs_the_learning_side_says_so(without: dict[str, list[str]], what: str, error: str) -> None:
-    code, said, told = without[what]
-    assert (code, said) == (1, "")
-    first, second = told.splitlines()
+    code, stdout, stderr = without[what]
+    assert (code, stdout) == (1, "")
+    first, second = stderr.splitlines()
     assert first.startswith("error: ")
     assert error in first
     assert second.startswith("hint: pip install")

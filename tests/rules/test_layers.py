@@ -81,7 +81,7 @@ def imported(tree: ast.AST) -> Iterator[str]:
                 yield full if full.removeprefix("blemish.") in FILES else str(node.module)
 
 
-def own(tree: ast.AST) -> set[str]:
+def package_imports(tree: ast.AST) -> set[str]:
     """The imported modules of this package, without the package's name."""
     return {name.removeprefix("blemish.") for name in imported(tree) if name.startswith("blemish.")}
 
@@ -107,7 +107,7 @@ def test_imports_go_down(module: str) -> None:
         return
     assert here in PLACE, f"give '{here}' a place in LAYERS"
     limits = [allowed for name, allowed in ONLY.items() if within(module, name)]
-    for name in own(parsed(module)):
+    for name in package_imports(parsed(module)):
         there = component(name)
         assert there == here or PLACE[there] < PLACE[here], f"{module} imports {name}"
         for allowed in limits:
@@ -116,7 +116,7 @@ def test_imports_go_down(module: str) -> None:
 
 
 def test_no_module_imports_itself_by_way_of_others() -> None:
-    graph = {module: {name for name in own(parsed(module)) if name in FILES} for module in FILES}
+    graph = {module: {name for name in package_imports(parsed(module)) if name in FILES} for module in FILES}
     finished: set[str] = set()
 
     def visit(module: str, path: tuple[str, ...]) -> None:
@@ -132,7 +132,7 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
 
 @pytest.mark.parametrize("module", [m for m in FILES if m.startswith("methods.") and m != "methods.base"])
 def test_methods_do_not_import_each_other(module: str) -> None:
-    assert {name for name in own(parsed(module)) if name.startswith("methods")} <= {"methods.base"}
+    assert {name for name in package_imports(parsed(module)) if name.startswith("methods")} <= {"methods.base"}
 
 
 @pytest.mark.parametrize("module", FILES)
@@ -150,6 +150,6 @@ def test_no_numpy_at_import_time(module: str) -> None:
 
 def test_the_reader_of_imports_sees_them() -> None:
     tree = ast.parse("from blemish import config\ndef f():\n  from blemish.data import identity\n  import torch.nn\n")
-    assert own(tree) == {"config", "data.identity"}
+    assert package_imports(tree) == {"config", "data.identity"}
     assert "torch.nn" in set(imported(tree))
     assert "torch.nn" not in set(imported(at_import_time(tree)))

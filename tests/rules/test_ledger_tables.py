@@ -44,8 +44,8 @@ def test_cells_of_a_small_set_are_found_in_the_table(name: str, where: str, shar
     chosen = suite.read(ROOT / "benchmarks" / f"{name}.toml", seeds=[0])
     (data,) = [data for data in chosen.data if data.name == where]
     known = {row.digest: row for row in table(name) if row.where.startswith(where)}
-    own = list(suite.Suite(name, chosen.entries, (data,), (0,), chosen.settings, chosen.fit).cells())
-    records = own[0].records()
-    found = [known.get(cells.digest(cell, records)) for cell in own]
+    set_cells = list(suite.Suite(name, chosen.entries, (data,), (0,), chosen.settings, chosen.fit).cells())
+    records = set_cells[0].records()
+    found = [known.get(cells.digest(cell, records)) for cell in set_cells]
     assert len([row for row in found if row]) == len([row for row in known.values() if row.seed == 0]) > 5
-    assert all(row is None or row.label == cell.method.label for row, cell in zip(found, own, strict=True))
+    assert all(row is None or row.label == cell.method.label for row, cell in zip(found, set_cells, strict=True))

@@ -98,16 +98,16 @@ def test_calibrating_leaves_out_what_was_learned_from(detector: Detector, folder
 
 
 def test_results_come_in_order_and_lazily(detector: Detector) -> None:
-    asked = []
+    produced = []
 
     def images() -> object:
         for i in range(50):
-            asked.append(i)
+            produced.append(i)
             yield good_image(i)
 
     results = detector.inspect_many(images())
     first = next(results)
-    assert len(asked) < 20
+    assert len(produced) < 20
     assert first.score == detector.inspect(good_image(0)).score
     assert [r.score for r in results] == [detector.inspect(good_image(i)).score for i in range(1, 50)]
 

@@ -178,10 +178,10 @@ def test_an_organised_cloud_is_a_grid(fitted: Detector) -> None:
     assert result.score == pytest.approx(fitted.inspect(Cloud(points, x[:, 3:] * [1, 1, -1])).score, rel=1e-3)
     top = result.regions[0]
     x0, y0, x1, y1 = top.bbox
-    own = grid[y0:y1, x0:x1].reshape(-1, 3)
+    region_points = grid[y0:y1, x0:x1].reshape(-1, 3)
     assert top.box is not None
     assert top.points == top.area_px
-    assert (np.array(top.box[:3]) >= own.min(0) - 1e-3).all()
+    assert (np.array(top.box[:3]) >= region_points.min(0) - 1e-3).all()
 
 
 def test_a_mesh_is_seen_between_its_vertices_too() -> None:
@@ -217,10 +217,10 @@ def test_another_unit_and_a_coarser_scan_are_noticed(fitted: Detector) -> None:
     cloud = bad_cloud(200)
     with pytest.raises(DataError, match="is 0.09\\d* across, and the parts of this model are 9"):
         fitted.inspect(Cloud(cloud.points / 1000, cloud.normals))
-    some = np.random.default_rng(0).permutation(900)[:100]
+    sparse = np.random.default_rng(0).permutation(900)[:100]
     assert cloud.normals is not None
     with pytest.raises(DataError, match="points lie .* apart"):
-        Clouds(CloudPlan(99.0, 0.5)).prepare(part_of(Cloud(cloud.points[some], cloud.normals[some])))
+        Clouds(CloudPlan(99.0, 0.5)).prepare(part_of(Cloud(cloud.points[sparse], cloud.normals[sparse])))
 
 
 def test_bad_files_name_themselves_and_the_run_goes_on(
@@ -246,9 +246,9 @@ def test_commands(folder: Path, model: Path, tmp_path: Path, capsys: pytest.Capt
     good = folder / "train" / "good"
     out = tmp_path / "m.blemish"
     assert run("fit", good, "--method", "fpfh", "--out", out, "--false-alarm-rate", "0.25", "--held-out", "0.35") == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["network_input"].startswith("points of parts 9")
-    assert told["parity"] is None
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["network_input"].startswith("points of parts 9")
+    assert printed["parity"] is None
     assert (
         run("inspect", out, folder / "test" / "knob", "--maps", tmp_path / "maps", "--raw-maps", tmp_path / "raw") == 0
     )
@@ -288,9 +288,9 @@ def test_layouts(folder: Path, tmp_path: Path) -> None:
     knob = records["test/knob/00.ply"]
     assert (knob.label, knob.defect, knob.mask) == (1, "knob", folder / "ground_truth" / "knob" / "00_labels.npy")
     assert records["test/knob/01.ply"].mask == folder / "test" / "knob" / "01.ply"  # its own field
-    first, own = (Clouds.mask(records[f"test/knob/0{i}.ply"], (900,)) for i in (0, 1))
+    first, second = (Clouds.mask(records[f"test/knob/0{i}.ply"], (900,)) for i in (0, 1))
     np.testing.assert_array_equal(first, defective_cloud(200)[1])
-    np.testing.assert_array_equal(own, defective_cloud(201)[1])
+    np.testing.assert_array_equal(second, defective_cloud(201)[1])
     with pytest.raises(DataError, match="labels"):
         Clouds.mask(knob, (800,))
     assert len(layouts.index(folder / "train", kind="cloud")) == 12
@@ -457,15 +457,15 @@ def test_older_models_of_clouds_open(fitted: Detector) -> None:
 def test_rows_that_repeat_one_place_are_no_points() -> None:
     cloud = cloud_of(good_cloud(0))
     assert cloud.normals is not None
-    some = np.random.default_rng(0).random(900) < 0.05
+    repeated = np.random.default_rng(0).random(900) < 0.05
     for value in ((0.0, 0.0, 0.0), (0.0, 0.0, -1000.0), (9999.0, 9999.0, 9999.0)):
         points = cloud.points.copy()
-        points[some] = value
-        assert part_of(Cloud(points, cloud.normals)).rows.tolist() == np.flatnonzero(~some).tolist()
-    few = cloud.points.copy()
-    few[5:9] = few[4]  # a scan that says a point twice, a part that touches the origin
-    few[9] = 0
-    assert len(part_of(Cloud(few, cloud.normals)).rows) == 900
+        points[repeated] = value
+        assert part_of(Cloud(points, cloud.normals)).rows.tolist() == np.flatnonzero(~repeated).tolist()
+    few_repeated = cloud.points.copy()
+    few_repeated[5:9] = few_repeated[4]  # a scan that says a point twice, a part that touches the origin
+    few_repeated[9] = 0
+    assert len(part_of(Cloud(few_repeated, cloud.normals)).rows) == 900
     grid = np.stack([*np.meshgrid(np.arange(30.0), np.arange(30.0)), np.zeros((30, 30))], 2) + 1
     assert len(part_of(Cloud(grid.reshape(-1, 3))).rows) == 900, "rows and columns repeat numbers, not places"
 

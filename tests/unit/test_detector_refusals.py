@@ -94,12 +94,12 @@ def test_scores_that_do_not_vary_agree_in_nothing() -> None:
     assert not compared([[1.0, 1.0], [1.0, 1.0]])["harmless"]
 
 
-@pytest.mark.parametrize(("asked", "harmless", "taken"), [
+@pytest.mark.parametrize(("requested", "harmless", "taken"), [
     ("auto", True, "bf16"), ("auto", False, "f32"), ("auto", None, "f32"), ("f32", True, "f32"),
     ("bf16", False, "bf16"), ("bf16", None, "bf16"),
 ])  # fmt: skip
-def test_the_format_that_is_taken(asked: str, harmless: bool | None, taken: str) -> None:
-    assert chosen_format(asked, {} if harmless is None else {"harmless": harmless}) == taken
+def test_the_format_that_is_taken(requested: str, harmless: bool | None, taken: str) -> None:
+    assert chosen_format(requested, {} if harmless is None else {"harmless": harmless}) == taken
 
 
 @pytest.mark.parametrize(("by", "taken"), [(1e-6, "bf16"), (0.2, "f32")])
@@ -110,12 +110,12 @@ def test_auto_takes_the_short_format_where_it_is_harmless(
     changed(monkeypatch, moved(by))
     model = fit_tiny(tmp_path, records, calibration=calibration)
     assert model.meta.precision == taken
-    told = model.parity["formats"]
-    assert told["harmless"] == (taken == "bf16")
-    assert told["images"] == model.calibrators["f32"].n
+    formats = model.parity["formats"]
+    assert formats["harmless"] == (taken == "bf16")
+    assert formats["images"] == model.calibrators["f32"].n
     assert set(model.calibrators) == {"f32", "bf16"}
     modelfile.save(model, tmp_path / "m")
-    assert modelfile.load(tmp_path / "m").parity["formats"] == told
+    assert modelfile.load(tmp_path / "m").parity["formats"] == formats
 
 
 def test_without_evidence_it_stays_float32(tmp_path: Path, records: list[Record]) -> None:

@@ -195,10 +195,10 @@ def test_inspect_goes_on_where_a_recording_cannot_be_read(
 ) -> None:
     bad = write_csv(tmp_path / "a.csv", beats(9))
     assert run("inspect", model, bad, folder / "new" / "r.hea", "--format", "csv") == 1
-    header, first, *rest = capsys.readouterr().out.splitlines()
+    header, first, *others = capsys.readouterr().out.splitlines()
     assert header.startswith("image_path,span,pred_score")
     assert "sampling rate" in first
-    assert len(rest) == 4
+    assert len(others) == 4
 
 
 @pytest.mark.parametrize("form", ["table", "jsonl"])
@@ -211,9 +211,9 @@ def test_a_folder_without_recordings_says_what_is_read(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("inspect", model, tmp_path) == 1
-    told = capsys.readouterr().err
-    assert "no signals in this folder" in told
-    assert "hea (WFDB)" in told
+    stderr = capsys.readouterr().err
+    assert "no signals in this folder" in stderr
+    assert "hea (WFDB)" in stderr
 
 
 def test_report_shows_windows_with_their_curves(model: Path, folder: Path, tmp_path: Path) -> None:
@@ -227,11 +227,12 @@ def test_report_shows_windows_with_their_curves(model: Path, folder: Path, tmp_p
 
 @pytest.mark.filterwarnings("default")
 def test_fit_and_inspect_by_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    own = [f"{k}={v}" for k, v in OPTIONS.items() if k in ("segment", "local", "width", "depth", "heads", "batch")]
-    words = [w for pair in [*own, "steps=3"] for w in ("--set", pair)]
+    shape = ("segment", "local", "width", "depth", "heads", "batch")
+    method_options = [f"{k}={OPTIONS[k]}" for k in OPTIONS if k in shape]
+    words = [w for pair in [*method_options, "steps=3"] for w in ("--set", pair)]
     np.save(tmp_path / "x.npy", beats(120))
-    asked = ("--window", 4, "--rate", RATE, "--resample", 50, "--band", "0.5-20", "--calibration", "none")
-    assert run("fit", tmp_path / "x.npy", "--method", METHOD, "--out", tmp_path / "m", *asked, *words) == 0
+    fit_options = ("--window", 4, "--rate", RATE, "--resample", 50, "--band", "0.5-20", "--calibration", "none")
+    assert run("fit", tmp_path / "x.npy", "--method", METHOD, "--out", tmp_path / "m", *fit_options, *words) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["network_input"] == "200"
     assert said["data"]["good_images"] == 30
@@ -461,8 +462,8 @@ def test_segments_are_inspected_as_one_recording(
     (tmp_path / "db" / "m.hea").write_text("m/2 2 250 4000\ns1 2000\ns2 2000\n")
     (tmp_path / "db" / "RECORDS").write_text("m\n")
     assert run("inspect", model, tmp_path / "db") == 0
-    told = capsys.readouterr()
-    assert "not" not in told.err, "its segments and the list are no files that were passed over"
-    lines = [json.loads(line) for line in told.out.splitlines()]
+    printed = capsys.readouterr()
+    assert "not" not in printed.err, "its segments and the list are no files that were passed over"
+    lines = [json.loads(line) for line in printed.out.splitlines()]
     assert {Path(line["image_path"]).name for line in lines} == {"m.hea"}
     assert [line["span"] for line in lines] == [[0, 4], [4, 8], [8, 12], [12, 16]]

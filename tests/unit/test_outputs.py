@@ -65,20 +65,20 @@ def test_nothing_is_put_into_a_model(data: Path) -> None:
         check_folder("m", "--maps")
 
 
-@pytest.mark.parametrize(("content", "own"), [
+@pytest.mark.parametrize(("content", "is_ours"), [
     (b'{\n "schema": 1,\n "overall": {}}', outputs.figures),
     (b"<!DOCTYPE html><html><footer>Written by Blemish 1.0</footer>", outputs.page),
     (b"# Ledger\n\nMade by `blemish bench x.toml --out y`: 3 cells", outputs.ledger),
 ])  # fmt: skip
-def test_only_a_file_of_blemishs_own_is_replaced(tmp_path: Path, content: bytes, own: object) -> None:
+def test_only_a_file_of_blemishs_own_is_replaced(tmp_path: Path, content: bytes, is_ours: object) -> None:
     path = tmp_path / "out"
     for ours in (content, b""):
         path.write_bytes(ours)
-        check_file(path, "--json", own=own)  # type: ignore[arg-type]
+        check_file(path, "--json", is_ours=is_ours)  # type: ignore[arg-type]
     for theirs in (b"mine", b"{}", b'{"schema": 1}', b"<!doctype html><p>my page", b"\x89PNG\r\n\x1a\n"):
         path.write_bytes(theirs)
         with pytest.raises(DataError, match="was not written by Blemish"):
-            check_file(path, "--json", own=own)  # type: ignore[arg-type]
+            check_file(path, "--json", is_ours=is_ours)  # type: ignore[arg-type]
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
@@ -91,7 +91,7 @@ def test_files_that_cannot_be_written(data: Path, tmp_path: Path) -> None:
     }  # fmt: skip
     for path, why in says.items():
         with pytest.raises(DataError, match=why) as caught:
-            check_file(path, "--json", own=outputs.figures)
+            check_file(path, "--json", is_ours=outputs.figures)
         assert str(caught.value).startswith(path)
         assert caught.value.hint
     with pytest.raises(DataError, match=r"is named by --json and by --report"):
@@ -125,7 +125,7 @@ def test_a_folder_without_permission(tmp_path: Path) -> None:
 def test_looking_leaves_nothing_behind(tmp_path: Path) -> None:
     check_folder(tmp_path / "a" / "b", "--maps")
     modelfile.check_place(tmp_path / "a" / "m")
-    check_file(tmp_path / "x.json", "--json", own=outputs.figures)
+    check_file(tmp_path / "x.json", "--json", is_ours=outputs.figures)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -260,13 +260,13 @@ def test_maps_of_earlier_runs_are_no_inputs(tmp_path: Path, lister: object, suff
     maps.begin()
     maps.write(f"a/0{suffix}", b"map")
     maps.end()
-    mine = [tmp_path / "set" / f"0{suffix}", tmp_path / "set" / "maps" / "a" / f"mine{suffix}"]
-    for path in mine:
+    own_images = [tmp_path / "set" / f"0{suffix}", tmp_path / "set" / "maps" / "a" / f"mine{suffix}"]
+    for path in own_images:
         path.write_bytes(b"mine")
     with pytest.warns(UserWarning, match="1 maps that an earlier run drew"):
-        assert lister(tmp_path / "set") == mine  # type: ignore[operator]
+        assert lister(tmp_path / "set") == own_images  # type: ignore[operator]
     with pytest.warns(UserWarning, match="1 maps that an earlier run drew"):
-        assert lister(tmp_path / "set" / "maps" / "a") == mine[1:]  # type: ignore[operator]
+        assert lister(tmp_path / "set" / "maps" / "a") == own_images[1:]  # type: ignore[operator]
 
 
 @pytest.mark.parametrize(

@@ -44,15 +44,15 @@ def group(folder: Path, **values: object) -> None:
 
 
 def test_limits_of_control_groups(tmp_path: Path) -> None:
-    own = tmp_path / "cgroup"
-    own.write_text("0::/user/job\n")
+    membership = tmp_path / "cgroup"
+    membership.write_text("0::/user/job\n")
     group(tmp_path / "fs", max="max", current=1)
     group(tmp_path / "fs" / "user", max=1000, current=700, stat="anon 5\ninactive_file 100")
     group(tmp_path / "fs" / "user" / "job", max="max", current=600)
-    assert [f.bytes for f in system._group_limits(tmp_path / "fs", str(own))] == [400]
-    own.write_text("7:cpu:/x\n4:memory:/box\n")
+    assert [f.bytes for f in system._group_limits(tmp_path / "fs", str(membership))] == [400]
+    membership.write_text("7:cpu:/x\n4:memory:/box\n")
     group(tmp_path / "fs" / "memory" / "box", limit_in_bytes=900, usage_in_bytes=850, stat="total_inactive_file 30")
-    assert [f.bytes for f in system._group_limits(tmp_path / "fs", str(own))] == [80]
+    assert [f.bytes for f in system._group_limits(tmp_path / "fs", str(membership))] == [80]
     assert not list(system._group_limits(tmp_path / "fs", str(tmp_path / "absent")))
 
 

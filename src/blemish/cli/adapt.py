@@ -47,12 +47,12 @@ def run(
     after.save(out)
     found = list(changes(before.inspector(), after.inspector(), sources, track))
     _show(found, len(sources))
-    told = after.model.meta.adapted[-1]
+    adaptation = after.model.meta.adapted[-1]
     emit(
         {
             "model": str(out),
-            "learned_from": told.learned_from,
-            "held_out": told.good_images - told.learned_from,
+            "learned_from": adaptation.learned_from,
+            "held_out": adaptation.good_images - adaptation.learned_from,
             "promise": after.promise,
             "compared": len(sources),
             "changed": [change.to_json() for change in found],

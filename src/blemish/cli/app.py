@@ -41,8 +41,8 @@ def of_fit(name: str, text: str | None = None) -> Any:
 
 def with_fit_options(command: F) -> F:
     """The command with every option of `FitOptions` in the place of its `**options`, behind what has to be given."""
-    own = [p.replace(kind=p.KEYWORD_ONLY) for p in signature(command, eval_str=True).parameters.values()][:-1]
-    required = [p for p in own if p.default is p.empty]
+    parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in signature(command, eval_str=True).parameters.values()][:-1]
+    required = [p for p in parameters if p.default is p.empty]
     named = []
     for o in OPTIONS.values():
         kind: Any = list[o.item] if o.item else Path if o.file else o.type  # type: ignore[name-defined]
@@ -50,7 +50,7 @@ def with_fit_options(command: F) -> F:
         named.append(
             Parameter(o.name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, of_fit(o.name)])
         )
-    command.__signature__ = Signature([*required, *named, *own[len(required) :]])  # type: ignore[attr-defined]
+    command.__signature__ = Signature([*required, *named, *parameters[len(required) :]])  # type: ignore[attr-defined]
     return command
 
 
@@ -319,5 +319,5 @@ def commands() -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, one in group.commands.items():
         inner = getattr(one, "commands", None)
-        found |= {name: one} if inner is None else {f"{name} {kind}": own for kind, own in inner.items()}
+        found |= {name: one} if inner is None else {f"{name} {kind}": command for kind, command in inner.items()}
     return found

@@ -44,15 +44,15 @@ def run(
     earlier = results.read(known) if known is not None else results.Tables()
     if known is not None and not earlier.cells:
         raise DataError("holds no tables of an earlier run", path=known, hint="a folder with cells.parquet in it")
-    have = {cell.digest for cell in earlier.cells}
+    finished_marks = {cell.digest for cell in earlier.cells}
     if collect:
         outcome = bench.Outcome(tuple(bench.plan(chosen, out)), 0, {}, {})
     else:
         do = _engine(engine, jobs, address)
-        outcome = bench.run(chosen, out, known=have, engine=do, verify=verify, track=track)
+        outcome = bench.run(chosen, out, known=finished_marks, engine=do, verify=verify, track=track)
     marks = [job.mark for job in outcome.jobs]
-    folders = bench.finished_folders(outcome.jobs, needed=have.isdisjoint(marks))
-    finished = len(have.intersection(marks).union(job.mark for job in outcome.jobs if job.folder in folders))
+    folders = bench.finished_folders(outcome.jobs, needed=finished_marks.isdisjoint(marks))
+    finished = len(finished_marks.intersection(marks).union(job.mark for job in outcome.jobs if job.folder in folders))
     place = page or out / "ledger.md"
     if not verify:
         earlier = replace(earlier, pairs=(*earlier.pairs, *results.read(out).pairs))
@@ -83,15 +83,15 @@ def _check_outputs(data: list[str], out: Path, page: Path | None, *, verify: boo
     """DataError where cells, tables or the page cannot be written, or would take the place of something else."""
     read = [source for source in data if not source.endswith(".toml")]
 
-    def own(folder: Path) -> bool:
+    def is_ours(folder: Path) -> bool:
         return (folder / "cells").is_dir() or (folder / "cells.parquet").is_file()
 
-    check_folder(out, "--out", read=read, own=own)
+    check_folder(out, "--out", read=read, is_ours=is_ours)
     if page is not None and not verify:
-        check_file(page, "--page", read=read, own=is_ledger)
-        check_folder(page.with_suffix(""), "--page", read=read, own=own)
+        check_file(page, "--page", read=read, is_ours=is_ledger)
+        check_folder(page.with_suffix(""), "--page", read=read, is_ours=is_ours)
     elif not verify and out.is_dir():
-        check_file(out / "ledger.md", "--out", own=is_ledger)
+        check_file(out / "ledger.md", "--out", is_ours=is_ledger)
 
 
 def _engine(name: str, jobs: int, address: str | None) -> Any:

@@ -129,8 +129,8 @@ def run_demo(
         others[group] = _learn(new("none"), part, source, _named(track or no_track, group))[1]
     detector = new()
     inspector, main, cases = _learn(detector, records, source, track or no_track)
-    spent: dict[str, Any] = stages(inspector, records)
-    main = replace(main, timing=replace(main.timing, **spent))
+    stage_times: dict[str, Any] = stages(inspector, records)
+    main = replace(main, timing=replace(main.timing, **stage_times))
     demo = Demo(
         source, method, main, others, judge(main.overall, inspector.calibrator, main.setting.seen_before)[1], files
     )
@@ -144,7 +144,7 @@ def run_demo(
 
 def _check_place(out: Path, files: Mapping[str, Path], source: str) -> None:
     """DataError, before any work, where `out` is neither new, nor empty, nor what an earlier demo wrote."""
-    check_folder(out, "--out", read=[source], own=lambda _: is_model(files["model"]))
+    check_folder(out, "--out", read=[source], is_ours=lambda _: is_model(files["model"]))
     check_place(files["model"])
     if out.is_dir():
         check_files({"--out, metrics": (files["metrics"], figures), "--out, report": (files["report"], page)})
@@ -170,7 +170,7 @@ def _named(track: Track, name: str) -> Track:
 def stages(inspector: Inspector, records: Sequence[Record], most: int = 60) -> dict[str, float]:
     """Median milliseconds of each stage of the line on one image at a time, over up to `most` test images."""
     test = [r for r in records if r.split == "test"]
-    spent: dict[str, list[float]] = {stage: [] for stage in STAGES}
+    stage_times: dict[str, list[float]] = {stage: [] for stage in STAGES}
     for record in test[:: max(1, len(test) // most)][:most]:
         marks = [perf_counter()]
         image = read_image(record.path)
@@ -181,9 +181,9 @@ def stages(inspector: Inspector, records: Sequence[Record], most: int = 60) -> d
         marks.append(perf_counter())
         to_source(maps[0], image.shape[:2])
         marks.append(perf_counter())
-        for times, start, end in zip(spent.values(), marks[:-1], marks[1:], strict=True):
+        for times, start, end in zip(stage_times.values(), marks[:-1], marks[1:], strict=True):
             times.append(1000 * (end - start))
-    return {stage: round(median(times), 3) for stage, times in spent.items()}
+    return {stage: round(median(times), 3) for stage, times in stage_times.items()}
 
 
 def show(demo: Demo, console: Console) -> None:
@@ -191,8 +191,8 @@ def show(demo: Demo, console: Console) -> None:
     console.print(table(demo))
     console.print(demo.verdict, highlight=False)
     timing = demo.main.timing.to_json()
-    spent = [f"{k.removeprefix(STAGE).replace('_', ' ')} {v:.3g} ms" for k, v in timing.items() if k in STAGES]
-    console.print("one image at a time: " + ", ".join(spent), highlight=False)
+    shown_times = [f"{k.removeprefix(STAGE).replace('_', ' ')} {v:.3g} ms" for k, v in timing.items() if k in STAGES]
+    console.print("one image at a time: " + ", ".join(shown_times), highlight=False)
     for what, path in demo.files.items():
         console.print(f"{what}: {path}", highlight=False, markup=False, soft_wrap=True)
 
@@ -275,7 +275,7 @@ def _row(inspector: Inspector, record: Record) -> Row:
     mask: NDArray[np.bool_] | None = read_mask(record.mask, (h, w)) if record.mask is not None else None
     image = read_image(record.path)
     pair = thumbnail(image, result.anomaly_map, scale=scale, regions=result.regions, mask=mask, longest=TILE)
-    said = {"anomalous": "rejected", "unknown": "unknown", "good": "passed", None: "not judged"}[result.verdict]
+    outcome = {"anomalous": "rejected", "unknown": "unknown", "good": "passed", None: "not judged"}[result.verdict]
     name = (record.defect or "defective") if record.label else "good part"
     p = "" if result.p_value is None else f"   p {result.p_value:.2g}"
-    return f"{name}: {said}   score {result.score:.3g}{p}", [pair]
+    return f"{name}: {outcome}   score {result.score:.3g}{p}", [pair]

@@ -121,19 +121,19 @@ def _one(detector: Any, folder: Path) -> None:
 def chosen(typed: dict[str, Any], recipe: Path | None, assignments: list[str]) -> dict[str, Any]:
     """Options by name: what was typed wins over a recipe, and --set over the method's own options in it."""
     written = {} if recipe is None else _recipe(recipe)
-    own = written.pop("options", {})
-    if not isinstance(own, dict):
+    method_options = written.pop("options", {})
+    if not isinstance(method_options, dict):
         raise ConfigError(f"{recipe}: 'options' are no names and values", hint=_RECIPE)
     if unknown := sorted(set(written) - set(OPTIONS)):
         raise ConfigError(f"{recipe}: unknown option '{unknown[0]}'", hint=_RECIPE)
     if _moved("backbone", typed, written):  # stages and weights of another network
         written = {k: v for k, v in written.items() if k not in ("layers", "weights")}
     if _moved("method", typed, written):  # another method's options mean nothing to this one
-        own = {}
-    own |= parse_assignments(assignments)
-    if clash := sorted(set(own) & _OF_THE_LINE):
+        method_options = {}
+    method_options |= parse_assignments(assignments)
+    if clash := sorted(set(method_options) & _OF_THE_LINE):
         raise ConfigError(f"'{clash[0]}' is an option of the line, not of the method", hint="do not --set it")
-    return {**written, **typed, **own}
+    return {**written, **typed, **method_options}
 
 
 def _moved(name: str, typed: dict[str, Any], written: dict[str, Any]) -> bool:

@@ -73,13 +73,13 @@ def run(
                 write({**dict.fromkeys(_KEYS), **where, "image_path": str(path), "regions": [], **error})
                 continue
             found = found or result.verdict in ("anomalous", "unknown")
-            there: dict[str, str | None] = {"map_path": None, "raw_map": None}
+            written: dict[str, str | None] = {"map_path": None, "raw_map": None}
             try:
-                places.store(source, stem, result, line, there)
-                write(result.to_json(**there))
+                places.store(source, stem, result, line, written)
+                write(result.to_json(**written))
             except DataError as error:  # the verdict stands, its picture could not be made
                 undrawn += 1
-                write({**result.to_json(**there), "error": str(error), "hint": error.hint})
+                write({**result.to_json(**written), "error": str(error), "hint": error.hint})
     _tell(wrong, undrawn, len(files), other)
     return 1 if wrong or undrawn else 3 if found and fail_on_anomaly else 0
 
@@ -92,8 +92,8 @@ def _tell(wrong: Sequence[DataError], undrawn: int, inputs: int, other: Counter[
         print(f"warning: {len(wrong)} of {inputs} inputs could not be inspected: {reasons(wrong)}", file=sys.stderr)
     if undrawn:
         print(f"warning: {undrawn} of {inputs} maps could not be written", file=sys.stderr)
-    if told := Listing([], [], other).told():
-        print(f"note: {told}", file=sys.stderr)
+    if message := Listing([], [], other).not_inspected():
+        print(f"note: {message}", file=sys.stderr)
 
 
 @contextmanager
@@ -145,9 +145,9 @@ def run_ray(
     return 1 if summary["errors"] else 3 if summary["anomalous"] and fail_on_anomaly else 0
 
 
-def _check_threshold(there: bool, needed: bool) -> None:
+def _check_threshold(has_threshold: bool, needed: bool) -> None:
     """Warn that there will be no verdicts; ConfigError where the exit code was to depend on them."""
-    if there:
+    if has_threshold:
         return
     if needed:
         raise ConfigError(
@@ -214,21 +214,21 @@ class _Places:
         for folder in self.folders.values():
             folder.begin()
 
-    def store(self, source: Any, stem: str, result: Any, line: Inspector, there: dict[str, str | None]) -> None:
-        """Write what was asked for, and say in `there` where it lies."""
+    def store(self, source: Any, stem: str, result: Any, line: Inspector, written: dict[str, str | None]) -> None:
+        """Write the maps that were asked for; their paths go into `written`."""
         if ".npy" in self.folders:
             import numpy as np
 
             data = io.BytesIO()
             np.save(data, result.anomaly_map)
-            there["raw_map"] = self.folders[".npy"].write(f"{stem}.npy", data.getvalue())
+            written["raw_map"] = self.folders[".npy"].write(f"{stem}.npy", data.getvalue())
         if ".png" in self.folders:
             from blemish.data import drawing
             from blemish.inspection.scale import scale_of
 
             kind, scale = line.kind, scale_of(line.calibrator, result.anomaly_map)
             picture = kind.picture(kind.read(source), result.anomaly_map, scale=scale, regions=result.regions)
-            there["map_path"] = self.folders[".png"].write(f"{stem}.png", drawing.encode(picture))
+            written["map_path"] = self.folders[".png"].write(f"{stem}.png", drawing.encode(picture))
 
     def close(self) -> None:
         """List what was written."""

@@ -66,12 +66,12 @@ def show(found: Any) -> None:
         markup=False,
     )
     for kind in dict.fromkeys(c.kind for c in found.cells):
-        own = [c for c in found.cells if c.kind == kind]
-        sizes = sorted({c.size for c in own})
+        cells_of_kind = [c for c in found.cells if c.kind == kind]
+        sizes = sorted({c.size for c in cells_of_kind})
         head = [f"{kind}, contrast", *(f"{size:g} px" for size in sizes), f"{FOUND:.0%} found from"]
         table = Table(*head, box=None, pad_edge=False)
-        for contrast in sorted({c.contrast for c in own}):
-            cells = {c.size: c for c in own if c.contrast == contrast}
+        for contrast in sorted({c.contrast for c in cells_of_kind}):
+            cells = {c.size: c for c in cells_of_kind if c.contrast == contrast}
             least = found.smallest(kind, contrast)
             rates = [f"{cells[size].found / cells[size].of:.0%}" for size in sizes]
             table.add_row(f"{contrast:.0%}", *rates, "no size tried" if least is None else f"{least:g} px")

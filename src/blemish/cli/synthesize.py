@@ -159,7 +159,7 @@ def surface3d(
         suffix=None if format_ is None else f".{format_.lower().lstrip('.')}",
         intrinsics=intrinsics, depth_unit=depth_unit, pictures=pictures, grid=grid, track=track,
     )  # fmt: skip
-    return _said(rows)
+    return _print_rows(rows)
 
 
 def _images(
@@ -174,10 +174,10 @@ def _images(
         kind, in_, out, options=options, seed=seed, count=count, images=images, layout=layout, threads=threads,
         picture=sheet, max_pixels=max_pixels, read=[] if textures is None else [textures], track=track,
     )  # fmt: skip
-    return _said(rows)
+    return _print_rows(rows)
 
 
-def _said(rows: Iterator[dict[str, Any]]) -> int:
+def _print_rows(rows: Iterator[dict[str, Any]]) -> int:
     """One JSON line each; 1 where a file could not be used."""
     from blemish.cli.about import emit
 

@@ -21,7 +21,7 @@ class Listing(NamedTuple):
     unread: list[DataError]
     other: Counter[str]
 
-    def told(self) -> str | None:
+    def not_inspected(self) -> str | None:
         """The other files in one line; None where there are none."""
         count = sum(self.other.values())
         if not count:
@@ -71,9 +71,9 @@ def closed(path: Path, reason: str) -> DataError:
 
 def reasons(errors: Iterable[DataError]) -> str:
     """Why files could not be used, with counts, in one line."""
-    said = Counter(str(error).removeprefix(f"{error.path}: ") for error in errors)
-    each = ", ".join(f"{n} x {what}" for what, n in said.most_common(5))
-    return each + ("" if len(said) <= 5 else f" and {len(said) - 5} more reasons")
+    counts = Counter(str(error).removeprefix(f"{error.path}: ") for error in errors)
+    each = ", ".join(f"{n} x {what}" for what, n in counts.most_common(5))
+    return each + ("" if len(counts) <= 5 else f" and {len(counts) - 5} more reasons")
 
 
 def _head(path: Path) -> bytes:

@@ -140,8 +140,8 @@ def _is_manifest(place: str, kind: type[Modality[Any]]) -> bool:
 def _in_folder(folder: Path, kind: type[Modality[Any]]) -> list[str]:
     """Samples, and files that are not read: who tries says so in a row. A warning counts the other files."""
     found = kind.listing(folder)
-    if told := found.told():
-        warnings.warn(f"{folder}: {told}", stacklevel=5)
+    if message := found.not_inspected():
+        warnings.warn(f"{folder}: {message}", stacklevel=5)
     return [str(path) for path in sorted([*found.files, *(e.path for e in found.unread if e.path is not None)])]
 
 

@@ -83,7 +83,7 @@ def evaluate(
 class _Truth(NamedTuple):
     """Where one image is defective, as the metrics take it."""
 
-    says: str  # good, or a field of `Masks`
+    state: str  # good, or a field of `Masks`
     mask: NDArray[np.bool_] | None = None
     places: list[SaturatedRegion] | None = None
     saturated: Sequence[SaturatedRegion] = ()
@@ -113,8 +113,8 @@ class _Seen:
             self.unusable.append(Unmeasured(record.id, str(error)))
             truth, record = _Truth("unusable"), replace(record, mask=None)
         if record.label:
-            self.masks[truth.says] += 1
-        if truth.says not in ("missing", "unusable"):
+            self.masks[truth.state] += 1
+        if truth.state not in ("missing", "unusable"):
             counts = self.counts.setdefault(record.group, PixelCounts(self.scale))
             counts.update(result.anomaly_map, truth.mask, saturated=truth.places)
             if record.saturation is not None:
@@ -135,13 +135,13 @@ def _truth(kind: type[Modality[Any]], record: Record, result: AnomalyResult) -> 
     """DataError where a mask cannot be used."""
     shape = result.anomaly_map.shape
     mask = kind.mask(record, shape) if record.label == 0 or record.mask is not None else None
-    says = "good" if not record.label else "missing" if mask is None else "marked"
+    state = "good" if not record.label else "missing" if mask is None else "marked"
     if record.label and mask is not None:
-        says = "empty" if not mask.any() else "whole" if mask.mean() > WHOLE else "marked"
+        state = "empty" if not mask.any() else "whole" if mask.mean() > WHOLE else "marked"
     places = None if mask is None else kind.places(record, mask)
     alone = None if places is None else [SaturatedRegion(place, 1.0, relative=True) for place in places]
     regions = [SaturatedRegion(place, enough) for place, enough in kind.saturated(record, shape)]
-    return _Truth(says, mask if places is None else None, alone, regions)
+    return _Truth(state, mask if places is None else None, alone, regions)
 
 
 def _warn_of_masks(masks: Counter[str], kind: type[Modality[Any]]) -> None:
@@ -175,8 +175,8 @@ def _measured(
     total, samples = seen.total(seen.counts), seen.samples
     by_category = {}
     for g in groups if len(groups) > 1 else ():
-        own = [s for s in samples if s.group == g]
-        by_category[g] = _summary(own, seen.counts.get(g), seen.saturated.get(g), inspector, seed)
+        group_samples = [s for s in samples if s.group == g]
+        by_category[g] = _summary(group_samples, seen.counts.get(g), seen.saturated.get(g), inspector, seed)
     return Evaluation(
         model=model,
         setting=_setting(inspector, seen, source, test),
@@ -284,8 +284,8 @@ def _pixel_metrics(counts: PixelCounts, saturated: PixelCounts | None, seed: int
 
 
 def _bounded(bounded: Bounded, interval: Estimate) -> Metric:
-    rounding, how = (bounded.low, bounded.high), "bootstrap over images 95 %"
-    return Metric(bounded.value, interval.low, interval.high, rounding, how)
+    rounding, method = (bounded.low, bounded.high), "bootstrap over images 95 %"
+    return Metric(bounded.value, interval.low, interval.high, rounding, method)
 
 
 def _routing(samples: Sequence[Sample], names: Sequence[str]) -> dict[str, Any]:

@@ -84,8 +84,8 @@ class Power:
     def smallest(self, kind: str, contrast: float) -> float | None:
         """The smallest size of which, and of all larger ones, at least `FOUND` were found; None where there is none."""
         answer = None
-        own = (c for c in self.cells if (c.kind, c.contrast) == (kind, contrast))
-        for cell in sorted(own, key=lambda c: -c.size):
+        matching = (c for c in self.cells if (c.kind, c.contrast) == (kind, contrast))
+        for cell in sorted(matching, key=lambda c: -c.size):
             if cell.found < FOUND * cell.of:
                 break
             answer = cell.size

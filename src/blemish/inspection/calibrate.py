@@ -165,10 +165,10 @@ def compared(scores: Sequence[Sequence[float]]) -> dict[str, Any]:
     }
 
 
-def chosen_format(asked: str, found: dict[str, Any]) -> str:
+def chosen_format(requested: str, found: dict[str, Any]) -> str:
     """The number format that a model runs in: as asked for; with auto the short one where it was shown to be harmless
     for this model, float32 else."""
-    return "bf16" if asked == "bf16" or (asked == "auto" and found.get("harmless")) else "f32"
+    return "bf16" if requested == "bf16" or (requested == "auto" and found.get("harmless")) else "f32"
 
 
 def in_best_format(model: Model, found: dict[str, Any]) -> Model:

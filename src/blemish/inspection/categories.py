@@ -103,14 +103,14 @@ class Categories:
 
 
 def _sentence(made: Sequence[Calibrator | None], what: str, images: str) -> str | None:
-    there = [c for c in made if c is not None]
-    if not there:
+    calibrators = [c for c in made if c is not None]
+    if not calibrators:
         return None
-    words = "at most" if all(c.exact for c in there) else "about"
-    counts = sorted(c.n for c in there)
+    words = "at most" if all(c.exact for c in calibrators) else "about"
+    counts = sorted(c.n for c in calibrators)
     number = f"{counts[0]} to {counts[-1]}" if counts[0] < counts[-1] else f"{counts[0]}"
-    which = "each category" if len(there) == len(made) else f"{len(there)} of {len(made)} categories"
-    return f"{words} {there[0].alpha:.3g} {what} in {which}, from {number} {images} of each"
+    which = "each category" if len(calibrators) == len(made) else f"{len(calibrators)} of {len(made)} categories"
+    return f"{words} {calibrators[0].alpha:.3g} {what} in {which}, from {number} {images} of each"
 
 
 def _fitted(calibrator: Calibrator, alpha: float) -> Calibrator | None:

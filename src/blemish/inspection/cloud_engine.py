@@ -39,8 +39,8 @@ class HistogramBank:
         maps = np.zeros(images.shape[:2], np.float32)
         scores = np.empty(len(images), np.float32)
         for k, sample in enumerate(images):
-            there = np.isfinite(sample).all(1)
-            scores[k], maps[k, there] = self._one(sample[there].astype(np.float64))
+            present = np.isfinite(sample).all(1)
+            scores[k], maps[k, present] = self._one(sample[present].astype(np.float64))
         return scores, maps
 
     def _one(self, sample: NDArray[np.float64]) -> tuple[float, Floats]:

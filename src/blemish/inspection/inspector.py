@@ -127,8 +127,8 @@ class Inspector:
         if not path.is_dir():
             return self.kind.sources(path)
         found = self.kind.listing(path)
-        if told := found.told():
-            warnings.warn(f"{path}: {told}", stacklevel=4)
+        if message := found.not_inspected():
+            warnings.warn(f"{path}: {message}", stacklevel=4)
         if not found.files and not found.unread:
             raise DataError(f"no {self.kind.name}s in this folder", path=path, hint=self.kind.hint)
         each: list[tuple[Path, list[Any]]] = [(error.path or path, [error]) for error in found.unread]

@@ -273,9 +273,9 @@ def _head(folder: Path) -> dict[str, Any]:
 def _sound(head: dict[str, Any], data: bytes) -> bool:
     """Whether the digest fits, and the bytes are the very ones that `save` wrote: 1e-05 and 1E-05 are one number, but
     not one file."""
-    rest = {k: v for k, v in head.items() if k != "digest"}
+    undigested = {k: v for k, v in head.items() if k != "digest"}
     try:
-        return _sha256(_canonical(rest)) == head["digest"] and _pretty(head) == data
+        return _sha256(_canonical(undigested)) == head["digest"] and _pretty(head) == data
     except ValueError:  # NaN and infinities, which Python reads and `save` never writes
         return False
 

@@ -77,11 +77,11 @@ class _Inspecting:
         """{number, path, index} -> {number, row}: each row is the JSON line of one sample; -1 numbers a refusal."""
         if self.refusal:
             return {"number": np.array([-1]), "row": np.array([self.refusal], object)}
-        some = [_Sample(str(path), int(i)) for path, i in zip(batch["path"], batch["index"], strict=True)]
-        sources = self.readers.map(self._source, some)
+        samples = [_Sample(str(path), int(i)) for path, i in zip(batch["path"], batch["index"], strict=True)]
+        sources = self.readers.map(self._source, samples)
         rows = [
             json.dumps(self._row(sample.path, source), allow_nan=False)
-            for sample, source in zip(some, sources, strict=True)
+            for sample, source in zip(samples, sources, strict=True)
         ]
         return {"number": batch["number"], "row": np.array(rows, object)}
 
@@ -146,8 +146,8 @@ def inspect(
         "precision": precision,
     }
     parts, schema = range(-(-len(paths) // PART)), _schema(kind)
-    there = _finished(out, plan)
-    missing = [k for k in parts if _name(k) not in there]
+    finished = _finished(out, plan)
+    missing = [k for k in parts if _name(k) not in finished]
     if missing:
         with session(address, workers) as ray:
             count = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
@@ -192,15 +192,16 @@ def _digest(data: bytes) -> str:
 
 def _model_digest(model: Model) -> str:
     """Of all that a row depends on: the graph, or what runs in its place, and what is made of its scores."""
-    rest: dict[str, Any] = {
+    description: dict[str, Any] = {
         "meta": model.meta.to_json(),
         "calibration": {k: c.to_json() for k, c in model.calibrators.items()},
     }
     if model.categories is not None:
-        rest |= {"categories": model.categories.to_json(), "heads": {k: _digest(v) for k, v in model.heads.items()}}
+        heads = {k: _digest(v) for k, v in model.heads.items()}
+        description |= {"categories": model.categories.to_json(), "heads": heads}
     if not model.meta.graph:
-        rest["tensors"] = _digest(model.tensors)
-    return _digest(_digest(model.graph).encode() + json.dumps(rest, sort_keys=True).encode())
+        description["tensors"] = _digest(model.tensors)
+    return _digest(_digest(model.graph).encode() + json.dumps(description, sort_keys=True).encode())
 
 
 def _name(part: int) -> str:
@@ -235,8 +236,8 @@ def _stream(
     numbers = [n for k in missing for n in range(k * PART, min((k + 1) * PART, len(paths)))]
     size = min(BLOCK, -(-len(numbers) // count))
     blocks = [  # made here: a step that splits them would wait for a core that the workers hold
-        pa.table({"number": some, "path": [paths[n].path for n in some], "index": [paths[n].which for n in some]})
-        for some in (numbers[i : i + size] for i in range(0, len(numbers), size))
+        pa.table({"number": block, "path": [paths[n].path for n in block], "index": [paths[n].which for n in block]})
+        for block in (numbers[i : i + size] for i in range(0, len(numbers), size))
     ]
     light = replace(model, tensors=b"") if model.meta.graph else model
     shared = ray.put(light)  # held until the end: a worker that is started again fetches it anew
@@ -283,8 +284,8 @@ def _schema(kind: Modality[Any]) -> Any:
 
     number, text = pa.float64(), pa.string()
     box = {"bbox": pa.list_(pa.int64()), "area_px": pa.int64(), "peak": number, "score": number}
-    own = {"interval": pa.list_(number), "box": pa.list_(number), "points": pa.int64()}
-    box |= {name: own[name] for name in kind.extra}
+    optional = {"interval": pa.list_(number), "box": pa.list_(number), "points": pa.int64()}
+    box |= {name: optional[name] for name in kind.extra}
     columns = {
         "image_path": text,
         **({} if kind.cut is None else {"span": pa.list_(number)}),

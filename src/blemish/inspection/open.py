@@ -48,8 +48,8 @@ def reading(model: Model, *, max_pixels: int | None = None, file_rate: float | N
     given = {k: v for k, v in {"max_pixels": max_pixels, "file_rate": file_rate}.items() if v is not None}
     for name in given:
         if name not in {field.name for field in fields(preprocess)}:
-            said = f"{name} ({FLAGS[name]})"
-            raise ConfigError(f"{said} means nothing to a model of {model.meta.kind}s", hint="leave it out")
+            option = f"{name} ({FLAGS[name]})"
+            raise ConfigError(f"{option} means nothing to a model of {model.meta.kind}s", hint="leave it out")
     if not given:
         return model
     return replace(model, meta=replace(model.meta, preprocess=replace(preprocess, **given).to_json()))

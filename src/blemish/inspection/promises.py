@@ -58,9 +58,9 @@ def promised(
     deployed = Deployed(lambda p: open_model(model, precision=p), kind)
     found = decided_scores(deployed, [*held, *learned], track)
     rows = {p: [d.row for d in seen if d.record in ids] for p, seen in found.items()}
-    for own in () if blind else rows.values():
-        check_varied([row[0] for row in own])
-    made = {p: of_rows(own, alpha, per_unit=per_unit) for p, own in rows.items()}
+    for format_rows in () if blind else rows.values():
+        check_varied([row[0] for row in format_rows])
+    made = {p: of_rows(format_rows, alpha, per_unit=per_unit) for p, format_rows in rows.items()}
     pooled = {p: calibrator for p, calibrator in made.items() if calibrator is not None}
     each = {p: known(seen, ids, len(names), alpha, per_unit=per_unit) for p, seen in found.items()}
     scores = next(iter(each.values())).scores
@@ -72,7 +72,7 @@ def promised(
         decided = categories.decide(votes[0].tolist(), float(strangeness[0]), precision)
         if not (blind or decided.unknown):
             check_blank(float(score[0]), decided.calibrator)
-    return Promised(pooled, categories, compared([[row[0] for row in own] for own in rows.values()]))
+    return Promised(pooled, categories, compared([[row[0] for row in format_rows] for format_rows in rows.values()]))
 
 
 def decided_scores(deployed: Deployed, records: Sequence[Record], track: Track = no_track) -> dict[str, list[Seen]]:
@@ -87,8 +87,8 @@ def known(found: Sequence[Seen], held: Container[str], count: int, alpha: float,
     """The promises of `count` categories: thresholds from the `held` records, limits of strangeness from all."""
     scores, strangeness = [], []
     for k in range(count):
-        own = [seen for seen in found if seen.category == k]
-        scores.append(of_rows([seen.row for seen in own if seen.record in held], alpha, per_unit=per_unit))
-        strange = [(seen.strangeness, seen.strangeness, *seen.row[2:]) for seen in own]
+        in_category = [seen for seen in found if seen.category == k]
+        scores.append(of_rows([seen.row for seen in in_category if seen.record in held], alpha, per_unit=per_unit))
+        strange = [(seen.strangeness, seen.strangeness, *seen.row[2:]) for seen in in_category]
         strangeness.append(of_rows(strange, alpha, per_unit=per_unit))
     return Known(tuple(scores), tuple(strangeness))

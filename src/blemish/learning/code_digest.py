@@ -76,10 +76,10 @@ def learning_sources(method_class: type[Method[Any]]) -> str:
     learning = root / "learning"
     files = {learning / "training.py", learning / "sampler.py", *(learning / "sources").glob("*.py")}
     files |= {*(root / "data" / "synthesis").glob("*.py")}
-    coming = [Path(inspect.getfile(method_class))]
-    while coming:
-        files.add(path := coming.pop())
-        coming += [root / name for name in _read(path, path.stat().st_mtime_ns).built_of if root / name not in files]
+    unread = [Path(inspect.getfile(method_class))]
+    while unread:
+        files.add(path := unread.pop())
+        unread += [root / name for name in _read(path, path.stat().st_mtime_ns).built_of if root / name not in files]
     marks = [_read(path, path.stat().st_mtime_ns).digest for path in sorted(files)]
     return hashlib.sha256("".join(marks).encode()).hexdigest()
 

@@ -19,7 +19,7 @@ from blemish.inspection.routed import VOTE, head_name
 from blemish.learning import export
 from blemish.learning.backbones.cache import FeatureCache
 from blemish.learning.fitted import ANCHORS, load_vote
-from blemish.learning.multiclass import drawing, few, head, levels_of, worse
+from blemish.learning.multiclass import drawing, few_of_each_group, head, levels_of, worse_parity
 from blemish.learning.options import FitOptions
 from blemish.learning.run import FitPlan, tensors
 from blemish.learning.splits import hold_out, new_to_the_vote
@@ -48,7 +48,8 @@ def extend(
     plan = FitPlan.of(good, options, backbone=backbone, cache=cache, track=track, modality=modality)
     routing = methods.get(options.method).routing(config.build(methods.get(options.method).Config, options.options))
     shots = (routing or Routing()).shots
-    subset = next(iter(few([replace(r, group=name) for r in good], shots, random.Random(options.seed)).values()))
+    grouped = [replace(r, group=name) for r in good]
+    subset = next(iter(few_of_each_group(grouped, shots, random.Random(options.seed)).values()))
     vote.anchors.add([levels_of(plan, subset)], drawing(options.seed))
     part = hold_out(good, subset, options)
     learned = head(plan, part)
@@ -73,7 +74,7 @@ def extend(
         model,
         meta=replace(model.meta, data=data, vote=counts),
         tensors=tensors(state, plan.config),
-        parity=worse(model.parity, learned.parity),
+        parity=worse_parity(model.parity, learned.parity),
         heads={**model.heads, VOTE: export.export_vote(vote, plan.images.spec), head_name(k): learned.graph},
         categories=Categories((*model.categories.names, name), known),
     )

@@ -79,7 +79,8 @@ def load_vote(model: Model, state: dict[str, Tensor]) -> Vote:
     from blemish.nn.anchors import Anchors
 
     assert model.meta.vote is not None
-    own = state_of(state, ANCHORS.removesuffix("."))
-    anchors = Anchors(own["mean"], own["deviation"], count=model.meta.vote.anchors)
-    anchors.anchors, anchors.weight, anchors.centres = own["anchors"], own["weight"], own["centres"]
+    anchor_state = state_of(state, ANCHORS.removesuffix("."))
+    anchors = Anchors(anchor_state["mean"], anchor_state["deviation"], count=model.meta.vote.anchors)
+    anchors.anchors, anchors.weight = anchor_state["anchors"], anchor_state["weight"]
+    anchors.centres = anchor_state["centres"]
     return Vote(anchors, model.meta.vote.level)

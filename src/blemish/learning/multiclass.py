@@ -58,10 +58,10 @@ def fit_multiclass(plan: FitPlan, good: Sequence[Record], routing: Routing, star
     owner = [chosen.get(r.id, k) for r, k in zip(good, decided(plan, vote, good), strict=True)]
     parts, judged = [], []  # of each category; what tells how strange good images look
     for k in range(len(names)):
-        own = [r for r, o in zip(good, owner, strict=True) if o == k]
-        part = hold_out(own, [r for r in own if r.id in chosen], options)
+        category_records = [r for r, o in zip(good, owner, strict=True) if o == k]
+        part = hold_out(category_records, [r for r in category_records if r.id in chosen], options)
         parts.append(part)
-        judged += new_to_the_vote(own, part.held, chosen, options)
+        judged += new_to_the_vote(category_records, part.held, chosen, options)
     learned_from = [r for part in parts for r in part.learn]
     held = [r for part in parts for r in part.held]
     state = {f"{ANCHORS}{name}": value for name, value in anchors.state_dict().items()}
@@ -113,7 +113,7 @@ def head(plan: FitPlan, part: Part) -> Learned:
         scaled = comparable(plan, method, part.held or part.learn)
         found.append(export.export_head(scaled))
         whole = export.merge(plan.images.trunk, found[-1])
-        return Frozen(whole, export.torch_engine(plan.images.backbone, scaled))
+        return Frozen(whole, lambda: export.torch_engine(plan.images.backbone, scaled))
 
     learned = learn(plan, Split(part.learn), frozen=frozen)
     return replace(learned, graph=found[-1])
@@ -123,7 +123,7 @@ def together(heads: Sequence[Learned], names: Sequence[str], trunk: bytes) -> Le
     """What all heads have seen, with the worst certificate, behind one trunk."""
     parity: dict[str, Any] = {}
     for one in heads:
-        parity = worse(parity, one.parity)
+        parity = worse_parity(parity, one.parity)
     seen = frozenset().union(*(one.seen for one in heads))
     report = tuple(replace(p, category=name) for name, one in zip(names, heads, strict=True) for p in one.report)
     return replace(heads[-1], seen=seen, report=report, graph=trunk, parity=parity)
@@ -171,17 +171,17 @@ def construct(plan: FitPlan, good: Sequence[Record], routing: Routing) -> tuple[
     generator = drawing(plan.options.seed)
     draw = random.Random(plan.options.seed)
     if routing.labels == "few":
-        subsets = few(good, routing.shots, draw)
+        subsets = few_of_each_group(good, routing.shots, draw)
         names, levels = list(subsets), [levels_of(plan, records) for records in subsets.values()]
         chosen = {r.id: k for k, records in enumerate(subsets.values()) for r in records}
     else:
         order = sorted(good, key=lambda r: r.id)
-        some = draw.sample(order, min(len(order), max(round(POOLED * len(order)), FEWEST, routing.count * 4)))
-        whole = levels_of(plan, some)
-        owner = cluster(described(whole), routing.count, min(MOST, len(some) // 3), generator)
+        pool = draw.sample(order, min(len(order), max(round(POOLED * len(order)), FEWEST, routing.count * 4)))
+        whole = levels_of(plan, pool)
+        owner = cluster(described(whole), routing.count, min(MOST, len(pool) // 3), generator)
         names = [f"cluster {k + 1}" for k in range(int(owner.max()) + 1)]
         levels = [whole[owner == k] for k in range(len(names))]
-        chosen = {r.id: k for r, k in zip(some, owner.tolist(), strict=True)}
+        chosen = {r.id: k for r, k in zip(pool, owner.tolist(), strict=True)}
     if not names:
         raise DataError("there is no category to learn", hint="good images lie in a folder for each category")
     pixels = torch.cat(levels).double().transpose(0, 1).flatten(1)
@@ -190,7 +190,7 @@ def construct(plan: FitPlan, good: Sequence[Record], routing: Routing) -> tuple[
     return names, anchors, chosen
 
 
-def few(good: Sequence[Record], shots: int, draw: random.Random) -> dict[str, list[Record]]:
+def few_of_each_group(good: Sequence[Record], shots: int, draw: random.Random) -> dict[str, list[Record]]:
     """A few good records of each category by its name; a record without one belongs to "good"."""
     groups: dict[str, list[Record]] = {}
     for record in sorted(good, key=lambda r: r.id):
@@ -248,7 +248,7 @@ def _scale(values: Tensor) -> tuple[float, float]:
     return float(low), float(max(high - low, 1e-6 * max(abs(high), 1e-6)))
 
 
-def worse(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
+def worse_parity(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
     """The certificate of two heads: the larger difference of each engine."""
     if not a:
         return b

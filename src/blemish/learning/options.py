@@ -138,12 +138,12 @@ class FitOptions:
             seconds(self.budget)
 
 
-def _known(name: str, said: Option, kind: Any, default: Any) -> Option:
+def _known(name: str, option: Option, kind: Any, default: Any) -> Option:
     if NoneType in get_args(kind):
         kind = next(each for each in get_args(kind) if each is not NoneType)
     plain = name.replace("_", "-")
-    flag = said.flag or (f"--{plain}/--no-{plain}" if default is True else f"--{plain}")
-    return replace(said, name=name, type=kind, default=default, flag=flag)
+    flag = option.flag or (f"--{plain}/--no-{plain}" if default is True else f"--{plain}")
+    return replace(option, name=name, type=kind, default=default, flag=flag)
 
 
 _TYPES = get_type_hints(FitOptions)
@@ -159,9 +159,9 @@ def by_name(given: Mapping[str, Any]) -> FitOptions:
 
     ConfigError on an unknown method, an unknown name (naming the nearest of both) or a bad value.
     """
-    own = {name: value for name, value in given.items() if name not in OPTIONS}
-    options = config.build(FitOptions, {**{k: v for k, v in given.items() if k in OPTIONS}, "options": own})
-    config.build(methods.get(options.method).Config, own, also=list(OPTIONS))
+    method_options = {name: value for name, value in given.items() if name not in OPTIONS}
+    options = config.build(FitOptions, {**{k: v for k, v in given.items() if k in OPTIONS}, "options": method_options})
+    config.build(methods.get(options.method).Config, method_options, also=list(OPTIONS))
     return options
 
 

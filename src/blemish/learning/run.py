@@ -14,6 +14,7 @@ import math
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -146,10 +147,10 @@ class Taught(NamedTuple):
 
 
 class Frozen(NamedTuple):
-    """A method as it will run, and the same in PyTorch; nothing of both where it cannot be one graph."""
+    """A method as it will run, and what builds the same in PyTorch; neither where it cannot be one graph."""
 
     graph: bytes
-    reference: Engine | None
+    reference: Callable[[], Engine] | None
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,7 @@ def learn(
     graph, reference = frozen(method)
     if split.held:
         scores.append(_scores(plan, method, graph, split.held))
-    parity = {} if reference is None else export.certify(graph, reference, _golden(plan.modality, split.learn))
+    parity = {} if reference is None else export.certify(graph, reference(), _golden(plan.modality, split.learn))
     made: dict[str, Calibrator] = {}
     if split.kind is not None:
         options = plan.options
@@ -213,7 +214,7 @@ def teach(plan: FitPlan, records: Sequence[Record], share: float = 1.0) -> Taugh
         training.observe(method, _batches(plan, good))
         seen |= source.seen
     else:
-        done = plan.spread.observe(chunk, chunks) if plan.spread else (chunk.observe(source, some) for some in chunks)
+        done = plan.spread.observe(chunk, chunks) if plan.spread else (chunk.observe(source, part) for part in chunks)
         training.merge(method, plan.track(_noted(done, seen), "learn", len(chunks)))
     training.conclude(method)
     if not method.fitted_modules:
@@ -246,23 +247,17 @@ def freeze(plan: FitPlan, method: Method[Any], vote: Vote | None = None) -> Froz
     """The whole graph from a prepared sample to score and map, and its reference."""
     if not plan.needs.graph:
         return Frozen(b"", None)
-    return Frozen(plan.source.freeze(method, vote), plan.source.reference(method, vote))
+    return Frozen(plan.source.freeze(method, vote), partial(plan.source.reference, method, vote))
 
 
 def describe(plan: FitPlan, good: Sequence[Record], learned_from: Sequence[Record], learned: Learned) -> Meta:
     """The model's own description; `good` are all good records, the held-out ones too."""
-    options, source, needs = plan.options, plan.source, plan.needs
+    options, source = plan.options, plan.source
     name = options.backbone if plan.backbone is not None else source.identity
     ids = "\n".join(sorted(r.id for r in learned_from)).encode("utf-8", "surrogateescape")
     packages = ("blemish", "torch", "timm", "openvino", "onnx", "numpy")
-    return Meta(
-        method=options.method,
-        preprocess=plan.modality.preprocess.to_json(),
-        precision=source.precision,
-        kind=plan.modality.name,
-        graph=needs.graph,
-        engine=None if needs.graph else needs.engine,
-        config=config.to_json(learned.method.config),
+    return replace(
+        _opening(plan, learned.method),
         seed=options.seed,
         training=learned.report,
         backbone=BackboneMeta(name, source.identity, tuple(source.layers)),
@@ -334,8 +329,8 @@ def load_backbone(options: FitOptions) -> Backbone | None:
 
 def recipe(options: FitOptions) -> dict[str, Any]:
     """The options as `run.json` has them, the method's own complete."""
-    own = config.build(methods.get(options.method).Config, options.options)
-    return {**config.to_json(options), "options": config.to_json(own)}
+    method_options = config.build(methods.get(options.method).Config, options.options)
+    return {**config.to_json(options), "options": config.to_json(method_options)}
 
 
 def tensors(state: dict[str, Tensor], settings: Any) -> bytes:
@@ -348,25 +343,30 @@ def tensors(state: dict[str, Tensor], settings: Any) -> bytes:
 
 def _scores(plan: FitPlan, method: Method[Any], graph: bytes, held: Sequence[Record]) -> Scores:
     """Of records that the method has not learned, through what will run."""
+    state = tensors(method.fitted_state(), method.config)
+    model = Model(_opening(plan, method), {}, state, graph, {}, {})
+    return good_scores(model, plan.modality, held, plan.track)
+
+
+def _opening(plan: FitPlan, method: Method[Any]) -> Meta:
+    """The part of a model's description that is needed to open it."""
     needs = plan.needs
-    meta = Meta(
-        plan.options.method,
-        plan.modality.preprocess.to_json(),
-        plan.source.precision,
+    return Meta(
+        method=plan.options.method,
+        preprocess=plan.modality.preprocess.to_json(),
+        precision=plan.source.precision,
         kind=plan.modality.name,
         graph=needs.graph,
         engine=None if needs.graph else needs.engine,
         config=config.to_json(method.config),
     )
-    model = Model(meta, {}, tensors(method.fitted_state(), method.config), graph, {}, {})
-    return good_scores(model, plan.modality, held, plan.track)
 
 
 def _golden(modality: Modality[Any], records: Sequence[Record]) -> Any:
     """A few prepared training samples spread over the set, and one of noise."""
     step = max(1, len(records) // GOLDEN)
-    some = [modality.ready(r)[1] for r in records[::step][:GOLDEN]]
-    return modality.stack([*some, modality.noise(np.random.default_rng(0))])
+    samples = [modality.ready(r)[1] for r in records[::step][:GOLDEN]]
+    return modality.stack([*samples, modality.noise(np.random.default_rng(0))])
 
 
 def _batches(plan: FitPlan, records: Sequence[Record]) -> Iterable[Any]:
@@ -375,8 +375,8 @@ def _batches(plan: FitPlan, records: Sequence[Record]) -> Iterable[Any]:
 
 def _noted(done: Iterable[Observed], seen: set[str]) -> Iterator[Method[Any]]:
     """The methods of the chunks; the samples that they have seen are remembered."""
-    for method, own in done:
-        seen |= own
+    for method, sample_ids in done:
+        seen |= sample_ids
         yield method
 
 
@@ -386,9 +386,14 @@ def _samples(plan: FitPlan, records: Sequence[Record]) -> Samples:
 
 def _scenes(plan: FitPlan) -> ImageSamples:
     """Made images of one size, so that what is learned from them serves images of any."""
-    own = plan.images
+    images = plan.images
     source = FeatureSource(
-        own.backbone, Preprocess(SCENE), plan.cache, precision=own.precision, image=own.image, threads=own.threads
+        images.backbone,
+        Preprocess(SCENE),
+        plan.cache,
+        precision=images.precision,
+        image=images.image,
+        threads=images.threads,
     )
     return ImageSamples(source, scenes(SCENE), plan.needs)
 
@@ -404,8 +409,8 @@ def _schedule(plan: FitPlan, method: Method[Any], seen: set[str], share: float) 
     data = [sorted(seen), source.preprocess.to_json(), options.views]
 
     def shared(phase: Phase) -> str:
-        own = {name: getattr(method.config, name) for name in phase.depends}
-        return _name("phase", [*same, asdict(phase), own, data if phase.data == "good" else []])
+        phase_options = {name: getattr(method.config, name) for name in phase.depends}
+        return _name("phase", [*same, asdict(phase), phase_options, data if phase.data == "good" else []])
 
     made = hashlib.sha256(b"".join(t.tobytes() for t in plan.textures)).hexdigest()
     run = [*same, config.to_json(method.config), options.seed, *data, made, source.threads]

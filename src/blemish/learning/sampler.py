@@ -44,12 +44,12 @@ def drawn_order(samples: Samples, balanced: bool, generator: torch.Generator) ->
     """As many numbers as there are samples: each once, or `balanced` as often from each product, in turns."""
     n = len(samples)
     owners = list(samples.categories) if balanced and isinstance(samples, OfProducts) else []
-    own = [[i for i, owner in enumerate(owners) if owner == k] for k in sorted(set(owners))]
-    if len(own) < 2:
+    by_owner = [[i for i, owner in enumerate(owners) if owner == k] for k in sorted(set(owners))]
+    if len(by_owner) < 2:
         return torch.randperm(n, generator=generator).tolist()
-    turns = math.ceil(n / len(own))
+    turns = math.ceil(n / len(by_owner))
     columns = []
-    for members in own:
+    for members in by_owner:
         times = math.ceil(turns / len(members))
         shuffled = [torch.randperm(len(members), generator=generator).tolist() for _ in range(times)]
         columns.append([members[i] for order in shuffled for i in order][:turns])
@@ -75,11 +75,11 @@ class Draws:
         itself.
         """
         with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
-            coming = pool.submit(self.batch, start)
+            next_batch = pool.submit(self.batch, start)
             for step in range(start, self.phase.steps):
-                batch = coming.result()
+                batch = next_batch.result()
                 if step + 1 < self.phase.steps:
-                    coming = pool.submit(self.batch, step + 1)
+                    next_batch = pool.submit(self.batch, step + 1)
                 yield batch
 
     def batch(self, step: int) -> Batch:

@@ -74,24 +74,24 @@ def plan_calibration(good: Sequence[Record], options: FitOptions, *, costly: boo
     `costly`: learning is training by gradient, which folds do six times over. Then as many as a promise needs are held
     out rather, more than `held_out` if need be, up to half of them.
     """
-    asked, needed = options.calibration, images_needed(options.false_alarm_rate)
-    if asked == "none":
+    requested, needed = options.calibration, images_needed(options.false_alarm_rate)
+    if requested == "none":
         return Split(list(good))
     units = _by_unit(good)
     order = sorted(units)
     random.Random(options.seed).shuffle(order)
-    if asked in ("auto", "split"):
+    if requested in ("auto", "split"):
         held: list[Record] = []
         taken = 0
-        least = needed if costly and asked == "auto" and len(order) >= 2 * needed else 0  # units
+        least = needed if costly and requested == "auto" and len(order) >= 2 * needed else 0  # units
         while taken < len(order) - 1 and (len(held) < round(options.held_out * len(good)) or taken < least):
             held += units[order[taken]]  # at least one unit is left to learn from
             taken += 1
         # a few units say little of the next one, however many images they have: auto prefers all of them, in folds
-        if taken >= needed or (asked == "split" and options.promise_per == "image" and len(held) >= needed):
+        if taken >= needed or (requested == "split" and options.promise_per == "image" and len(held) >= needed):
             return Split(_without(good, held), "split", held)
     counted = len(order) if options.promise_per == "unit" else len(good)
-    if asked in ("auto", "folds") and counted >= needed and len(order) > 1:
+    if requested in ("auto", "folds") and counted >= needed and len(order) > 1:
         folds = [[r for name in order[k::FOLDS] for r in units[name]] for k in range(min(FOLDS, len(order)))]
         return Split(list(good), "cross", folds=tuple(Part(_without(good, fold), fold) for fold in folds))
     what = "good images" if options.promise_per == "image" else "units of good images"
@@ -100,13 +100,13 @@ def plan_calibration(good: Sequence[Record], options: FitOptions, *, costly: boo
         f"{options.held_out:.0%} held out"
     )
     message = f"{counted} {what} cannot promise a false-alarm rate of {options.false_alarm_rate:g}"
-    if asked != "auto":
-        raise CalibrationError(f"{message} by {asked}", hint=advice)
+    if requested != "auto":
+        raise CalibrationError(f"{message} by {requested}", hint=advice)
     warnings.warn(f"{message}: the model is saved without a threshold; {advice}", stacklevel=3)
     return Split(list(good))
 
 
-def hold_out(own: Sequence[Record], kept: Sequence[Record], options: FitOptions) -> Part:
+def hold_out(category_records: Sequence[Record], kept: Sequence[Record], options: FitOptions) -> Part:
     """What is learned and held out of one of several categories; nothing is held where that supports no promise.
 
     Whole units, as many (of images, or of units where those are promised) as the rate needs, where half as many images
@@ -118,25 +118,26 @@ def hold_out(own: Sequence[Record], kept: Sequence[Record], options: FitOptions)
     if options.calibration == "folds":
         raise ConfigError("folds calibrate a model of one product", hint="calibration auto, split or none")
     needed, fixed = images_needed(options.false_alarm_rate), {r.whole for r in kept}
-    units = _by_unit(r for r in own if r.whole not in fixed)
+    units = _by_unit(r for r in category_records if r.whole not in fixed)
     order = sorted(units)
     random.Random(options.seed).shuffle(order)
     held: list[Record] = []
     taken = counted = 0
-    while taken < len(order) and (len(held) < round(options.held_out * len(own)) or counted < needed):
+    while taken < len(order) and (len(held) < round(options.held_out * len(category_records)) or counted < needed):
         held += units[order[taken]]
         taken += 1
         counted = taken if options.promise_per == "unit" else len(held)
-    left = len(own) - len(held)
+    left = len(category_records) - len(held)
     if options.calibration != "none" and counted >= needed and left >= max(needed // 2, 1):
-        return Part(_without(own, held), held)
+        return Part(_without(category_records, held), held)
     if options.calibration == "split":
-        raise CalibrationError(f"{len(own)} good images cannot promise a rate of {options.false_alarm_rate:g} by split")
-    return Part(list(own), [])
+        count = len(category_records)
+        raise CalibrationError(f"{count} good images cannot promise a rate of {options.false_alarm_rate:g} by split")
+    return Part(list(category_records), [])
 
 
 def new_to_the_vote(
-    own: Sequence[Record], held: Sequence[Record], anchors: Container[str], options: FitOptions
+    category_records: Sequence[Record], held: Sequence[Record], anchors: Container[str], options: FitOptions
 ) -> list[Record]:
     """Records of a category, beside those held out, that tell how strange its good images look.
 
@@ -147,7 +148,7 @@ def new_to_the_vote(
     if options.calibration == "none":
         return []
     out = {r.id for r in held}
-    units = _by_unit(r for r in sorted(own, key=lambda r: r.id) if r.id not in out and r.id not in anchors)
+    units = _by_unit(r for r in sorted(category_records, key=lambda r: r.id) if r.id not in out and r.id not in anchors)
     draw = random.Random(options.seed)
     order = [draw.sample(units[name], len(units[name])) for name in draw.sample(sorted(units), len(units))]
     turns = [record for turn in zip_longest(*order) for record in turn if record is not None]
@@ -174,6 +175,6 @@ def _by_unit(records: Iterable[Record]) -> dict[str, list[Record]]:
     return units
 
 
-def _without(records: Sequence[Record], some: Sequence[Record]) -> list[Record]:
-    ids = {r.id for r in some}
+def _without(records: Sequence[Record], excluded: Sequence[Record]) -> list[Record]:
+    ids = {r.id for r in excluded}
     return [r for r in records if r.id not in ids]

@@ -183,11 +183,11 @@ def _run(method: Method[Any], number: int, phase: Phase, samples: Samples, plan:
         plan.report[-1] = replace(plan.report[-1], kept=True)
         return
     run = _PhaseRun(method, number, phase, data, plan, None if kept else seconds)
-    reached = run.resume()
-    if reached > number:
+    saved_phase = run.resume()
+    if saved_phase > number:
         plan.report[-1] = replace(plan.report[-1], resumed=True)  # a later phase's snapshot holds what this one came to
         return
-    if reached < number:
+    if saved_phase < number:
         with torch.no_grad():
             method.eval()
             method.begin(phase, in_order(data))
@@ -289,12 +289,12 @@ class _PhaseRun:
         if store is None or (data := store.get(self.plan.name)) is None:
             return -1
         tensors, at = _read(data)
-        reached = int(at["phase"])
-        if reached < self.number:
+        saved_phase = int(at["phase"])
+        if saved_phase < self.number:
             return -1
-        own = {k.removeprefix("method."): v for k, v in tensors.items() if k.startswith("method.")}
-        self.method.load_state_dict(own)
-        if reached == self.number:
+        method_state = {k.removeprefix("method."): v for k, v in tensors.items() if k.startswith("method.")}
+        self.method.load_state_dict(method_state)
+        if saved_phase == self.number:
             state = self.optimiser.state_dict()
             for key, value in tensors.items():
                 if key.startswith("optimiser."):
@@ -302,13 +302,13 @@ class _PhaseRun:
                     state["state"].setdefault(int(i), {})[name] = value
             self.optimiser.load_state_dict(state)
             self.step, self.elapsed = at["step"], at["elapsed"]
-        return reached
+        return saved_phase
 
 
 def _groups(method: Method[Any], phase: Phase) -> list[dict[str, Any]]:
     """The parameters that learn, by rate and decay: those of the phase, then those of each part with its own pace."""
-    usual: list[nn.Parameter] = []
-    apart: list[dict[str, Any]] = []
+    unpaced: list[nn.Parameter] = []
+    paced: list[dict[str, Any]] = []
     paces = {pace.part: pace for pace in phase.paces}
     if strange := paces.keys() - set(phase.learns):
         raise ValueError(f"phase {phase.name} has a pace for {sorted(strange)}, which does not learn in it")
@@ -316,10 +316,10 @@ def _groups(method: Method[Any], phase: Phase) -> list[dict[str, Any]]:
         part = getattr(method, name)
         found = list(part.parameters()) if isinstance(part, nn.Module) else [part]
         if (pace := paces.get(name)) is None:
-            usual += found
+            unpaced += found
         else:
-            apart.append(_group(found, pace.rate, pace.decay))
-    return [*([_group(usual, phase.rate, phase.decay)] if usual else []), *apart]
+            paced.append(_group(found, pace.rate, pace.decay))
+    return [*([_group(unpaced, phase.rate, phase.decay)] if unpaced else []), *paced]
 
 
 def _group(parameters: list[nn.Parameter], rate: float, decay: float) -> dict[str, Any]:
@@ -360,12 +360,12 @@ def networks_in_bf16(modules: Sequence[nn.Module]) -> Iterator[None]:
 
     with ExitStack() as stack:
         for module in modules:
-            own = module.__dict__  # what lies here goes before the class's own
-            if "forward" in own:
-                stack.callback(own.update, forward=own["forward"])
+            attributes = module.__dict__  # what lies here goes before the class's own
+            if "forward" in attributes:
+                stack.callback(attributes.update, forward=attributes["forward"])
             else:
-                stack.callback(own.pop, "forward")
-            own["forward"] = short(module.forward)
+                stack.callback(attributes.pop, "forward")
+            attributes["forward"] = short(module.forward)
         yield
 
 
@@ -412,9 +412,9 @@ def _load(method: Method[Any], phase: Phase, data: bytes) -> None:
     tensors = load(data)
     for name in phase.learns:
         part = getattr(method, name)
-        own = {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
+        part_state = {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
         if isinstance(part, nn.Module):
-            part.load_state_dict(own)
+            part.load_state_dict(part_state)
         else:
             with torch.no_grad():
-                part.copy_(own[""])
+                part.copy_(part_state[""])

@@ -39,12 +39,12 @@ def failed(done: Done, code: int, error: str, hint: str = "") -> None:
     """An error as promised: one `error:` line, at most one `hint:` line, nothing on stdout."""
     assert done.code == code, done.err
     assert done.out == ""
-    first, *rest = [line for line in done.err.splitlines() if not line.startswith("learning from ")]
+    first, *hints = [line for line in done.err.splitlines() if not line.startswith("learning from ")]
     assert first.startswith("error: ")
     assert error in first
-    assert len(rest) <= 1
-    assert all(line.startswith("hint: ") for line in rest)
-    assert hint in "".join(rest)
+    assert len(hints) <= 1
+    assert all(line.startswith("hint: ") for line in hints)
+    assert hint in "".join(hints)
 
 
 FIT = ("--method", "padim", "--image-size", "64")

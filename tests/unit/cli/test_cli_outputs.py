@@ -186,17 +186,17 @@ def test_models_of_categories_lie_in_folders_of_their_own(
 
     records = [Record(str(p), work / "own" / p, group=g) for p, g in (("000.png", "../../x"), ("001.png", "nut"))]
     monkeypatch.setattr(layouts, "index", lambda *_, **__: records)
-    asked: list[Path] = []
+    checked: list[Path] = []
 
     def check(place: Path, **_: object) -> None:
-        asked.append(place)
-        if len(asked) == 2:
+        checked.append(place)
+        if len(checked) == 2:
             raise modelfile.ModelFileError("enough")
 
     monkeypatch.setattr(modelfile, "check_place", check)
     refused(run("fit", "own", "--method", "padim", "--out", "out/models"), "enough")
-    assert {path.parent for path in asked} == {Path("out/models")}
-    assert all((work / path).resolve().parent == work / "out" / "models" for path in asked)
+    assert {path.parent for path in checked} == {Path("out/models")}
+    assert all((work / path).resolve().parent == work / "out" / "models" for path in checked)
 
 
 def test_maps_are_found_again(run: Any, work: Path) -> None:

@@ -71,14 +71,14 @@ def test_other_pixels_are_another_image() -> None:
 def test_an_image_is_decoded_once_for_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(identity, "_ids", {})
     Image.fromarray(GREY).save(tmp_path / "a.png")
-    data, asked = read_file(tmp_path / "a.png"), []
+    data, decoded = read_file(tmp_path / "a.png"), []
 
     def decode() -> np.ndarray:
-        asked.append(1)
+        decoded.append(1)
         return read_image(tmp_path / "a.png")
 
     assert image_id(data, decode) == image_id(data, decode) == pixels_id(GREY)
-    assert len(asked) == 1
+    assert len(decoded) == 1
 
 
 def test_contents_come_in_order(tmp_path: Path) -> None:

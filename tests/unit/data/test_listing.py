@@ -37,7 +37,7 @@ def test_all_that_is_a_picture_is_found(tmp_path: Path) -> None:
     found = list_images(tmp_path)
     assert sorted(names(tmp_path, found.files)) == sorted(forms | by_content)
     assert not found.unread
-    assert found.told() is None
+    assert found.not_inspected() is None
     assert images_in(tmp_path, deep=True) == found.files
     assert sorted(names(tmp_path, images_in(tmp_path))) == sorted({*forms, *by_content} - {"b/c.bmp"})
 
@@ -54,13 +54,13 @@ def test_other_files_are_counted_and_pictures_that_are_not_read_are_errors(tmp_p
     found = list_images(tmp_path)
     assert names(tmp_path, found.files) == ["a.png"]
     assert found.other == Counter({"hidden": 5, ".txt": 3, ".json": 1, "without suffix": 1, ".db": 1, ".csv": 1})
-    assert str(found.told()).startswith("12 other files were not inspected: 5 hidden, 3 .txt, ")
+    assert str(found.not_inspected()).startswith("12 other files were not inspected: 5 hidden, 3 .txt, ")
     assert [str(error.path) for error in found.unread] == [
         str(tmp_path / name) for name in ("a.heic", "b.heic", "c.dcm", "d.nef", "e.svg", "scan")
     ]
     assert all(error.hint for error in found.unread)
-    told = "2 x HEIC is not read, 2 x DICOM is not read, 1 x camera RAW is not read, 1 x SVG is not read"
-    assert reasons(found.unread) == told
+    expected = "2 x HEIC is not read, 2 x DICOM is not read, 1 x camera RAW is not read, 1 x SVG is not read"
+    assert reasons(found.unread) == expected
 
 
 def test_links_are_followed_once_and_circles_end(tmp_path: Path) -> None:

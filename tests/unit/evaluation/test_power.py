@@ -150,9 +150,9 @@ def test_json_and_page(model: Model, fresh: list[Record], tmp_path: Path) -> Non
 def test_the_command(model: Model, here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save(model, tmp_path / "m")
     files = ["--html", str(tmp_path / "p.html"), "--json", str(tmp_path / "p.json")]
-    some = ["--kind", "spot", "--size", "16", "--contrast", "0.5", "--images", "3"]
+    probes = ["--kind", "spot", "--size", "16", "--contrast", "0.5", "--images", "3"]
     with pytest.raises(SystemExit) as end:
-        main(["power", str(tmp_path / "m"), str(here / "fresh"), *files, *some])
+        main(["power", str(tmp_path / "m"), str(here / "fresh"), *files, *probes])
     said = capsys.readouterr().out
     assert end.value.code == 0, said
     assert "3 good images" in said

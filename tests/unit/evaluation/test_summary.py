@@ -130,11 +130,11 @@ def test_figures_do_not_change() -> None:
 
 
 def test_reading_figures_by_the_names_of_json_fields_still_works_and_warns() -> None:
-    with pytest.warns(DeprecationWarning, match="figures are attributes") as told:
+    with pytest.warns(DeprecationWarning, match="figures are attributes") as caught:
         assert [SUMMARY["image"]["auroc"]["value"], WHOLE.overall["pixel"]["aupro_0.3"]] == [0.75, BOUNDED]
-    assert str(told[0].message).startswith("['image'] is .image from now on")
-    assert str(told[4].message).startswith("['aupro_0.3'] is .aupro_0_3")
-    assert {warning.filename for warning in told} == {__file__}
+    assert str(caught[0].message).startswith("['image'] is .image from now on")
+    assert str(caught[4].message).startswith("['aupro_0.3'] is .aupro_0_3")
+    assert {warning.filename for warning in caught} == {__file__}
     with pytest.warns(DeprecationWarning, match="escapes"):
         assert SUMMARY.get("escapes") == SUMMARY.escapes
     with pytest.warns(DeprecationWarning, match="judged"), pytest.raises(KeyError):

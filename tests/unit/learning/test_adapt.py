@@ -179,13 +179,13 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("blemish.learning.run.load_backbone", lambda _: FakeBackbone())
     done = CliRunner().invoke(app, ["adapt", str(tmp_path / "m"), str(new), "--out", str(tmp_path / "m2")])
     assert done.exit_code == 0, done.output
-    told = json.loads(done.stdout)
-    assert told["compared"] == 20
-    assert told["learned_from"] + told["held_out"] == 20
-    assert "rejected" in told["promise"]
-    assert all(c["before"] == "anomalous" and c["after"] == "good" for c in told["changed"])
-    assert len(told["changed"]) >= 14
-    assert f"{len(told['changed'])} of 20 verdicts change" in done.stderr
+    printed = json.loads(done.stdout)
+    assert printed["compared"] == 20
+    assert printed["learned_from"] + printed["held_out"] == 20
+    assert "rejected" in printed["promise"]
+    assert all(c["before"] == "anomalous" and c["after"] == "good" for c in printed["changed"])
+    assert len(printed["changed"]) >= 14
+    assert f"{len(printed['changed'])} of 20 verdicts change" in done.stderr
     lines = "".join(json.dumps({"image_path": str(p), "error": None}) + "\n" for p in sorted(new.iterdir())[:3])
     (tmp_path / "lines.jsonl").write_text(lines)
     arguments = ["adapt", str(tmp_path / "m"), str(new), "--out", str(tmp_path / "m3"), "--earlier"]

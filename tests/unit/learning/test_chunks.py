@@ -44,8 +44,8 @@ class Elsewhere:
 
 
 def fitted(records: Sequence[Record], method: str, **more: Any) -> Model:
-    own = shortened(get(method).brief)  # bits are compared: what they come to does not matter
-    options = FitOptions(method=method, backbone="fake", image_size="64x48", calibration="none", options=own)
+    method_options = shortened(get(method).brief)  # bits are compared: what they come to does not matter
+    options = FitOptions(method=method, backbone="fake", image_size="64x48", calibration="none", options=method_options)
     return fit(records, options, backbone=FakeBackbone(), **more)
 
 

@@ -90,9 +90,9 @@ def test_what_is_kept_is_named_by_all_sources_it_depends_on(tmp_path: Path, monk
     package = tmp_path / "blemish"
     shutil.copytree(Path(module.__file__).parents[1], package, ignore=shutil.ignore_patterns("__pycache__", ".*"))
     trained = next(m for m in map(methods.get, methods.names()) if m.fitted_modules)
-    own = package / "methods" / f"{trained.__module__.rpartition('.')[2]}.py"
+    method_file = package / "methods" / f"{trained.__module__.rpartition('.')[2]}.py"
     monkeypatch.setattr(module, "__file__", str(package / "learning" / "code_digest.py"))
-    monkeypatch.setattr(inspect, "getfile", lambda _: str(own))
+    monkeypatch.setattr(inspect, "getfile", lambda _: str(method_file))
     before = learning_sources(trained)
     counted = [
         "learning/training.py",
@@ -100,7 +100,7 @@ def test_what_is_kept_is_named_by_all_sources_it_depends_on(tmp_path: Path, monk
         "data/synthesis/scenes.py",
         "nn/blocks.py",
         "methods/base.py",
-        f"methods/{own.name}",
+        f"methods/{method_file.name}",
     ]
     for name, differs in [
         *((name, True) for name in counted),

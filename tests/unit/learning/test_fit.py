@@ -50,8 +50,8 @@ Parts = list[tuple[set[str], set[str]]]
 def plan(
     records: Sequence[Record], rate: float, *, costly: bool = False, **options: object
 ) -> tuple[str | None, Parts]:
-    asked = build(FitOptions, {"false_alarm_rate": rate, **options})
-    split = holdout.plan_calibration(records, asked, costly=costly)
+    with_rate = build(FitOptions, {"false_alarm_rate": rate, **options})
+    split = holdout.plan_calibration(records, with_rate, costly=costly)
     parts = [(split.learn, split.held)] if split.kind == "split" else split.folds
     return split.kind, [({r.id for r in learn}, {r.id for r in held}) for learn, held in parts]
 
@@ -87,9 +87,9 @@ def test_what_is_held_out_of_one_category(count: int, kept: int, held: int) -> N
     assert {r.id for r in learn} | {r.id for r in out} == {r.id for r in records}
     assert not {r.id for r in out} & {r.id for r in records[:kept]}
     assert holdout.hold_out(records, records[:kept], replace(options, calibration="none"))[1] == []
-    few = records_of(count, 10)  # images of ten units: enough by images, too few by units
-    assert holdout.hold_out(few, few[:1], replace(options, promise_per="unit"))[1] == []
-    learn, out = holdout.hold_out(few, few[:1], options)
+    few_units = records_of(count, 10)  # images of ten units: enough by images, too few by units
+    assert holdout.hold_out(few_units, few_units[:1], replace(options, promise_per="unit"))[1] == []
+    learn, out = holdout.hold_out(few_units, few_units[:1], options)
     assert not {r.unit for r in learn} & {r.unit for r in out}
     assert (len(out) >= 19) == (count >= 38)
     if not held:
@@ -144,16 +144,20 @@ def test_one_unit_cannot_be_split() -> None:
         assert plan(records_of(200, 1), 0.05) == (None, [])
 
 
-@pytest.mark.parametrize(("asked", "count"), [("split", 92), ("split", 19), ("split", 1), ("folds", 18), ("folds", 1)])
-def test_what_was_asked_for_and_cannot_be(asked: str, count: int) -> None:
-    with pytest.raises(CalibrationError, match=f"{count} good images .* 0.05 by {asked}") as caught:
-        plan(records_of(count), 0.05, calibration=asked)
+@pytest.mark.parametrize(
+    ("calibration", "count"), [("split", 92), ("split", 19), ("split", 1), ("folds", 18), ("folds", 1)]
+)
+def test_what_was_asked_for_and_cannot_be(calibration: str, count: int) -> None:
+    with pytest.raises(CalibrationError, match=f"{count} good images .* 0.05 by {calibration}") as caught:
+        plan(records_of(count), 0.05, calibration=calibration)
     assert "19 good images in folds or about 95 with 20% held out" in str(caught.value.hint)
 
 
-@pytest.mark.parametrize(("asked", "kind"), [("split", "split"), ("folds", "cross"), ("none", None), ("auto", "split")])
-def test_what_was_asked_for(asked: str, kind: str | None) -> None:
-    assert plan(records_of(100), 0.05, calibration=asked)[0] == kind
+@pytest.mark.parametrize(
+    ("calibration", "kind"), [("split", "split"), ("folds", "cross"), ("none", None), ("auto", "split")]
+)
+def test_what_was_asked_for(calibration: str, kind: str | None) -> None:
+    assert plan(records_of(100), 0.05, calibration=calibration)[0] == kind
 
 
 def test_the_warning_says_how_many_are_needed() -> None:
@@ -259,18 +263,20 @@ def test_a_model_without_threshold(tmp_path: Path) -> None:
     assert (result.verdict, result.p_value, result.threshold, result.regions) == (None, None, None, ())
 
 
-@pytest.mark.parametrize(("sizes", "asked", "size"), [
+@pytest.mark.parametrize(("sizes", "image_size", "size"), [
     ([(40, 160)] * 3, "64", (32, 128)), ([(160, 40)] * 3, "64", (128, 32)), ([(64, 64)] * 3, "64", (64, 64)),
     ([(40, 160), (40, 160), (64, 64)], "64", (32, 128)), ([(40, 160)] * 3, "64sq", (64, 64)),
     ([(40, 160)] * 3, "96x32", (32, 96)),
 ])  # fmt: skip
-def test_the_aspect_is_kept(tmp_path: Path, sizes: list[tuple[int, int]], asked: str, size: tuple[int, int]) -> None:
+def test_the_aspect_is_kept(
+    tmp_path: Path, sizes: list[tuple[int, int]], image_size: str, size: tuple[int, int]
+) -> None:
     records = [
         replace(record, path=tmp_path / f"{i}{one}" / record.path.name)
         for i, one in enumerate(sizes)
         for record in write_images(tmp_path / f"{i}{one}", 1, one)
     ]
-    assert plan_geometry(records, asked, 16).size == size
+    assert plan_geometry(records, image_size, 16).size == size
 
 
 def test_maps_come_back_in_source_pixels(tmp_path: Path) -> None:

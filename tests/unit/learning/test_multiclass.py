@@ -32,7 +32,7 @@ from blemish.learning import run
 from blemish.learning.backbones.cache import FeatureCache
 from blemish.learning.export import Vote
 from blemish.learning.fitted import restore, restore_vote
-from blemish.learning.multiclass import construct, decided, few, voting_level
+from blemish.learning.multiclass import construct, decided, few_of_each_group, voting_level
 from blemish.learning.options import FitOptions
 from blemish.learning.run import FitPlan
 from blemish.types import Batch, Prediction, Record, Routing
@@ -212,7 +212,7 @@ def plan_of(data: list[Record], folder: Path) -> FitPlan:
 
 def test_names_of_the_subset_alone_are_read(data: list[Record], made: Made, tmp_path: Path) -> None:
     assert made["routed"].meta.vote.names_read == 3 * 2  # 15 % of 16 images of each
-    subset = few(data, 4, Random(0))
+    subset = few_of_each_group(data, 4, Random(0))
     chosen = {r.id for records in subset.values() for r in records}
     assert {len(records) for records in subset.values()} == {2}
     plan = plan_of(data, tmp_path)
@@ -282,10 +282,10 @@ def test_calibrating_again_makes_new_thresholds(made: Made, data: list[Record], 
 
 
 def test_a_category_with_few_images_is_named(data: list[Record], tmp_path: Path) -> None:
-    some = [r for r in data if r.group != "dots"] + [r for r in data if r.group == "dots"][:4]
+    with_few_dots = [r for r in data if r.group != "dots"] + [r for r in data if r.group == "dots"][:4]
     with pytest.warns(UserWarning, match=r"too few held-out good images for a promise of 0.2: dots"):
-        model = fit_model(tmp_path, some, method="padim", multi_class=True)
-    result = Inspector(model).inspect(some[-1].path)
+        model = fit_model(tmp_path, with_few_dots, method="padim", multi_class=True)
+    result = Inspector(model).inspect(with_few_dots[-1].path)
     assert result.category == "dots"
     assert result.verdict is None
     assert model.promise is not None

@@ -256,19 +256,19 @@ def test_a_loss_that_is_no_number_stops_and_names_step_and_terms(backbone: FakeB
 
 
 def test_every_sample_comes_once_an_epoch_in_another_order(backbone: FakeBackbone) -> None:
-    asked: list[int] = []
+    drawn: list[int] = []
 
     class Asked(FakeSamples):
         def batch(self, indices: Any, generator: torch.Generator | None = None) -> Batch:
             if generator is not None:
-                asked.extend(indices)
+                drawn.extend(indices)
             return super().batch(indices, generator)
 
     method = toy(backbone, steps=10)
     training.learn(
         method, Asked(backbone, IMAGES, method.needs), plan=Plan(scenes=FakeSamples(backbone, IMAGES, method.needs))
     )
-    epochs = [asked[i : i + 10] for i in range(0, 40, 10)]
+    epochs = [drawn[i : i + 10] for i in range(0, 40, 10)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 4
 
@@ -413,11 +413,11 @@ def test_autocast_around_a_training_reaches_nothing_in_it(backbone: FakeBackbone
     assert same(state(usual), state(inside))
 
 
-@pytest.mark.parametrize("own", [False, True])
-def test_what_fails_in_a_network_leaves_nothing_behind(backbone: FakeBackbone, own: bool) -> None:
+@pytest.mark.parametrize("replaced", [False, True])
+def test_what_fails_in_a_network_leaves_nothing_behind(backbone: FakeBackbone, replaced: bool) -> None:
     method = Probed(Config(steps=3, stop=2), backbone.spec(SIZE), SIZE)
     calls: list[int] = []
-    if own:  # a module whose forward somebody has replaced keeps theirs
+    if replaced:  # a module whose forward somebody has replaced keeps theirs
         usual = method.first.forward
         method.first.forward = lambda x: (calls.append(1), usual(x))[1]  # type: ignore[method-assign, func-returns-value]
     before = {name: dict(module.__dict__) for name, module in method.named_modules()}
@@ -426,7 +426,7 @@ def test_what_fails_in_a_network_leaves_nothing_behind(backbone: FakeBackbone, o
     assert not torch.is_autocast_enabled("cpu")
     for name, module in method.named_modules():
         assert ("forward" in module.__dict__) == ("forward" in before[name])
-    assert bool(calls) == own
+    assert bool(calls) == replaced
     assert method.first(batch_of(backbone, IMAGES[:1]).pyramid.maps[0]).found.dtype == torch.float32
 
 

@@ -169,8 +169,8 @@ def test_without_weights_for_others_each_level_stands_alone() -> None:
     with torch.no_grad():
         block.theta.masked_fill_(~torch.eye(3, dtype=torch.bool), -torch.inf)
     assert torch.equal(block.alpha, torch.eye(3))
-    for g, own, out, x in zip(block(maps), block.own, block.out, maps, strict=True):
-        torch.testing.assert_close(g, out(own(x)) + own(x), rtol=0, atol=0)
+    for g, convolve, out, x in zip(block(maps), block.own, block.out, maps, strict=True):
+        torch.testing.assert_close(g, out(convolve(x)) + convolve(x), rtol=0, atol=0)
 
 
 def test_disagreement_of_scales_comes_in_with_its_gain() -> None:
@@ -178,7 +178,7 @@ def test_disagreement_of_scales_comes_in_with_its_gain() -> None:
     plain = block(maps)
     with torch.no_grad():
         block.gamma.fill_(1)
-    h = [own(x) for own, x in zip(block.own, maps, strict=True)]
+    h = [convolve(x) for convolve, x in zip(block.own, maps, strict=True)]
     m = [block.maps[f"{i}_2"](h[i]) for i in (0, 1)]
     apart = block.differ[2]((h[2] - m[0]).abs() + (h[2] - m[1]).abs())
     fused = block.alpha[2, 2] * h[2] + block.alpha[2, 0] * m[0] + block.alpha[2, 1] * m[1]
@@ -239,8 +239,8 @@ def test_kmeans_finds_the_directions_of_normal_cells() -> None:
     centres, sizes = clusters_of(cells, 4, torch.Generator().manual_seed(0))
     assert (true @ centres.T).amax(1).min() > 0.99
     assert sizes.tolist() == [100] * 4
-    few, _ = clusters_of(unit(3, 6), 8, torch.Generator().manual_seed(0))
-    torch.testing.assert_close(few.norm(dim=1), torch.ones(8))
+    centres, _ = clusters_of(unit(3, 6), 8, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(centres.norm(dim=1), torch.ones(8))
 
 
 def test_a_cell_is_read_from_its_nearest_rows() -> None:

@@ -209,10 +209,10 @@ def test_neighbours_count_as_samples_of_a_cell() -> None:
     pooled = x.flatten(2).mean((0, 2))  # on 2 x 2 cells, a window holds all four
     alone = x[..., 0, 0].mean(0)
     assert (y.mean(0) - pooled).norm() < (y.mean(0) - alone).norm()
-    few = LocalGaussians(20, 3)
-    few.add([x[:4]], generator())
-    few.conclude(generator())
-    assert few.rows == 20
+    merged = LocalGaussians(20, 3)
+    merged.add([x[:4]], generator())
+    merged.conclude(generator())
+    assert merged.rows == 20
 
 
 def test_the_reservoir_is_bounded_and_fair() -> None:

@@ -381,9 +381,9 @@ def test_it_repaints_better_than_what_copies_or_knows_nothing(trained: METHOD) -
     wanted = trained.targets(segments)[:, 1:-1]
     near = trained.targets((segments[:, :-2] + segments[:, 2:]) / 2)
     learned = trained.targets(trained.segments(signals_of([beats(k) for k in range(64)]).x)).mean((0, 1))
-    own = masked_error(trained, batch)
-    assert own < 0.6 * float((near - wanted).square().mean())
-    assert own < 0.6 * float((learned - wanted).square().mean())
+    error = masked_error(trained, batch)
+    assert error < 0.6 * float((near - wanted).square().mean())
+    assert error < 0.6 * float((learned - wanted).square().mean())
 
 
 @pytest.mark.learns

@@ -175,8 +175,8 @@ def test_made_defects_are_of_both_kinds() -> None:
         changed, mask = maker(image, np.random.default_rng(seed))
         assert mask.any()
         assert (changed != image).any()
-        pasted, own = MAKERS["texture"](())(image, _after_a_lot(seed))
-        alike += bool((pasted == changed).all() and (own == mask).all())
+        pasted, pasted_mask = MAKERS["texture"](())(image, _after_a_lot(seed))
+        alike += bool((pasted == changed).all() and (pasted_mask == mask).all())
     assert 6 <= alike <= 18
 
 
@@ -220,17 +220,17 @@ def test_the_prompt_decides_what_is_rebuilt() -> None:
     method, batch = learned(), unseen()
     assert method.prompts.shape == (COUNT, 64, TOY["width"])
     tokens, kind = method.tokens(batch.pyramid.maps), batch.category
-    own = apart(rebuilt(method, tokens, method.prompts[kind]), tokens).mean()
-    wrong = apart(rebuilt(method, tokens, method.prompts[(kind + 1) % COUNT]), tokens).mean()
+    with_its_prompt = apart(rebuilt(method, tokens, method.prompts[kind]), tokens).mean()
+    with_wrong_prompt = apart(rebuilt(method, tokens, method.prompts[(kind + 1) % COUNT]), tokens).mean()
     nothing = apart(rebuilt(method, tokens, torch.zeros(1, *method.prompts.shape[1:])), tokens).mean()
     with torch.no_grad():
         another = method.network.encoder(tokens)  # unseen images of the same products, in another order
     order = torch.cat([torch.arange(len(kind))[COUNT:], torch.arange(COUNT)])  # the next one of the same product
     assert torch.equal(kind[order], kind)
     same = apart(rebuilt(method, tokens, another[order]), tokens).mean()
-    assert wrong > 1.3 * own
-    assert nothing > 1.1 * own
-    assert same < 1.1 * own
+    assert with_wrong_prompt > 1.3 * with_its_prompt
+    assert nothing > 1.1 * with_its_prompt
+    assert same < 1.1 * with_its_prompt
 
 
 @pytest.mark.learns

@@ -85,12 +85,12 @@ def by_alpha() -> dict[float, ProtoOT]:
 
 
 def test_local_prototypes_see_what_is_misplaced_and_global_ones_do_not(by_alpha: dict[float, ProtoOT]) -> None:
-    own = [coherence(method) for method in by_alpha.values()]
+    coherences = [coherence(method) for method in by_alpha.values()]
     misplaced = [found(method, spot=3) for method in by_alpha.values()]
     novel = [found(method, spot=4) for method in by_alpha.values()]
-    assert own[0] < own[1] < own[2]
-    assert own[0] < 0.45  # chance is a quarter
-    assert own[2] > 0.9
+    assert coherences[0] < coherences[1] < coherences[2]
+    assert coherences[0] < 0.45  # chance is a quarter
+    assert coherences[2] > 0.9
     assert misplaced[0] < 0.6, "without places a part of another place has to look normal"
     assert misplaced[0] < misplaced[1] <= misplaced[2]
     assert misplaced[1] > 0.8
@@ -224,11 +224,11 @@ def test_the_graph_of_the_paper_s_metric_agrees(options: dict[str, Any], backbon
 def test_dropping_copies_changes_no_map(backbone: FakeBackbone) -> None:
     """Two images and eight layers: layers that start alike stay alike."""
     probe = batch_of(backbone, [good_image(60), defective_image(61)[0]])
-    all_, few = (on_images(images=2, layers_coarse=8, layers_fine=8, same=same) for same in (1.0, 0.999))
-    assert all_.counts.sum() > 2.5 * few.counts.sum()
+    all_, without_copies = (on_images(images=2, layers_coarse=8, layers_fine=8, same=same) for same in (1.0, 0.999))
+    assert all_.counts.sum() > 2.5 * without_copies.counts.sum()
     expected = all_(probe).anomaly_map
-    torch.testing.assert_close(few(probe).anomaly_map, expected, rtol=0, atol=0.02 * float(expected.max()))
-    for only in few.sets:
+    torch.testing.assert_close(without_copies(probe).anomaly_map, expected, rtol=0, atol=0.02 * float(expected.max()))
+    for only in without_copies.sets:
         if only.kind.alpha:  # no cell is left without a prototype, so the largest distance is that of the full grid
             assert len(torch.unique(only.spatial.argmin(0))) == only.spatial.shape[0]
 

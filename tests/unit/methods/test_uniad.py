@@ -305,9 +305,9 @@ def test_one_network_for_all_products_and_it_is_told_none_of_them() -> None:
     batch = unseen()
     mixed = method(batch)
     for kind in range(COUNT):
-        own = batch.category == kind
-        alone = method(Batch(size=SIZE, pyramid=type(batch.pyramid)(tuple(x[own] for x in batch.pyramid.maps))))
-        torch.testing.assert_close(alone.anomaly_map, mixed.anomaly_map[own], rtol=1e-4, atol=1e-4)
+        of_kind = batch.category == kind
+        alone = method(Batch(size=SIZE, pyramid=type(batch.pyramid)(tuple(x[of_kind] for x in batch.pyramid.maps))))
+        torch.testing.assert_close(alone.anomaly_map, mixed.anomaly_map[of_kind], rtol=1e-4, atol=1e-4)
     assert UniAD.routing(method.config) is None
     assert not UniAD.wants(method.config).category
 

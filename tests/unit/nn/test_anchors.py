@@ -50,9 +50,9 @@ def test_silhouette_is_its_definition() -> None:
     distance = 1 - x @ x.T
     values = []
     for i in range(9):
-        own = [float(distance[i, j]) for j in range(9) if owner[j] == owner[i] and j != i]
+        within = [float(distance[i, j]) for j in range(9) if owner[j] == owner[i] and j != i]
         others = [float(distance[i, owner == k].mean()) for k in range(3) if k != int(owner[i])]
-        a, b = sum(own) / len(own), min(others)
+        a, b = sum(within) / len(within), min(others)
         values.append((b - a) / max(a, b))
     assert silhouette(x, owner) == pytest.approx(sum(values) / 9, abs=1e-5)
 
@@ -149,10 +149,11 @@ def test_only_the_nearest_categories_are_looked_at() -> None:
     votes, _ = anchors(level)
     whole = F.normalize(anchors.local(level).mean(1), dim=1)
     for i, near in enumerate((whole @ anchors.centres.T).topk(CANDIDATES, 1).indices):
-        some = Anchors(torch.zeros(D), torch.ones(D), reliable=False)
-        some.anchors, some.weight, some.centres = anchors.anchors[near], anchors.weight[near], anchors.centres[near]
+        candidates = Anchors(torch.zeros(D), torch.ones(D), reliable=False)
+        candidates.anchors, candidates.weight = anchors.anchors[near], anchors.weight[near]
+        candidates.centres = anchors.centres[near]
         expected = torch.zeros(kinds)
-        expected[near] = some(level[i : i + 1])[0][0]
+        expected[near] = candidates(level[i : i + 1])[0][0]
         torch.testing.assert_close(votes[i], expected, atol=1e-5, rtol=0)
     every = (anchors.local(level) @ anchors.anchors.flatten(0, 1).T).argmax(2) // anchors.count
     left_out = [set(e.tolist()) - set(v.nonzero().flatten().tolist()) for e, v in zip(every, votes, strict=True)]

@@ -21,9 +21,9 @@ def test_strangest_hides_the_highest_of_each_image(seed: int, share: float) -> N
     values = torch.rand(3, 6, 7, generator=generator(seed))
     mask = strangest(values, share)
     assert mask.shape == (3, 1, 6, 7)
-    for own, seen in zip(mask.flatten(1), values.flatten(1), strict=True):
-        assert round(own.sum().item(), 3) == count_of(share, 42)
-        assert seen[own == 1].min() > seen[own == 0].max()
+    for image_mask, image_values in zip(mask.flatten(1), values.flatten(1), strict=True):
+        assert round(image_mask.sum().item(), 3) == count_of(share, 42)
+        assert image_values[image_mask == 1].min() > image_values[image_mask == 0].max()
 
 
 def test_a_mask_is_a_function_of_one_image_alone() -> None:

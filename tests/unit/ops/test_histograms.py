@@ -39,13 +39,13 @@ def slow_pair(p: Floats, n: Floats, q: Floats, m: Floats) -> tuple[float, float,
 
 
 def slow_histogram(points: Floats, normals: Floats, i: int, radius: float) -> tuple[Floats, list[int]]:
-    own = [j for j in range(len(points)) if j != i and math.dist(points[i], points[j]) <= radius]
+    neighbours = [j for j in range(len(points)) if j != i and math.dist(points[i], points[j]) <= radius]
     counts = np.zeros((3, BINS))
-    for j in own:
+    for j in neighbours:
         angles = slow_pair(points[i], normals[i], points[j], normals[j])
         for kind, (value, low, high) in enumerate(zip(angles, (-1, -1, -math.pi), (1, 1, math.pi), strict=True)):
             counts[kind, min(int((value - low) / (high - low) * BINS), BINS - 1)] += 1
-    return 100 * counts / max(len(own), 1), own
+    return 100 * counts / max(len(neighbours), 1), neighbours
 
 
 @pytest.mark.parametrize("fast", [True, False])
@@ -55,10 +55,10 @@ def test_histograms_are_those_of_the_formulas(fast: bool) -> None:
     normals /= np.linalg.norm(normals, axis=1, keepdims=True)
     got = fast_histograms(points, normals, 0.9, fast=fast)
     single = [slow_histogram(points, normals, i, 0.9) for i in range(60)]
-    assert min(len(own) for _, own in single) < 2
-    assert max(len(own) for _, own in single) > 8
-    for i, (own, neighbours) in enumerate(single):
-        expected = own.copy()
+    assert min(len(neighbours) for _, neighbours in single) < 2
+    assert max(len(neighbours) for _, neighbours in single) > 8
+    for i, (histogram, neighbours) in enumerate(single):
+        expected = histogram.copy()
         if fast and neighbours:
             weights = [1 / math.dist(points[i], points[j]) for j in neighbours]
             mixed = sum(w * single[j][0] for w, j in zip(weights, neighbours, strict=True))

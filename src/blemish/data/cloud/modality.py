@@ -137,11 +137,11 @@ class Clouds(Modality[Part]):
         points = raw.cloud.points
         if raw.cloud.shape is not None:
             grid = points.reshape(*raw.cloud.shape, 3)
-            there = raw.cloud.valid.reshape(raw.cloud.shape) & (anomaly_map > threshold)
+            suspect = raw.cloud.valid.reshape(raw.cloud.shape) & (anomaly_map > threshold)
             found = []
             for r in find_regions(anomaly_map, threshold, MOST):
                 x0, y0, x1, y1 = r.bbox
-                inside = grid[y0:y1, x0:x1][there[y0:y1, x0:x1]]
+                inside = grid[y0:y1, x0:x1][suspect[y0:y1, x0:x1]]
                 found.append(replace(r, box=_box(inside), points=len(inside)))
             return tuple(found)
         above = np.flatnonzero(anomaly_map[raw.rows] > threshold)
@@ -150,11 +150,12 @@ class Clouds(Modality[Part]):
         part, rows = _blobs(points[raw.rows].astype(np.float64), above), raw.rows[above]
         found = []
         for one in range(1, int(part.max()) + 1):
-            own = rows[part == one]
-            values = anomaly_map[own]
-            bbox = (int(own.min()), 0, int(own.max()) + 1, 1)
+            region_rows = rows[part == one]
+            values = anomaly_map[region_rows]
+            bbox = (int(region_rows.min()), 0, int(region_rows.max()) + 1, 1)
             peak, mean = float(values.max()), float(values.mean())
-            found.append(Region(bbox, len(own), peak, mean, box=_box(points[own]), points=len(own)))
+            count = len(region_rows)
+            found.append(Region(bbox, count, peak, mean, box=_box(points[region_rows]), points=count))
         return tuple(sorted(found, key=lambda r: -r.peak)[:MOST])
 
     def named(self, source: Any, raw: Part) -> dict[str, Any]:

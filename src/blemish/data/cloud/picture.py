@@ -42,18 +42,18 @@ def heat(
         like = nearest(tree_of(part.points[: len(rows)]), part.points[len(rows) :], 1)[:, 0]
         values, marked = np.concatenate([values, values[like]]), np.concatenate([marked, marked[like]])
     view = _view(part, int(values.argmax()), behind)
-    some = np.sort(np.random.default_rng(0).permutation(len(values))[:DRAWN])
+    drawn_rows = np.sort(np.random.default_rng(0).permutation(len(values))[:DRAWN])
     paint = np.tile(PLAIN, (len(values), 1))
     if scale is not None:
         share = np.clip((values - scale.low) / (scale.high - scale.low), 0, 1)
         alpha = np.sqrt(share)[:, None]
         paint = paint * (1 - alpha) + colours(share) * alpha
     paint[marked] = TRUTH
-    shown, out = part.points[some], part.outside[some]
+    shown, out = part.points[drawn_rows], part.outside[drawn_rows]
     length = np.sqrt((out**2).sum(1, keepdims=True))
     known = part.cloud.viewpoint is None and bool((length > 0).all())
     near = nearest(tree_of(shown), shown, NEAR)
-    picture = draw(shape_of(shown, None, near, out / length if known else None), paint[some], view, side)
+    picture = draw(shape_of(shown, None, near, out / length if known else None), paint[drawn_rows], view, side)
     for region in regions:
         _ring(picture, part, view, region)
     return picture
@@ -79,8 +79,10 @@ def _ring(picture: Picture, part: Part, view: View, region: Region) -> None:
     assert region.box is not None
     low, high = np.array(region.box[:3]), np.array(region.box[3:])
     centre = (low + high) / 2
-    own = int(((part.points - centre) ** 2).sum(1).argmin())
-    out = part.outside[own] if part.outside[own].any() else part.points[own] - part.points.mean(0)
+    nearest_row = int(((part.points - centre) ** 2).sum(1).argmin())
+    out = part.outside[nearest_row]
+    if not out.any():
+        out = part.points[nearest_row] - part.points.mean(0)
     if out @ view.axes[2] < 0:
         return
     scale = len(picture) / 2 / view.reach

@@ -76,9 +76,9 @@ class CloudPlan:
     def of(cls, parts: Iterable[Part], more: Iterable[Part] = ()) -> CloudPlan:
         """The typical part and the typical distance between its points, and how much good parts show of themselves, of
         these and `more` parts."""
-        some = list(parts)
-        plan = cls(median(part.diagonal for part in some), median(part.spacing for part in some))
-        shown = [plan.shown(part) for one in (some, more) for part in one]
+        typical = list(parts)
+        plan = cls(median(part.diagonal for part in typical), median(part.spacing for part in typical))
+        shown = [plan.shown(part) for one in (typical, more) for part in one]
         return replace(plan, surface=(min(shown), max(shown)))
 
     @property
@@ -88,8 +88,8 @@ class CloudPlan:
 
     def shown(self, part: Part) -> int:
         """How much surface a part shows: how many patches of one size it takes to cover it, however it lies."""
-        some = np.random.default_rng(0).permutation(len(part.points))[:MEASURED]
-        return int(apart(part.points[some], self.patch).sum())
+        sampled_rows = np.random.default_rng(0).permutation(len(part.points))[:MEASURED]
+        return int(apart(part.points[sampled_rows], self.patch).sum())
 
     def to_json(self) -> dict[str, Any]:
         """Plain values by field name, and the size."""
@@ -139,8 +139,8 @@ def part_of(cloud: Cloud, mesh_points: int = CloudPlan.mesh_points) -> Part:
     Outside is what the file's normals say, else the faces, else where the camera stood, else not known. Rows that are
     no points are left out.
     """
-    there = cloud.valid if cloud.faces is not None else _without_fillers(cloud.points, cloud.valid)
-    rows = np.flatnonzero(there)
+    valid = cloud.valid if cloud.faces is not None else _without_fillers(cloud.points, cloud.valid)
+    rows = np.flatnonzero(valid)
     points = cloud.points[rows].astype(np.float64)
     outside = np.zeros_like(points)
     if cloud.normals is not None:
@@ -163,19 +163,19 @@ def part_of(cloud: Cloud, mesh_points: int = CloudPlan.mesh_points) -> Part:
     return part
 
 
-def _without_fillers(points: NDArray[Any], there: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _without_fillers(points: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """(N,) rows that are points: without those that repeat one place all too often, where others remain."""
-    limit = max(FILLERS, math.ceil(FILLER * int(there.sum())))
-    rows = np.flatnonzero(there)
+    limit = max(FILLERS, math.ceil(FILLER * int(valid.sum())))
+    rows = np.flatnonzero(valid)
     for axis in range(3):  # few rows are left to compare whole
         _, which, count = np.unique(points[rows, axis], return_inverse=True, return_counts=True)
         rows = rows[count[which] >= limit]
     if not rows.size:
-        return there
+        return valid
     _, which, count = np.unique(points[rows], axis=0, return_inverse=True, return_counts=True)
     fillers = rows[count[which.reshape(-1)] >= limit]
-    if len(fillers) == int(there.sum()):
-        return there
-    out = there.copy()
+    if len(fillers) == int(valid.sum()):
+        return valid
+    out = valid.copy()
     out[fillers] = False
     return out

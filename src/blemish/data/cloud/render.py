@@ -52,7 +52,7 @@ class Shape(NamedTuple):
 
     points: Axes  # (N, 3)
     normals: Axes  # (N, 3); of either sign where not `outward`: what is seen looks at the viewer
-    apart: float  # how wide a disc on each point has to be for the surface to close
+    spacing: float  # how wide a disc on each point has to be for the surface to close
     faces: NDArray[np.int64] | None = None  # (F, 3): then these are drawn
     outward: bool = False  # the normals are known to point out: what looks away is not drawn
 
@@ -65,11 +65,12 @@ def shape_of(
     if faces is not None:
         return Shape(points, geometry.face_normals(points, faces), 0, faces)
     assert near is not None
-    some = np.linspace(0, len(points) - 1, min(len(points), 5000)).astype(int)
-    apart = np.median(np.linalg.norm(points[near[some, min(6, near.shape[1] - 1)]] - points[some], axis=1))
+    sampled_rows = np.linspace(0, len(points) - 1, min(len(points), 5000)).astype(int)
+    sixth = near[sampled_rows, min(6, near.shape[1] - 1)]
+    spacing = np.median(np.linalg.norm(points[sixth] - points[sampled_rows], axis=1))
     if normals is not None:
-        return Shape(points, normals, float(apart), outward=True)
-    return Shape(points, geometry.fitted_normals(points, near), float(apart))
+        return Shape(points, normals, float(spacing), outward=True)
+    return Shape(points, geometry.fitted_normals(points, near), float(spacing))
 
 
 def draw(shape: Shape, colours: NDArray[np.float64] | None, view: View, side: int = 320) -> Picture:
@@ -89,7 +90,7 @@ def draw(shape: Shape, colours: NDArray[np.float64] | None, view: View, side: in
         _faces(paint, seen, place, shown, shape.faces)
     else:
         front = facing[:, 2] > 0 if shape.outward else np.ones(len(seen), bool)
-        _discs(paint, seen[front], place[front], shown[front], int(np.clip(round(shape.apart * scale), 1, 40)))
+        _discs(paint, seen[front], place[front], shown[front], int(np.clip(round(shape.spacing * scale), 1, 40)))
     return np.asarray(cv2.resize(paint, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
 
 

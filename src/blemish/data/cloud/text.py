@@ -53,10 +53,10 @@ def _named(columns: dict[str, NDArray[Any]]) -> Cloud:
 
 def _columns(values: NDArray[Any]) -> Cloud:
     """(N, 3 or more) without names."""
-    normals, rest = None, 3
+    normals, first_field = None, 3
     if values.shape[1] >= 6 and np.abs((values[:, 3:6] ** 2).sum(1) - 1).max() < 1e-3:
-        normals, rest = values[:, 3:6].copy(), 6
-    fields = {f"column_{i + 1}": values[:, i].copy() for i in range(rest, values.shape[1])}
+        normals, first_field = values[:, 3:6].copy(), 6
+    fields = {f"column_{i + 1}": values[:, i].copy() for i in range(first_field, values.shape[1])}
     return Cloud(values[:, :3].copy(), normals, fields=fields)
 
 

@@ -254,10 +254,10 @@ def over_black(image: Array) -> Array:
 def _with_pillow(image: Image.Image, name: str) -> Array:
     try:
         if image.format == "TIFF":  # only this plugin warns while it decodes
-            with quiet(), _tiff.complaints() as said:
+            with quiet(), _tiff.complaints() as complaints:
                 image.load()
-            if said:  # pixels that it could not decode are left as they were
-                raise ValueError(said[0])
+            if complaints:  # pixels that it could not decode are left as they were
+                raise ValueError(complaints[0])
         return np.array(_in_known_mode(image))
     except Exception as error:  # Pillow raises nearly anything on a malformed file
         if is_out_of_memory(error):

@@ -49,10 +49,10 @@ def kind_of(dtype: np.dtype[Any]) -> Kind:
 
 def measure(image: NDArray[Any]) -> Measured:
     """The values of a canonical image (H, W[, 3])."""
-    some = image[:: max(image.shape[0] // 256, 1), :: max(image.shape[1] // 256, 1)]
-    low, high = np.quantile(some, [0.01, 0.99])
+    thinned = image[:: max(image.shape[0] // 256, 1), :: max(image.shape[1] // 256, 1)]
+    low, high = np.quantile(thinned, [0.01, 0.99])
     return Measured(
-        kind_of(image.dtype), float(image.min()), float(image.max()), (float(low), float(high)), float(some.mean())
+        kind_of(image.dtype), float(image.min()), float(image.max()), (float(low), float(high)), float(thinned.mean())
     )
 
 
@@ -114,18 +114,19 @@ def learn(found: Sequence[Measured]) -> Levels:
     DataError where images show nothing (one value all over), where single values lie so far off that the others would
     share a few grey levels, and where images of two types would be of unlike brightness.
     """
-    seen: dict[Kind, list[Measured]] = {kind: [m for m in found if m.kind == kind] for kind in KINDS}
+    by_kind: dict[Kind, list[Measured]] = {kind: [m for m in found if m.kind == kind] for kind in KINDS}
     if found and all(m.low == m.high for m in found):
         raise DataError("the good images show nothing: each is of one value all over", hint="are they the right files?")
-    levels = Levels(_range("uint16", seen["uint16"]), _range("float", seen["float"]))
-    for kind, own in seen.items():
-        _check_bulk(levels, kind, own)
+    levels = Levels(_range("uint16", by_kind["uint16"]), _range("float", by_kind["float"]))
+    for kind, images in by_kind.items():
+        _check_bulk(levels, kind, images)
     if not found:
         return levels
-    means = {k: float(np.median([levels.grey(k, m.mean) for m in own])) for k, own in seen.items() if own}
+    means = {k: float(np.median([levels.grey(k, m.mean) for m in images])) for k, images in by_kind.items() if images}
     if min(means.values()) * UNLIKE < max(means.values()):
-        told = ", ".join(f"{len(seen[k])} of {_NAMES[k]} (mean {mean:.0f} of 255)" for k, mean in means.items())
-        raise DataError(f"good images of several kinds that do not fit together: {told}", hint="bring them to one kind")
+        kinds = ", ".join(f"{len(by_kind[k])} of {_NAMES[k]} (mean {mean:.0f} of 255)" for k, mean in means.items())
+        message = f"good images of several kinds that do not fit together: {kinds}"
+        raise DataError(message, hint="bring them to one kind")
     return Levels(levels.uint16, levels.real, min(levels.grey(m.kind, m.high) for m in found))
 
 

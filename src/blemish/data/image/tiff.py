@@ -152,7 +152,7 @@ def _put(data: bytes, place: int, new: bytes) -> bytes:
 
 # libtiff hands its complaints to one handler of the process, which prints them unless another is set.
 _Handler = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_void_p)
-_said = threading.local()
+_complaints = threading.local()
 
 
 @contextmanager
@@ -162,11 +162,11 @@ def complaints() -> Iterator[list[str]]:
     Where its handlers cannot be reached (it is linked into Pillow itself, as on Windows), the list stays empty.
     """
     _listen()
-    _said.lines = []
+    _complaints.lines = []
     try:
-        yield _said.lines
+        yield _complaints.lines
     finally:
-        _said.lines = None
+        _complaints.lines = None
 
 
 @cache
@@ -184,7 +184,7 @@ def _listen() -> Any:
     before: list[Any] = []
 
     def heard(module: bytes | None, form: bytes, values: Any) -> None:
-        lines = getattr(_said, "lines", None)
+        lines = getattr(_complaints, "lines", None)
         if lines is None:
             if before:
                 before[0](module, form, values)

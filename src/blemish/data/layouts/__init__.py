@@ -23,7 +23,7 @@ from blemish.config import nearest
 from blemish.data import registry
 from blemish.data.layouts import folder
 from blemish.data.layouts._common import Query, check_disjoint
-from blemish.data.layouts._names import says
+from blemish.data.layouts._names import meaning_of
 from blemish.data.listing import reasons
 from blemish.data.modality import Cut, Modality
 from blemish.errors import ConfigError, DataError
@@ -136,7 +136,7 @@ def check_named(paths: Sequence[Path]) -> None:
     root = Path(os.path.commonpath([path.absolute().parent for path in paths]))
     for path in paths:
         for part in path.absolute().relative_to(root).parts[:-1]:
-            if says(part).bad or is_hidden(part):
+            if meaning_of(part).bad or is_hidden(part):
                 hint = "leave it out, or give a Record, which says what it is"
                 raise DataError(f"lies in a folder '{part}' and is listed as a good one", path=path, hint=hint)
 
@@ -150,8 +150,8 @@ def folders(records: Sequence[Record], most: int = 8) -> str:
     root = Path(os.path.commonpath(parents))
     counts = Counter("/".join(parent.relative_to(root).parts) or root.name for parent in parents)
     shown = ", ".join(f"{name} {count}" for name, count in sorted(counts.items())[:most])
-    rest = f" and {len(counts) - most} more" if len(counts) > most else ""
-    return f"{shown}{rest}" if len(counts) == 1 else f"{len(counts)} folders: {shown}{rest}"
+    not_shown = f" and {len(counts) - most} more" if len(counts) > most else ""
+    return f"{shown}{not_shown}" if len(counts) == 1 else f"{len(counts)} folders: {shown}{not_shown}"
 
 
 def _load(name: str) -> Layout:

@@ -46,9 +46,9 @@ def masks_for(folder: Path, truth: Path) -> dict[str, Path]:
 def say_unmatched(truth: Path, tested: Iterable[Path]) -> None:
     """A warning naming the folders of masks that belong to no folder of test samples."""
     known = {folder.name.casefold() for folder in tested}
-    rest = [one.name for one in folders_in(truth) if one.name.casefold() not in known and any(one.iterdir())]
-    if rest:
-        warnings.warn(f"{truth}: masks that belong to no folder of test samples: {counted(rest)}", stacklevel=4)
+    unmatched = [one.name for one in folders_in(truth) if one.name.casefold() not in known and any(one.iterdir())]
+    if unmatched:
+        warnings.warn(f"{truth}: masks that belong to no folder of test samples: {counted(unmatched)}", stacklevel=4)
 
 
 def records_of(

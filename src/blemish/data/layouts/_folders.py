@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from blemish.data.layouts._names import counted, says
+from blemish.data.layouts._names import counted, meaning_of
 from blemish.errors import DataError
 from blemish.files import is_hidden
 from blemish.types import Record, Split
@@ -26,9 +26,9 @@ def child(folder: Path, *names: str) -> Path:
 
     DataError where two folders differ in case alone.
     """
-    there = folders_in(folder)
+    sub_folders = folders_in(folder)
     for name in names:
-        found = [one for one in there if one.name.casefold() == name.casefold()]
+        found = [one for one in sub_folders if one.name.casefold() == name.casefold()]
         if len(found) > 1:
             raise DataError(f"has folders {counted([f.name for f in found])}", path=folder, hint="which one is meant?")
         if found:
@@ -38,7 +38,7 @@ def child(folder: Path, *names: str) -> Path:
 
 def good_in(folder: Path) -> list[Path]:
     """The sub-folders whose names say that good samples are in them and nothing else: good, OK, normal, i.O."""
-    return [one for one in folders_in(folder) if says(one.name).alone]
+    return [one for one in folders_in(folder) if meaning_of(one.name).alone]
 
 
 def defect_of(folder: Path) -> str | None:
@@ -46,11 +46,11 @@ def defect_of(folder: Path) -> str | None:
 
     DataError where the name leaves it open.
     """
-    said = says(folder.name)
-    if said.good and not said.alone:
+    meaning = meaning_of(folder.name)
+    if meaning.good and not meaning.alone:
         hint = "name it good, or after the defect"
         raise DataError("may hold good samples or defective ones, by its name", path=folder, hint=hint)
-    return None if said.good else folder.name
+    return None if meaning.good else folder.name
 
 
 def categories(root: Path, is_category: Callable[[Path], bool]) -> list[Path]:
@@ -60,11 +60,11 @@ def categories(root: Path, is_category: Callable[[Path], bool]) -> list[Path]:
 
 def say_unused(folder: Path, used: Iterable[Path], holds: Callable[[Path], object]) -> None:
     """A warning naming what a folder of samples holds beside the sub-folders that are used."""
-    rest = [f"folder '{one.name}'" for one in folders_in(folder) if one not in set(used) and holds(one)]
+    unused = [f"folder '{one.name}'" for one in folders_in(folder) if one not in set(used) and holds(one)]
     if folder.is_dir() and holds(folder):
-        rest.append("files that lie in no folder of their own")
-    if rest:
-        warnings.warn(f"{folder}: not used, since no name says what it is: {', '.join(rest)}", stacklevel=4)
+        unused.append("files that lie in no folder of their own")
+    if unused:
+        warnings.warn(f"{folder}: not used, since no name says what it is: {', '.join(unused)}", stacklevel=4)
 
 
 def good_records(

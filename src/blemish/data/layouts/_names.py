@@ -47,7 +47,7 @@ OPPOSITES = tuple(
 )
 
 
-class Says(NamedTuple):
+class Meaning(NamedTuple):
     """What a name says; neither where it says nothing."""
 
     good: bool = False
@@ -56,15 +56,15 @@ class Says(NamedTuple):
 
 
 @lru_cache(4096)
-def says(name: str) -> Says:
+def meaning_of(name: str) -> Meaning:
     """What a name says of the samples that carry it."""
     folded = fold(name)
     if any(sign in folded for sign in BAD_SIGNS):
-        return Says(bad=True)
+        return Meaning(bad=True)
     if any(sign in folded for sign in GOOD_SIGNS):
-        return Says(good=True, alone=True)
+        return Meaning(good=True, alone=True)
     if "".join(_letters(folded)) in OTHER:
-        return Says(bad=True)
+        return Meaning(bad=True)
     words = _words(name)
     found: list[int] = []  # 1 good, -1 bad, 0 neither, of each word that counts
     turn, negated = 1, False
@@ -80,7 +80,7 @@ def says(name: str) -> Says:
             if value:
                 turn, negated = 1, False
     good, bad = 1 in found, -1 in found
-    return Says(good and not bad, bad, good and not bad and 0 not in found and not negated)
+    return Meaning(good and not bad, bad, good and not bad and 0 not in found and not negated)
 
 
 def fold(text: str) -> str:

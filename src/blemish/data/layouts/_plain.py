@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 
 from blemish.data.layouts._folders import folders_in
-from blemish.data.layouts._names import Says, counted, fold, opposed, says
+from blemish.data.layouts._names import Meaning, counted, fold, meaning_of, opposed
 from blemish.data.listing import is_image
 from blemish.errors import DataError
 from blemish.files import is_hidden, walk
@@ -61,15 +61,15 @@ def check_folders(paths: Iterable[Path], root: Path, what: str) -> None:
     for above, inside in sorted(beside.items()):
         folders = sorted(name for name in inside if name)
         where = "/".join(above)
-        if bad := [name for name in folders if says(name).bad]:
+        if bad := [name for name in folders if meaning_of(name).bad]:
             names = counted(["/".join((*above, name)) for name in bad])
             message = f"has a folder that does not sound like good {what}: {names}"
             raise DataError(message, path=root, hint=hint)
         if opposed(folders):
             message = f"folders {counted(folders)}: which of them holds good {what} is not said"
             raise DataError(message, path=root / where, hint=hint)
-        good = [name for name in folders if says(name).good]
-        if not good or any(says(name).good for name in above):
+        good = [name for name in folders if meaning_of(name).good]
+        if not good or any(meaning_of(name).good for name in above):
             continue
         if unclear := [name for name in folders if name not in good]:
             message = (
@@ -123,10 +123,10 @@ def _check_list(file: Path, listed: _Files, what: str) -> None:
     bad: dict[str, int] = {}
     unclear: dict[str, int] = {}
     for label in _labels(file, listed):
-        said = _label(label)
-        if said.bad:
+        meaning = _label(label)
+        if meaning.bad:
             bad[label] = bad.get(label, 0) + 1
-        elif not said.good:
+        elif not meaning.good:
             unclear[label] = unclear.get(label, 0) + 1
     hint = "write a manifest, or move the list away where it says something else"
     if bad:
@@ -139,11 +139,11 @@ def _check_list(file: Path, listed: _Files, what: str) -> None:
         warnings.warn(message, stacklevel=6)
 
 
-def _label(text: str) -> Says:
+def _label(text: str) -> Meaning:
     """What a label says; 1 is anomalous and 0 is good, as everywhere."""
     if fold(text) in GOOD_LABELS:
-        return Says(good=True)
-    return Says(bad=True) if fold(text) in ("1", "1.0", "true") else says(text)
+        return Meaning(good=True)
+    return Meaning(bad=True) if fold(text) in ("1", "1.0", "true") else meaning_of(text)
 
 
 def _labels(file: Path, listed: _Files) -> Iterator[str]:

@@ -47,7 +47,7 @@ def index(root: Path, query: Query) -> list[Record]:
             if unmatched:
                 names = counted(unmatched)
                 warnings.warn(f"{truth}: masks of {len(unmatched)} images that are not there: {names}", stacklevel=3)
-            said = category / SATURATION if (category / SATURATION).is_file() else None
+            saturation = category / SATURATION if (category / SATURATION).is_file() else None
             found = records_of(root, category, folder, "test", defect=defect_of(folder), masks=masks)
-            records += [replace(record, saturation=said) for record in found]
+            records += [replace(record, saturation=saturation) for record in found]
     return records

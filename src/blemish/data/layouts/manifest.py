@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from blemish.data.layouts._common import Query, default_split_only, plain_name, relative
-from blemish.data.layouts._names import counted, fold, says
+from blemish.data.layouts._names import counted, fold, meaning_of
 from blemish.errors import DataError
 from blemish.types import Record, Split
 
@@ -58,10 +58,10 @@ def index(root: Path, query: Query) -> list[Record]:
     records: dict[str, Record] = {}
     groups: dict[str, str] = {}
     rows = list(_renamed(path, list(_rows(path))))
-    said = {LABELS.get((_text(row, "label") or "").lower()) for _, row in rows}
+    labels = {LABELS.get((_text(row, "label") or "").lower()) for _, row in rows}
     for line, row in rows:
         try:
-            if {0, 1} <= said and all(_text(row, name) is None for name in ("label", "defect", "mask")):
+            if {0, 1} <= labels and all(_text(row, name) is None for name in ("label", "defect", "mask")):
                 raise ValueError("has no label, and others are good or anomalous by theirs")
             record = _record(path.parent, row)
             if record.id in records:
@@ -121,9 +121,9 @@ def _check_header(head: Sequence[str]) -> None:
     if "path" not in map(_plain, head):
         found = [name for name in head if _meant(name, ("path",))]
         mark = next((mark for mark in (";", "\t", "|") if len(head) == 1 and mark in head[0]), None)
-        meant = f": '{found[0].strip()}' is none" if found else ""
-        meant = f": commas separate columns, not {mark!r}" if mark else meant
-        raise ValueError(f"no column 'path' in the header{meant}")
+        cause = f": '{found[0].strip()}' is none" if found else ""
+        cause = f": commas separate columns, not {mark!r}" if mark else cause
+        raise ValueError(f"no column 'path' in the header{cause}")
 
 
 def _renamed(path: Path, rows: Iterable[tuple[int, list[tuple[str, Any]]]]) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -138,8 +138,8 @@ def _renamed(path: Path, rows: Iterable[tuple[int, list[tuple[str, Any]]]]) -> I
         if "label" in missing and re.sub(r"[\W_]+", "", _plain(name)) in REVERSED:
             hint = "write a column 'label' with good or anomalous in it"
             raise DataError(f"column '{name.strip()}' is not known", path=path, hint=hint)
-        if meant := _meant(name, missing):
-            hint = f"did you mean '{meant}'? Rename it, or remove it"
+        if nearest := _meant(name, missing):
+            hint = f"did you mean '{nearest}'? Rename it, or remove it"
             raise DataError(f"column '{name.strip()}' is not known", path=path, hint=hint)
         ignored.append(name.strip() or "(without a name)")
     if ignored:
@@ -207,7 +207,7 @@ def _record(base: Path, row: Mapping[str, Any]) -> Record:
 def _defect(row: Mapping[str, Any]) -> str | None:
     """The type of defect; None where there is none, or the word for a good sample stands there."""
     defect = _text(row, "defect")
-    if defect is None or says(defect).alone:
+    if defect is None or meaning_of(defect).alone:
         return None
     if fold(defect) in ("0", "-", "none", "null", "nan", "n/a", "na", "no", "false"):
         raise ValueError(f"defect '{defect}' may mean none: leave it empty for a good sample")

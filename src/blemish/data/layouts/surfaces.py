@@ -58,8 +58,8 @@ def _records(root: Path, category: Path, folder: Path, split: Split, defect: str
 
 def _clouds(folder: Path) -> list[Path]:
     """Clouds of a folder, or of its folder `xyz`."""
-    own = folder / "xyz" if (folder / "xyz").is_dir() else folder
-    return sorted(path for path in own.iterdir() if is_cloud(path)) if own.is_dir() else []
+    cloud_folder = folder / "xyz" if (folder / "xyz").is_dir() else folder
+    return sorted(path for path in cloud_folder.iterdir() if is_cloud(path)) if cloud_folder.is_dir() else []
 
 
 def _mask(path: Path, truth: Path, pictures: dict[str, Path]) -> Path | None:

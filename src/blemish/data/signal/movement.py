@@ -51,11 +51,11 @@ def lacking(recording: Recording, rate: float, window: float) -> tuple[Stretch, 
     or flat from beginning to end is left out: that is no matter of a stretch, and reading it says so."""
     values = recording.values.astype(np.float64)
     names = names_of(recording, range(len(values)))
-    some = [k for k, lead in enumerate(values) if np.isfinite(lead).any()]
-    missing = [long_gaps(values[k], rate) for k in some]
-    still = [still_in(bridged(values[k], names[k]), patience(window, rate), step_of(values[k])) for k in some]
-    alive = [k for k in range(len(some)) if not still[k].all()]
-    return lacks_of([missing[k] for k in alive], [still[k] for k in alive], [names[some[k]] for k in alive], rate)
+    recorded = [k for k, lead in enumerate(values) if np.isfinite(lead).any()]
+    missing = [long_gaps(values[k], rate) for k in recorded]
+    still = [still_in(bridged(values[k], names[k]), patience(window, rate), step_of(values[k])) for k in recorded]
+    alive = [k for k in range(len(recorded)) if not still[k].all()]
+    return lacks_of([missing[k] for k in alive], [still[k] for k in alive], [names[recorded[k]] for k in alive], rate)
 
 
 def lacks_of(
@@ -99,8 +99,8 @@ def still_in(lead: NDArray[np.float64], size: int, step: float) -> NDArray[np.bo
 
 def step_of(lead: NDArray[np.float64]) -> float:
     """The smallest difference between values of a lead: a step of the converter, or all but nothing."""
-    some = lead[:: max(1, len(lead) // 1_000_000)]
-    values = np.unique(some[np.isfinite(some)])
+    thinned = lead[:: max(1, len(lead) // 1_000_000)]
+    values = np.unique(thinned[np.isfinite(thinned)])
     return float(np.diff(values).min()) if len(values) > 1 else 0.0
 
 
@@ -135,9 +135,10 @@ def check_movement(
     learned: Sequence[float | None] = least or [None] * len(order)
     for name, moves, known in zip(names_of(recording, order), movement(x), learned, strict=True):
         if moves < (LEAST if known is None else min(SLACK * known, FULL)):
-            said = f"{name} hardly moves in a part of {at[0]:.2f} to {at[1]:.2f} s: {moves:.2g} of its usual deviation"
+            part = f"{name} hardly moves in a part of {at[0]:.2f} to {at[1]:.2f} s"
+            message = f"{part}: {moves:.2g} of its usual deviation"
             others = "" if known is None else f", and windows that were learned from {known:.2g} or more"
-            raise OutOfRange(said + others, hint=ELECTRODE)
+            raise OutOfRange(message + others, hint=ELECTRODE)
 
 
 def names_of(recording: Recording, order: Sequence[int]) -> list[str]:
@@ -151,15 +152,15 @@ def _runs(missing: NDArray[np.bool_]) -> list[tuple[int, int]]:
 
 
 def bridged(lead: NDArray[np.float64], name: str) -> NDArray[np.float64]:
-    there = np.isfinite(lead)
-    if there.all():
+    recorded = np.isfinite(lead)
+    if recorded.all():
         return lead
-    if not there.any():
+    if not recorded.any():
         raise DataError(f"{name} holds no number", hint=ELECTRODE)
-    return filled_in(lead, there)
+    return filled_in(lead, recorded)
 
 
-def filled_in(lead: NDArray[np.float64], there: NDArray[np.bool_]) -> NDArray[np.float64]:
+def filled_in(lead: NDArray[np.float64], recorded: NDArray[np.bool_]) -> NDArray[np.float64]:
     """(N,) with straight lines where nothing is `there`."""
     at = np.arange(len(lead))
-    return np.interp(at, at[there], lead[there])
+    return np.interp(at, at[recorded], lead[recorded])

@@ -247,17 +247,17 @@ def prepare(recording: Recording, plan: SignalPlan) -> Prepared:
     flat = pieces.reshape(len(values), -1)
     empty = np.stack([_at_rate(a | b, flat.shape[1]) for a, b in zip(missing, still, strict=True)])
     middle, scale = _usual(flat, empty, plan.size[0])
-    for name, one, whole, rest in zip(names, scale[:, 0], np.abs(values).max(axis=1), still, strict=True):
-        if rest.all() or one <= DIGITS * whole:
+    for name, one, whole, still_at in zip(names, scale[:, 0], np.abs(values).max(axis=1), still, strict=True):
+        if still_at.all() or one <= DIGITS * whole:
             raise DataError(f"{name} is flat: it never moves", hint=ELECTRODE)
     scaled = np.clip((flat - middle) / scale, -CLIP, CLIP)
     return Prepared(scaled.astype(np.float32), order, lacks_of(missing, still, names, rate))
 
 
-def _at_rate(there: NDArray[np.bool_], count: int) -> NDArray[np.bool_]:
+def _at_rate(marks: NDArray[np.bool_], count: int) -> NDArray[np.bool_]:
     """A row of marks at another rate: (count,)."""
-    at = (np.arange(count) * (len(there) / count)).astype(np.int64)
-    return there[np.minimum(at, len(there) - 1)]
+    at = (np.arange(count) * (len(marks) / count)).astype(np.int64)
+    return marks[np.minimum(at, len(marks) - 1)]
 
 
 def least_movement(windows: Iterable[Window], plan: SignalPlan) -> tuple[float, ...]:
@@ -308,16 +308,16 @@ def chosen(leads: Sequence[str | None], wanted: Sequence[str | None]) -> tuple[i
     missing = [name for name in wanted if name is not None and name not in leads]
     if missing:
         raise DataError(f"there is no lead {missing[0]}", hint=f"it has {', '.join(map(str, leads))}")
-    rest = list(range(len(leads)))
+    unassigned = list(range(len(leads)))
     named: list[int | None] = []
     for name in wanted:  # of leads of one name, the first of the model is the first of the recording
-        own = next((i for i in rest if name is not None and leads[i] == name), None)
-        if name is not None and own is None:
+        index = next((i for i in unassigned if name is not None and leads[i] == name), None)
+        if name is not None and index is None:
             raise DataError(f"has too few leads {name}", hint=f"it has {', '.join(map(str, leads))}")
-        named.append(own)
-        if own is not None:
-            rest.remove(own)
-    return tuple(i if i is not None else rest.pop(0) for i in named)
+        named.append(index)
+        if index is not None:
+            unassigned.remove(index)
+    return tuple(i if i is not None else unassigned.pop(0) for i in named)
 
 
 def _known(rate: float | None) -> float:
@@ -375,9 +375,9 @@ def _usual(
     flat = np.asarray(empty[:, :used].reshape(len(values), count, -1).any(axis=2))
     middles, scales = [], []
     for lead, deviation, spoilt, nothing in zip(values, windows, flat, empty, strict=True):
-        some = deviation[~spoilt] if not spoilt.all() else deviation
-        faint = deviation < FAINT * np.quantile(some, 0.9)
-        scales.append(np.median(some[some >= FAINT * np.quantile(some, 0.9)]))
+        moving = deviation[~spoilt] if not spoilt.all() else deviation
+        faint = deviation < FAINT * np.quantile(moving, 0.9)
+        scales.append(np.median(moving[moving >= FAINT * np.quantile(moving, 0.9)]))
         shown = ~nothing
         shown[:used] &= np.repeat(~faint, len(lead[:used]) // count)
         middles.append(np.median(lead[shown] if shown.any() else lead))

@@ -250,8 +250,8 @@ def _joined(path: Path, parts: list[Segment]) -> Recording:
     rate, at = float(_understood(path, lambda name: _wfdb().rdheader(name)).fs), 0
     for name, samples in parts:
         if name != MISSING:
-            own = path.parent / f"{name}.hea"
-            record = _record(own) if samples else _understood(own, lambda name: _wfdb().rdheader(name))
+            header = path.parent / f"{name}.hea"
+            record = _record(header) if samples else _understood(header, lambda name: _wfdb().rdheader(name))
             if float(record.fs) != rate or int(record.sig_len or 0) != samples:
                 message = f"its segment {name} has {record.sig_len} samples at {record.fs:g} Hz"
                 raise DataError(f"{message}, not {samples} at {rate:g}", path=path, hint="copy the record again")
@@ -362,9 +362,9 @@ def _pieces(rows: list[list[str]], first: int) -> Recording:
 def kept(values: NDArray[Any]) -> Values:
     """Values (K, N) as float32, or as float64 where that would round a lead by a visible part of its deviation."""
     values = np.ascontiguousarray(values, np.float64)
-    there = np.where(np.isfinite(values), values, np.nan)
-    some = np.isfinite(there).any(axis=1)
-    largest, deviation = np.nanmax(np.abs(there[some]), axis=1), np.nanstd(there[some], axis=1)
+    finite = np.where(np.isfinite(values), values, np.nan)
+    recorded = np.isfinite(finite).any(axis=1)
+    largest, deviation = np.nanmax(np.abs(finite[recorded]), axis=1), np.nanstd(finite[recorded], axis=1)
     if (largest * np.finfo(np.float32).eps <= ROUNDED * deviation).all():
         return values.astype(np.float32)
     return values

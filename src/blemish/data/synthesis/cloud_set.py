@@ -169,11 +169,11 @@ def _write(
             write_whole(folder / "rgb" / f"{name}.png", colour.read_bytes())
     record = {"source": str(source), "preset": preset, **run, **made.record, "versions": _versions()}
     write_whole(folder / f"{name}.json", (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
-    said = {key: made.record[key] for key in ("points", "moved", "share", "components", "depth", "roughness")}
+    figures = {key: made.record[key] for key in ("points", "moved", "share", "components", "depth", "roughness")}
     chosen = {key: made.record["options"][key] for key in ("scale", "strength", "octaves")}
     return {
         "path": str(target), "labels": str(truth / f"{name}_labels.npy"), "preset": preset, "seed": run["seed"],
-        **chosen, **said,
+        **chosen, **figures,
     }  # fmt: skip
 
 

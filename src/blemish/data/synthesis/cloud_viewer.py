@@ -58,7 +58,7 @@ def _packed(exhibit: Exhibit) -> dict[str, Any]:
         "points": len(both) // 2,
         "moved": int((exhibit.displacement != 0).sum()),
         "depth": most,
-        "apart": exhibit.before.apart / side,
+        "apart": exhibit.before.spacing / side,
         "places": [text(np.rint((shape.points - low) / side * 65535), "<u2") for shape in shapes],
         "normals": [text(np.rint(shape.normals * 127), "i1") for shape in shapes],
         "levels": text(levels, "i1"),

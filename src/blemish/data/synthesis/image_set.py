@@ -170,10 +170,10 @@ def defects(
             for k in range(count):
                 changed, mask = damage(image, make, lots_of(seed, kind, name, k))
                 row = _write(out, kind, name if count == 1 else f"{name}_{k}", changed, mask)
-                said = {"good": str(good), "kind": kind, "seed": seed, "number": k, "share": float(mask.mean())}
+                origin = {"good": str(good), "kind": kind, "seed": seed, "number": k, "share": float(mask.mean())}
                 caption = f"{Path(row['path']).stem}   {mask.mean():.2%} of the image"
                 pictures = (caption, pictures_of(image, changed, mask)) if picture else None
-                made.append(({"source": str(path), **row, **said, "error": None}, pictures))
+                made.append(({"source": str(path), **row, **origin, "error": None}, pictures))
             return made
         except DataError as error:
             if not source.is_dir():

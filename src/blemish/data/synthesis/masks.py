@@ -76,10 +76,10 @@ def blob_mask(shape: Shape, generator: np.random.Generator, *, area: tuple[float
     x = (np.arange(shape[1], dtype=np.float32) - generator.uniform(0.1, 0.9) * shape[1])[None]
     c, s = np.float32(math.cos(angle)), np.float32(math.sin(angle))
     radius = math.sqrt(count / math.pi)
-    away = np.hypot(slim * (c * x + s * y), (c * y - s * x) / slim) / np.float32(radius)
+    distance = np.hypot(slim * (c * x + s * y), (c * y - s * x) / slim) / np.float32(radius)
     # lumps of about the blob's own size, wherever it lies
     cells = [min(max(n / radius * generator.uniform(0.4, 1.2), 0.5), n / 2 + 0.5) for n in shape]
-    lumpy = perlin(shape, cells, generator) * np.float32(1.2) - away
+    lumpy = perlin(shape, cells, generator) * np.float32(1.2) - distance
     return highest(lumpy.astype(np.float32), count)
 
 

@@ -56,16 +56,16 @@ class Scan:
         self._looked = np.zeros(len(points), bool)
         self.source, known, self._outside = self._given(generator)
         self._normals: Points = np.empty_like(points) if known is None else known
-        self._told = np.full(len(points), known is not None)
+        self._known = np.full(len(points), known is not None)
 
     def _given(self, generator: np.random.Generator) -> tuple[str, Points | None, Orientation | None]:
         """Normals of the file, else of the faces, else estimated: toward the camera, else outward."""
         for source, normals in (("given", self.cloud.normals), ("faces", self.of_faces(self.cloud.points))):
             if normals is not None:
-                own = normals[self.rows].astype(np.float64)
-                length = np.sqrt((own**2).sum(1, keepdims=True))
+                unscaled = normals[self.rows].astype(np.float64)
+                length = np.sqrt((unscaled**2).sum(1, keepdims=True))
                 if np.isfinite(length).all() and length.min() > 1e-6:
-                    return source, own / length, None
+                    return source, unscaled / length, None
         if self.cloud.viewpoint is not None:
             return "camera", None, None
         return "estimated", None, Orientation(self.tree, self.points, generator, self.k)
@@ -98,31 +98,31 @@ class Scan:
 
     def normals(self, rows: Indices) -> Points:
         """(M, 3) unit normals of valid points; looked up once for each point."""
-        fresh = self._by_place(rows[~self._told[rows]])
+        fresh = self._by_place(rows[~self._known[rows]])
         if fresh.size:
             plain = fitted_normals(self.points, self.near(fresh, self.k))
             if self._outside is not None:
                 self._normals[fresh] = self._outside(plain, self.points[fresh])
             else:
                 self._normals[fresh] = toward(plain, self.points[fresh], np.asarray(self.cloud.viewpoint) - self.mean)
-        self._told[fresh] = True
+        self._known[fresh] = True
         return self._normals[rows]
 
     def bend(self, rows: Indices, normals: Points) -> NDArray[np.float64]:
         """(M, 2) smaller and larger curvature of the surface at the rows, 1 / unit, by their side's normals (M, 3)."""
         out, order = np.empty((len(rows), 2)), np.argsort(self._rank[rows])  # as in `_by_place`
-        own, normals = rows[order], normals[order]
-        near = self.own_side(own, self.near(own, self.k), normals)
-        out[order] = principal_curvatures(self.points, self.points[own], normals, near)
+        by_place, normals = rows[order], normals[order]
+        near = self.own_side(by_place, self.near(by_place, self.k), normals)
+        out[order] = principal_curvatures(self.points, self.points[by_place], normals, near)
         return out
 
     def room(self, rows: Indices, move: NDArray[np.float64], normals: Points) -> NDArray[np.float64]:
         """(M,) how far each point may go before it meets a wall that faces it: a sheet's far side, or across a gap."""
         hit, order = np.empty(len(rows), np.int64), np.argsort(self._rank[rows])  # as in `_by_place`
         hit[order] = nearest(self.tree, (self.points[rows] + move[:, None] * normals)[order], 1)[:, 0]
-        away = ((self.points[hit] - self.points[rows]) * normals).sum(1) * np.sign(move)
+        distance = ((self.points[hit] - self.points[rows]) * normals).sum(1) * np.sign(move)
         faces = (self.normals(hit) * normals).sum(1) < -0.3
-        return np.where(faces & (away > 0), 0.8 * away, np.inf)
+        return np.where(faces & (distance > 0), 0.8 * distance, np.inf)
 
     def normals_after(self, rows: Indices, points: NDArray[Any]) -> NDArray[Any] | None:
         """The cloud's normals, those of the moved `rows` made anew from all its `points`; None where it has none."""
@@ -147,8 +147,8 @@ class Scan:
         rows are those that moved, displacement that of every row of the cloud.
         """
         near = self.near(rows, LINKS)
-        own = displacement[self.rows].astype(np.float64)
-        away = np.sqrt(((self.points[near] - self.points[rows][:, None]) ** 2).sum(2))
-        both = (own[near] != 0) & (away > 0)
-        steps = (own[near] - own[rows][:, None])[both] / away[both]
+        valid = displacement[self.rows].astype(np.float64)
+        distance = np.sqrt(((self.points[near] - self.points[rows][:, None]) ** 2).sum(2))
+        both = (valid[near] != 0) & (distance > 0)
+        steps = (valid[near] - valid[rows][:, None])[both] / distance[both]
         return float(np.sqrt((steps**2).mean())) if steps.size else 0.0

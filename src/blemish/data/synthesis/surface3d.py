@@ -122,27 +122,27 @@ def damage(cloud: Cloud, options: SurfaceDefect, generator: np.random.Generator)
     """
     of_place, of_field, of_sign, of_rest = generator.spawn(4)
     part = Scan(cloud, options.neighbours, of_rest)
-    laid = _laid(part, options, of_place)
-    n = _field(laid, options, of_field)
-    rows, weight = _support(part, laid, n, options, of_place)
+    window = _laid(part, options, of_place)
+    n = _field(window, options, of_field)
+    rows, weight = _support(part, window, n, options, of_place)
     move, normals = _moves(part, rows, weight, options, of_sign)
 
     limit = options.noise or part.spacing / 4
     before = cloud.points[part.rows[rows]]
     after = (before.astype(np.float64) + move[:, None] * normals).astype(before.dtype)
     far = np.sqrt(((after.astype(np.float64) - before) ** 2).sum(1))
-    rows, after, away = (x[far > limit] for x in (rows, after, np.copysign(far, move)))
+    rows, after, offset = (x[far > limit] for x in (rows, after, np.copysign(far, move)))
 
     at = part.rows[rows]
     points, labels = cloud.points.copy(), np.zeros(len(cloud.points), np.uint8)
     displacement, component = np.zeros(len(points), np.float32), np.zeros(len(points), np.int32)
-    points[at], labels[at], displacement[at] = after, 1, away
+    points[at], labels[at], displacement[at] = after, 1, offset
     component[at] = geometry.components(part.near(rows, LINKS), np.ones(len(rows), bool), rows)
     fields = {**cloud.fields, "label": labels, "displacement": displacement, "component": component}
     made = replace(cloud, points=points, normals=part.normals_after(rows, points), fields=fields)
     record = {
         "options": asdict(options),
-        "centre": None if laid.centre is None else cloud.points[part.rows[laid.centre]].tolist(),
+        "centre": None if window.centre is None else cloud.points[part.rows[window.centre]].tolist(),
         "points": len(part.rows),
         "moved": len(rows),
         "share": len(rows) / len(part.rows),
@@ -200,13 +200,13 @@ def _laid(part: Scan, options: SurfaceDefect, generator: np.random.Generator) ->
     return _Laid(uv, facing, centre if windowed else None)
 
 
-def _field(laid: _Laid, options: SurfaceDefect, generator: np.random.Generator) -> Values:
+def _field(window: _Laid, options: SurfaceDefect, generator: np.random.Generator) -> Values:
     """The noise at each point, (M,), in [0, 1] over the grid.
 
     With a window it is drawn on twice the area, and laid so that its highest place falls on the window's centre.
     """
-    low, sides = laid.uv.min(0), np.maximum(np.ptp(laid.uv, axis=0), 1e-9 * np.ptp(laid.uv))
-    fold = 1 if laid.centre is None else 2
+    low, sides = window.uv.min(0), np.maximum(np.ptp(window.uv, axis=0), 1e-9 * np.ptp(window.uv))
+    fold = 1 if window.centre is None else 2
     unit = sides.max() if options.scale_units == "relative" else 1.0
     cells = fold * options.scale * sides / unit / (options.stretch, 1)
     finest = options.scale * (sides.max() / unit) * options.lacunarity ** (options.octaves - 1)
@@ -220,12 +220,12 @@ def _field(laid: _Laid, options: SurfaceDefect, generator: np.random.Generator) 
     nodes = np.maximum(np.ceil(fold * min(wanted, FINEST // fold) * sides / sides.max()), 8).astype(int)
     grid = noise.on_grid(nodes.tolist()).astype(np.float64)
     bottom, span = grid.min(), max(float(np.ptp(grid)), 1e-12)
-    q = (laid.uv - low) / sides / fold
-    if laid.centre is not None:
-        first = np.rint(q[laid.centre] * (nodes - 1)).astype(int)
+    q = (window.uv - low) / sides / fold
+    if window.centre is not None:
+        first = np.rint(q[window.centre] * (nodes - 1)).astype(int)
         room = grid[first[0] : first[0] + nodes[0] // 2, first[1] : first[1] + nodes[1] // 2]
         peak = (np.array(np.unravel_index(room.argmax(), room.shape)) + first) / (nodes - 1)
-        q = np.clip(q + peak - q[laid.centre], 0, 1)
+        q = np.clip(q + peak - q[window.centre], 0, 1)
     at = noise.at(q) if options.sample == "points" else _between(grid, q * (nodes - 1))
     n: Values = np.clip((at - bottom) / span, 0, 1)
     return n
@@ -242,32 +242,32 @@ def _between(grid: Values, places: Points) -> Values:
 
 
 def _support(
-    part: Scan, laid: _Laid, n: Values, options: SurfaceDefect, generator: np.random.Generator
+    part: Scan, window: _Laid, n: Values, options: SurfaceDefect, generator: np.random.Generator
 ) -> tuple[Indices, Values]:
     """Which points may move, and how far: (K,) rows and weights, the largest of them 1; in [-1, 1] where global."""
     if options.mode == "global":
         return np.arange(len(n)), 2 * n - 1
     weight = _smooth((n - options.tau) / (1 - options.tau))
     slim, angle = generator.uniform(0.6, 1), generator.uniform(0, math.pi)
-    if laid.centre is not None:
-        away = (laid.uv - laid.uv[laid.centre]) / (options.radius * np.ptp(laid.uv, axis=0).max())
+    if window.centre is not None:
+        offset = (window.uv - window.uv[window.centre]) / (options.radius * np.ptp(window.uv, axis=0).max())
         if options.stretch > 1:
-            away = away * (1, min(options.stretch, 4))
+            offset = offset * (1, min(options.stretch, 4))
         else:
             turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-            away = away @ turn * (1, 1 / slim)
-        weight = weight * np.clip(1 - (away**2).sum(1), 0, 1) ** 2
+            offset = offset @ turn * (1, 1 / slim)
+        weight = weight * np.clip(1 - (offset**2).sum(1), 0, 1) ** 2
     rows = np.flatnonzero(weight > 0)
     if options.guard and rows.size:
-        first = rows[weight[rows].argmax()] if laid.centre is None else laid.centre
-        own = np.concatenate([rows, [first]])
-        facing = laid.facing if laid.facing.ndim == 1 else laid.facing[own]
-        steep = (part.normals(own) * facing).sum(1)
+        first = rows[weight[rows].argmax()] if window.centre is None else window.centre
+        rows_and_centre = np.concatenate([rows, [first]])
+        facing = window.facing if window.facing.ndim == 1 else window.facing[rows_and_centre]
+        steep = (part.normals(rows_and_centre) * facing).sum(1)
         weight[rows] *= _smooth(steep[:-1] * np.sign(steep[-1]) / 0.25)
         rows = rows[weight[rows] > 0]
-    if laid.centre is not None and rows.size:  # not what lies behind it, in the same window
+    if window.centre is not None and rows.size:  # not what lies behind it, in the same window
         pieces = geometry.components(part.near(rows, LINKS), np.ones(len(rows), bool), rows)
-        middle = ((part.points[rows] - part.points[laid.centre]) ** 2).sum(1).argmin()
+        middle = ((part.points[rows] - part.points[window.centre]) ** 2).sum(1).argmin()
         rows = rows[pieces == pieces[middle]]
     return rows, weight[rows] / (weight[rows].max() if rows.size else 1)
 

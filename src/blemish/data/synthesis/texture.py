@@ -131,15 +131,15 @@ def _cobbles(shape: Shape, generator: np.random.Generator) -> Pattern:
     seeds = np.ones(shape, np.uint8)
     count = int(2 ** generator.uniform(3, 9))
     seeds[generator.integers(shape[0], size=count), generator.integers(shape[1], size=count)] = 0
-    away = np.asarray(cv2.distanceTransform(seeds, cv2.DIST_L2, 3), np.float32)
-    return _between(away / np.float32(math.sqrt(shape[0] * shape[1] / count) * generator.uniform(0.4, 1)))
+    distance = np.asarray(cv2.distanceTransform(seeds, cv2.DIST_L2, 3), np.float32)
+    return _between(distance / np.float32(math.sqrt(shape[0] * shape[1] / count) * generator.uniform(0.4, 1)))
 
 
 def _rings(shape: Shape, generator: np.random.Generator) -> Pattern:
     y = np.arange(shape[0], dtype=np.float32)[:, None] - np.float32(generator.uniform(-0.5, 1.5) * shape[0])
     x = np.arange(shape[1], dtype=np.float32)[None] - np.float32(generator.uniform(-0.5, 1.5) * shape[1])
-    away = np.sqrt(x * x + y * y) * np.float32(2 * math.pi * _cycles(generator) / max(shape))
-    return _wave(away + np.float32(4) * perlin(shape, 3, generator), generator)
+    distance = np.sqrt(x * x + y * y) * np.float32(2 * math.pi * _cycles(generator) / max(shape))
+    return _wave(distance + np.float32(4) * perlin(shape, 3, generator), generator)
 
 
 PATTERNS = (_cloud, _cloud, _stripes, _grid, _checks, _blobs, _speckle, _cobbles, _rings)

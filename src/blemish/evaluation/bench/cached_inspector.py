@@ -25,14 +25,14 @@ class CountedCache(FeatureCache):
 
     def __init__(self, root: Path | None = None) -> None:
         super().__init__(root)
-        self.asked = self.found = 0
+        self.requested = self.found = 0
         self._lock = threading.Lock()
 
     def get(self, key: str, spec: FeatureSpec) -> tuple[NDArray[np.float32], ...] | None:
         """As `FeatureCache.get`, counted."""
         maps = super().get(key, spec)
         with self._lock:
-            self.asked += 1
+            self.requested += 1
             self.found += maps is not None
         return maps
 

@@ -135,8 +135,8 @@ def work(cell: Cell, mark: str, folder: Path) -> dict[str, bytes]:
     warm = None if backbone is None else _warm(cell.learning, records, options, backbone, cache)
     features = {"images": 0, "computed": 0, "seconds": 0.0}
     if warm is not None:
-        asked = sum(r.split != "held" for r in records)
-        features = {"images": asked, "computed": cache.asked - cache.found, "seconds": warm[1]}
+        requested = sum(r.split != "held" for r in records)
+        features = {"images": requested, "computed": cache.requested - cache.found, "seconds": warm[1]}
         print(f"{cell.title}: features in {warm[1]:.1f} s", flush=True)
     kept, note, code = folder / store.LEARNED, folder / store.NOTE, learning_code()
     if not (kept.is_dir() and note.is_file()) or json.loads(note.read_text())["code"] != code:
@@ -218,7 +218,7 @@ def _line(model: Model, source: Any, test: Sequence[Record], *, cached: bool) ->
     return line, chosen
 
 
-def _size(model: Model, source: Any, backbone: Any, some: Sequence[Record]) -> dict[str, Any]:
+def _size(model: Model, source: Any, backbone: Any, records: Sequence[Record]) -> dict[str, Any]:
     """Values that a model holds besides the backbone, of all its heads, and multiply-adds in PyTorch of one sample in
     the backbone (0 where there is none) and in the head behind it."""
     import torch
@@ -229,7 +229,7 @@ def _size(model: Model, source: Any, backbone: Any, some: Sequence[Record]) -> d
     _, method = restore(model, backbone)
     kept = sum(v.numel() for v in load(model.tensors).values() if v.is_floating_point())
     if backbone is None:
-        return {"values": kept, "backbone_gmacs": 0.0, "gmacs": gmacs(method, source.stacked(some[:1]))}
+        return {"values": kept, "backbone_gmacs": 0.0, "gmacs": gmacs(method, source.stacked(records[:1]))}
     image = torch.zeros(1, *method.size, 3, dtype=torch.uint8)
     with torch.no_grad():
         given = {"pyramid": Pyramid(backbone(image)), "x": backbone.normalise(image)}
@@ -256,18 +256,18 @@ def _timed(model: Model, before: FeatureSource | None, samples: Sequence[Any]) -
     if before is not None:
         trunk = open_engine(before.graph, precision=before.precision)
         calls["bare"] = lambda source: trunk(deployed.kind.prepare(deployed.kind.read(source))[None])
-    spent: dict[str, list[float]] = {name: [] for name in calls}
+    times: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(ROUNDS + 1):
         for sample in samples:
             for name, call in calls.items():
                 start = process_time()
                 call(sample)
                 if turn:  # the first round warms up
-                    spent[name].append(1000 * (process_time() - start))
-    line = median(spent["line"])
+                    times[name].append(1000 * (process_time() - start))
+    line = median(times["line"])
     if before is None:
         return {"cpu_ms": round(line, 3), "backbone_cpu_ms": 0.0, "ratio": None}
-    backbone = median(spent["bare"])
+    backbone = median(times["bare"])
     return {"cpu_ms": round(line, 3), "backbone_cpu_ms": round(backbone, 3), "ratio": round(line / backbone, 3)}
 
 

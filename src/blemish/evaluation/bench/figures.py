@@ -111,9 +111,10 @@ def _beside(axis: Any, dots: Sequence[tuple[float, float, str]], line: float) ->
 
     low, high = axis.get_ylim()
     ordered = sorted(dots)
-    apart = [line * k for k in range(len(ordered))]
-    wanted = [(y - low) / (high - low) - a for (y, _, _), a in zip(ordered, apart, strict=True)]
-    nearest = isotonic_regression(wanted).x.clip(0, max(1 - apart[-1], 0)) + apart  # in order, never less than a line
+    offsets = [line * k for k in range(len(ordered))]
+    wanted = [(y - low) / (high - low) - a for (y, _, _), a in zip(ordered, offsets, strict=True)]
+    # in order, never less than a line
+    nearest = isotonic_regression(wanted).x.clip(0, max(1 - offsets[-1], 0)) + offsets
     for (y, x, name), place in zip(ordered, nearest, strict=True):
         axis.annotate(
             name,
@@ -138,12 +139,12 @@ def _ranks(tables: Tables) -> Any:
 
     frame = pandas.DataFrame.from_dict(table, orient="index", columns=labels)
     ranks = frame.rank(axis=1, ascending=False).mean()
-    apart = scikit_posthocs.posthoc_nemenyi_friedman(frame.to_numpy())
-    apart.index = apart.columns = labels
+    p_values = scikit_posthocs.posthoc_nemenyi_friedman(frame.to_numpy())
+    p_values.index = p_values.columns = labels
     figure, (axis,) = _figure(6.4, 1.2 + 0.28 * len(labels))
     axis.grid(False)
     scikit_posthocs.critical_difference_diagram(
-        ranks, apart, ax=axis, label_fmt_left="{label} ({rank:.2f})  ", label_fmt_right="  {label} ({rank:.2f})"
+        ranks, p_values, ax=axis, label_fmt_left="{label} ({rank:.2f})  ", label_fmt_right="  {label} ({rank:.2f})"
     )
     axis.set_title(f"mean rank in {MAIN} over {len(table)} sets (1 = best)", fontsize=10)
     return figure

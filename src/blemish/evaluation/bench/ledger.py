@@ -73,18 +73,18 @@ def _set(tables: Tables, where: str) -> str:
     sized = all(c.values is not None for c in tables.cells)
     rows = []
     for label in unique(c.label for c in cells):
-        own = [c for c in cells if c.label == label]
+        labelled = [c for c in cells if c.label == label]
         found = {m: [r for r in overall if r.label == label and r.metric == m] for m in metrics}
         rows.append(
             [
                 label,
                 *(figure(found[m], compact=m not in ("I-AUROC", "AUPRO@0.3", "P-AUROC")) for m in metrics),
-                f"{median(c.cpu_ms for c in own):.1f}",
-                "" if own[0].ratio is None else f"{median(c.ratio or 0 for c in own):.2f}",
-                f"{median(c.fit_seconds for c in own):.1f}",
-                f"{max(c.peak_mb for c in own):.0f}",
+                f"{median(c.cpu_ms for c in labelled):.1f}",
+                "" if labelled[0].ratio is None else f"{median(c.ratio or 0 for c in labelled):.2f}",
+                f"{median(c.fit_seconds for c in labelled):.1f}",
+                f"{max(c.peak_mb for c in labelled):.0f}",
                 *(
-                    [f"{max(c.values or 0 for c in own) / 1e6:.2f}", f"{max(c.gmacs or 0 for c in own):.2f}"]
+                    [f"{max(c.values or 0 for c in labelled) / 1e6:.2f}", f"{max(c.gmacs or 0 for c in labelled):.2f}"]
                     if sized
                     else []
                 ),
@@ -133,17 +133,17 @@ def _pairs(tables: Tables) -> str:
         corrected |= dict(zip(map(id, members), holm([r.p_value for r in members]), strict=True))
     rows = []
     for key in unique((r.where, r.metric, r.a, r.b) for r in _shown(tables)):
-        own = sorted((r for r in tables.pairs if (r.where, r.metric, r.a, r.b) == key), key=lambda r: r.seed)
-        first = own[0]
-        signs = {(r.value > 0) - (r.value < 0) for r in own if corrected[id(r)] < LEVEL}
-        clear = all(corrected[id(r)] < LEVEL for r in own) and len(signs) == 1
+        pairs = sorted((r for r in tables.pairs if (r.where, r.metric, r.a, r.b) == key), key=lambda r: r.seed)
+        first = pairs[0]
+        signs = {(r.value > 0) - (r.value < 0) for r in pairs if corrected[id(r)] < LEVEL}
+        clear = all(corrected[id(r)] < LEVEL for r in pairs) and len(signs) == 1
         better = first.a if first.value > 0 else first.b
         rows.append(
             [
                 *key,
-                ", ".join(f"{r.value:+.3f}" for r in own),
+                ", ".join(f"{r.value:+.3f}" for r in pairs),
                 f"[{first.low:+.3f}, {first.high:+.3f}]",
-                ", ".join(f"{corrected[id(r)]:.2g}" for r in own),
+                ", ".join(f"{corrected[id(r)]:.2g}" for r in pairs),
                 better if clear else "none",
             ]
         )
@@ -197,15 +197,15 @@ def _defects(tables: Tables) -> str:
 def _cost(tables: Tables) -> str:
     """What the cells cost, and what the feature cache saved."""
     cells = tables.cells
-    asked, computed = sum(c.images for c in cells), sum(c.computed for c in cells)
+    requested, computed = sum(c.images for c in cells), sum(c.computed for c in cells)
     saved = sum((c.images - c.computed) * c.backbone_cpu_ms for c in cells) / 1000
     wall = sum(c.wall_seconds for c in cells)
     return (
         "## What it cost\n"
         f"{len(cells)} cells took {wall / 60:.0f} minutes together, {median(c.wall_seconds for c in cells):.0f} s "
         f"the usual one and {max(c.wall_seconds for c in cells):.0f} s the longest; the largest took "
-        f"{max(c.peak_mb for c in cells):.0f} MB. They looked at {asked:,} images and put {computed:,} of them "
-        f"through the backbone; the other {asked - computed:,} came from the feature cache, which saved about "
+        f"{max(c.peak_mb for c in cells):.0f} MB. They looked at {requested:,} images and put {computed:,} of them "
+        f"through the backbone; the other {requested - computed:,} came from the feature cache, which saved about "
         f"{saved / 60:.0f} minutes of processor time. Every cell's settings, digests, figures and log stay in its "
         "folder; the tables are `results.parquet` (one row a figure), `cells.parquet` (one row a cell) and "
         "`pairs.parquet` (one row a test), beside the plots.\n"

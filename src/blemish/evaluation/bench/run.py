@@ -138,8 +138,8 @@ def end_with_driver() -> None:
 def _reason(log: Path, code: int) -> str:
     """The `error:` line that ends a log, or how the process ended."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    said = next((line.removeprefix("error: ") for line in reversed(lines) if line.startswith("error: ")), None)
-    return said or (f"the process was killed by signal {-code}" if code < 0 else f"exit code {code}, see {log}")
+    error = next((line.removeprefix("error: ") for line in reversed(lines) if line.startswith("error: ")), None)
+    return error or (f"the process was killed by signal {-code}" if code < 0 else f"exit code {code}, see {log}")
 
 
 def main(folder: Path) -> None:

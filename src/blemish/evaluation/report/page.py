@@ -305,8 +305,8 @@ def _figure(case: Case) -> str:
     chip = ""
     if sample.verdict is not None:
         right = (sample.verdict != "good") == bool(sample.label)
-        said = {"anomalous": "rejected", "unknown": "unknown product", "good": "passed"}[sample.verdict]
-        chip = f' <span class="chip {"ok" if right else "fail"}">{said}</span>'
+        outcome = {"anomalous": "rejected", "unknown": "unknown product", "good": "passed"}[sample.verdict]
+        chip = f' <span class="chip {"ok" if right else "fail"}">{outcome}</span>'
     name = escape(case.name)
     alt = f"{name}: the part and its heat map; {truth}{kind}, score {sample.score:.4g}"
     data = b64encode(case.picture).decode()

@@ -42,17 +42,17 @@ def answers(found: Power) -> list[str]:
 
 def _answers(found: Power) -> str:
     lines = "".join(f"<p>{escape(line)}</p>" for line in answers(found))
-    asked = f"Promised: {escape(found.promise)}. Each cell: {found.images} probes, one on each image."
-    return f'<section class="verdict whole">{lines}<p class="note">{asked}</p></section>'
+    conditions = f"Promised: {escape(found.promise)}. Each cell: {found.images} probes, one on each image."
+    return f'<section class="verdict whole">{lines}<p class="note">{conditions}</p></section>'
 
 
 def _maps(found: Power) -> str:
     """A heat map for each kind."""
     out = []
     for kind in dict.fromkeys(c.kind for c in found.cells):
-        own = [c for c in found.cells if c.kind == kind]
-        sizes, contrasts = sorted({c.size for c in own}), sorted({c.contrast for c in own})
-        rates = {(c.size, c.contrast): c.found / c.of for c in own}
+        cells_of_kind = [c for c in found.cells if c.kind == kind]
+        sizes, contrasts = sorted({c.size for c in cells_of_kind}), sorted({c.contrast for c in cells_of_kind})
+        rates = {(c.size, c.contrast): c.found / c.of for c in cells_of_kind}
         svg = plots.rates(
             [[rates[size, contrast] for size in sizes] for contrast in contrasts],
             [f"{size:g}" for size in sizes],

@@ -151,23 +151,23 @@ def _fill(network: Any, state: Mapping[str, Tensor], source: str) -> None:
 
     A features-only network has no classifier and may lack the last blocks, so the file may hold more.
     """
-    own = network.state_dict()
-    renamed = {_feature_name(key, own): value for key, value in state.items()}
-    missing = [k for k in own if k not in renamed]
+    wanted = network.state_dict()
+    renamed = {_feature_name(key, wanted): value for key, value in state.items()}
+    missing = [k for k in wanted if k not in renamed]
     if missing:
         raise BackboneError(f"{source}: does not fit the network: {missing[0]} and {len(missing) - 1} more are missing")
-    wrong = [k for k in own if own[k].shape != renamed[k].shape]
+    wrong = [k for k in wanted if wanted[k].shape != renamed[k].shape]
     if wrong:
         raise BackboneError(
-            f"{source}: {wrong[0]} is {tuple(renamed[wrong[0]].shape)}, not {tuple(own[wrong[0]].shape)}"
+            f"{source}: {wrong[0]} is {tuple(renamed[wrong[0]].shape)}, not {tuple(wanted[wrong[0]].shape)}"
         )
-    network.load_state_dict({k: renamed[k] for k in own})
+    network.load_state_dict({k: renamed[k] for k in wanted})
 
 
-def _feature_name(key: str, own: Mapping[str, Tensor]) -> str:
+def _feature_name(key: str, wanted: Mapping[str, Tensor]) -> str:
     """timm flattens the top modules of some features-only networks: `layer1.0.x` may be `layer1_0.x` or `model.…`."""
     for candidate in (key, f"model.{key}", key.replace(".", "_", 1)):
-        if candidate in own:
+        if candidate in wanted:
             return candidate
     return key
 

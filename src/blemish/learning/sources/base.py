@@ -101,9 +101,9 @@ class PlainSource:
 
     def batches(self, records: Iterable[Record]) -> Iterator[Batch]:
         """The same as batches for a method."""
-        rest = iter(records)
-        while some := list(islice(rest, self.batch)):
-            yield self.stacked(some)
+        remaining = iter(records)
+        while block := list(islice(remaining, self.batch)):
+            yield self.stacked(block)
 
     def stacked(self, records: Sequence[Record]) -> Batch:
         """These samples as one batch."""

@@ -39,7 +39,7 @@ def _plan(learn: Sequence[Record], options: FitOptions, backbone: Any) -> Modali
         raise ConfigError("views, textures and a region of interest are for images", hint="leave them out")
     typical = learn[:: max(1, len(learn) // 8)]
     more = [record for record in learn if record not in typical]
-    parts = (map(part_at, (record.path for record in some)) for some in (typical, more[:: max(1, len(more) // 64)]))
+    parts = (map(part_at, (record.path for record in group)) for group in (typical, more[:: max(1, len(more) // 64)]))
     return Clouds(CloudPlan.of(*parts))
 
 

@@ -257,9 +257,9 @@ def plan_geometry(good: Sequence[Record], image_size: str, stride: int, max_pixe
     heads = [(r, *size_and_depth(r.path)) for r in good]
     size = resolve(parse_image_size(image_size), median_aspect(shape for _, shape, _ in heads), stride)
     deep, flat = ([r for r, _, is_deep in heads if is_deep is wanted] for wanted in (True, False))
-    some = [*deep, *flat[:: max(1, len(flat) // MEASURED)]]
+    measured = [*deep, *flat[:: max(1, len(flat) // MEASURED)]]
     with ThreadPoolExecutor(cores()) as pool:
-        found = list(pool.map(lambda record: measure(read_image(record.path, max_pixels=max_pixels)), some))
+        found = list(pool.map(lambda record: measure(read_image(record.path, max_pixels=max_pixels)), measured))
     return Preprocess.of(size, learn(found), max_pixels)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from blemish.data.layouts import check_named, folders, index
 from blemish.data.layouts._common import plain_name
-from blemish.data.layouts._names import opposed, says
+from blemish.data.layouts._names import meaning_of, opposed
 from blemish.errors import DataError
 from blemish.files import is_hidden
 from tests.trees import by_id, put, put_text, sides
@@ -36,23 +36,23 @@ UNCLEAR = [
 
 @pytest.mark.parametrize("name", BAD)
 def test_names_of_what_is_not_good(name: str) -> None:
-    assert says(name).bad
-    assert not says(name).good
+    assert meaning_of(name).bad
+    assert not meaning_of(name).good
 
 
 @pytest.mark.parametrize("name", GOOD)
 def test_names_of_what_is_good(name: str) -> None:
-    assert says(name) == (True, False, True)
+    assert meaning_of(name) == (True, False, True)
 
 
 @pytest.mark.parametrize("name", UNCLEAR)
 def test_names_that_say_nothing(name: str) -> None:
-    assert says(name) == (False, False, False)
+    assert meaning_of(name) == (False, False, False)
 
 
 @pytest.mark.parametrize("name", ["good_front", "ok-left", "normal_turned"])
 def test_good_with_a_word_more_leaves_it_open(name: str) -> None:
-    assert says(name) == (True, False, False)
+    assert meaning_of(name) == (True, False, False)
 
 
 def test_pairs_that_say_that_one_is_bad_but_not_which() -> None:

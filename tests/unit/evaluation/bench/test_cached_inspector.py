@@ -33,7 +33,7 @@ def test_a_line_from_cached_features_is_the_deployed_one(method: str, options: d
     line, deployed = CachedLine(detector.model, source), detector.inspector()
     paths = sorted((trees[0] / "test").rglob("*.png"))
     assert differing(deployed, line, paths) == 0
-    assert (cache.asked, cache.found) == (8, 0)
+    assert (cache.requested, cache.found) == (8, 0)
     assert line.inspect(paths[0]).score == deployed.inspect(paths[0]).score
     assert cache.found == 1
     (tmp_path / "broken.png").write_bytes(b"no picture")

@@ -153,9 +153,9 @@ def test_the_page_says_what_the_tables_say(tables: results.Tables, written: Path
     page = (written / "ledger.md").read_text(encoding="utf-8")
     assert "Made by `blemish bench x`: 12 cells" in page
     wanted = {"where": "cells", "label": "padim", "scope": "overall", "metric": "I-AUROC"}
-    own = [r for r in tables.results if wanted.items() <= vars(r).items()]
-    a, b = (r.value for r in own)
-    figure = f"{(a + b) / 2:.3f} ± {abs(a - b) / 2:.3f} [{own[0].low:.3f}, {own[0].high:.3f}]"
+    aurocs = [r for r in tables.results if wanted.items() <= vars(r).items()]
+    a, b = (r.value for r in aurocs)
+    figure = f"{(a + b) / 2:.3f} ± {abs(a - b) / 2:.3f} [{aurocs[0].low:.3f}, {aurocs[0].high:.3f}]"
     section = page.split("## cells\n")[1].split("##")[0]
     assert f"| padim | {figure} |" in section
     assert "Made up. 5 learned from, 30 good tested, 30 defective tested" in section

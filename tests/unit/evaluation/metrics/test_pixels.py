@@ -268,8 +268,8 @@ def test_counts_survive_their_way_through_arrays():
 @pytest.mark.slow
 def test_paired_aupro_is_the_bootstrap_of_the_difference():
     maps, masks = make(4)
-    worse = [v + np.random.default_rng(9).gamma(2.0, 2.0, v.shape).astype(np.float32) for v in maps]
-    a, b = count(maps, masks), count(worse, masks)
+    noisy = [v + np.random.default_rng(9).gamma(2.0, 2.0, v.shape).astype(np.float32) for v in maps]
+    a, b = count(maps, masks), count(noisy, masks)
     found = aupro_paired(a, b, generator=np.random.default_rng(0), replicas=400)
     assert found.value == pytest.approx(a.aupro().value - b.aupro().value)
     # the same draws, each side measured exactly on the drawn images
@@ -278,7 +278,7 @@ def test_paired_aupro_is_the_bootstrap_of_the_difference():
     plain = []
     for _ in range(200):
         drawn = np.concatenate([rng.choice(kind, len(kind)) for kind in kinds if kind])
-        sides = [count([side[i] for i in drawn], [masks[i] for i in drawn]).aupro().value for side in (maps, worse)]
+        sides = [count([side[i] for i in drawn], [masks[i] for i in drawn]).aupro().value for side in (maps, noisy)]
         plain.append(sides[0] - sides[1])
     low, high = np.quantile(plain, [0.025, 0.975])
     assert found.low == pytest.approx(low, abs=0.05)
