@@ -108,8 +108,8 @@ def main() -> None:
         route(maps, masks)
         peak = tracemalloc.get_traced_memory()[1] / 1e6
         tracemalloc.stop()
-        spent = statistics.median(seconds[name])
-        lines.append(f"| {name} | {spent:.2f} | {slowest / spent:.1f} | {peak:.1f} | {values[name]:.10f} |")
+        duration = statistics.median(seconds[name])
+        lines.append(f"| {name} | {duration:.2f} | {slowest / duration:.1f} | {peak:.1f} | {values[name]:.10f} |")
     OUT.parent.mkdir(parents=True, exist_ok=True)
     OUT.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))

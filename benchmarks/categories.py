@@ -75,18 +75,18 @@ def main() -> None:
         lines[count] = Inspector(model, threads=1)
         lines[count].inspect(paths[0])
         loads[count] = perf_counter() - before
-    spent: dict[int, list[float]] = {count: [] for count in COUNTS}
+    times: dict[int, list[float]] = {count: [] for count in COUNTS}
     for turn in range(ROUNDS + 1):
         for path in paths:
             for count, line in lines.items():
                 start = process_time()
                 result = line.inspect(path)
                 if turn:  # the first round warms up
-                    spent[count].append(1000 * (process_time() - start))
+                    times[count].append(1000 * (process_time() - start))
                 decided.setdefault(count, set()).add(result.category)
-    base = median(spent[COUNTS[0]])
+    base = median(times[COUNTS[0]])
     rows = [
-        f"| {count} | {median(spent[count]):.1f} | {median(spent[count]) / base:.2f} | {loads[count]:.2f} "
+        f"| {count} | {median(times[count]):.1f} | {median(times[count]) / base:.2f} | {loads[count]:.2f} "
         f"| {', '.join(sorted(decided[count]))} |"
         for count in COUNTS
     ]

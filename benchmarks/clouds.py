@@ -111,9 +111,9 @@ def perlin(cloud: Cloud, generator: np.random.Generator, depth: float, size: flo
 def hole(cloud: Cloud, generator: np.random.Generator) -> tuple[Cloud, NDArray[np.bool_]]:
     """A ball of points is missing; its rim is what can be found."""
     centre, radius = cloud.points[generator.integers(len(cloud.points))], generator.uniform(0.03, 0.06)
-    away = np.linalg.norm(cloud.points - centre, axis=1)
-    kept = away > radius
-    return _some(cloud, kept), away[kept] < radius + 0.02
+    distance = np.linalg.norm(cloud.points - centre, axis=1)
+    kept = distance > radius
+    return _some(cloud, kept), distance[kept] < radius + 0.02
 
 
 def cut(cloud: Cloud, generator: np.random.Generator) -> tuple[Cloud, NDArray[np.bool_]]:
@@ -134,9 +134,9 @@ def sphere(cloud: Cloud, generator: np.random.Generator) -> tuple[Cloud, NDArray
     assert cloud.normals is not None
     row, radius = generator.integers(len(cloud.points)), generator.uniform(0.015, 0.03)
     centre, up = cloud.points[row], cloud.normals[row]
-    away = np.linalg.norm(cloud.points - centre, axis=1)
-    outside = _some(cloud, away > radius)
-    density = (away <= 0.1).sum() / (np.pi * 0.1**2)
+    distance = np.linalg.norm(cloud.points - centre, axis=1)
+    outside = _some(cloud, distance > radius)
+    density = (distance <= 0.1).sum() / (np.pi * 0.1**2)
     out = generator.normal(size=(max(round(density * 4 * np.pi * radius**2), 8), 3))
     out /= np.linalg.norm(out, axis=1, keepdims=True)
     out = out[out @ up > 0]

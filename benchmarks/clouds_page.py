@@ -82,7 +82,7 @@ def page(runs: Sequence[dict[str, Any]], options: dict[str, Any]) -> str:
     for name, path in rows:
         figures = [f"{mean(pooled, *path, n, 'object')}, {mean(pooled, *path, n, 'point')}" for n in DETECTORS]
         lines.append(f"| {name} | {' | '.join(figures)} |")
-    lines += ["", *_said(pooled), ""]
+    lines += ["", *_comparison(pooled), ""]
     looked, voxel = np.mean([r["looked"] for r in runs]), np.mean([r["voxel"] for r in runs])
     lines.append(
         f"A scan is inspected by {looked:.0f} points, {voxel:.3f} of the diagonal apart; the bank holds "
@@ -97,7 +97,7 @@ def _mean_cell(run: dict[str, Any], detector: str) -> dict[str, float]:
     return {what: float(np.mean([c[what] for c in cells])) for what in ("object", "point")}
 
 
-def _said(runs: Sequence[dict[str, Any]]) -> list[str]:
+def _comparison(runs: Sequence[dict[str, Any]]) -> list[str]:
     """What comes of learning from synthetic defects, on the families that were not made so: wins and losses, run by run."""
     out = []
     for what in ("object", "point"):

@@ -59,7 +59,7 @@ def page(bases: dict[str, Figures], runs: Sequence[Figures], rows: Figures, comm
         plain = [r for r in protocol_runs if r["variant"] == "default"]
         if plain:
             out += [row(f"`mmae_ecg`, {way}", [r["ways"][way] for r in plain]) for way in plain[0]["ways"]]
-            out += ["", *told(plain, base)]
+            out += ["", *details(plain, base)]
         others = [name for name in dict.fromkeys(r["variant"] for r in protocol_runs) if name != "default"]
         if others:
             # a seed decides which recordings are held out: only runs of the same seeds are compared
@@ -120,7 +120,7 @@ def patients(rows: Figures) -> list[str]:
     return [*out, f"| mean | | | {before:.3f} | {after:.3f} | {rr:.3f} |", ""]
 
 
-def told(runs: Sequence[Figures], base: Figures) -> list[str]:
+def details(runs: Sequence[Figures], base: Figures) -> list[str]:
     """What else there is to say of the default's runs."""
     errors = [r["masked_error"] for r in runs]
     lines = [

@@ -147,8 +147,8 @@ def taught(cell: suite.Cell) -> tuple[list[float], list[float]]:
     wanted = torch.stack([target(r) for r in good_test]).transpose(0, 1).flatten(1)  # (C, N)
     shares = []
     for level in range(len(method.config.levels)):
-        said = torch.stack([levels(r)[level][0] for r in good_test]).transpose(0, 1).flatten(1)
-        both = torch.stack([torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(wanted, said, strict=True)])
+        predicted = torch.stack([levels(r)[level][0] for r in good_test]).transpose(0, 1).flatten(1)
+        both = torch.stack([torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(wanted, predicted, strict=True)])
         shares.append(float(both.square().nanmean()))
     grid = (method.grid[0] // 2, method.grid[1] // 2)
     x, y = features(levels, learn, grid), features(levels, test, grid)

@@ -83,7 +83,7 @@ def _made(levels: list[Tensor], seed: int, count: int, reliable: bool) -> Anchor
 
 
 @torch.no_grad()
-def told(anchors: Anchors, parts: Parts) -> list[float]:
+def accuracies(anchors: Anchors, parts: Parts) -> list[float]:
     """Share of images that are told right, by side."""
     tables = []
     for side in SIDES:
@@ -114,7 +114,7 @@ VARIANTS: dict[str, Callable[[Parts, int], Anchors]] = {
 def row(label: str, parts: Parts, make: Callable[[Parts, int], Anchors]) -> str:
     """A line of the table."""
     made = [make(parts, seed) for seed in SEEDS]
-    found = np.array([told(anchors, parts) for anchors in made])
+    found = np.array([accuracies(anchors, parts) for anchors in made])
     counts = ", ".join(str(len(anchors)) for anchors in made)
     cells: list[Any] = [f"{m:.3f} ± {s:.3f}" for m, s in zip(found.mean(0), np.ptp(found, 0) / 2, strict=True)]
     print(label, *cells, counts, flush=True)

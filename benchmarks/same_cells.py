@@ -28,11 +28,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/results/same_cells.md"))
     arguments = parser.parse_args()
     chosen = suite.read(arguments.suite, arguments.methods.split(","), [arguments.seed])
-    here = run.run(chosen, arguments.local)
+    local = run.run(chosen, arguments.local)
     start = time.perf_counter()
-    there = run.run(chosen, arguments.ray, engine=engine(None, workers=2))
+    remote = run.run(chosen, arguments.ray, engine=engine(None, workers=2))
     wall = time.perf_counter() - start
-    pairs = list(zip(here.jobs, there.jobs, strict=True))
+    pairs = list(zip(local.jobs, remote.jobs, strict=True))
     differing = [a.cell.title for a, b in pairs if run.compare(a.folder, b.folder) is not None]
     scores = sum(len(store.images(a.folder)["score"]) for a, _ in pairs)
     one_by_one = sum(store.record(a.folder)["wall_seconds"] for a, _ in pairs)
@@ -47,9 +47,9 @@ def main() -> None:
         f"| cells | {len(pairs)} |",
         f"| scores compared | {scores:,} |",
         f"| cells in which anything differs | {len(differing)} |",
-        f"| cells that failed | {len(here.failed) + len(there.failed)} |",
+        f"| cells that failed | {len(local.failed) + len(remote.failed)} |",
     ]
-    if there.ran == len(pairs):
+    if remote.ran == len(pairs):
         lines.append(
             f"| wall seconds one by one; on two workers of the same two cores | {one_by_one:.0f}; {wall:.0f} |"
         )
@@ -57,7 +57,7 @@ def main() -> None:
         "\n".join([*lines, *(f"\n- differs: {title}" for title in differing)]) + "\n", encoding="utf-8"
     )
     print("\n".join(lines))
-    raise SystemExit(int(bool(differing or here.failed or there.failed)))
+    raise SystemExit(int(bool(differing or local.failed or remote.failed)))
 
 
 if __name__ == "__main__":

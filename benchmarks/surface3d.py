@@ -88,8 +88,8 @@ def million() -> list[str]:
             start = time.process_time(), time.perf_counter()
             made = damage(read_cloud(file), options_of(preset, {}, lots_of(0)), lots_of(0, preset))
             write_cloud(Path(folder) / "out.ply", made.cloud)
-            spent = time.process_time() - start[0], time.perf_counter() - start[1]
-            rows.append(f"| {preset} | {spent[0]:.1f} | {spent[1]:.1f} |")
+            duration = time.process_time() - start[0], time.perf_counter() - start[1]
+            rows.append(f"| {preset} | {duration[0]:.1f} | {duration[1]:.1f} |")
             print(rows[-1], flush=True)
     return rows
 

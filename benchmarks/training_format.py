@@ -174,7 +174,7 @@ def main() -> None:
 def page(rows: Rows, threads: Sequence[int], rounds: int, steps: int, load: tuple[float, float]) -> str:
     """The page of these figures; `load` is the least and the largest number of processes that wanted a core."""
     known = torch.cpu.get_capabilities()
-    has = ", ".join(name for name in FEATURES if known.get(name)) or "none of " + ", ".join(FEATURES)
+    present = ", ".join(name for name in FEATURES if known.get(name)) or "none of " + ", ".join(FEATURES)
     columns = " | ".join(f"float32, {n} thread{'s' * (n > 1)}: CPU ms a step | bf16 / float32" for n in threads)
     lines = [
         "# Number format of training",
@@ -188,7 +188,7 @@ def page(rows: Rows, threads: Sequence[int], rounds: int, steps: int, load: tupl
         f"efficientnet_lite0 (mmae_ecg: {LEADS} leads of {LENGTH:,} samples). Processor time of a step, median of {rounds} rounds of {steps - 1} steps in either",
         "format, interleaved, the first round and the first step of each left out. A ratio above 1: bf16 takes longer.",
         "",
-        f"Processor: {known.get('cpu_name', 'not named')}, with {has}; {cores()} cores; {load[0]:.0f} to {load[1]:.0f} processes wanted them meanwhile.",
+        f"Processor: {known.get('cpu_name', 'not named')}, with {present}; {cores()} cores; {load[0]:.0f} to {load[1]:.0f} processes wanted them meanwhile.",
         f"PyTorch {torch.__version__.split('+')[0]}.",
         "",
         *(f"- {_verdict(rows, i, n)}" for i, n in enumerate(threads)),
@@ -213,9 +213,9 @@ def page(rows: Rows, threads: Sequence[int], rounds: int, steps: int, load: tupl
 
 def _verdict(rows: Rows, column: int, threads: int) -> str:
     ratios = [found[column][1] for found in rows.values()]
-    how = "One thread" if threads == 1 else f"All {threads} cores, as `fit` trains"
+    cores_used = "One thread" if threads == 1 else f"All {threads} cores, as `fit` trains"
     return (
-        f"{how}: bf16 takes longer in {sum(r > 1 for r in ratios)} of {len(ratios)} phases, "
+        f"{cores_used}: bf16 takes longer in {sum(r > 1 for r in ratios)} of {len(ratios)} phases, "
         f"{min(ratios):.2f} to {max(ratios):.2f} times as long, in the middle {median(ratios):.2f}."
     )
 

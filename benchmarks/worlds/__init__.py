@@ -72,18 +72,18 @@ def disc_and_square(generator: np.random.Generator, size: Shape = (64, 64), kind
     known(kind, ("good", *SWAPS))
     radius = min(size[0], size[1] // 2) * 0.27
     y, x = np.ogrid[: size[0], : size[1]]
-    here: list[dict[str, Mask]] = []
+    shapes: list[dict[str, Mask]] = []
     for left in (0.25, 0.75):
         free = np.array([size[0] / 2, size[1] / 4]) - radius - 2
         cy, cx = np.array([size[0] / 2, size[1] * left]) - 0.5 + generator.uniform(-1, 1, 2) * np.maximum(free, 0)
         square = np.maximum(np.abs(y - cy), np.abs(x - cx)) <= radius * 0.9
-        here.append({"disc": np.hypot(y - cy, x - cx) <= radius, "square": square, "": np.zeros(size, bool)})
+        shapes.append({"disc": np.hypot(y - cy, x - cx) <= radius, "square": square, "": np.zeros(size, bool)})
     shown = {"both_discs": ("disc", "disc"), "missing_square": ("disc", ""), "swapped": ("square", "disc")}
     usual = ("disc", "square")
     names = shown.get(kind, usual)
-    image = 90 + 80.0 * (here[0][names[0]] | here[1][names[1]])[..., None] + generator.normal(0, 5, (*size, 3))
+    image = 90 + 80.0 * (shapes[0][names[0]] | shapes[1][names[1]])[..., None] + generator.normal(0, 5, (*size, 3))
     mask = np.zeros(size, bool)
-    for side, name, due in zip(here, names, usual, strict=True):
+    for side, name, due in zip(shapes, names, usual, strict=True):
         if name != due:
             mask |= side[name] | side[due]
     return np.clip(image, 0, 255).astype(np.uint8), mask
@@ -269,8 +269,8 @@ class PartsWorld:
         spark = 110 * maps.gloss * glint * (1 - shade) * (maps.height > 1)
         out = maps.colour * lit[..., None] + spark[..., None]
         small = cv2.resize(out, (self.size, self.size), interpolation=cv2.INTER_AREA)
-        seen = np.asarray(small, np.float32) * shot.light[..., None] + shot.noise
-        return np.asarray(np.clip(seen, 0, 255), np.uint8)
+        exposed = np.asarray(small, np.float32) * shot.light[..., None] + shot.noise
+        return np.asarray(np.clip(exposed, 0, 255), np.uint8)
 
 
 def write_dataset(
@@ -323,5 +323,5 @@ def _drawn_grounds() -> list[Image]:
     grain = np.sin(26 * perlin(shape, (1.5, 3), generator) + 6 * fractal(shape, (40, 2), generator, 2))
     fine = fractal(shape, (128, 6), generator, 2)
     wood = np.array([164, 122, 82]) + (11 * grain + 26 * fine)[..., None] * (1, 0.85, 0.6)
-    felt = np.array([128, 134, 140]) + (44 * fractal(shape, 48, generator, 3, 0.8))[..., None]
-    return [np.clip(g, 0, 255).astype(np.uint8) for g in (wood, felt)]
+    cloth = np.array([128, 134, 140]) + (44 * fractal(shape, 48, generator, 3, 0.8))[..., None]
+    return [np.clip(g, 0, 255).astype(np.uint8) for g in (wood, cloth)]

@@ -40,9 +40,9 @@ def _washer(x: Field, y: Field) -> Profile:
 
 
 def _pin(x: Field, y: Field) -> Profile:
-    away = np.hypot(np.maximum(np.abs(x) - 17, 0), y)
+    distance = np.hypot(np.maximum(np.abs(x) - 17, 0), y)
     groove = np.clip(1 - np.abs(np.abs(x) - 13) / 1.3, 0, 1)
-    return 4.2 - away, np.sqrt(np.maximum(4.2**2 - away**2, 0)) - 1.2 * groove
+    return 4.2 - distance, np.sqrt(np.maximum(4.2**2 - distance**2, 0)) - 1.2 * groove
 
 
 def _label(x: Field, y: Field) -> Profile:
@@ -54,10 +54,10 @@ def _cable(x: Field, y: Field) -> Profile:
     """A coil of two and a half turns and its straight end."""
     turn, r = np.arctan2(y, x) / (2 * math.pi), np.hypot(x, y)
     winding = np.clip(np.rint((r - 9) / 5.4 - turn), 0, 2)
-    away = np.abs(r - 9 - 5.4 * (winding + turn))
+    distance = np.abs(r - 9 - 5.4 * (winding + turn))
     end = np.hypot(x + 22.4, np.maximum(np.abs(y + 10) - 10, 0))
-    away = np.minimum(away, end)
-    return 2.6 - away, np.sqrt(np.maximum(2.6**2 - away**2, 0)) + 0.5
+    distance = np.minimum(distance, end)
+    return 2.6 - distance, np.sqrt(np.maximum(2.6**2 - distance**2, 0)) + 0.5
 
 
 @dataclass(frozen=True)
