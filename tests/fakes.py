@@ -270,9 +270,9 @@ def good_cloud(seed: int, size: tuple[int, ...] = COUNT) -> NDArray[np.float32]:
 def defective_cloud(seed: int, size: tuple[int, ...] = COUNT) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """The same with a knob, and which points lie on it."""
     x = good_cloud(seed, size)
-    away = np.hypot(x[:, 0] - 0.3, x[:, 1] - 0.4)
-    x[:, 2] += 0.06 * np.clip(1 - (away / 0.08) ** 2, 0, 1)
-    return x, away < 0.08
+    distance = np.hypot(x[:, 0] - 0.3, x[:, 1] - 0.4)
+    x[:, 2] += 0.06 * np.clip(1 - (distance / 0.08) ** 2, 0, 1)
+    return x, distance < 0.08
 
 
 class CloudWorld:

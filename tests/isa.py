@@ -41,9 +41,9 @@ def flags(text: str) -> set[str]:
     return next((set(line.partition(":")[2].split()) for line in text.splitlines() if line.startswith("flags")), set())
 
 
-def plan(has: set[str]) -> tuple[list[str], dict[str, str]]:
+def plan(flags: set[str]) -> tuple[list[str], dict[str, str]]:
     """(levels to run, those left out and why)."""
-    out = {name: f"this processor has no {level.flag}" for name, level in LEVELS.items() if level.flag not in has}
+    out = {name: f"this processor has no {level.flag}" for name, level in LEVELS.items() if level.flag not in flags}
     return [level for level in LEVELS if level not in out], out
 
 

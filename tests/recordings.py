@@ -57,7 +57,7 @@ def write_beats(folder: Path, name: str, samples: list[int], symbols: list[str])
     return folder / f"{name}.atr"
 
 
-def flat(values: NDArray[np.float64], start: float, stop: float, how: str, lead: int = 0) -> NDArray[np.float64]:
+def flat(values: NDArray[np.float64], start: float, stop: float, shape: str, lead: int = 0) -> NDArray[np.float64]:
     """The recording (N, K) with a stretch, in seconds, in which a lead does not move."""
     a, b = round(start * RATE), round(stop * RATE)
     out, noise = values.copy(), np.random.default_rng(1).integers(-1, 2, b - a)
@@ -69,7 +69,7 @@ def flat(values: NDArray[np.float64], start: float, stop: float, how: str, lead:
         "tiny noise": out[a, lead] + noise * 1e-4,
         "not a number": np.nan,
     }
-    out[a:b, lead] = stretch[how]
+    out[a:b, lead] = stretch[shape]
     return out
 
 

@@ -72,9 +72,9 @@ def test_commands_take_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     def run(*words: object) -> str:
         with pytest.raises(SystemExit) as end:
             main([str(word) for word in words])
-        said = capsys.readouterr()
-        assert end.value.code == 0, said.err
-        return said.out
+        printed = capsys.readouterr()
+        assert end.value.code == 0, printed.err
+        return printed.out
 
     assert NAME in run("methods")
     words = ["fit", tmp_path / "good", "--out", tmp_path / "model", "--method", NAME, "--image-size", 64]

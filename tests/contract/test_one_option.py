@@ -71,8 +71,8 @@ def grown(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     (folder / "options.py").write_text(text.replace(before, LINES + before), encoding="utf-8")
     done = python("-c", SCRIPT, str(folder / "options.py"), str(folder))
     assert done.returncode == 0, done.stderr
-    said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return said
+    printed: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return printed
 
 
 def test_the_command_line_has_it(grown: dict[str, Any]) -> None:

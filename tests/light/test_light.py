@@ -28,9 +28,9 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, st
     """Exit code, stdout and stderr of one command."""
     with pytest.raises(SystemExit) as end:
         main([os.fspath(a) if isinstance(a, Path) else str(a) for a in arguments])
-    said = capsys.readouterr()
+    printed = capsys.readouterr()
     assert isinstance(end.value.code, int)
-    return end.value.code, said.out, said.err
+    return end.value.code, printed.out, printed.err
 
 
 def results(out: str) -> list[dict[str, Any]]:
@@ -54,13 +54,13 @@ def script() -> Path:
 
 @pytest.mark.parametrize("command", [[str(script())], [sys.executable, "-m", "blemish"]], ids=["script", "module"])
 def test_the_installed_command_runs(command: list[str], tmp_path: Path, model: Path) -> None:
-    said = process(*command, "--version", cwd=tmp_path)
-    assert (said.returncode, said.stdout.strip(), said.stderr) == (0, version("blemish"), "")
+    done = process(*command, "--version", cwd=tmp_path)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, version("blemish"), "")
     assert version("blemish") == blemish.__version__
     write(tmp_path / "new parts" / "a.png", defective(7)[0])
-    said = process(*command, "inspect", model, "new parts", "--fail-on-anomaly", cwd=tmp_path)
-    assert (said.returncode, said.stderr) == (3, "")
-    assert [r["pred_label"] for r in results(said.stdout)] == ["anomalous"]
+    done = process(*command, "inspect", model, "new parts", "--fail-on-anomaly", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (3, "")
+    assert [r["pred_label"] for r in results(done.stdout)] == ["anomalous"]
 
 
 def test_inspecting_loads_nothing_of_the_learning_side(tmp_path: Path) -> None:
@@ -70,8 +70,8 @@ def test_inspecting_loads_nothing_of_the_learning_side(tmp_path: Path) -> None:
         f"assert blemish.Detector.load({str(MODEL)!r}).inspect({str(part)!r}).verdict\n"
         f"print([m for m in {LEARNING!r} if m in sys.modules])"
     )
-    said = process(sys.executable, "-c", code, cwd=tmp_path)
-    assert (said.stdout.strip(), said.stderr) == ("[]", "")
+    done = process(sys.executable, "-c", code, cwd=tmp_path)
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")
 
 
 @pytest.mark.parametrize(

@@ -43,8 +43,8 @@ def until(what: Callable[[], bool], seconds: float = 300) -> bool:
 
 
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks processes up in /proc")
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_a_cell_ends_with_its_bench(tmp_path: Path, how: signal.Signals) -> None:
+@pytest.mark.parametrize("stop_signal", [signal.SIGKILL, signal.SIGTERM])
+def test_a_cell_ends_with_its_bench(tmp_path: Path, stop_signal: signal.Signals) -> None:
     write_mvtec(tmp_path / "parts", train=12, test=12)
     (tmp_path / "suite.toml").write_text(SUITE, encoding="utf-8")
     out = tmp_path / "out"
@@ -52,7 +52,7 @@ def test_a_cell_ends_with_its_bench(tmp_path: Path, how: signal.Signals) -> None
     arguments = ["bench", str(tmp_path / "suite.toml"), "--out", str(out)]
     with subprocess.Popen([sys.executable, "-c", "from blemish.cli import main; main()", *arguments]) as run:
         assert until(lambda: bool(processes(cells))), "no cell was started"
-        run.send_signal(how)
+        run.send_signal(stop_signal)
     assert run.returncode != 0
     assert until(lambda: not processes(cells), 120), "the cell works on"
     assert not list(cells.glob("*/cell.json")), "the cell was faster than the signal: nothing was shown"

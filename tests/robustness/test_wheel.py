@@ -35,7 +35,7 @@ def process(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, cwd=cwd, env=env, capture_output=True, text=True, timeout=300, check=False)
 
 
-def here(*words: object, cwd: Path) -> None:
+def run_module(*words: object, cwd: Path) -> None:
     """A command of this environment, which has to succeed."""
     done = subprocess.run(
         [sys.executable, "-m", *map(str, words)], cwd=cwd, capture_output=True, text=True, timeout=300, check=False
@@ -47,7 +47,7 @@ def here(*words: object, cwd: Path) -> None:
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the source archive, and the wheel that was built from it; without a network."""
     folder = tmp_path_factory.mktemp("built")
-    here("build", "--no-isolation", "--outdir", folder, ROOT, cwd=folder)
+    run_module("build", "--no-isolation", "--outdir", folder, ROOT, cwd=folder)
     return folder
 
 
@@ -57,20 +57,20 @@ def only(folder: Path, pattern: str) -> Path:
 
 
 def test_the_registry_would_take_them(built: Path) -> None:
-    here("twine", "check", "--strict", *sorted(map(str, built.iterdir())), cwd=built)
+    run_module("twine", "check", "--strict", *sorted(map(str, built.iterdir())), cwd=built)
 
 
 def test_the_wheel_holds_the_package_and_nothing_else(built: Path) -> None:
     with zipfile.ZipFile(only(built, "*.whl")) as wheel:
         names = {name for name in wheel.namelist() if ".dist-info/" not in name}
         (about,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
-        said = wheel.read(about).decode()
+        metadata = wheel.read(about).decode()
     files = {p for p in SOURCE.rglob("*") if p.is_file() and "__pycache__" not in p.parts}
     assert names == {f"blemish/{path.relative_to(SOURCE).as_posix()}" for path in files}
     assert "blemish/py.typed" in names
-    assert f"\nVersion: {blemish.__version__}\n" in said
-    assert "\nRequires-Python: >=3.11\n" in said
-    assert "\nLicense-File: LICENSE\n" in said
+    assert f"\nVersion: {blemish.__version__}\n" in metadata
+    assert "\nRequires-Python: >=3.11\n" in metadata
+    assert "\nLicense-File: LICENSE\n" in metadata
 
 
 def test_the_archive_holds_what_tests_need(built: Path) -> None:
@@ -109,10 +109,12 @@ def link(distributions: dict[str, Distribution], site: Path) -> None:
 def alone(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The interpreter of an environment that holds the wheel and what it requires; pytest too, to ask it questions."""
     home = tmp_path_factory.mktemp("alone") / "venv"
-    here("venv", "--without-pip", home, cwd=home.parent)
+    run_module("venv", "--without-pip", home, cwd=home.parent)
     python = home / "bin" / "python"
     wheel = only(built, "*.whl")
-    here("pip", "--python", python, "install", "--no-index", "--no-deps", "--no-cache-dir", wheel, cwd=home.parent)
+    run_module(
+        "pip", "--python", python, "install", "--no-index", "--no-deps", "--no-cache-dir", wheel, cwd=home.parent
+    )
     site = next((home / "lib").glob("python*")) / "site-packages"
     (about,) = site.glob("blemish-*.dist-info")
     link(needed(list(Distribution.at(about).requires or [])), site)
@@ -136,25 +138,25 @@ def test_it_is_the_wheel_and_there_is_no_learning_side(alone: Path, tmp_path: Pa
         f"there = [name for name in {LEARNING!r} if find_spec(name)]\n"
         "print(json.dumps([blemish.__file__, there, 'torch' in sys.modules]))"
     )
-    said = process(alone, "-W", "error", "-c", code, cwd=tmp_path)
-    assert said.returncode == 0, said.stderr
-    where, there, loaded = json.loads(said.stdout)
+    done = process(alone, "-W", "error", "-c", code, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    where, installed, loaded = json.loads(done.stdout)
     assert Path(where).is_relative_to(alone.parents[1])
-    assert (there, loaded) == ([], False)
+    assert (installed, loaded) == ([], False)
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--version"], ["doctor"], ["methods"], ["backbones"], ["cache"]])
 def test_it_says_what_it_is(alone: Path, tmp_path: Path, words: list[str]) -> None:
-    said = process(alone.with_name("blemish"), *words, cwd=tmp_path)
-    assert said.returncode == 0, said.stderr
-    assert said.stdout
-    assert words != ["--version"] or said.stdout.strip() == blemish.__version__
+    done = process(alone.with_name("blemish"), *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+    assert words != ["--version"] or done.stdout.strip() == blemish.__version__
 
 
 def test_it_inspects_as_the_whole_does(alone: Path, bench: Path) -> None:
-    said = process(alone.with_name("blemish"), "inspect", "bracket.blemish", "new", "--maps", "maps", cwd=bench)
-    assert (said.returncode, said.stderr) == (0, "")
-    line = json.loads(said.stdout)
+    done = process(alone.with_name("blemish"), "inspect", "bracket.blemish", "new", "--maps", "maps", cwd=bench)
+    assert (done.returncode, done.stderr) == (0, "")
+    line = json.loads(done.stdout)
     assert line["pred_label"] == "anomalous"
     assert (bench / line["map"]).is_file()
     whole = Detector.load(bench / "bracket.blemish").inspect(bench / "new" / "spot.png")
@@ -163,22 +165,22 @@ def test_it_inspects_as_the_whole_does(alone: Path, bench: Path) -> None:
 
 def test_it_calibrates(alone: Path, bench: Path) -> None:
     words = ("calibrate", "bracket.blemish", "more_good", "--out", "strict.blemish")
-    said = process(alone.with_name("blemish"), *words, "--false-alarm-rate", str(RATE / 2), cwd=bench)
-    assert said.returncode == 0, said.stderr
+    done = process(alone.with_name("blemish"), *words, "--false-alarm-rate", str(RATE / 2), cwd=bench)
+    assert done.returncode == 0, done.stderr
     assert str(modelfile.load(bench / "strict.blemish").promise).startswith("at most 0.1 of good parts rejected")
 
 
 def test_it_says_what_learning_needs(alone: Path, bench: Path) -> None:
-    said = process(alone.with_name("blemish"), "fit", "more_good", "--out", "no.blemish", cwd=bench)
-    assert said.returncode == 1
-    assert "is not installed" in said.stderr
-    assert "pip install 'blemish[train]'" in said.stderr
+    done = process(alone.with_name("blemish"), "fit", "more_good", "--out", "no.blemish", cwd=bench)
+    assert done.returncode == 1
+    assert "is not installed" in done.stderr
+    assert "pip install 'blemish[train]'" in done.stderr
 
 
 def test_it_passes_the_light_tests(alone: Path, tmp_path: Path) -> None:
     light = ROOT / "tests" / "light"
     words = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "--basetemp", tmp_path / "t", "--confcutdir", light, light)
-    said = process(alone, *words, cwd=tmp_path)
-    assert said.returncode == 0, said.stdout[-3000:] + said.stderr
-    assert " passed" in said.stdout
-    assert "skipped" not in said.stdout
+    done = process(alone, *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+    assert " passed" in done.stdout
+    assert "skipped" not in done.stdout

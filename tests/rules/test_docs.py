@@ -66,9 +66,9 @@ def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
         file, _, anchor = target.partition("#")
         if "://" not in target:
-            there = page.parent / file if file else page
-            assert there.exists(), target
-            assert not anchor or anchor in anchors(there), target
+            target_page = page.parent / file if file else page
+            assert target_page.exists(), target
+            assert not anchor or anchor in anchors(target_page), target
 
 
 def anchors(page: Path) -> set[str]:
@@ -119,11 +119,11 @@ def test_tables_of_methods_are_those_of_the_files(page: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "made", "how"), [("cli.md", reference.page, ""), ("options.md", reference.options_page, " options")]
+    ("file", "made", "argument"), [("cli.md", reference.page, ""), ("options.md", reference.options_page, " options")]
 )
-def test_the_page_is_that_of_the_code(file: str, made: Callable[[], str], how: str) -> None:
+def test_the_page_is_that_of_the_code(file: str, made: Callable[[], str], argument: str) -> None:
     committed = (ROOT / "docs" / file).read_text(encoding="utf-8")
-    assert committed == made(), f"python -m blemish.cli.reference{how} > docs/{file}"
+    assert committed == made(), f"python -m blemish.cli.reference{argument} > docs/{file}"
 
 
 @pytest.mark.parametrize("page", ["ledger.md", "variants.md", "ablations.md", "several.md", "several_ablations.md"])

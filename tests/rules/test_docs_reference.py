@@ -64,8 +64,8 @@ def test_every_class_of_error_is_explained() -> None:
 
 @pytest.mark.parametrize("kind", [name for name in KINDS if name != "BlemishError"])
 def test_messages_that_are_explained_are_those_of_the_code(kind: str) -> None:
-    said = section(ERRORS, kind)
-    messages = named(said) or re.findall(r"^`([^`]+)`", said, re.M)
+    text = section(ERRORS, kind)
+    messages = named(text) or re.findall(r"^`([^`]+)`", text, re.M)
     assert messages
     for message in messages:
         assert any(message in one for one in raised()[kind]), message

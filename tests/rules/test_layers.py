@@ -102,14 +102,14 @@ def at_import_time(tree: ast.Module) -> ast.Module:
 
 @pytest.mark.parametrize("module", FILES)
 def test_imports_go_down(module: str) -> None:
-    here = component(module)
-    if here == "__init__":
+    importing = component(module)
+    if importing == "__init__":
         return
-    assert here in PLACE, f"give '{here}' a place in LAYERS"
+    assert importing in PLACE, f"give '{importing}' a place in LAYERS"
     limits = [allowed for name, allowed in ONLY.items() if within(module, name)]
     for name in package_imports(parsed(module)):
-        there = component(name)
-        assert there == here or PLACE[there] < PLACE[here], f"{module} imports {name}"
+        imported_part = component(name)
+        assert imported_part == importing or PLACE[imported_part] < PLACE[importing], f"{module} imports {name}"
         for allowed in limits:
             itself = {prefix for prefix in ONLY if within(module, prefix)}
             assert any(within(name, one) for one in allowed | itself), f"{module} imports {name}"

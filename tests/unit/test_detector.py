@@ -232,11 +232,11 @@ def test_a_detector_is_pickled_and_copied_after_use(detector: Detector, tmp_path
         assert other.promise == detector.promise
 
 
-@pytest.mark.parametrize("how", sorted({"fork", "spawn"} & set(multiprocessing.get_all_start_methods())))
+@pytest.mark.parametrize("start_method", sorted({"fork", "spawn"} & set(multiprocessing.get_all_start_methods())))
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
-def test_pools_of_processes(detector: Detector, how: str) -> None:
+def test_pools_of_processes(detector: Detector, start_method: str) -> None:
     loaded = Detector.from_model(detector.model)  # its backbone is a test's own
     images = [good_image(i) for i in range(4)]
     expected = [loaded.inspect(image).score for image in images]
-    with multiprocessing.get_context(how).Pool(2) as pool:
+    with multiprocessing.get_context(start_method).Pool(2) as pool:
         assert [r.score for r in pool.map_async(loaded.inspect, images).get(120)] == expected

@@ -191,15 +191,15 @@ def test_a_mesh_is_seen_between_its_vertices_too() -> None:
     faces = np.array([t for a, b, c, d in quads for t in ((a, b, c), (a, c, d))])
     part = part_of(Cloud(corners, faces=faces), 2000)
     assert len(part.points) == 2008
-    away = np.abs(part.points[8:] - 0.5).max(1)
-    assert away == pytest.approx(0.5)
+    distance = np.abs(part.points[8:] - 0.5).max(1)
+    assert distance == pytest.approx(0.5)
     assert ((part.outside[8:] * (part.points[8:] - 0.5)).sum(1) > 0).all()
     kind = Clouds(CloudPlan.of([part]))
     assert kind.back(np.arange(2008, dtype=np.float32), part).tolist() == list(range(8))
 
 
 @pytest.mark.parametrize(
-    ("cloud", "says"),
+    ("cloud", "message"),
     [
         (Cloud(np.zeros((10, 3)) + np.arange(10)[:, None]), "holds 10 points"),
         (Cloud(np.full((500, 3), np.nan)), "holds 0 points"),
@@ -208,8 +208,8 @@ def test_a_mesh_is_seen_between_its_vertices_too() -> None:
     ],
     ids=["ten points", "all NaN", "one place", "flat mesh"],
 )
-def test_what_shows_no_surface_is_refused(fitted: Detector, cloud: Cloud, says: str) -> None:
-    with pytest.raises(DataError, match=says):
+def test_what_shows_no_surface_is_refused(fitted: Detector, cloud: Cloud, message: str) -> None:
+    with pytest.raises(DataError, match=message):
         fitted.inspect(cloud)
 
 
@@ -234,9 +234,11 @@ def test_bad_files_name_themselves_and_the_run_goes_on(
     assert run("inspect", model, tmp_path) == 1
     lines = {Path(line["image_path"]).name: line for line in map(json.loads, capsys.readouterr().out.splitlines())}
     assert lines.pop("good.ply")["error"] is None
-    says = {"empty.ply": "is empty", "none.xyz": "holds no point", "ten.xyz": "10 points", "mesh.stl": "without faces"}
+    messages = {
+        "empty.ply": "is empty", "none.xyz": "holds no point", "ten.xyz": "10 points", "mesh.stl": "without faces",
+    }  # fmt: skip
     for name, line in lines.items():
-        assert says[name] in line["error"], line
+        assert messages[name] in line["error"], line
         assert name in line["error"]
         assert line["regions"] == []
 
@@ -379,24 +381,24 @@ def test_what_images_alone_have_is_refused(folder: Path) -> None:
             detector(**options).fit(folder)
 
 
-def halved(cloud: Cloud, how: str) -> Cloud:
+def halved(cloud: Cloud, part: str) -> Cloud:
     """Less than half of a part, in one of the ways in which that comes about."""
     points, normals = cloud.points.copy(), cloud.normals
     gone = points[:, 0] > np.quantile(points[:, 0], 0.48)
-    if how == "cropped":
+    if part == "cropped":
         assert normals is not None
         return Cloud(points[~gone], normals[~gone])
-    points[gone] = {"zeros": 0.0, "not a number": np.nan, "one value": (0.0, 0.0, -1000.0)}[how]
+    points[gone] = {"zeros": 0.0, "not a number": np.nan, "one value": (0.0, 0.0, -1000.0)}[part]
     return Cloud(points, normals)
 
 
-@pytest.mark.parametrize("how", ["cropped", "zeros", "not a number", "one value"])
-def test_half_a_part_is_never_good(fitted: Detector, how: str) -> None:
+@pytest.mark.parametrize("part", ["cropped", "zeros", "not a number", "one value"])
+def test_half_a_part_is_never_good(fitted: Detector, part: str) -> None:
     """Every point of it has good neighbours: how much it shows of itself tells."""
     cloud = cloud_of(good_cloud(300))
     assert fitted.inspect(cloud).verdict == "good"
     with pytest.raises(OutOfRange, match=r"shows (4|5)\d% of the surface that good parts show") as caught:
-        fitted.inspect(halved(cloud, how))
+        fitted.inspect(halved(cloud, part))
     assert "missing" in str(caught.value.hint)
 
 

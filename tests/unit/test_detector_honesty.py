@@ -32,9 +32,9 @@ def test_copies_of_one_file_promise_nothing(tmp_path: Path) -> None:
         for copy in range(25):
             shutil.copy(record.path, record.path.with_name(f"{record.path.stem}_{copy}.png"))
         record.path.unlink()
-    with pytest.warns(UserWarning, match=r"96 of 100 images are copies|without a threshold") as said:
+    with pytest.warns(UserWarning, match=r"96 of 100 images are copies|without a threshold") as caught:
         made = detector().fit(tmp_path / "good")
-    assert len(said) == 2
+    assert len(caught) == 2
     assert made.promise is None
     assert made.model.meta.data.learned_from == 4
 

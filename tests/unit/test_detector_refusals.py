@@ -150,28 +150,32 @@ def blind_to_grey(samples: Any, outputs: Outputs, _: str) -> Outputs:
     return (np.where(plain, np.float32(-1), score), anomaly_map, *vote)
 
 
-@pytest.mark.parametrize(("change", "said"), [(flat, "all have the score 3.5"), (blind_to_grey, "plain grey picture")])
+@pytest.mark.parametrize(
+    ("change", "message"), [(flat, "all have the score 3.5"), (blind_to_grey, "plain grey picture")]
+)
 @pytest.mark.parametrize("options", [
     {"calibration": "split"}, {"calibration": "folds"}, {"multi_class": True},
     {"method": "dfc", "options": {"head": "padim", "shots": 4, "anchors": 4}},
 ])  # fmt: skip
 def test_a_model_that_sees_nothing_gets_no_promise(
-    tmp_path: Path, records: list[Record], monkeypatch: pytest.MonkeyPatch, change: Change, said: str, options: Any
+    tmp_path: Path, records: list[Record], monkeypatch: pytest.MonkeyPatch, change: Change, message: str, options: Any
 ) -> None:
     changed(monkeypatch, change, ("f32",))
-    with pytest.raises(CalibrationError, match=said) as caught:
+    with pytest.raises(CalibrationError, match=message) as caught:
         fit_tiny(tmp_path, records, **options)
     assert caught.value.hint
 
 
-@pytest.mark.parametrize(("change", "said"), [(flat, "all have the score 3.5"), (blind_to_grey, "plain grey picture")])
+@pytest.mark.parametrize(
+    ("change", "message"), [(flat, "all have the score 3.5"), (blind_to_grey, "plain grey picture")]
+)
 def test_nor_does_it_get_one_afterwards(
-    tmp_path: Path, records: list[Record], monkeypatch: pytest.MonkeyPatch, change: Change, said: str
+    tmp_path: Path, records: list[Record], monkeypatch: pytest.MonkeyPatch, change: Change, message: str
 ) -> None:
     detector = Detector.from_model(fit_tiny(tmp_path, records))
     before = detector.promise
     changed(monkeypatch, change, ("f32",))
-    with pytest.raises(CalibrationError, match=said):
+    with pytest.raises(CalibrationError, match=message):
         detector.calibrate(write_images(tmp_path / "fresh", 12, first=400), false_alarm_rate=RATE)
     assert detector.promise == before
 

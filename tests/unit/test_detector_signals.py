@@ -233,13 +233,13 @@ def test_fit_and_inspect_by_command(folder: Path, tmp_path: Path, capsys: pytest
     np.save(tmp_path / "x.npy", beats(120))
     fit_options = ("--window", 4, "--rate", RATE, "--resample", 50, "--band", "0.5-20", "--calibration", "none")
     assert run("fit", tmp_path / "x.npy", "--method", METHOD, "--out", tmp_path / "m", *fit_options, *words) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert said["network_input"] == "200"
-    assert said["data"]["good_images"] == 30
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["network_input"] == "200"
+    assert printed["data"]["good_images"] == 30
     assert run("inspect", tmp_path / "m", tmp_path / "x.npy") == 0
-    printed = capsys.readouterr()
-    assert len(printed.out.splitlines()) == 30
-    assert "no threshold" in printed.err
+    results, warned = capsys.readouterr()
+    assert len(results.splitlines()) == 30
+    assert "no threshold" in warned
     assert run("inspect", tmp_path / "m", tmp_path / "x.npy", "--rate", 2 * RATE) == 0
     assert len(capsys.readouterr().out.splitlines()) == 15  # twice the rate: half as long
     assert run("inspect", tmp_path / "m", tmp_path / "x.npy", "--rate", -1) == 2
@@ -356,38 +356,38 @@ def test_records_of_one_recording_are_not_one_file() -> None:
         layouts.check_disjoint([records[0], replace(records[1], span=spans[0])])
 
 
-def spoilt(folder: Path, name: str, how: str) -> Path:
+def spoilt(folder: Path, name: str, damage: str) -> Path:
     """A recording of forty seconds; in one lead or both something is wrong from 8 to 20 s."""
     values = beats(40, seed=11)
     part = slice(2000, 5000)
-    if how == "one lead":
+    if damage == "one lead":
         values[part, 1] = values[2000, 1]
-    if how == "both leads at a rail":
+    if damage == "both leads at a rail":
         values[part] = values.max(0) + 1
-    if how == "zero":
+    if damage == "zero":
         values[part] = 0
-    if how == "noise alone":
+    if damage == "noise alone":
         values[part] = np.random.default_rng(0).normal(0, 0.002, (3000, 2))
-    if how == "gap":
+    if damage == "gap":
         values[part] = np.nan
     return write_record(folder, name, values, leads=("MLII", "V1"))
 
 
-@pytest.mark.parametrize("how", ["one lead", "both leads at a rail", "zero", "noise alone", "gap"])
+@pytest.mark.parametrize("damage", ["one lead", "both leads at a rail", "zero", "noise alone", "gap"])
 def test_what_was_not_recorded_is_never_good(
-    model: Path, how: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    model: Path, damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Its windows are error lines, exit 1; all others get the scores that they have in the whole recording."""
-    spoilt(tmp_path / "new", "r", how)
+    spoilt(tmp_path / "new", "r", damage)
     assert run("inspect", model, tmp_path / "new", "--fail-on-anomaly") == 1
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["error"] is not None for line in lines] == [k in (2, 3, 4) for k in range(10)]
-    said = {"gap": "nothing was recorded", "noise alone": "move"}.get(how, "does not move")
-    assert all(said in line["error"] and line["pred_label"] is None for line in lines[2:5])
+    message = {"gap": "nothing was recorded", "noise alone": "move"}.get(damage, "does not move")
+    assert all(message in line["error"] and line["pred_label"] is None for line in lines[2:5])
     whole = write_record(tmp_path, "whole", beats(40, seed=11), leads=("MLII", "V1"))
     run("inspect", model, whole)
     expected = [json.loads(line)["pred_score"] for line in capsys.readouterr().out.splitlines()]
-    for k in (0, 7, 8, 9) if how == "noise alone" else (0, 1, 6, 7, 8, 9):  # a new level rings in the next window
+    for k in (0, 7, 8, 9) if damage == "noise alone" else (0, 1, 6, 7, 8, 9):  # a new level rings in the next window
         assert lines[k]["pred_score"] == pytest.approx(expected[k], abs=0.1 * np.ptp(expected))
 
 

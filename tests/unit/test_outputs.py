@@ -30,15 +30,15 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return Path("data")
 
 
-@pytest.mark.parametrize(("out", "says"), [
+@pytest.mark.parametrize(("out", "message"), [
     ("data", "is what is read"), ("data/", "is what is read"), ("./data/../data", "is what is read"),
     ("link", "is what is read"), ("data/maps", "lies in"), ("data/sub/deep/maps", "lies in"), ("link/maps", "lies in"),
     (".", "holds"), ("..", "holds"), ("data/sub/../..", "holds"),
 ])  # fmt: skip
 @pytest.mark.parametrize("source", ["data", "link", "absolute"])
-def test_outputs_and_a_folder_that_is_read_are_apart(data: Path, out: str, says: str, source: str) -> None:
+def test_outputs_and_a_folder_that_is_read_are_apart(data: Path, out: str, message: str, source: str) -> None:
     read = data.absolute() if source == "absolute" else Path(source)
-    with pytest.raises(DataError, match=says) as caught:
+    with pytest.raises(DataError, match=message) as caught:
         check_apart(out, "--maps", [read])
     assert "--maps" in str(caught.value.hint)
 
@@ -85,11 +85,11 @@ def test_only_a_file_of_blemishs_own_is_replaced(tmp_path: Path, content: bytes,
 def test_files_that_cannot_be_written(data: Path, tmp_path: Path) -> None:
     os.mkfifo("pipe")
     Path("gone").symlink_to("nowhere")
-    says = {
+    messages = {
         "none/x.json": "its folder is not there", "data": "is a folder", "pipe": "no regular file",
         "gone": "no regular file", "/dev/null": "no regular file", f"{'x' * 300}.json": "cannot be written",
     }  # fmt: skip
-    for path, why in says.items():
+    for path, why in messages.items():
         with pytest.raises(DataError, match=why) as caught:
             check_file(path, "--json", is_ours=outputs.figures)
         assert str(caught.value).startswith(path)
@@ -129,24 +129,24 @@ def test_looking_leaves_nothing_behind(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("there", "says"), [
+@pytest.mark.parametrize(("files", "message"), [
     ({}, None), ({".DS_Store": ""}, None),
     ({"model.json": '{"digest": 1}', "run.json": "{}", ".DS_Store": ""}, None),
     ({"model.json": '{"digest": 1}', "notes.txt": "mine"}, "'notes.txt', which is no part of the model"),
     ({"model.json": '{"layers": 3}'}, "is no model folder"),
     ({"weights.bin": "mine"}, "is no model folder"),
 ])  # fmt: skip
-def test_what_a_model_may_replace(tmp_path: Path, there: dict[str, str], says: str | None) -> None:
+def test_what_a_model_may_replace(tmp_path: Path, files: dict[str, str], message: str | None) -> None:
     target = tmp_path / "m"
     target.mkdir()
-    for name, content in there.items():
+    for name, content in files.items():
         (target / name).write_text(content)
-    if says is None:
+    if message is None:
         modelfile.check_place(target)
         return
-    with pytest.raises(ModelFileError, match=says):
+    with pytest.raises(ModelFileError, match=message):
         modelfile.check_place(target)
-    assert sorted(p.name for p in target.iterdir()) == sorted(there)
+    assert sorted(p.name for p in target.iterdir()) == sorted(files)
 
 
 def test_names_of_maps_keep_the_folders() -> None:

@@ -30,11 +30,11 @@ def test_the_tightest_limit_counts() -> None:
     assert free is not None
     assert free.bytes > 0
     code = "from blemish.system import free_memory; print(*free_memory())"
-    said = subprocess.run(
+    printed = subprocess.run(
         ["bash", "-c", f"ulimit -v 600000; {sys.executable} -c '{code}'"], capture_output=True, text=True, check=True
     ).stdout
-    assert "ulimit -v" in said
-    assert int(said.split()[0]) < 600_000 * 1024
+    assert "ulimit -v" in printed
+    assert int(printed.split()[0]) < 600_000 * 1024
 
 
 def group(folder: Path, **values: object) -> None:

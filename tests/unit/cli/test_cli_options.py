@@ -46,13 +46,13 @@ def test_set_wins_over_the_methods_own_options_in_a_recipe(recipe: Path) -> None
 @pytest.mark.parametrize("name", OPTIONS)
 def test_every_option_is_taken_by_its_flag(run: Any, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """And only what is typed is handed on: what is not is left to a recipe, and then to the defaults."""
-    seen: list[dict[str, Any]] = []
-    monkeypatch.setattr(fit, "run", lambda *given: seen.append(given[2]))
+    passed: list[dict[str, Any]] = []
+    monkeypatch.setattr(fit, "run", lambda *given: passed.append(given[2]))
     option = OPTIONS[name]
     value = option.choices[-1] if option.choices else VALUES[option.item or option.type]
     words = [option.flag] if value is True else [option.flag, value] * (2 if option.item else 1)
     assert run("fit", "good", "--out", "m", *words).code == 0
-    [given] = seen
+    [given] = passed
     kind = Path if option.file else option.item or option.type if not option.choices else str
     assert given == {name: [kind(value)] * 2 if option.item else kind(value)}
 

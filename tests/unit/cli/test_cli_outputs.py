@@ -205,17 +205,17 @@ def test_maps_are_found_again(run: Any, work: Path) -> None:
         Image.fromarray(good_image(len(name))).save(name)
     done = run("inspect", "m", "a/000.png", "b", "--maps", "maps", "--raw-maps", "raw")
     assert done.code == 0, done.err
-    said = {row["image_path"]: (row["map"], row["raw_map"]) for row in done.rows}
-    assert said == {
+    map_paths = {row["image_path"]: (row["map"], row["raw_map"]) for row in done.rows}
+    assert map_paths == {
         "a/000.png": ("maps/a/000.png", "raw/a/000.npy"),
         "b/000.png": ("maps/b/000_png.png", "raw/b/000_png.npy"),
         "b/000.tif": ("maps/b/000_tif.png", "raw/b/000_tif.npy"),
     }
-    for overlay, raw in said.values():
+    for overlay, raw in map_paths.values():
         assert np.load(raw).shape == np.asarray(Image.open(overlay)).shape[:2]
     again = run("inspect", "m", "b", "a/000.png", "--maps", "maps", "--raw-maps", "raw", "--format", "csv")
     rows = {row["image_path"]: (row["map"], row["raw_map"]) for row in csv.DictReader(io.StringIO(again.out))}
-    assert rows == said  # in whatever order, and written over the maps of the run before
+    assert rows == map_paths  # in whatever order, and written over the maps of the run before
     [row] = run("inspect", "m", "a/000.png").rows
     assert row["map"] is row["raw_map"] is None
 

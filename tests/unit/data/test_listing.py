@@ -64,19 +64,19 @@ def test_other_files_are_counted_and_pictures_that_are_not_read_are_errors(tmp_p
 
 
 def test_links_are_followed_once_and_circles_end(tmp_path: Path) -> None:
-    root, away = tmp_path / "root", tmp_path / "away"
-    for path in (root / "a" / "1.png", root / "b" / "2.png", away / "3.png", away / "deep" / "4.png"):
+    root, outside = tmp_path / "root", tmp_path / "away"
+    for path in (root / "a" / "1.png", root / "b" / "2.png", outside / "3.png", outside / "deep" / "4.png"):
         picture(path)
-    (root / "link").symlink_to(away)
-    (root / "again").symlink_to(away / "deep")
+    (root / "link").symlink_to(outside)
+    (root / "again").symlink_to(outside / "deep")
     (root / "up").symlink_to(tmp_path)
     (root / "a" / "circle").symlink_to(root)
     (root / "a" / "same.png").symlink_to("1.png")
-    (root / "a" / "else.png").symlink_to(away / "3.png")
-    (away / "back").symlink_to(root)
+    (root / "a" / "else.png").symlink_to(outside / "3.png")
+    (outside / "back").symlink_to(root)
     found = names(root, walk(root).files)
     assert sorted(os.path.realpath(root / name) for name in found) == sorted(
-        str(p) for p in (root / "a" / "1.png", root / "b" / "2.png", away / "3.png", away / "deep" / "4.png")
+        str(p) for p in (root / "a" / "1.png", root / "b" / "2.png", outside / "3.png", outside / "deep" / "4.png")
     )
     assert {"a/1.png", "b/2.png"} <= set(found)  # what has a name of its own keeps it
     assert names(root, images_in(root, deep=True)) == found

@@ -34,7 +34,7 @@ def test_spreadsheets_write_quotes_empty_cells_and_a_mark_at_the_end() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("0,5\n-0,25\n0,031\n", "decimal commas"),
         ("0,5,1,2\n0,05,1,3\n", "decimal commas"),
@@ -45,8 +45,8 @@ def test_spreadsheets_write_quotes_empty_cells_and_a_mark_at_the_end() -> None:
         ("I;II\n1,000,5;1,2\n", r"'1,000,5' is no number"),
     ],
 )
-def test_commas_that_may_mean_two_things_are_refused(text: str, says: str) -> None:
-    with pytest.raises(DataError, match=says) as caught:
+def test_commas_that_may_mean_two_things_are_refused(text: str, message: str) -> None:
+    with pytest.raises(DataError, match=message) as caught:
         numbers(cells(text)[1:])
     assert "decimal point" in str(caught.value.hint) or "decimal mark" in str(caught.value.hint)
 
@@ -56,7 +56,7 @@ def test_whole_numbers_between_commas_are_columns() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "says"),
+    ("rows", "message"),
     [
         ([["1", "2"], ["3"]], "row 6 has 1 columns, and row 5 has 2"),
         ([["1", "2"], ["3", "4", "5"]], "row 6 has 3 columns, and row 5 has 2"),
@@ -64,21 +64,21 @@ def test_whole_numbers_between_commas_are_columns() -> None:
         ([], "holds no numbers"),
     ],
 )
-def test_rows_that_are_no_table_are_named(rows: list[list[str]], says: str) -> None:
-    with pytest.raises(DataError, match=says):
+def test_rows_that_are_no_table_are_named(rows: list[list[str]], message: str) -> None:
+    with pytest.raises(DataError, match=message):
         numbers(rows, 5)
 
 
 @pytest.mark.parametrize(
-    ("data", "says"),
+    ("data", "message"),
     [
         ("I,II\n1,2\n".encode("utf-16"), "UTF-16"),
         ("I,II\n1,2\n".encode("utf-16-le"), "UTF-16"),
         ("I,II\nSpannung µV,2\n".encode("latin-1"), "no text in UTF-8 .byte 0xb5 in line 2"),
     ],
 )
-def test_other_encodings_are_refused(data: bytes, says: str) -> None:
-    with pytest.raises(DataError, match=says) as caught:
+def test_other_encodings_are_refused(data: bytes, message: str) -> None:
+    with pytest.raises(DataError, match=message) as caught:
         decoded(data)
     assert caught.value.hint == "save it as UTF-8"
     assert decoded("µ".encode("utf-8-sig")) == "µ"

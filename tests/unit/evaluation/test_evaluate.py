@@ -91,8 +91,8 @@ def test_masks_that_are_empty_or_cover_everything_are_counted(detector: Detector
     whole = np.ones(size, np.uint8)  # labels 1 and 2, for one
     whole[3:5, 3:5] = 2
     root = change(tree, tmp_path / "thing", {"000": np.zeros(size, np.uint8), "001": whole})
-    said = "come from 4 of 4 defective samples: 1 with an empty mask, 1 with a mask that covers the whole part"
-    with pytest.warns(UserWarning, match=said):
+    warning = "come from 4 of 4 defective samples: 1 with an empty mask, 1 with a mask that covers the whole part"
+    with pytest.warns(UserWarning, match=warning):
         evaluation = detector.evaluate(root)
     counts = {"marked": 2, "missing": 0, "unusable": 0, "empty": 1, "whole": 1}
     assert evaluation.to_json()["setting"]["masks"] == counts

@@ -22,18 +22,18 @@ from tests.tiny import fit_tiny
 
 
 @pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("power")
 
 
 @pytest.fixture(scope="module")
-def model(here: Path) -> Model:
-    return fit_tiny(here, write_images(here / "good", 20))
+def model(work: Path) -> Model:
+    return fit_tiny(work, write_images(work / "good", 20))
 
 
 @pytest.fixture(scope="module")
-def fresh(here: Path) -> list[Record]:
-    return write_images(here / "fresh", 12, first=400)
+def fresh(work: Path) -> list[Record]:
+    return write_images(work / "fresh", 12, first=400)
 
 
 def measured(model: Model, records: list[Record], **options: object) -> Power:
@@ -61,17 +61,17 @@ def test_the_baseline_is_the_verdict_on_untouched_images(model: Model, fresh: li
     assert found.images == 12
 
 
-def test_images_that_the_model_knows_are_left_out(model: Model, here: Path, fresh: list[Record]) -> None:
-    known = [Record(p.name, p) for p in sorted((here / "good").glob("*.png"))]
+def test_images_that_the_model_knows_are_left_out(model: Model, work: Path, fresh: list[Record]) -> None:
+    known = [Record(p.name, p) for p in sorted((work / "good").glob("*.png"))]
     with pytest.warns(UserWarning, match="20 of 32 good images were learned or calibrated from"):
         assert measured(model, [*known, *fresh], kinds=["spot"], sizes=[4], contrasts=[0.1]).images == 12
     with pytest.raises(DataError, match="no good image is left"), pytest.warns(UserWarning, match="20 of 20"):
         measured(model, known)
 
 
-def test_defective_images_are_no_good_ones(model: Model, here: Path, fresh: list[Record]) -> None:
-    Image.fromarray(defective_image(1)[0]).save(here / "bad.png")
-    bad = Record("bad.png", here / "bad.png", "test", 1)
+def test_defective_images_are_no_good_ones(model: Model, work: Path, fresh: list[Record]) -> None:
+    Image.fromarray(defective_image(1)[0]).save(work / "bad.png")
+    bad = Record("bad.png", work / "bad.png", "test", 1)
     assert measured(model, [*fresh, bad], kinds=["spot"], sizes=[4], contrasts=[0.1]).images == 12
 
 
@@ -84,13 +84,13 @@ def test_the_same_seed_gives_the_same_figures(model: Model, fresh: list[Record])
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "float32"])
-def test_deep_images_are_changed_in_their_own_type(model: Model, here: Path, dtype: str) -> None:
+def test_deep_images_are_changed_in_their_own_type(model: Model, work: Path, dtype: str) -> None:
     import tifffile
 
-    folder = here / dtype
+    folder = work / dtype
     folder.mkdir()
     for i in range(4):
-        pixels = np.array(Image.open(here / "fresh" / f"{400 + i}.png")).mean(2)
+        pixels = np.array(Image.open(work / "fresh" / f"{400 + i}.png")).mean(2)
         deep = (pixels * 257).astype("uint16") if dtype == "uint16" else (pixels / 255).astype("float32")
         tifffile.imwrite(folder / f"{i}.tif", deep)
     records = [Record(p.name, p) for p in sorted(folder.glob("*.tif"))]
@@ -114,8 +114,8 @@ def test_what_makes_no_sense_is_refused(
         measured(model, fresh, **options)
 
 
-def test_a_model_without_a_threshold_has_no_power(here: Path, fresh: list[Record]) -> None:
-    plain = fit_tiny(here, write_images(here / "good2", 6, first=60), calibration="none")
+def test_a_model_without_a_threshold_has_no_power(work: Path, fresh: list[Record]) -> None:
+    plain = fit_tiny(work, write_images(work / "good2", 6, first=60), calibration="none")
     with pytest.raises(ConfigError, match="has none"):
         measured(plain, fresh)
 
@@ -147,14 +147,14 @@ def test_json_and_page(model: Model, fresh: list[Record], tmp_path: Path) -> Non
     assert "no method learns from" in page.replace("\n", " ")
 
 
-def test_the_command(model: Model, here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(model: Model, work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save(model, tmp_path / "m")
     files = ["--html", str(tmp_path / "p.html"), "--json", str(tmp_path / "p.json")]
     probes = ["--kind", "spot", "--size", "16", "--contrast", "0.5", "--images", "3"]
     with pytest.raises(SystemExit) as end:
-        main(["power", str(tmp_path / "m"), str(here / "fresh"), *files, *probes])
-    said = capsys.readouterr().out
-    assert end.value.code == 0, said
-    assert "3 good images" in said
-    assert "100%" in said
+        main(["power", str(tmp_path / "m"), str(work / "fresh"), *files, *probes])
+    printed = capsys.readouterr().out
+    assert end.value.code == 0, printed
+    assert "3 good images" in printed
+    assert "100%" in printed
     assert {p.name for p in tmp_path.iterdir()} >= {"p.html", "p.json"}

@@ -60,12 +60,12 @@ def chunks_of_8(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_where_chunks_are_observed_changes_no_bit(method: str, tmp_path: Path) -> None:
     records = write_images(tmp_path / "good", 20)
     elsewhere = Elsewhere()
-    here, there = fitted(records, method), fitted(records, method, spread=elsewhere)
+    local, remote = fitted(records, method), fitted(records, method, spread=elsewhere)
     learned = 20 - round(20 * get(method).needs.held)
     assert elsewhere.chunks == [8, 8, learned - 16]
-    assert here.tensors == there.tensors
-    assert here.meta.data == there.meta.data
-    assert len(here.meta.data.content_ids) == 20
+    assert local.tensors == remote.tensors
+    assert local.meta.data == remote.meta.data
+    assert len(local.meta.data.content_ids) == 20
 
 
 def test_a_set_of_one_chunk_is_only_warmed_elsewhere(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_a_merged_coreset_covers_every_patch_within_its_radius() -> None:
     training.conclude(parts[0])
     bank = parts[0].memory + parts[0].centre
     assert len(bank) == 10
-    seen = parts[0]._descriptors(batch_of(FakeBackbone(), [good_image(i) for i in range(20)])).flatten(0, 1)
-    reached = torch.cdist(seen, bank).min(1).values.max()
+    descriptors = parts[0]._descriptors(batch_of(FakeBackbone(), [good_image(i) for i in range(20)])).flatten(0, 1)
+    reached = torch.cdist(descriptors, bank).min(1).values.max()
     assert reached <= parts[0].radius + 1e-3
     assert parts[0].radius < 4 * reached

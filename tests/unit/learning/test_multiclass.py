@@ -144,10 +144,10 @@ def test_heads_are_compiled_again_in_a_forked_child_and_after_unpickling(made: M
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
-@pytest.mark.parametrize("how", ["pooled", "routed", "own"])
+@pytest.mark.parametrize("variant", ["pooled", "routed", "own"])
 @pytest.mark.numeric
-def test_each_image_gets_its_category_and_threshold(made: Made, fresh: list[Record], how: str) -> None:
-    line = Inspector(made[how], threads=2)
+def test_each_image_gets_its_category_and_threshold(made: Made, fresh: list[Record], variant: str) -> None:
+    line = Inspector(made[variant], threads=2)
     results = list(line.inspect_many(r.path for r in fresh))
     assert [r.category for r in results] == [r.group for r in fresh]
     assert len({(r.category, r.threshold) for r in results}) == len(KINDS)
@@ -162,9 +162,11 @@ def test_each_image_gets_its_category_and_threshold(made: Made, fresh: list[Reco
     assert np.mean([r.verdict == "anomalous" for r in good]) < 0.5
 
 
-@pytest.mark.parametrize("how", ["pooled", "routed"])
-def test_a_product_never_seen_raises_its_own_alarm(made: Made, fresh: list[Record], how: str, tmp_path: Path) -> None:
-    line = Inspector(made[how])
+@pytest.mark.parametrize("variant", ["pooled", "routed"])
+def test_a_product_never_seen_raises_its_own_alarm(
+    made: Made, fresh: list[Record], variant: str, tmp_path: Path
+) -> None:
+    line = Inspector(made[variant])
     strangers = write(tmp_path, "waves", 6)
     results = list(line.inspect_many(r.path for r in strangers))
     assert all(r.unknown for r in results)
@@ -176,12 +178,12 @@ def test_a_product_never_seen_raises_its_own_alarm(made: Made, fresh: list[Recor
 
 
 def test_the_saved_model_is_the_model(made: Made, fresh: list[Record], tmp_path: Path) -> None:
-    for how in ("pooled", "routed"):
-        modelfile.save(made[how], tmp_path / how)
-        again = modelfile.load(tmp_path / how)
-        assert again.categories == made[how].categories
-        assert again.heads == made[how].heads
-        a, b = (Inspector(m).inspect(fresh[0].path) for m in (made[how], again))
+    for variant in ("pooled", "routed"):
+        modelfile.save(made[variant], tmp_path / variant)
+        again = modelfile.load(tmp_path / variant)
+        assert again.categories == made[variant].categories
+        assert again.heads == made[variant].heads
+        a, b = (Inspector(m).inspect(fresh[0].path) for m in (made[variant], again))
         assert a.score == b.score
         assert a.category == b.category
     damaged = tmp_path / "routed" / "heads" / "0001.onnx"
@@ -427,10 +429,10 @@ def test_heads_share_one_budget(data: list[Record], tmp_path: Path, monkeypatch:
     assert [phase.category for phase in model.meta.training] == sorted(KINDS)
 
 
-@pytest.mark.parametrize("how", ["routed", "own"])
+@pytest.mark.parametrize("variant", ["routed", "own"])
 @pytest.mark.numeric
-def test_heads_that_learned_apart_score_on_one_scale(data: list[Record], tmp_path: Path, how: str) -> None:
-    categories = Made(data, tmp_path, precision="f32")[how].categories  # the scale is one of float32
+def test_heads_that_learned_apart_score_on_one_scale(data: list[Record], tmp_path: Path, variant: str) -> None:
+    categories = Made(data, tmp_path, precision="f32")[variant].categories  # the scale is one of float32
     assert categories is not None
     for calibrator in categories.known["f32"].scores:
         assert calibrator is not None

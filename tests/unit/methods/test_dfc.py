@@ -69,8 +69,8 @@ def test_good_features_are_told_from_noisy_ones(method: DFC) -> None:
     with torch.no_grad():
         good = method.adaptor(method.local(batch).permute(0, 2, 3, 1).flatten(0, 2))
         noise = good.std(0) * torch.randn(good.shape, generator=torch.Generator().manual_seed(3))
-        said = torch.cat([method.discriminator(good), method.discriminator(good + noise)])
-    assert auroc([1] * len(good) + [0] * len(good), said.tolist()) > 0.9
+        scores = torch.cat([method.discriminator(good), method.discriminator(good + noise)])
+    assert auroc([1] * len(good) + [0] * len(good), scores.tolist()) > 0.9
 
 
 def test_defects_are_found(method: DFC) -> None:

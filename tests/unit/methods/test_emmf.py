@@ -180,9 +180,9 @@ def test_disagreement_of_scales_comes_in_with_its_gain() -> None:
         block.gamma.fill_(1)
     h = [convolve(x) for convolve, x in zip(block.own, maps, strict=True)]
     m = [block.maps[f"{i}_2"](h[i]) for i in (0, 1)]
-    apart = block.differ[2]((h[2] - m[0]).abs() + (h[2] - m[1]).abs())
+    disagreement = block.differ[2]((h[2] - m[0]).abs() + (h[2] - m[1]).abs())
     fused = block.alpha[2, 2] * h[2] + block.alpha[2, 0] * m[0] + block.alpha[2, 1] * m[1]
-    torch.testing.assert_close(block(maps)[2], block.out[2](fused + apart) + h[2])
+    torch.testing.assert_close(block(maps)[2], block.out[2](fused + disagreement) + h[2])
     assert not torch.equal(block(maps)[2], plain[2])
 
 
@@ -336,11 +336,11 @@ def test_memory_comes_after_the_warm_up_and_grows(backbone: FakeBackbone) -> Non
         assert not method.memory.bank.any()
         method.begin(main, [batch])
     torch.testing.assert_close(method.memory.bank.norm(dim=1), torch.ones(8))
-    seen: list[float] = []
-    method.memory.forward = lambda phi, strength: seen.append(strength) or phi  # type: ignore[method-assign,func-returns-value]
+    weights: list[float] = []
+    method.memory.forward = lambda phi, strength: weights.append(strength) or phi  # type: ignore[method-assign,func-returns-value]
     for progress in (0.0, 1 / 18, 1 / 9, 0.9):
         assert {"compact", "separate"} < set(method.loss(main, batch, progress))
-    assert seen == pytest.approx([0.0, 0.5, 1.0, 1.0])
+    assert weights == pytest.approx([0.0, 0.5, 1.0, 1.0])
 
 
 @pytest.mark.learns

@@ -169,8 +169,8 @@ def test_two_small_layers_are_all_that_the_gate_learns() -> None:
     learned = sum(p.numel() for group in training._groups(method, phase) for p in group["params"])
     assert learned == inside * 64 + 2 * 64 + 1 == 23_681
     assert learned < 0.014 * sum(p.numel() for p in method.unet.parameters())
-    apart = made(hidden=64, width=16, per_skip=True)
-    assert sum(p.numel() for p in apart.door.parameters()) == inside * 64 + 5 * (2 * 64 + 1)
+    per_skip = made(hidden=64, width=16, per_skip=True)
+    assert sum(p.numel() for p in per_skip.door.parameters()) == inside * 64 + 5 * (2 * 64 + 1)
     assert [p.name for p in made(gate="off").phases()] == ["repaint"]
     assert not list(made(gate=0.3).door.parameters())
 
@@ -321,9 +321,9 @@ def test_options_out_of_range(bad: dict[str, Any]) -> None:
         Config(**bad)
 
 
-@pytest.mark.parametrize(("said", "meant"), [("0.3", 0.3), ("off", "off"), ("learned", "learned"), (0, 0.0)])
-def test_a_gate_is_a_word_or_a_number(said: Any, meant: Any) -> None:
-    assert config.build(Config, {"gate": said}).gate == meant
+@pytest.mark.parametrize(("text", "gate"), [("0.3", 0.3), ("off", "off"), ("learned", "learned"), (0, 0.0)])
+def test_a_gate_is_a_word_or_a_number(text: Any, gate: Any) -> None:
+    assert config.build(Config, {"gate": text}).gate == gate
 
 
 # -------------------------------------------------------------------------------------------- what has to come out

@@ -132,11 +132,11 @@ def test_shifted_by_a_cell_the_descriptors_shift(backbone: FakeBackbone) -> None
     net = made(backbone, size).teacher.eval()
     x = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        for here, there, field in zip(net(x), net(x.roll((4, 4), (2, 3))), TRUNKS["small"].fields, strict=True):
+        for original, shifted, field in zip(net(x), net(x.roll((4, 4), (2, 3))), TRUNKS["small"].fields, strict=True):
             edge = field // 8 + 2
             inner = slice(edge, size[0] // 4 - edge)
             torch.testing.assert_close(
-                there[..., inner, inner], here.roll((1, 1), (2, 3))[..., inner, inner], rtol=0, atol=1e-4
+                shifted[..., inner, inner], original.roll((1, 1), (2, 3))[..., inner, inner], rtol=0, atol=1e-4
             )
 
 

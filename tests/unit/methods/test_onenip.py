@@ -84,10 +84,10 @@ def test_both_streams_are_normed_before_they_are_read_or_after_they_are_written(
     torch.manual_seed(0)
     layer = PromptLayer(8, 16, 2, 0.0, norm).eval()
     prompt, image = 100 * randn(2, 16, 8), 100 * randn(2, 16, 8, seed=1)
-    heard: list[tuple[Tensor, ...]] = []
+    received: list[tuple[Tensor, ...]] = []
     for part in (layer.of_image, layer.of_prompt):
         assert part is not None
-        part.register_forward_pre_hook(lambda _, given: heard.append(given))
+        part.register_forward_pre_hook(lambda _, given: received.append(given))
     nowhere = torch.zeros(16, 8)
     with torch.no_grad():
         left, right = layer(prompt, image, nowhere, None)
@@ -98,7 +98,7 @@ def test_both_streams_are_normed_before_they_are_read_or_after_they_are_written(
         expected = [prompt, image, image, left]
         for x in (left, right):
             torch.testing.assert_close(x, F.layer_norm(x, (8,)), rtol=1e-3, atol=1e-3)
-    for found, wanted in zip((*heard[0][:2], heard[1][0], heard[1][2]), expected, strict=True):
+    for found, wanted in zip((*received[0][:2], received[1][0], received[1][2]), expected, strict=True):
         torch.testing.assert_close(found, wanted)
 
 

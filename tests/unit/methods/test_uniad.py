@@ -89,10 +89,10 @@ def test_a_layers_output_depends_on_no_memory_within_the_window() -> None:
     slope = torch.autograd.functional.jacobian(
         lambda memory: layer(memory, memory, position, mask)[0, place], randn(1, 36, 8)
     )
-    felt = slope[:, 0].abs().sum((0, 2))  # (N,), of each place of the memory
+    influence = slope[:, 0].abs().sum((0, 2))  # (N,), of each place of the memory
     near = mask[place].isneginf()
-    assert (felt[near] == 0).all()
-    assert (felt[~near] > 0).all()
+    assert (influence[near] == 0).all()
+    assert (influence[~near] > 0).all()
 
 
 @pytest.mark.parametrize(

@@ -101,8 +101,8 @@ def test_a_mirrored_part_is_another_part() -> None:
 def test_thinned_points_lie_a_voxel_apart_and_cover_the_cloud() -> None:
     points, up = sheet(4000)
     seen = look(points, up, 0.03, Radii())
-    away = np.sort(np.linalg.norm(seen.points[:, None] - seen.points, axis=2), 1)[:, 1]
-    assert np.quantile(away, 0.05) > 0.02  # they were 0.03 apart before each moved to the mean of its own
+    spacing = np.sort(np.linalg.norm(seen.points[:, None] - seen.points, axis=2), 1)[:, 1]
+    assert np.quantile(spacing, 0.05) > 0.02  # they were 0.03 apart before each moved to the mean of its own
     to = np.linalg.norm(points[:, None] - seen.points, axis=2).min(1)
     assert to.max() < 0.045
     assert np.linalg.norm(seen.normals, axis=1) == pytest.approx(1)

@@ -56,6 +56,6 @@ def test_neighbours_that_do_not_count_change_nothing() -> None:
     points = generator.standard_normal((500, 3)) * (1, 1, 0.1)
     near = nearest(tree_of(points), points, 8)
     wide = np.concatenate([near, generator.integers(500, size=(500, 4))], 1)
-    there = np.tile(np.arange(12) < 8, (500, 1))
-    dots = (fitted_normals(points, near) * fitted_normals(points, wide, there)).sum(1)
+    valid = np.tile(np.arange(12) < 8, (500, 1))
+    dots = (fitted_normals(points, near) * fitted_normals(points, wide, valid)).sum(1)
     assert np.abs(dots).min() > 1 - 1e-9

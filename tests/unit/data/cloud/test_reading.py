@@ -169,7 +169,7 @@ def test_decimal_commas_are_read_where_they_are_clear(tmp_path: Path, suffix: st
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("0,5,1,2,3,4\n0,05,1,3,2,2\n", "decimal commas"),
         ("# x y z\n10,5,11,2,13,4\n", "names 3 columns and holds 6: decimal commas"),
@@ -178,9 +178,9 @@ def test_decimal_commas_are_read_where_they_are_clear(tmp_path: Path, suffix: st
         ("1 2 3\n4 5\n", "damaged or cut short .*columns"),
     ],
 )
-def test_numbers_that_may_mean_two_things_are_refused(tmp_path: Path, text: str, says: str) -> None:
+def test_numbers_that_may_mean_two_things_are_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "a.xyz").write_text(text)
-    with pytest.raises(DataError, match=rf"a\.xyz: .*{says}"):
+    with pytest.raises(DataError, match=rf"a\.xyz: .*{message}"):
         read_cloud(tmp_path / "a.xyz")
 
 

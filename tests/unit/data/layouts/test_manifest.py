@@ -32,9 +32,9 @@ def test_manifest(suffix: str, tmp_path: Path) -> None:
         two = {**ROWS[2], "label": 1, "mask": ["m/1.png", "m/2.png"]}
         text = "\n".join(json.dumps(row) for row in [*ROWS[:2], two, ROWS[3]]) + "\n\n"
     path = put_text(tmp_path / f"list.{suffix}", text)
-    with pytest.warns(UserWarning, match=r"list\..*: columns that are not known are ignored: 'note'$") as said:
+    with pytest.warns(UserWarning, match=r"list\..*: columns that are not known are ignored: 'note'$") as caught:
         records = by_id(index(path))
-    assert len(said) == 1  # for the file, not for each line
+    assert len(caught) == 1  # for the file, not for each line
     assert len(records) == 4
     assert records["sub/c.png"].mask == (tmp_path / "m/1.png", tmp_path / "m/2.png")
     assert records["sub/c.png"].defect == "dent"
@@ -103,7 +103,7 @@ def test_names_of_columns_are_stripped_and_folded(head: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("name", "meant"),
+    ("name", "column"),
     [
         *((name, "label") for name in ("lable", "labels", "class", "Class_Name", "target", "y", "is defective", "nok")),
         *((name, "split") for name in ("set", "subset", "spilt", "splits")),
@@ -114,13 +114,13 @@ def test_names_of_columns_are_stripped_and_folded(head: str, tmp_path: Path) -> 
         *((name, "view") for name in ("veiw", "views")),
     ],
 )
-def test_a_column_that_may_mean_a_known_one_is_refused(name: str, meant: str, tmp_path: Path) -> None:
+def test_a_column_that_may_mean_a_known_one_is_refused(name: str, column: str, tmp_path: Path) -> None:
     put(tmp_path, "a.png")
     row = json.dumps({"path": "a.png", name: "1"})
     for file in (put_text(tmp_path / "m.csv", f"path,{name}\na.png,1\n"), put_text(tmp_path / "m.jsonl", row)):
         with pytest.raises(DataError, match=f"column '{name}' is not known") as caught:
             index(file)
-        assert f"did you mean '{meant}'?" in str(caught.value.hint)
+        assert f"did you mean '{column}'?" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("name", ["good", "is_ok", "OK"])

@@ -90,7 +90,7 @@ def test_refused_wherever_it_lies(files: list[str], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "said"),
+    ("files", "summary"),
     [
         (["good/a.png", "good/b.png"], "good 2"),
         (["good_front/a.png", "OK 2/b.png"], "2 folders: OK 2 1, good_front 1"),
@@ -99,9 +99,9 @@ def test_refused_wherever_it_lies(files: list[str], tmp_path: Path) -> None:
         (["line1/good/a.png", "line2/b.png"], "2 folders: line1/good 1, line2 1"),
     ],
 )
-def test_what_is_learned_from_is_said(files: list[str], said: str, tmp_path: Path) -> None:
+def test_what_is_learned_from_is_said(files: list[str], summary: str, tmp_path: Path) -> None:
     put(tmp_path / "set", *files)
-    assert folders(index(tmp_path / "set")) == said
+    assert folders(index(tmp_path / "set")) == summary
 
 
 def test_many_folders_are_counted(tmp_path: Path) -> None:

@@ -39,23 +39,23 @@ def errors(values: NDArray[np.float64], plan: SignalPlan = PLAN) -> list[str]:
 
 
 @pytest.mark.parametrize("lead", [0, 1])
-@pytest.mark.parametrize("how", STRETCHES)
-def test_a_window_in_which_a_lead_does_not_move_is_refused(how: str, lead: int) -> None:
+@pytest.mark.parametrize("shape", STRETCHES)
+def test_a_window_in_which_a_lead_does_not_move_is_refused(shape: str, lead: int) -> None:
     """Of forty seconds in windows of four, the third and half of the fourth are flat: they are refused, no other is."""
-    said = errors(flat(beats(40), 8, 14, how, lead))
-    assert [bool(s) for s in said] == [k in (2, 3) for k in range(10)]
+    messages = errors(flat(beats(40), 8, 14, shape, lead))
+    assert [bool(s) for s in messages] == [k in (2, 3) for k in range(10)]
     name = ("lead 1 (I)", "lead 2 (II)")[lead]
-    assert f"{name} does not move from 8.0" in said[2]
-    assert f" to 14.0{'0' if how != 'rail' else ''}" in said[3]
+    assert f"{name} does not move from 8.0" in messages[2]
+    assert f" to 14.0{'0' if shape != 'rail' else ''}" in messages[3]
 
 
-@pytest.mark.parametrize("how", [*STRETCHES, "not a number"])
-def test_a_flat_half_does_not_change_the_scale_of_the_other(how: str) -> None:
+@pytest.mark.parametrize("shape", [*STRETCHES, "not a number"])
+def test_a_flat_half_does_not_change_the_scale_of_the_other(shape: str) -> None:
     """Nor do two thirds: the beats that are left look as they do in a whole recording."""
     values = beats(60)
     whole, part = (
         prepare(Recording(v.T.astype(np.float32), RATE, ("I", "II")), PLAN).values[0, :2000]
-        for v in (values, flat(values, 20, 60, how))
+        for v in (values, flat(values, 20, 60, shape))
     )
     np.testing.assert_allclose(part[200:], whole[200:], atol=0.1)  # a beat is some 10 high
 
@@ -65,9 +65,9 @@ def test_a_lead_of_noise_alone_is_refused_and_leaves_the_scale_alone() -> None:
     values = beats(60)
     at = np.arange(len(values)) / RATE
     values[5000:, 0] = 0.01 * np.sin(2 * np.pi * 50 * at[5000:]) + np.random.default_rng(0).normal(0, 2e-3, 10_000)
-    said = errors(values)
-    assert not any(said[:5])
-    assert all("lead 1 (I)" in s for s in said[5:])
+    messages = errors(values)
+    assert not any(messages[:5])
+    assert all("lead 1 (I)" in s for s in messages[5:])
     whole, part = (
         prepare(Recording(v.T.astype(np.float32), RATE, ("I", "II")), PLAN).values[0, 200:2000]
         for v in (beats(60), values)
@@ -86,9 +86,9 @@ def test_what_moves_less_than_anything_that_was_learned_from_is_refused(tmp_path
     values = beats(20, seed=9)
     values[2000:2750] = [0, 0.1] + np.random.default_rng(2).normal(0, 0.02, (750, 2))
     assert not any(errors(values)), "an older model knows no least movement"
-    said = errors(values, plan)
-    assert [bool(s) for s in said] == [False, False, True, False, False]
-    assert re.search(r"lead 1 \(I\) hardly moves .* windows that were learned from 0\.\d+ or more", said[2])
+    messages = errors(values, plan)
+    assert [bool(s) for s in messages] == [False, False, True, False, False]
+    assert re.search(r"lead 1 \(I\) hardly moves .* windows that were learned from 0\.\d+ or more", messages[2])
     with pytest.raises(OutOfRange, match=r"p\.hea: lead 1"):
         read_window(Window(write_record(tmp_path, "p", values), (2000, 3000)), plan)
 

@@ -298,13 +298,13 @@ def test_learning_leaves_flat_and_empty_windows_out_and_says_so(tmp_path: Path) 
     write_record(tmp_path, "b", flat(beats(20), 8.5, 9.5, "not a number", 1))
     write_record(tmp_path, "short", beats(2))
     (tmp_path / "RECORDS").write_text("a\nb\nshort\nlost\nsub/\n")
-    says = (
+    message = (
         r"left out are 1 records that RECORDS names and that are not there \(lost\); "
         r"1 windows in which a lead does not move \(a.hea#0001\); "
         r"1 windows in which nothing was recorded \(b.hea#0002\); "
         r"1 recordings shorter than a window of 4 s \(short.hea\)"
     )
-    with pytest.warns(UserWarning, match=says) as caught:
+    with pytest.warns(UserWarning, match=message) as caught:
         records = layouts.index(tmp_path, cut=Cut(4.0))
     assert len(caught) == 1
     assert len(records) == 8
@@ -324,11 +324,11 @@ def test_annotated_recordings_say_what_they_leave_out(tmp_path: Path) -> None:
     write_csv(tmp_path / "other.csv", beats(20), "MLII,V1")
     write_record(tmp_path, "105", beats(2), leads=("MLII", "V1"))
     write_beats(tmp_path, "105", [10], ["N"])
-    says = (
+    message = (
         r"left out are 1 recordings without annotations \(.atr\) \(109\); 1 recordings of other kinds \(other.csv\); "
         r"1 windows in which a lead does not move \(101.hea#0006\); 1 recordings shorter than a window of 4 s \(105\)"
     )
-    with pytest.warns(UserWarning, match=says):
+    with pytest.warns(UserWarning, match=message):
         records = layouts.index(tmp_path, cut=Cut(4.0))
     held = next(r for r in records if r.id == "101.hea#0006")
     assert (held.split, held.label, held.defect) == ("held", 1, "a lead does not move")
@@ -380,9 +380,9 @@ def test_segments_of_a_record_are_read_as_one(tmp_path: Path) -> None:
     found = read_recording(tmp_path / "m.hea")
     assert (found.leads, found.rate, found.values.shape) == (("I", "II"), 250.0, (2, 6000))
     assert extent(tmp_path / "m.hea") == (6000, 250.0, None)
-    there = np.isfinite(found.values)
-    assert there[0].tolist() == [k < 2000 for k in range(6000)]
-    assert there[1].tolist() == [k < 2000 or k >= 3000 for k in range(6000)]
+    recorded = np.isfinite(found.values)
+    assert recorded[0].tolist() == [k < 2000 for k in range(6000)]
+    assert recorded[1].tolist() == [k < 2000 or k >= 3000 for k in range(6000)]
     np.testing.assert_allclose(found.values[1, 3000:], values[3000:, 1], atol=1e-3)
     assert recordings_in(tmp_path) == [tmp_path / "m.hea"]
     before = window_content(Window(tmp_path / "m.hea", (0, 1000)))
@@ -393,7 +393,7 @@ def test_segments_of_a_record_are_read_as_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("head", "says"),
+    ("head", "message"),
     [
         ("m/2 2 250 3000\ns1 2000\ngone 1000\n", "gone.hea: no such file"),
         ("m/2 2 250 3000\ns1 2000\n", "states 2 segments"),
@@ -402,10 +402,10 @@ def test_segments_of_a_record_are_read_as_one(tmp_path: Path) -> None:
         ("m/1 2 250 2000\n~ 2000\n", "holds no signal"),
     ],
 )
-def test_segments_that_do_not_fit_are_errors(head: str, says: str, tmp_path: Path) -> None:
+def test_segments_that_do_not_fit_are_errors(head: str, message: str, tmp_path: Path) -> None:
     write_record(tmp_path, "s1", beats(8))
     (tmp_path / "m.hea").write_text(head)
-    with pytest.raises(DataError, match=says):
+    with pytest.raises(DataError, match=message):
         read_recording(tmp_path / "m.hea")
 
 

@@ -71,13 +71,13 @@ def test_times_in_milliseconds_are_one_error_that_says_so(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("head", "says"),
+    ("head", "message"),
     [("timestamp_utc,II", "column 'timestamp_utc' is not understood"), ("time,time (ms),II", "2 columns of times")],
 )
-def test_columns_of_times_that_are_not_understood_are_no_leads(head: str, says: str, tmp_path: Path) -> None:
+def test_columns_of_times_that_are_not_understood_are_no_leads(head: str, message: str, tmp_path: Path) -> None:
     extra = ",4" if head.count(",") == 2 else ""
     (tmp_path / "t.csv").write_text("\n".join([head, *(f"{k / 250}{extra},{k % 7}" for k in range(500))]))
-    with pytest.raises(DataError, match=says):
+    with pytest.raises(DataError, match=message):
         read_recording(tmp_path / "t.csv")
 
 

@@ -43,10 +43,10 @@ def test_the_middle_of_a_cell_is_the_mean_of_what_its_corners_say(axes: int) -> 
         total = 0.0
         for corner in np.ndindex(*[2] * axes):
             node = np.floor(at).astype(int) + corner
-            away = at - node
-            t = 1 - np.abs(away)
+            offset = at - node
+            t = 1 - np.abs(offset)
             weight = np.prod(6 * t**5 - 15 * t**4 + 10 * t**3)
-            total += weight * float(gradients[(slice(None), *node)] @ away)
+            total += weight * float(gradients[(slice(None), *node)] @ offset)
         assert noise[index] == pytest.approx(total * 2 / math.sqrt(axes), abs=1e-5)
 
 

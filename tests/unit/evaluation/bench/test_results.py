@@ -63,10 +63,10 @@ def write_cell(folder: Path, where: str, method: str, seed: int, *, pixel: bool,
         "inspect": {"cpu_ms": 5.0, "backbone_cpu_ms": 4.0, "ratio": 1.25},
         "machine": {"cores": 2, "processor": "x"}, "software": {"blemish": "0"},
     }  # fmt: skip
-    here = folder / f"{where}-{method}-{seed}"
+    cell_folder = folder / f"{where}-{method}-{seed}"
     files = {"cell.json": json.dumps(record).encode(), "images.parquet": images.getvalue()}
-    store.write(here, {**files, "pixels.npz": pixels.getvalue()})
-    return here
+    store.write(cell_folder, {**files, "pixels.npz": pixels.getvalue()})
+    return cell_folder
 
 
 @pytest.fixture(scope="module")

@@ -169,10 +169,11 @@ def test_interval_over_images_is_seeded_and_holds_the_value() -> None:
 
 def test_interval_agrees_with_resampling_the_images_themselves() -> None:
     maps, masks = make(8)
-    has = np.array([m is not None and bool(m.any()) for m in masks])
+    has_defect = np.array([m is not None and bool(m.any()) for m in masks])
     rng, values = np.random.default_rng(1), []
     for _ in range(200):
-        chosen = np.concatenate([rng.choice(np.flatnonzero(has == kind), (has == kind).sum()) for kind in (0, 1)])
+        sides = [np.flatnonzero(has_defect == kind) for kind in (0, 1)]
+        chosen = np.concatenate([rng.choice(side, len(side)) for side in sides])
         values.append(aupro([maps[i] for i in chosen], [masks[i] for i in chosen]))
     got = count(maps, masks).bootstrap_aupro(generator=np.random.default_rng(2), replicas=2000)
     low, high = np.quantile(values, [0.025, 0.975])
