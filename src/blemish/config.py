@@ -41,7 +41,7 @@ def build(cls: type[T], options: Mapping[str, Any], *, also: Sequence[str] = ())
     except ValidationError as error:
         first = error.errors()[0]
         message = first["msg"].removeprefix("Value error, ")
-        if not first["loc"]:  # a check over several options, which says what it has got
+        if not first["loc"]:  # a check over several options, whose message names the values
             raise ConfigError(message) from None
         where = ".".join(str(p) for p in first["loc"])
         raise ConfigError(f"option '{where}': {message} (got {first['input']!r})") from None
@@ -53,7 +53,7 @@ def build(cls: type[T], options: Mapping[str, Any], *, also: Sequence[str] = ())
 
 
 def _plain(value: Any) -> Any:
-    """As JSON has it: a path is text, and what is numpy's is plain numbers."""
+    """As in JSON: paths as text, numpy's values as plain numbers."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     return value.tolist() if hasattr(value, "tolist") else value
@@ -74,7 +74,7 @@ def to_json(config: Any) -> dict[str, Any]:
 def parse_assignments(pairs: list[str]) -> dict[str, Any]:
     """`["a=1", "b.c=x"]` -> `{"a": "1", "b": {"c": "x"}}`, as given with --set.
 
-    ConfigError where one is of another form, or gives an option both a value and parts.
+    ConfigError where one has another form, or gives an option both a value and parts.
     """
     out: dict[str, Any] = {}
     for pair in pairs:

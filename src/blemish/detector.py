@@ -139,9 +139,9 @@ class Detector:
         *,
         track: Track | None = None,
     ) -> Self:
-        """One product more for a model whose categories have heads of their own (method `dfc`), from good images of it.
+        """One more product for a model whose categories have heads of their own (method `dfc`), from good images of it.
 
-        Nothing of what the model knows of the others changes. ConfigError where it has one head for all.
+        Nothing changes for the other products. ConfigError where it has one head for all.
         """
         from blemish.learning.extend import extend
         from blemish.learning.run import load_backbone
@@ -169,10 +169,10 @@ class Detector:
     ) -> Self:
         """Continue learning from a few more good images: of a new station, light or patient.
 
-        What observes (PaDiM, PatchCore) takes them into its statistics; what is trained by gradient takes `share` of
-        its steps on them, and forgets a little of what it knew. The threshold is made anew, of a part of them that is
-        held out. Images that the model has learned from are left out with a warning. ConfigError where the method
-        cannot go on, or the model knows several categories; DataError where nothing new is left.
+        Methods that observe (PaDiM, PatchCore) take them into their statistics; methods trained by gradient take
+        `share` of their steps on them, and forget a little. A new threshold is made from a part of them that is held
+        out. Images that the model has learned from are left out with a warning. ConfigError where the method cannot go
+        on, or the model knows several categories; DataError where nothing new is left.
         """
         from blemish.learning.adapt import adapt
         from blemish.learning.fitted import restore
@@ -212,8 +212,8 @@ class Detector:
         `fit` held out. CalibrationError where they are too few for the rate; scores never change.
 
         Images that the model has learned from, told by their pixels, and images of units that it knows are left out
-        with a warning: a promise made from them would be broken by the first new part. `promise_per` is what `fit`
-        was asked for where it is not given. ConfigError where it is none of those that there are.
+        with a warning: a promise made from them would be broken by the first new part. `promise_per` is that of `fit`
+        where it is not given. ConfigError for an unknown one.
         """
         per = OPTIONS["promise_per"].choices
         if promise_per is not None and promise_per not in per:
@@ -274,7 +274,7 @@ class Detector:
         return Inspector(self.model, chosen, threads=threads, batch=batch)
 
     def _cut(self) -> layouts.Cut | None:
-        """How recordings are cut into windows: as the model has it, or as the options ask; None for images."""
+        """How recordings are cut into windows: as in the model, or as the options say; None for images."""
         if self._model is not None:
             return registry.of(self._model.meta).cut
         if self._options is None:
@@ -301,7 +301,7 @@ class Detector:
     def inspect(self, source: Any) -> AnomalyResult:
         """One image: a path, an encoded file's bytes or binary stream, a PIL image, a numpy array (H, W[, C]) of
         uint8, uint16 or float, or a tensor. Colours are RGB: turn what `cv2.imread` gives with `image[..., ::-1]`.
-        A stream is left open, and where it can seek it stands where it stood. DataError where it cannot be read.
+        A stream is left open, and where it can seek its position is restored. DataError where it cannot be read.
         """
         return self._line().inspect(source)
 
@@ -314,7 +314,7 @@ class Detector:
         return self._line().inspect_many(sources, errors=errors)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is compiled is made anew where it is needed."""
+        """Without the compiled graph, which is compiled again when needed."""
         return {**self.__dict__, "_inspector": None}
 
     def evaluate(

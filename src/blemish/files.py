@@ -1,4 +1,4 @@
-"""Files: read with what is wrong said, written whole or not at all, found in folders."""
+"""Files: read with clear errors, written whole or not at all, found in folders."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 from blemish.errors import DataError
 
 MAX_PIXELS = 100_000_000  # of an image, where nothing else is asked for
-MOST_PIXELS = 178_956_970  # as many as Pillow takes by itself; the command line lets no more be asked for
+MOST_PIXELS = 178_956_970  # Pillow's own limit; the command line accepts no larger one
 
 
 def write_whole(path: str | Path, data: bytes) -> None:
@@ -81,7 +81,7 @@ def is_hidden(name: str) -> bool:
 @dataclass
 class Walk:
     """What lies in a folder: its files and its sub-folders, sorted, hidden ones and system folders, which were left
-    alone, and the folders that could not be looked into, with the reason."""
+    alone, and the folders that could not be listed, with the reason."""
 
     files: list[Path] = field(default_factory=list)
     folders: list[Path] = field(default_factory=list)
@@ -92,12 +92,12 @@ class Walk:
 def walk(folder: Path, *, deep: bool = True) -> Walk:
     """All that lies in a folder, with `deep` of its sub-folders too and of those that it links to.
 
-    Each real file comes once: links that lead back, or to what is there already, add nothing. Links that lead nowhere
-    are files that are not there. With `deep` off, files alone, and links to one file are two.
+    Each real file comes once: links that lead back, or to a file already found, add nothing. Broken links are listed
+    as missing files. With `deep` off, files alone, and links to one file are two.
     """
     found = Walk()
     seen: set[str] = set()
-    links: list[Path] = []  # looked at last: what is there by its own name keeps that name
+    links: list[Path] = []  # visited last: a file found by its own name keeps that name
     waiting = [folder]
     while waiting or links:
         place = waiting.pop() if waiting else links.pop(0)
@@ -133,7 +133,7 @@ def walk(folder: Path, *, deep: bool = True) -> Walk:
 
 
 def as_path(value: str | os.PathLike[Any]) -> Path:
-    """A path of whatever the caller names a file by; DataError where it can be the name of none."""
+    """The path of a file that the caller names in any way; DataError where no file can have such a name."""
     name = os.fsdecode(value)
     if not name or "\0" in name:
         raise DataError(f"{name!r} is no name of a file", hint="is a variable not set?")
@@ -147,7 +147,7 @@ def read_file(path: str | os.PathLike[Any], *, max_bytes: int = 16 * MAX_PIXELS)
         if path.is_dir():
             raise DataError("is a folder, not an image", path=path, hint="name a file inside it")
         found = path.stat()
-        if not stat.S_ISREG(found.st_mode):  # a pipe or a device would be waited for, without end perhaps
+        if not stat.S_ISREG(found.st_mode):  # reading a pipe or a device would block, perhaps forever
             message = "is no regular file (a pipe, socket or device)"
             raise DataError(message, path=path, hint="name a file on disk; bytes can be handed over as a stream")
         if found.st_size > max_bytes:

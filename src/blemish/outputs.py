@@ -1,7 +1,7 @@
-"""Where outputs go, looked at before any work. Three rules hold for every command:
+"""Where outputs go, checked before any work. Three rules hold for every command:
 
 apart     an output lies in no folder that is read and in no model folder, and a folder of outputs holds nothing that is
-          read; links are followed, so that no other name of a folder gets around it
+          read; links are followed, so that another name of the same folder does not avoid the check
 writable  a file can be made there
 own       a file that is there is replaced only where Blemish wrote it: a report or figures are told by what is in them,
           maps by the list that lies beside them (`MAPS`), a run of synthetic defects by its description (`RUN`)
@@ -42,7 +42,7 @@ def figures(data: bytes) -> bool:
 
 
 def page(data: bytes) -> bool:
-    """Whether this is a page in the dress of the reports."""
+    """Whether this is a page in the style of the reports."""
     return data[:20].lower().startswith(b"<!doctype html") and b"Written by Blemish" in data
 
 
@@ -91,7 +91,7 @@ def check_folder(
     path: Place, option: str, *, read: Iterable[Place] = (), is_ours: Callable[[Path], bool] | None = None
 ) -> None:
     """DataError where a folder of outputs cannot or must not be written to; it is made, with its parents, when the
-    first file is. With `own`, a folder that is neither new nor empty has to be one of which that is true.
+    first file is. With `is_ours`, a folder that is neither new nor empty has to satisfy it.
     """
     path = Path(path)
     check_apart(path, option, read)
@@ -119,7 +119,7 @@ def check_apart(path: Place, option: str, read: Iterable[Place]) -> None:
         if source_identity is None:  # no path: the name of a packaged data set, or what will be refused as missing
             continue
         if source_identity == identity:
-            raise DataError(f"is what is read ({source})", path=path, hint=hint)
+            raise DataError(f"is itself an input ({source})", path=path, hint=hint)
         if not source.is_dir():
             folders.setdefault(Path(os.path.realpath(source)).parent, source)
             continue

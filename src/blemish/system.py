@@ -1,4 +1,4 @@
-"""What a process may have: memory that is free, and forks that find nothing half done."""
+"""Resources of a process: free memory, and forks that interrupt no critical section."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from blemish.errors import BlemishError, ResourceError
 
 
 class Gate:
-    """`with gate:` around what a fork must not cut through, such as a library's call that holds locks.
+    """`with gate:` around code that a fork must not interrupt, such as a library's call that holds locks.
 
     A forked child has the thread that forked and no other: a lock that another one held stays locked in it for ever.
-    So a fork waits until all are out; who comes meanwhile waits for the fork. May be entered again from inside.
+    So a fork waits until all threads have left; threads that enter meanwhile wait for the fork. Reentrant.
     """
 
     def __init__(self) -> None:
@@ -104,7 +104,7 @@ def free_memory() -> Free | None:
 def _text(path: str | Path) -> str | None:
     try:
         return Path(path).read_text(encoding="ascii", errors="replace")
-    except OSError:  # another system, or not for this user to read: then nothing is known of it
+    except OSError:  # another system, or not readable for this user: then nothing is known
         return None
 
 
@@ -186,7 +186,7 @@ def is_out_of_memory(error: BaseException) -> bool:
         message = " ".join(str(error).lower().split())
         if any(sign in message for sign in _SIGNS):
             return True
-        if "could not create a primitive" in message:  # oneDNN says no more than that, whatever the reason
+        if "could not create a primitive" in message:  # oneDNN says no more than that, for any reason
             free = free_memory()
             return free is not None and free.bytes < _LITTLE
     return error.__cause__ is not None and is_out_of_memory(error.__cause__)
@@ -194,7 +194,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def memory_for(what: str, hint: str) -> Iterator[None]:
-    """Whatever error says inside that memory ran out becomes a ResourceError with this hint."""
+    """Any error inside that reports exhausted memory becomes a ResourceError with this hint."""
     try:
         yield
     except BlemishError:
@@ -206,7 +206,7 @@ def memory_for(what: str, hint: str) -> Iterator[None]:
 
 
 def out_of_memory(what: str, hint: str, error: Any) -> ResourceError:
-    """The error for memory that ran out in the midst of it."""
+    """The error for memory that ran out during the work."""
     free = free_memory()
     left = "" if free is None else f"; {size_text(free.bytes)} {free.limit} is free"
     detail = (" ".join(str(error).split()) or type(error).__name__)[:160]

@@ -1,4 +1,4 @@
-"""The values that travel along the line: records, features, predictions, results."""
+"""The values that the steps exchange: records, features, predictions, results."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Record:
 
     @property
     def whole(self) -> str:
-        """Names what is never split: the unit within its group, or this sample alone."""
+        """Identifies what is never split: the unit within its group, or this sample alone."""
         return f"\0{self.id}" if self.unit is None else f"{self.group}\0{self.unit}"
 
 
@@ -93,7 +93,7 @@ class FeatureSpec:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What a method asks of the line, declared in its file."""
+    """What a method needs for learning and inspection, declared in its file."""
 
     source: str = "pyramid"  # or image, signal, points: what a file of `learning.sources` takes
     axes: int = 2  # spatial axes of one sample
@@ -102,7 +102,7 @@ class Needs:
     twin: str | None = None  # a damaged twin of each training sample, by a maker of `data.synthesis.MAKERS`
     category: bool = False  # the decided category of each sample too, in `Batch.category`
     second: bool = False  # uses a second frozen network where the options name one
-    costly: bool = False  # learns for minutes without phases, so rather a split than folds, as where there are phases
+    costly: bool = False  # learns for minutes without phases: a split is preferred to folds, as with phases
     held: float = 0.0  # share of what is learned from that no step sees: `Method.settle` gets it
     graph: bool = True  # False: cannot be one graph; say why in `reason`
     reason: str | None = None
@@ -111,7 +111,7 @@ class Needs:
 
 @dataclass(frozen=True, slots=True)
 class Routing:
-    """How a multi-class model learns what is which, and what it does with it."""
+    """How a multi-class model learns the categories, and how it uses them."""
 
     shots: int = 8  # good images of each category whose names are read, at most 15 % of them
     anchors: int = 16  # of each category
@@ -267,7 +267,7 @@ class PhaseReport:
     category: str | None = None  # where each has a head of its own
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, without what says nothing."""
+        """Plain values, without fields that hold their empty default."""
         silent = {"resumed": False, "seconds": None, "first": None, "last": None, "category": None, "precision": None}
         return {k: v for k, v in asdict(self).items() if k not in silent or v != silent[k]}
 

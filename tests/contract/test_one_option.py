@@ -78,7 +78,7 @@ def grown(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_the_command_line_has_it(grown: dict[str, Any]) -> None:
     assert grown["flag"] == [["--grain-share"], 0.5, "Share of grain, 0 to 1."]
     assert grown["typed"] == [[0.5, True, [1, 2]], [0.75, True, [1, 2]], [0.25, True, [1, 2]], [0.5, False, [3]]]
-    assert "'grain' is an option of the line" in grown["set"][0]
+    assert "'grain' is an option of fit" in grown["set"][0]
 
 
 def test_detector_has_it(grown: dict[str, Any]) -> None:

@@ -37,7 +37,8 @@ def _usage_error() -> Any:
 
 def _prepare_streams() -> None:
     """UTF-8 on stdout and stderr whatever the locale says, with escapes for what is none (names of files in other
-    encodings): no line is lost. What is closed gets a place, lest a file that is opened next takes what is printed.
+    encodings): no line is lost. What is closed gets a place, so that a file opened later does not receive what is
+    printed.
     """
     for number in range(3):
         try:
@@ -53,7 +54,7 @@ def _prepare_streams() -> None:
 
 
 def _drop_stdout() -> None:
-    """Forget what cannot be written any more, lest the interpreter tries again when it ends."""
+    """Forget what cannot be written any more, so that the interpreter does not try again when it ends."""
     try:
         sys.stdout.flush()
     except OSError:

@@ -24,7 +24,7 @@ def console(*, stderr: bool = False) -> Any:
 
 
 def printable(text: str) -> str:
-    """One line, with escapes for what is no character or would act on a terminal: names of files may hold anything."""
+    """One line, with escapes for invalid characters and for terminal control codes: file names may hold anything."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 

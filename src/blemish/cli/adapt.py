@@ -37,7 +37,7 @@ def run(
     before = Detector.load(model, max_pixels=max_pixels, file_rate=file_rate)
     modelfile.check_place(out, read=[good, *earlier])
     kind = registry.of(before.model.meta)
-    # what is named wrongly is told before any work
+    # a wrong name is reported before any work
     sources = [source for path in earlier for file in _files(path, kind) for source in kind.sources(file)]
     if not earlier:
         records = as_records(good, layout=layout, categories=categories, cut=kind.cut, kind=kind.name)

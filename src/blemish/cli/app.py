@@ -40,7 +40,7 @@ def of_fit(name: str, text: str | None = None) -> Any:
 
 
 def with_fit_options(command: F) -> F:
-    """The command with every option of `FitOptions` in the place of its `**options`, behind what has to be given."""
+    """The command with every option of `FitOptions` in place of its `**options`, after the required ones."""
     parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in signature(command, eval_str=True).parameters.values()][:-1]
     required = [p for p in parameters if p.default is p.empty]
     named = []
@@ -55,8 +55,8 @@ def with_fit_options(command: F) -> F:
 
 
 Categories = Annotated[Optional[list[str]], typer.Option(help="A category of the data set; repeatable, none = all.")]  # noqa: UP045
-Layout = Annotated[Optional[str], typer.Option(help="How the data set lies on disk; found out if not given.")]  # noqa: UP045
-Split = Annotated[Optional[str], typer.Option(help="Another split of the data set than its usual one.")]  # noqa: UP045
+Layout = Annotated[Optional[str], typer.Option(help="How the data set lies on disk; detected if not given.")]  # noqa: UP045
+Split = Annotated[Optional[str], typer.Option(help="Another split of the data set than its default.")]  # noqa: UP045
 Rate = Annotated[float, of_fit("false_alarm_rate")]
 Threads = Annotated[Optional[int], typer.Option(min=1, help="Images worked on at once; all cores if not given.")]  # noqa: UP045
 EngineName = Annotated[str, typer.Option(help="local (= openvino), onnxruntime or torch (the reference).")]
@@ -192,7 +192,9 @@ def bench(
         typer.Option(help="Folder of an earlier run's tables; cells that they hold are taken over."),
     ] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Run finished cells again and compare.")] = False,
-    collect: Annotated[bool, typer.Option("--collect", help="Run nothing: the page of what is there.")] = False,
+    collect: Annotated[
+        bool, typer.Option("--collect", help="Run nothing: write the page from the finished cells.")
+    ] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Cells at once; each learns on one core.")] = 1,
     engine: Annotated[str, typer.Option(help="local or ray.")] = "local",
     address: Address = None,
@@ -208,7 +210,7 @@ def calibrate(
     model: ModelPath,
     good: Annotated[str, typer.Argument(help="Good images that the model has not learned from.")],
     false_alarm_rate: Rate = 0.05,
-    promise_per: Annotated[Optional[PromisePer], of_fit("promise_per", "As fit was asked, if not given.")] = None,  # noqa: UP045
+    promise_per: Annotated[Optional[PromisePer], of_fit("promise_per", "As in fit, if not given.")] = None,  # noqa: UP045
     out: Annotated[Optional[Path], typer.Option(help="Where to write; the same folder if not given.")] = None,  # noqa: UP045
     max_pixels: MaxPixels = None,
     file_rate: FileRate = None,
@@ -233,7 +235,7 @@ def extend(
     out: Annotated[Optional[Path], typer.Option(help="Where to write; the same folder if not given.")] = None,  # noqa: UP045
     max_pixels: MaxPixels = None,
 ) -> None:
-    """One product more for a model with a head for each; what it knows of the others stays as it is."""
+    """One more product for a model with a head for each; the other products stay as they are."""
     from blemish.cli.progress import track
     from blemish.detector import Detector
     from blemish.inspection import modelfile
@@ -281,7 +283,7 @@ def power(
     kind: Annotated[Optional[list[str]], typer.Option(help="scratch, spot or stain; repeatable, none = all.")] = None,  # noqa: UP045
     size: Annotated[Optional[list[float]], typer.Option(help="In pixels; repeatable.")] = None,  # noqa: UP045
     contrast: Annotated[Optional[list[float]], typer.Option(help="Share of white; repeatable.")] = None,  # noqa: UP045
-    images: Annotated[int, typer.Option(help="Good images used, at most.")] = 50,
+    images: Annotated[int, typer.Option(help="Maximum number of good images used.")] = 50,
     seed: Annotated[int, typer.Option(help="The same seed gives the same probes.")] = 0,
     layout: Layout = None,
     category: Categories = None,

@@ -1,4 +1,4 @@
-"""The main job on real images, from start to end: learn, calibrate, inspect what was never seen, report.
+"""The main job on real images, from start to end: learn, calibrate, inspect images it has not seen, report.
 
 Only `run_demo`'s fit loads torch, and only when it is called.
 """

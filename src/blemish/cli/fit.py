@@ -132,7 +132,7 @@ def chosen(typed: dict[str, Any], recipe: Path | None, assignments: list[str]) -
         method_options = {}
     method_options |= parse_assignments(assignments)
     if clash := sorted(set(method_options) & _OF_THE_LINE):
-        raise ConfigError(f"'{clash[0]}' is an option of the line, not of the method", hint="do not --set it")
+        raise ConfigError(f"'{clash[0]}' is an option of fit, not of the method", hint="give it without --set")
     return {**written, **typed, **method_options}
 
 

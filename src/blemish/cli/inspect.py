@@ -85,7 +85,8 @@ def run(
 
 
 def _tell(wrong: Sequence[DataError], undrawn: int, inputs: int, other: Counter[str]) -> None:
-    """On stderr how many inputs have no verdict and why, how many no map, and which other files lay beside them."""
+    """On stderr how many inputs have no verdict and why, how many no map, and which other files were found beside
+    them."""
     from blemish.data.listing import Listing, reasons
 
     if wrong:
@@ -137,7 +138,7 @@ def run_ray(
         raise ConfigError("--engine ray writes Parquet files", hint="say where with --out")
     loaded = reading(modelfile.load(model), max_pixels=max_pixels, file_rate=file_rate)
     _check_threshold(bool(loaded.calibrators), fail_on_anomaly)
-    with redirect_stdout(sys.stderr):  # Ray prints there what goes wrong inside it, and takes no for no answer
+    with redirect_stdout(sys.stderr):  # Ray prints its internal errors there, and no setting turns that off
         summary = inspect(loaded, sources, out, address=address, workers=workers, track=track)
     emit(summary)
     if summary["errors"]:
@@ -146,7 +147,7 @@ def run_ray(
 
 
 def _check_threshold(has_threshold: bool, needed: bool) -> None:
-    """Warn that there will be no verdicts; ConfigError where the exit code was to depend on them."""
+    """Warn that there will be no verdicts; ConfigError where the exit code should depend on them."""
     if has_threshold:
         return
     if needed:

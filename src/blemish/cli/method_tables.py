@@ -1,4 +1,4 @@
-"""The tables of methods on the pages, out of the methods' own files: `python -m blemish.cli.method_tables PAGE...`.
+"""The tables of methods on the pages, from the methods' own files: `python -m blemish.cli.method_tables PAGE...`.
 
 A table stands between two comments of a page, and is all that is written there.
 """
@@ -29,7 +29,7 @@ def table(links: str) -> str:
 
 
 def written(page: str, links: str) -> str:
-    """The text of a page with its table made anew. ValueError where it has no place for one."""
+    """The text of a page with its table generated again. ValueError where it has no place for one."""
     found = re.compile(f"{re.escape(BEGIN)}\n.*?{re.escape(END)}", re.DOTALL)
     if len(found.findall(page)) != 1:
         raise ValueError(f"a page with a table of methods has one {BEGIN} and one {END} behind it")
@@ -37,7 +37,7 @@ def written(page: str, links: str) -> str:
 
 
 def main(pages: list[str]) -> None:
-    """Make the tables of these pages anew; those of a page lie in `docs/methods`, or beside it."""
+    """Generate the tables of these pages again; those of a page lie in `docs/methods`, or beside it."""
     for page in map(Path, pages):
         text = page.read_text(encoding="utf-8")
         page.write_text(written(text, links_of(page)), encoding="utf-8")

@@ -13,8 +13,8 @@ _HEAD = """# Command line
 Made by `python -m blemish.cli.reference` from the commands themselves; a test compares them.
 
 stdout carries results only, messages and progress go to stderr. Errors are one `error:` line that names the file, field
-or value and one `hint:` line that says what to do. Exit codes: 0 done, 1 trouble, 2 wrong usage or option, 3 an anomaly
-was found with `--fail-on-anomaly`.
+or value and one `hint:` line that says what to do. Exit codes: 0 done, 1 an error, 2 wrong usage or option, 3 an
+anomaly was found with `--fail-on-anomaly`.
 """
 
 _OPTIONS = """# Options of a fit

@@ -28,9 +28,9 @@ Out = Annotated[Path, typer.Option(help="The folder to write, laid out as a test
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same defects.")]
 Count = Annotated[int, typer.Option(min=1, help="Defects for each image or cloud, each on a copy of its own.")]
 Most = Annotated[Optional[int], typer.Option("--images", min=1, help="Maximum number of images, drawn at random.")]  # noqa: UP045
-Layout = Annotated[Optional[str], typer.Option(help="How the data set lies on disk; found out if not given.")]  # noqa: UP045
+Layout = Annotated[Optional[str], typer.Option(help="How the data set lies on disk; detected if not given.")]  # noqa: UP045
 Threads = Annotated[int, typer.Option(min=1, help="Images worked on at once; the outputs are the same.")]
-Picture = Annotated[bool, typer.Option("--sheet/--no-sheet", help="Write sheet.png, to look some over.")]
+Picture = Annotated[bool, typer.Option("--sheet/--no-sheet", help="Write sheet.png, which shows some of the outputs.")]
 MaxPixels = Annotated[int, typer.Option(min=1, max=178_956_970, help="Larger images are refused.")]
 Area = Annotated[Optional[tuple[float, float]], typer.Option(help="Least and most share of the image.")]  # noqa: UP045
 Opacity = Annotated[Optional[tuple[float, float]], typer.Option(help="Least and most, 0 to 1, of what is painted.")]  # noqa: UP045
@@ -120,16 +120,16 @@ def surface3d(
     plane: Annotated[Optional[Plane], typer.Option(help="What the noise is laid on.")] = None,  # noqa: UP045
     at: Annotated[Optional[tuple[float, float, float]], typer.Option(help="The defect's place, x y z.")] = None,  # noqa: UP045
     guard: Annotated[Optional[bool], typer.Option("--guard/--no-guard", help="One side of the part only; on.")] = None,  # noqa: UP045
-    clamp: Annotated[Optional[bool], typer.Option("--clamp/--no-clamp", help="No point through another; on.")] = None,  # noqa: UP045
-    stretch: Annotated[Optional[float], typer.Option(help="Noise so many times longer than wide.")] = None,  # noqa: UP045
+    clamp: Annotated[Optional[bool], typer.Option("--clamp/--no-clamp", help="Points do not cross; on.")] = None,  # noqa: UP045
+    stretch: Annotated[Optional[float], typer.Option(help="How many times longer than wide the noise is.")] = None,  # noqa: UP045
     scale_units: Annotated[Optional[Units], typer.Option(help="raw: scale is cells per unit of the file.")] = None,  # noqa: UP045
     sample: Annotated[Optional[Sampling], typer.Option(help="points: the noise itself, no grid between.")] = None,  # noqa: UP045
     resolution: Annotated[Optional[int], typer.Option(help="Nodes of the noise's grid.")] = None,  # noqa: UP045
-    noise: Annotated[Optional[float], typer.Option(help="The sensor's, in the file's unit: less is no label.")] = None,  # noqa: UP045
+    noise: Annotated[Optional[float], typer.Option(help="Of the sensor, in the file's unit; less: no label.")] = None,  # noqa: UP045
     neighbours: Annotated[Optional[int], typer.Option(help="Points that a normal is estimated from.")] = None,  # noqa: UP045
     points: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option(min=0, help="Taken from a mesh's faces; 0 = its vertices; found out if not given."),
+        typer.Option(min=0, help="Taken from a mesh's faces; 0 = its vertices; detected if not given."),
     ] = None,
     format_: Annotated[Optional[str], typer.Option("--format", help="ply, pcd, ...; that of IN if not given.")] = None,  # noqa: UP045
     intrinsics: Annotated[

@@ -1,8 +1,8 @@
-"""Which samples are the same one, by the values that they show and not by the bytes of their files.
+"""Which samples are the same, by their values and not by the bytes of their files.
 
 A picture that was saved again in another lossless format, with another compression, other metadata or another time
 stamp shows the same pixels and is the same image. One that was saved with loss is not: pictures of parts in one fixture
-are so alike that nothing tells a lossy copy from the next part, and an image taken for a copy is lost to learning.
+are so alike that a lossy copy cannot be told from the next part, and an image taken for a copy is not learned from.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _grey(image: NDArray[Any]) -> NDArray[Any]:
     if image.ndim == 2:
         return image
     first = image[..., 0]
-    for part in (slice(None, None, 31), slice(None)):  # a few rows tell most colour pictures at once
+    for part in (slice(None, None, 31), slice(None)):  # a few rows are enough for most colour pictures
         if any(not np.array_equal(first[part], image[part][..., k]) for k in range(1, image.shape[2])):
             return image
     return first

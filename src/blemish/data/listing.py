@@ -40,9 +40,9 @@ def is_image(path: Path) -> bool:
 def list_images(folder: Path, *, deep: bool = True) -> Listing:
     """The images of a folder, with `deep` of its sub-folders and of those that it links to; see `files.walk`.
 
-    An image is told by its suffix, and where that is none of an image by its first bytes. Pictures of kinds that are
-    not read, and folders that cannot be looked into, are `unread`. Hidden files and the folders of systems and tools
-    are not looked at, and counted. Maps that an earlier run has drawn there are no images of parts.
+    An image is recognised by its suffix, and without an image suffix by its first bytes. Pictures of kinds that are
+    not read, and folders that cannot be listed, are `unread`. Hidden files and the folders of systems and tools
+    are not inspected, but counted. Maps that an earlier run has drawn there are no images of parts.
     """
     found = walk(folder, deep=deep)
     kept = without_maps(found.files)
@@ -58,15 +58,15 @@ def list_images(folder: Path, *, deep: bool = True) -> Listing:
             out.files.append(path)
         else:
             out.other[path.suffix.lower() or "without suffix"] += 1
-    out.files.extend(filter(is_image, found.folders))  # named like an image: who reads it says that it is none
+    out.files.extend(filter(is_image, found.folders))  # named like an image: reading it raises the error
     out.files.sort()
     out.unread.extend(closed(path, reason) for path, reason in found.closed.items())
     return out
 
 
 def closed(path: Path, reason: str) -> DataError:
-    """The error for a folder that cannot be looked into."""
-    return DataError(f"cannot be looked into ({reason})", path=path, hint="check the folder's owner and mode")
+    """The error for a folder that cannot be listed."""
+    return DataError(f"cannot be listed ({reason})", path=path, hint="check the folder's owner and mode")
 
 
 def reasons(errors: Iterable[DataError]) -> str:

@@ -1,4 +1,5 @@
-"""What a modality is: how one is read, brought to the graph, and its map brought back, searched and drawn."""
+"""What a modality is: how a sample is read and prepared for the graph, and how its map is mapped back, searched and
+drawn."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ from blemish.types import Record, Region
 
 Raw = TypeVar("Raw")
 
-WINDOW = 9.6  # seconds, where nothing else is asked for
+WINDOW = 9.6  # seconds, where nothing else is requested
 
 
 class Cut(NamedTuple):
@@ -33,7 +34,7 @@ class Cut(NamedTuple):
 class Modality(ABC, Generic[Raw]):
     """Samples of one kind as one model sees them. `Raw` is a sample as it was read, before the model's preparation.
 
-    The class methods need no model; they are for the line before there is one, and for what looks at records alone.
+    The class methods need no model; they serve before a model exists, and code that needs records alone.
 
     Args:
         preprocess: the plan by which a sample becomes the graph's input; it has `size`, the shape of the graph's map,
@@ -48,7 +49,7 @@ class Modality(ABC, Generic[Raw]):
     found: ClassVar[str]  # what regions are drawn as,
     marked: ClassVar[str]  # and what people have marked
     hint: ClassVar[str]  # which files are read
-    marks_whole: ClassVar[bool] = False  # a mask over a whole sample is nothing odd
+    marks_whole: ClassVar[bool] = False  # a mask over a whole sample is normal
     wide: ClassVar[bool] = False  # a report shows one picture beside the other, or each over the whole width
     takes_in: ClassVar[str] = ""  # the unit of `takes`
     encoded: ClassVar[bool] = False  # `read` takes a file's bytes: samples may lie at a URL
@@ -166,7 +167,7 @@ class Modality(ABC, Generic[Raw]):
 
     @abstractmethod
     def read(self, source: Any) -> Raw:
-        """A file, or a value of the caller's. DataError where it cannot be read."""
+        """A file, or a value that the caller passes. DataError where it cannot be read."""
 
     @abstractmethod
     def load(self, record: Record) -> tuple[str, Raw]:

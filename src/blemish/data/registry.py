@@ -1,6 +1,6 @@
-"""The modalities: what differs between images, signals and point clouds is one object each; all else is one line.
+"""The modalities: what differs between images, signals and point clouds is in one object each; everything else is
 
-The folder is the list: each package beside this file that has a `modality` module with `MODALITY` is one, by the
+shared. Each package beside this file that has a `modality` module with `MODALITY` is one, by the
 package's name. A new one is such a package, and a file in `learning.sources`.
 """
 
@@ -35,7 +35,7 @@ def get(name: str) -> type[Modality[Any]]:
 
 
 class Described(Protocol):
-    """What tells a model's modality: the modality's name, and the plan of its preprocessing."""
+    """What identifies a model's modality: its name, and the plan of its preprocessing."""
 
     @property
     def kind(self) -> str: ...

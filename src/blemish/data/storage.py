@@ -138,7 +138,7 @@ def _is_manifest(place: str, kind: type[Modality[Any]]) -> bool:
 
 
 def _in_folder(folder: Path, kind: type[Modality[Any]]) -> list[str]:
-    """Samples, and files that are not read: who tries says so in a row. A warning counts the other files."""
+    """Samples, and files that are not supported: their row holds the error. A warning counts the other files."""
     found = kind.listing(folder)
     if message := found.not_inspected():
         warnings.warn(f"{folder}: {message}", stacklevel=5)

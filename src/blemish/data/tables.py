@@ -1,8 +1,8 @@
 """Numbers in text files: their encoding, separator and decimal mark.
 
-Read is what can mean one thing only: columns between commas, semicolons, tabs or blanks, with decimal points; and with
+Only unambiguous text is read: columns between commas, semicolons, tabs or blanks, with decimal points; and with
 decimal commas where something else separates the columns (`0,5;1,2`, as spreadsheets of many countries write it). Text
-that is not UTF-8, rows of unlike lengths, and commas that may be either mark are refused.
+that is not UTF-8, rows of different lengths, and commas that may be either mark are refused.
 """
 
 from __future__ import annotations
@@ -86,14 +86,14 @@ def numeric(row: Sequence[str]) -> bool:
 def numbers(rows: Sequence[Sequence[str]], first: int = 1) -> NDArray[np.float64]:
     """(rows, columns) float64; an empty cell is NaN. `first` is the number of the first row in the file, for people.
 
-    DataError for rows of unlike lengths, naming one, and for a cell that is no number.
+    DataError for rows of different lengths, naming one, and for a cell that is no number.
     """
     if not rows or not rows[0]:
         raise DataError("holds no numbers", hint="a row for each sample, a column for each value")
     for k, row in enumerate(rows):
         if len(row) != len(rows[0]):
             message = f"row {first + k} has {len(row)} columns, and row {first} has {len(rows[0])}"
-            hint = f"mend the row; {COMMAS}" if len(row) > len(rows[0]) else "mend the row"
+            hint = f"correct the row; {COMMAS}" if len(row) > len(rows[0]) else "correct the row"
             raise DataError(message, hint=hint)
     try:
         return np.array([[float(cell) if cell.strip() else math.nan for cell in row] for row in rows], np.float64)
@@ -113,7 +113,7 @@ def _no_number(rows: Sequence[Sequence[str]], first: int) -> DataError:
 
 
 def _separator(line: str) -> str:
-    """What stands between the columns of a line of numbers: one of `;`, tab, `,` and blank."""
+    """The separator of a line of numbers: one of `;`, tab, `,` and blank."""
     for mark in ";\t":
         if mark in line:
             return mark

@@ -1,1 +1,1 @@
-"""What a model is worth: metrics with intervals, power, reports, and the ledger of methods."""
+"""How good a model is: metrics with intervals, power, reports, and the ledger of methods."""

@@ -35,7 +35,7 @@ from blemish.evaluation.summary import (
 from blemish.inspection.inspector import Inspector
 from blemish.types import AnomalyResult, Record, Track, no_track
 
-WHOLE = 0.98  # share of a part that a mask covers, from which it may be upside down, or labels above 0
+WHOLE = 0.98  # share of a part that a mask covers, above which it is probably inverted, or holds labels
 
 
 def evaluate(

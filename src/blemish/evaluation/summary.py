@@ -44,7 +44,7 @@ class Figures:
         return cls(**{name: _typed(hints[name], values[key]) for name, key in known.items() if key in values})
 
     def __getitem__(self, key: str) -> Any:
-        """The value of a JSON field, for one version more: figures are attributes. KeyError for other names."""
+        """The value of a JSON field, for one more version: figures are attributes. KeyError for other names."""
         return self._item(key)
 
     def __contains__(self, key: object) -> bool:
@@ -151,7 +151,7 @@ class Summary(Figures):
     anomalous: int
     image: ImageMetrics | None = None  # where there are good and defective samples
     pixel: PixelMetrics | None = None  # where a mask is known
-    routed_good: Rate | None = None  # good samples whose category was decided right
+    routed_good: Rate | None = None  # good samples whose category was decided correctly
     routed_anomalous: Rate | None = None
     unknown_good: Rate | None = None  # good samples whose category was called unknown
     unknown_anomalous: Rate | None = None
@@ -266,7 +266,7 @@ class Sample(Figures):
 
     @classmethod
     def of(cls, record: Record, result: AnomalyResult) -> Sample:
-        """What the result says of the record."""
+        """The result for the record."""
         return cls(
             id=record.id,
             path=str(record.path),

@@ -1,8 +1,8 @@
-"""Scores of good images through a graph, for calibration, and what they say of the graph itself.
+"""Scores of good images through a graph, for calibration, and what they say about the graph itself:
 
-Two refusals, and one choice. A model whose held-out images all score the same tells nothing apart, and one that a plain
-grey picture passes does not need to see the part: neither gets a promise. Which number format a model runs in is chosen
-by comparing what both make of the held-out images (`agreement`).
+two checks and one choice. A model whose held-out images all score the same distinguishes nothing, and a model that
+accepts a plain grey picture does not look at the part: neither gets a promise. Which number format a model runs in is
+chosen by comparing the scores of the held-out images in both (`agreement`).
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ class Deployed:
     def scored(self, records: Sequence[Record], track: Track) -> Iterator[tuple[Record, Precision, Outputs, Row]]:
         """(record, number format, outputs of the engine, row of the score) of each image in each format.
 
-        Copies of one image count once: the same image twice says nothing new. A sample that the model refuses to judge,
-        as it would at inspection, has no score and makes no promise; a warning counts them.
+        Copies of one image count once: the same image twice carries no new information. A sample that the model
+        refuses to judge, as it would at inspection, has no score and makes no promise; a warning counts them.
         """
         seen: set[str] = set()
         refused: list[OutOfRange] = []
@@ -92,7 +92,7 @@ class Deployed:
             warnings.warn(f"{message} and make no promise, first {refused[0]}", stacklevel=3)
 
     def blank(self) -> dict[str, Outputs]:
-        """By number format what becomes of a sample that shows nothing; empty where the kind has none."""
+        """By number format the outputs for a sample that shows nothing; empty where the modality has no such sample."""
         sample = self.kind.blank()
         return {} if sample is None else {p: engine(self.kind.stack([sample])) for p, engine in self.engines.items()}
 
@@ -107,7 +107,7 @@ def calibrators(
 ) -> dict[str, Calibrator]:
     """One calibrator per number format from the pooled parts.
 
-    CalibrationError where there are too few images and, but with `blind`, where their scores do not vary or a plain
+    CalibrationError where there are too few images and, without `blind`, where their scores do not vary or a plain
     picture would pass.
     """
     out = {}
@@ -127,7 +127,7 @@ def calibrators(
 def check_varied(scores: Sequence[float]) -> None:
     """CalibrationError where several different images all have one score."""
     if len(scores) > 1 and np.ptp(scores) <= EQUAL * np.abs(scores).max():
-        message = f"the {len(scores)} held-out images all have the score {scores[0]:g}: the model tells nothing apart"
+        message = f"the {len(scores)} held-out images all have the score {scores[0]:g}: the model distinguishes nothing"
         raise CalibrationError(message, hint=_WRONG)
 
 
@@ -166,8 +166,8 @@ def compared(scores: Sequence[Sequence[float]]) -> dict[str, Any]:
 
 
 def chosen_format(requested: str, found: dict[str, Any]) -> str:
-    """The number format that a model runs in: as asked for; with auto the short one where it was shown to be harmless
-    for this model, float32 else."""
+    """The number format that a model runs in: as requested; with auto the short one where it was shown to be harmless
+    for this model, otherwise float32."""
     return "bf16" if requested == "bf16" or (requested == "auto" and found.get("harmless")) else "f32"
 
 

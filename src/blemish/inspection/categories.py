@@ -1,8 +1,8 @@
-"""What one model of several categories knows of each: its name, and the good images behind its two promises.
+"""What a multi-class model knows of each category: its name, and the good images behind its two promises.
 
 Conformal prediction within categories (Mondrian: Vovk, Gammerman and Shafer 2005, section 4.5): a threshold is made of
-the good images that were *decided* to be of a category, by the same vote as at inspection, so that the promise holds in
-every category and not only over all of them. The second promise is that of the alarm for unknown products, from how
+the good images that were *decided* to be of a category, by the same router as at inspection, so that the promise holds
+in every category and not only over all of them. The second promise is that of the alarm for unknown products, from how
 strange good images look to the router: the held-out ones and, as it has learned a few images alone, others too. It is
 counted by units wherever images have them: a new unit of a known product is stranger than further images of the
 units seen.
@@ -23,7 +23,7 @@ Row = tuple[float, float, str, str]
 
 @dataclass(frozen=True)
 class Decided:
-    """What the router came to."""
+    """What the router decided."""
 
     category: str
     confidence: float  # how far the first category is ahead of the second, in [0, 1]
@@ -47,7 +47,8 @@ class Categories:
     known: dict[str, Known]
 
     def decide(self, votes: Sequence[float], strangeness: float, precision: str) -> Decided:
-        """The category with the most votes; its threshold; whether the image is stranger than its good ones."""
+        """The category with the most votes; its threshold; whether the image is stranger than the good images of that
+        category."""
         order = sorted(range(len(votes)), key=lambda k: (-votes[k], k))
         ahead = votes[order[0]] - votes[order[1]] if len(order) > 1 else 1.0
         known = self.known.get(precision)

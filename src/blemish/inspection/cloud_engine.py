@@ -17,7 +17,7 @@ from blemish.ops.histograms import Radii, look, spread
 
 Floats = NDArray[np.float32]
 
-_BLOCK = 1024  # points whose products with the bank are there at once
+_BLOCK = 1024  # points whose products with the bank are in memory at once
 
 
 class HistogramBank:

@@ -39,13 +39,13 @@ from blemish.system import (
 
 Precision = Literal["f32", "bf16"]
 ENGINES = ("openvino", "onnxruntime", "torch")
-ISA_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")  # who sets one has an instruction set less than the processor
+ISA_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")  # a user who sets one restricts the processor's instruction set
 
 Outputs = tuple[NDArray[np.float32], ...]
 
-# OpenVINO fills its table of number types when it is first used; two threads that do so at once wait for each other for
-# ever (2026.4: one holds the table and wants the interpreter's lock, one the other way round). So one does it alone.
-# Both locks are taken inside `undisturbed` only, so that no fork finds them held.
+# OpenVINO fills its table of number types when it is first used; two threads that do so at once wait for each other
+# forever (2026.4: one holds the table and wants the interpreter's lock, one the other way round). So one does it
+# alone. Both locks are taken inside `undisturbed` only, so that no fork finds them held.
 _FIRST_USE = threading.Lock()
 _COMPILING = threading.Lock()
 _SMALLER = "run it with fewer threads (--threads), or fit again with a smaller image_size (--image-size)"
@@ -199,7 +199,7 @@ class OpenVino(_Compiled):
         self.precision: Precision = precision
         self.batch = batch
         self._graph, self._threads = graph, threads
-        _ = self._compiled  # what is wrong with a graph is said at once
+        _ = self._compiled  # an error in a graph is reported at once
 
     def _make(self) -> list[Any]:
         openvino = openvino_module()
@@ -272,10 +272,10 @@ def _bytes(port: Any) -> int:
 
 
 class Head(_Compiled):
-    """What stands behind the features, of a model's graph or a head's own: features in, the outputs of the whole out.
+    """The part after the features, of a model's graph or of a head: features in, the outputs of the whole graph out.
 
-    In bf16 the whole graph runs in parts anyway, cut at the features; in float32 the same bits came out of both ways
-    wherever we looked. Who relies on it compares some images (`blemish.evaluation.bench` does, in every cell).
+    In bf16 the whole graph runs in parts anyway, cut at the features; in float32 both ways gave the same bits in all
+    our tests. Code that relies on it compares some images (`blemish.evaluation.bench` does, in every cell).
 
     `levels` are the indices of the features it takes. ModelFileError where the graph has none inside.
     """
@@ -309,7 +309,7 @@ class Head(_Compiled):
 
 
 def _chained(compiled: Sequence[Any]) -> list[Any]:
-    """One request for each part; what one puts out, the next takes in, without a copy."""
+    """One request for each part; the output of one is the input of the next, without a copy."""
     requests = [c.create_infer_request() for c in compiled]
     for before, after in zip(requests, requests[1:], strict=False):
         for i in range(len(after.model_inputs)):
@@ -394,8 +394,8 @@ class TorchEngine:
 
 
 def calm_torch() -> None:
-    """In a forked child PyTorch computes in one thread: those of its pool have stayed in the parent, and it would wait
-    for them for ever.
+    """In a forked child PyTorch computes in one thread: those of its pool exist in the parent only, and it would wait
+    for them forever.
     """
     if forked():
         import torch

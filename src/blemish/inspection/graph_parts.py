@@ -1,7 +1,7 @@
 """A graph in parts: cut at its features and at the border of number formats, for OpenVINO.
 
 With precision bf16 the part up to the features runs in bf16, then the networks of a method up to the border that it has
-drawn (`nn.precision.Exact`), and behind it only the products that it has marked as coarse
+drawn (`nn.precision.Exact`), and after it only the products that it has marked as coarse
 (`nn.precision.CoarseProduct`); distances and maps stay float32. A method without a border is float32 but for those.
 """
 
@@ -25,8 +25,8 @@ EXACT = "exact"
 def openvino_module() -> Any:
     """OpenVINO without its model converter, which nothing here uses.
 
-    The converter brings a telemetry client and an HTTP stack: a tenth of a second at every start, and no business of
-    an inspection station. Who imports it afterwards gets it.
+    The converter brings a telemetry client and an HTTP stack: a tenth of a second at every start, and not wanted on
+    an inspection station. Code that imports it afterwards gets it.
     """
     unused = "openvino.tools.ovc"
     if "openvino" in sys.modules or unused in sys.modules:
@@ -86,7 +86,7 @@ def short_and_exact(head: Any) -> list[tuple[Any, str]]:
     drawn = {n.get_friendly_name() for n in border}
     crossing = [(_clamped(node), node.output(0).get_target_inputs()) for node in border]
     for result in head.get_results():
-        if drawn.isdisjoint(_above([result.input_value(0)])):  # all of it lies in front: a vote that networks go by
+        if drawn.isdisjoint(_above([result.input_value(0)])):  # all before the border: a router for the networks
             crossing.append((result.input_value(0), [result.input(0)]))
     outputs: list[Any] = []
     inputs: list[Any] = []
@@ -103,7 +103,7 @@ def short_and_exact(head: Any) -> list[tuple[Any, str]]:
 
 
 def _clamped(node: Any) -> Any:
-    """What a clamp is given: one node, or a minimum behind a maximum where the exporter has cast the bounds."""
+    """The input of a clamp: one node, or a minimum after a maximum where the exporter has cast the bounds."""
     if node.get_type_name() == "Clamp":
         return node.input(0).get_source_output()
     for value in node.input_values():
@@ -123,7 +123,7 @@ def _is_bound(node: Any) -> bool:
 
 def _above(outputs: Sequence[Any]) -> set[str]:
     """Names of all nodes that these tensors are computed from; an importer's helper nodes have no name of their own in
-    the file, so what belongs to the trunk is told by what flows into it."""
+    the file, so the nodes of the trunk are found by following their inputs."""
     found: set[str] = set()
     waiting = [output.get_node() for output in outputs]
     while waiting:

@@ -48,13 +48,13 @@ def precision_of(model: Model, engine: str) -> str:
 
 
 def _same(process: int) -> None:
-    """EngineError where a run goes on in a forked child: its threads have stayed in the parent."""
+    """EngineError where a run is continued in a forked child: its threads exist in the parent only."""
     if os.getpid() != process:
         raise EngineError("this run was begun in another process", hint="call inspect_many in the child itself")
 
 
 class Inspector:
-    """A model, ready to inspect. May be pickled, and used in a forked child: the engine is then made anew there.
+    """A model, ready to inspect. May be pickled, and used in a forked child: the engine is then created again there.
 
     Args:
         model: what `inspection.modelfile.load` gives.
@@ -99,9 +99,9 @@ class Inspector:
                 those before it. "yield": it comes in place of a result, and the run goes on.
 
         A path in place of the sources is what `blemish inspect` makes of it: that file, each window of that recording,
-        or the files of that folder, of whose others a warning tells. Bytes and binary streams are one image. Streams
+        or the samples of that folder; a warning counts its other files. Bytes and binary streams are one image. Streams
         are read, and arrays copied, when they are taken from the iterable, so that it may close or use them again. An
-        error of the iterable itself comes after the results of what it gave before.
+        error of the iterable itself is raised after the results of its earlier items.
         """
         if isinstance(errors, bool):
             warnings.warn("errors=True is errors='yield', errors=False is 'raise'", DeprecationWarning, stacklevel=2)
@@ -120,7 +120,7 @@ class Inspector:
             hint = "give inspect_many a list, or a stack of them with one more axis"
             raise DataError(f"an array of shape {sources.shape} is one {self.kind.name}, not several", hint=hint)
         if not isinstance(sources, Iterable):
-            raise DataError(f"a {type(sources).__name__} is no row of {self.kind.name}s", hint="give a list")
+            raise DataError(f"a {type(sources).__name__} is not a list of {self.kind.name}s", hint="give a list")
         return sources
 
     def _of_path(self, path: Path) -> list[Any]:
@@ -178,7 +178,7 @@ class Inspector:
             return error
 
     def _memory(self) -> AbstractContextManager[None]:
-        """Around a run: memory that ends is an error that says what needs less."""
+        """Around a run: running out of memory is an error that says what needs less."""
         return memory_for(
             "inspecting", f"fewer threads than {self.threads} (--threads), or a model of a smaller image_size"
         )
@@ -186,13 +186,13 @@ class Inspector:
     def read(self, source: Any) -> tuple[Any, Any]:
         """A sample as it was read, and prepared as `outputs` takes it. DataError where it cannot be used.
 
-        With `outputs` this is what another line overrides whose samples do not go through the whole graph.
+        Together with `outputs`, a subclass overrides this where samples do not go through the whole graph.
         """
         raw = self.kind.read(source)
         return raw, self.kind.prepare(raw)
 
     def outputs(self, prepared: Sequence[Any]) -> Outputs:
-        """What the model gives for prepared samples: score and map of each, and of a model that routes its votes."""
+        """What the model gives for prepared samples: score and map of each, and votes where the model routes."""
         return self.engine(self.kind.stack(prepared))
 
     def _inspect_group(self, sources: list[Any], errors: bool = False) -> list[Any]:

@@ -1,4 +1,5 @@
-"""What a model says of itself: typed here, JSON in `model.json`. What earlier versions did not say has its default."""
+"""The description of a model: typed here, JSON in `model.json`. Fields that earlier versions did not write have
+defaults."""
 
 from __future__ import annotations
 
@@ -76,7 +77,7 @@ class Meta:
     adapted: tuple[Adapted, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, without what says nothing."""
+        """Plain values, without fields that hold their empty default."""
         value = asdict(self)
         for name, silent in (("graph", True), ("engine", None), ("inspected", None), ("vote", None), ("adapted", ())):
             if value[name] == silent:

@@ -95,7 +95,7 @@ def check_place(folder: str | Path, *, read: Iterable[str | Path] = ()) -> None:
     """Whether a model can be written there, to be asked before any work: a new or empty folder, or a model that it
     replaces, apart from all that is `read`.
 
-    ModelFileError where anything else is in the way, DataError where nothing can be written or inputs lie there.
+    ModelFileError where anything else is there, DataError where nothing can be written or the place is an input.
     """
     folder, hint = Path(folder), "choose another folder (--out)"
     place = folder.resolve()  # a link to a model stays a link, and "." has a name
@@ -153,7 +153,7 @@ def save(model: Model, folder: str | Path) -> None:
 
 
 def _put_in_place(scratch: Path, folder: Path) -> None:
-    """Rename; an older model changes places with the new one in one step, where the system can do that.
+    """Rename; an older model is swapped with the new one in one step, where the system supports that.
 
     Elsewhere it is moved aside first: a folder that is not empty cannot be renamed over.
     """
@@ -189,7 +189,7 @@ def _exchange(a: Path, b: Path) -> bool:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what killed saves of this model have left beside it, an hour after they wrote last."""
+    """Remove the temporary folders of killed saves of this model, an hour after their last write."""
     for suffix in ("partial", "old"):
         for left in folder.parent.glob(f".{folder.name}.????????.{suffix}"):
             if time.time() - left.stat().st_mtime > _LEFT_OVER:

@@ -2,15 +2,15 @@
 
 Why each sample is in the result exactly once: every one has a number, each window of a recording too; the driver alone
 writes, part k holds the rows of numbers k * PART to (k + 1) * PART - 1, and it is written, whole, when each of them has
-come back. A worker that dies takes unfinished rows with it, which Ray Data runs again; a row that came back twice would
-fall on its own number. A driver that dies leaves finished parts, and its successor asks for the numbers of the other
-parts only.
+come back. A worker that dies takes unfinished rows with it, which Ray Data runs again; a row that comes back twice has
+the same number. A driver that dies leaves finished parts, and the next one requests the numbers of the other parts
+only.
 
 No sample passes through the object store: a worker reads the file itself. What the driver holds are paths, and the rows
 of parts that are not full yet.
 
-The driver says which number format is computed in. A worker whose processor lacks it refuses, and the run ends: rows of
-two formats would have scores of two kinds.
+The driver says which number format is computed in. A worker whose processor lacks it refuses, and the run ends: scores
+of two number formats are not comparable.
 """
 
 from __future__ import annotations
@@ -191,7 +191,7 @@ def _digest(data: bytes) -> str:
 
 
 def _model_digest(model: Model) -> str:
-    """Of all that a row depends on: the graph, or what runs in its place, and what is made of its scores."""
+    """Of all that a row depends on: the graph, or what runs in its place, and the thresholds."""
     description: dict[str, Any] = {
         "meta": model.meta.to_json(),
         "calibration": {k: c.to_json() for k, c in model.calibrators.items()},
@@ -209,7 +209,7 @@ def _name(part: int) -> str:
 
 
 def _finished(out: str, plan: dict[str, Any]) -> set[str]:
-    """Names of the parts that are there, once it is sure that they are of this plan, which is written down if new."""
+    """Names of the finished parts, after checking that they belong to this plan; a new plan is written down."""
     names = set(places.names_in(out))
     if PLAN in names:
         if json.loads(places.read(places.join(out, PLAN))) != plan:
@@ -232,7 +232,7 @@ def _stream(
 
     context = data.DataContext.get_current()
     context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it would tell is raised below
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its error is raised below
     numbers = [n for k in missing for n in range(k * PART, min((k + 1) * PART, len(paths)))]
     size = min(BLOCK, -(-len(numbers) // count))
     blocks = [  # made here: a step that splits them would wait for a core that the workers hold
@@ -263,7 +263,7 @@ def _stream(
 def _parts(
     rows: Iterator[tuple[int, str]], missing: list[int], total: int
 ) -> Iterator[tuple[int, list[dict[str, Any]]]]:
-    """Full parts as they get full; EngineError where rows are missing at the end."""
+    """Parts as they become complete; EngineError where rows are missing at the end."""
     waiting: dict[int, dict[int, str]] = {k: {} for k in missing}
     for number, row in rows:
         k = number // PART

@@ -50,7 +50,7 @@ def promised(
     strange good images look. A category with too few held-out images has no threshold; a warning names it (of `only`
     one, where the images are of one).
 
-    CalibrationError, but with `blind`, where the scores of the held-out images do not vary, and where a plain grey
+    CalibrationError, without `blind`, where the scores of the held-out images do not vary, and where a plain grey
     picture would be called good.
     """
     assert model.categories is not None

@@ -22,8 +22,8 @@ ENVIRONMENT = {
 def session(address: str | None = None, workers: int | None = None) -> Iterator[Any]:
     """The `ray` module, connected: to `address`, else to `$RAY_ADDRESS`, else to a cluster of `workers` started here.
 
-    What is started here is stopped at the end; what was there goes on. EngineError where Ray is not installed or the
-    cluster does not answer.
+    A cluster started here is stopped at the end; another one keeps running. EngineError where Ray is not installed or
+    the cluster does not answer.
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -40,7 +40,7 @@ def session(address: str | None = None, workers: int | None = None) -> Iterator[
         if address:
             ray.init(address, runtime_env={"env_vars": ENVIRONMENT}, **quiet)
         else:
-            # "local": without a word it would join whatever `ray start` has left on this machine
+            # "local": else it would silently join a cluster that `ray start` has left running
             ray.init("local", num_cpus=workers or cores(), include_dashboard=False, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise EngineError(

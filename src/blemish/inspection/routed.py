@@ -1,4 +1,4 @@
-"""One trunk, a vote, and a head for each category: an image goes through one head, however many there are.
+"""One trunk, a router, and a head for each category: an image goes through one head, however many there are.
 
 Local feature routing of DFC (Wang et al. 2025), as an engine: image -> features -> votes -> the head of the category
 that they route to -> score and map. Heads are compiled when they are first needed.
@@ -19,7 +19,7 @@ from blemish.system import undisturbed
 
 VOTE = "votes"
 _ELECTING = threading.Lock()
-KEPT = 64  # compiled heads; of more, those that were needed longest ago are compiled again
+KEPT = 64  # compiled heads that are kept; the least recently used are dropped, and compiled again when needed
 
 
 def head_name(number: int) -> str:

@@ -15,8 +15,8 @@ from blemish.inspection.conformal import Calibrator
 def scale_of(calibrator: Calibrator | None, anomaly_map: NDArray[np.float32] | None = None) -> Scale:
     """The scale of all pictures of one model.
 
-    From the median peak of the held-out good maps (half of all good parts show no colour at all) so far up that
-    the map threshold lies at a quarter of the scale. A model without calibrator has no such yardstick: the scale is
+    From the median peak of the held-out good maps (half of all good parts show no colour at all) up to where the
+    map threshold lies at a quarter of the scale. A model without calibrator has no such reference: the scale is
     then the map's own median and maximum, comparable with no other image; ConfigError where none is given.
     """
     if calibrator is not None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from blemish.learning.backbones.base import Backbone
     from blemish.methods.base import Method
 
-RATE = 0.3  # share of the learning rate at which training goes on: what is known is to stay, about
+RATE = 0.3  # share of the learning rate in further training, so that little is forgotten
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,12 @@ def adapt(
     cache: FeatureCache | None,
     track: Track,
 ) -> Model:
-    """The model, with these good images learned beside what it knows, and a threshold of its own for where they come
+    """The model, with these good images learned beside what it knows, and a new threshold for the station they come
     from.
 
     A method that observes takes the new images into its statistics, each with the weight of an old one; a method that
-    is trained by gradient takes `share` of its steps, at a lower rate, on the new images alone. The old threshold is
-    void, since scores are others: a new one is made of new images that were held out, as in fit.
+    is trained by gradient takes `share` of its steps, at a lower rate, on the new images alone. The old threshold no
+    longer holds, since the scores change: a new one is made from new images that were held out, as in fit.
 
     `restored` gives the method as it was fitted, a new one each time. ConfigError where the method cannot go on, or
     where the model knows several categories.

@@ -23,7 +23,7 @@ Observed = tuple["Method[Any]", set[str]]
 
 @dataclass(frozen=True)
 class Chunk:
-    """All that it takes to observe a chunk of a large set, on any machine."""
+    """Everything needed to observe a chunk of a large set, on any machine."""
 
     method_class: type[Method[Any]]
     config: Any
@@ -42,11 +42,11 @@ class Chunk:
         return source
 
     def method(self, source: Source) -> Method[Any]:
-        """The method, before it has seen anything."""
+        """The method, before it has observed anything."""
         return self.method_class(self.config, source.spec, self.kind.size, self.seed)
 
     def observe(self, source: Source, records: Sequence[Record]) -> Observed:
-        """Show one chunk to a method of its own."""
+        """Let a new method observe one chunk."""
         from blemish.learning.training import observe
 
         source.seen.clear()

@@ -1,7 +1,7 @@
 """Digests of source code that see what it does, not how it is written.
 
 Blind to comments, docstrings, formatting and imports, and the same on every version of Python: results that are kept
-under such a digest outlive a move, a better comment and a formatter.
+under such a digest stay valid when a file is moved, commented or formatted.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from blemish.methods.base import Method
 
-_UNSEEN = frozenset({"ctx", "kind", "type_comment", "type_ignores"})  # fields of nodes that change nothing that runs
+_UNSEEN = frozenset({"ctx", "kind", "type_comment", "type_ignores"})  # fields of nodes that do not affect execution
 
 
 def code_digest(*sources: str, without: Collection[str] = ()) -> str:
@@ -58,7 +58,7 @@ def _holds(field: Any) -> bool:
 
 
 def _unseen(node: Any, without: frozenset[str]) -> bool:
-    """Imports, blocks of nothing but imports (`if TYPE_CHECKING:`), docstrings, and what is left out by name."""
+    """Imports, blocks that hold only imports (`if TYPE_CHECKING:`), docstrings, and what is left out by name."""
     if isinstance(node, ast.If):
         return not node.orelse and all(_unseen(inner, without) for inner in node.body)
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -68,7 +68,7 @@ def _unseen(node: Any, without: frozenset[str]) -> bool:
 
 
 def learning_sources(method_class: type[Method[Any]]) -> str:
-    """Digest of the code that a phase's outcome depends on, so that a change there finds nothing kept.
+    """Digest of the code that a phase's outcome depends on, so that after a change nothing kept is found.
 
     The method's file and what it is built of in `nn` and `ops`, the training loop, and what makes its samples.
     """

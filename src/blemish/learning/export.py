@@ -40,7 +40,7 @@ MAP_LIMIT = 1e-3
 def export_backbone(backbone: Backbone, size: tuple[int, int], *, image: bool = False) -> bytes:
     """ONNX of image -> features_0, features_1, …; batch is free, H and W are fixed.
 
-    With `image`, the normalised image (B, 3, H, W) comes behind the levels, as one more.
+    With `image`, the normalised image (B, 3, H, W) follows as one more level.
     """
     import torch
 
@@ -66,7 +66,7 @@ def _trunk(backbone: Backbone, image: bool) -> torch.nn.Module:
 
 
 class Scaled(NamedTuple):
-    """A method whose scores and maps are put on another scale: less a middle, over a span."""
+    """A method whose scores and maps are rescaled: a middle is subtracted, and a span divided by."""
 
     method: Method[Any]
     score_middle: float
@@ -117,8 +117,8 @@ def _head(of: Method[Any] | Scaled, vote: Vote | None = None) -> torch.nn.Module
             super().__init__()
             self.method = method
             self.anchors = vote.anchors if vote else None
-            # Where a method draws a border between number formats, the router lies behind it too, but where networks in
-            # front of it go by the router.
+            # Where a method draws a border between number formats, the router lies after it too, unless networks
+            # before it depend on the router.
             bordered = any(isinstance(part, Exact) for part in method.modules())
             early = method.wants(method.config).category
             self.exact_level: torch.nn.Module = Exact() if bordered and not early else torch.nn.Identity()
@@ -175,7 +175,7 @@ def merge(backbone: bytes, head: bytes) -> bytes:
     outputs = [o.name for o in second.graph.output]
     second = compose.add_prefix(second, HEAD, rename_inputs=False, rename_outputs=False)
     merged = compose.merge_models(first, second, io_map=[(n, n) for n in used], outputs=outputs)
-    del merged.graph.value_info[:]  # the exporter gives unlike dimensions one name, and ONNX Runtime believes it
+    del merged.graph.value_info[:]  # the exporter gives different dimensions one name, and ONNX Runtime relies on it
     merged.producer_name = "blemish"
     return bytes(merged.SerializeToString())
 
@@ -240,7 +240,7 @@ def certify(graph: bytes, reference: Engine, golden: NDArray[Any]) -> dict[str, 
     """The parity certificate: the graph against PyTorch on golden inputs, (N, H, W, 3) uint8 or (N, K, L) float32.
 
     Differences are shares of the spread (largest - smallest) of the reference's maps. In float32 they have
-    to stay under the limits, else ExportError; what the short format of this processor changes is stated beside.
+    to stay under the limits, else ExportError; the differences in the short format of this processor are stated too.
     """
     expected = [reference(g[None]) for g in golden]
     scores, maps = np.concatenate([e[0] for e in expected]), np.concatenate([e[1] for e in expected])

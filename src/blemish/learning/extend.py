@@ -1,4 +1,4 @@
-"""One category more for a multi-class model whose categories have heads of their own."""
+"""One more category for a multi-class model whose categories have heads of their own."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 def extend(
     model: Model, good: Sequence[Record], name: str, *, backbone: Backbone, cache: FeatureCache | None, track: Track
 ) -> Model:
-    """One category more, from its good images; anchors, heads and promises that are there stay as they are to the bit.
+    """One more category, from its good images; anchors, heads and promises that are there stay as they are to the bit.
 
     ConfigError where the model has one head for all, or knows the name.
     """
@@ -89,7 +89,7 @@ def extend(
         before = known.get(p) or Known((None,) * (k + 1), (None,) * (k + 1))
         known[p] = Known((*before.scores[:k], entry.scores[k]), (*before.strangeness[:k], entry.strangeness[k]))
     wider = replace(wider, categories=Categories((*model.categories.names, name), known))
-    if part.held and not made.agreement.get("harmless"):  # what was harmless for the others need not be for this one
+    if part.held and not made.agreement.get("harmless"):  # what is harmless for the others may not be for this one
         return in_best_format(wider, made.agreement)
     return wider
 

@@ -1,4 +1,4 @@
-"""From records to a model: what is asked for is checked, records are chosen, `run.learn` does the rest."""
+"""From records to a model: options are checked, records are chosen, `run.learn` does the rest."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ def fit(
     """Learn from the good training records and return the finished model, calibrated where the numbers allow it.
 
     `spread` observes chunks of a large set elsewhere; the model is the same, bit for bit. `blind` gives a promise even
-    to a model that a plain grey picture passes: to measure how weak it is, never to inspect with it.
+    to a model that a plain grey picture passes: to measure how weak it is, never for inspection.
 
     Raises DataError, ConfigError, BackboneError, ExportError, or CalibrationError for a model that sees nothing. Warns
-    where the asked rate cannot be promised.
+    where the requested rate cannot be promised.
     """
     start = perf_counter()
     calm_torch()
@@ -57,7 +57,7 @@ def fit(
     good = choose(records, half.modality, by_category=routing is not None)
     cls = methods.get(options.method)
     with ExitStack() as stack:
-        if cache is None and cls.fitted_modules:  # steps ask for the same features again and again
+        if cache is None and cls.fitted_modules:  # steps need the same features many times
             folder = stack.enter_context(TemporaryDirectory(prefix="blemish-features-"))
             cache = FeatureCache(Path(folder))
         costly = bool(cls.fitted_modules) or cls.needs.costly
@@ -78,9 +78,7 @@ def fit(
 
 
 def _checked(options: FitOptions) -> tuple[Learning, Routing | None]:
-    """What is asked for, before any work: the learning half of the method's modality, and how it tells categories
-    apart, where it does.
-    """
+    """Check the options before any work: the learning half of the method's modality, and its routing, if any."""
     method_class = methods.get(options.method)
     routing = method_class.routing(config.build(method_class.Config, options.options))
     head, settings = head_of(options)
@@ -91,6 +89,6 @@ def _checked(options: FitOptions) -> tuple[Learning, Routing | None]:
     check_views(options.views)
     parse_image_size(options.image_size)
     routing = routing or (Routing() if options.multi_class else None)
-    if routing and not half.backbone:  # votes are of a frozen network's features
-        raise ConfigError(f"{options.method} learns no images, and only those are told apart by products")
+    if routing and not half.backbone:  # a router needs the features of a frozen network
+        raise ConfigError(f"{options.method} learns no images, and only images are told apart by product")
     return half, routing

@@ -1,4 +1,4 @@
-"""A fitted method out of a model, in PyTorch: for the reference engine, and to continue learning."""
+"""A fitted method from a model, in PyTorch: for the reference engine, and to continue learning."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def state_of(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def empty(model: Model, backbone: Backbone | None) -> Method[Any]:
-    """The method of a model, or of its heads, before it knows anything."""
+    """The method of a model, or of its heads, before its fitted state is loaded."""
     cls, settings = head_of(config.build(FitOptions, model.run))
     kind = registry.of(model.meta)
     spec = (

@@ -1,7 +1,8 @@
-"""What learning needs of memory, from below: a size that cannot fit is refused before any work.
+"""A lower bound on the memory that learning needs: a size that cannot fit is refused before any
 
-An estimate that is too small costs an error later; one that is too large would refuse what works. So it counts what is
-certainly there at once: a batch of features, and what a method keeps for each position of the grid.
+work. An estimate that is too small leads to an error later; one that is too large would refuse sizes that work. So it
+counts only what is certainly in memory at the same time: a batch of features, and what a method keeps for each
+position of the grid.
 """
 
 from __future__ import annotations
@@ -32,10 +33,9 @@ def _pool(config: Any, spec: FeatureSpec, count: int) -> int:
 
 
 def needed(kept: Collection[str], config: Any, spec: FeatureSpec, count: int, batch: int) -> tuple[int, str]:
-    """Bytes that learning from `count` images takes at least, `batch` at a time, and what else than smaller images
-    makes them less.
-
-    A method is told by what it keeps: fitted buffers of the names `kept`, and a `pool` in its options.
+    """The least bytes for learning from `count` images, `batch` at a time, and which option besides smaller images
+    reduces them. The method is recognised by what it keeps: fitted buffers of the names `kept`, and a `pool` in its
+    options.
     """
     features = 2 * 4 * spec.values * min(batch, count)
     if "whiten" in kept and hasattr(config, "channels"):

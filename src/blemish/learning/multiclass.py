@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from blemish.methods.base import Method
     from blemish.nn.anchors import Anchors
 
-STRIDE = 16  # of the level that votes, or the one next to it: what is deeper knows products, what is finer textures
-SHARE = 0.15  # of a category's good images whose names are read, at most
+STRIDE = 16  # of the routing level, or the one next to it: deeper levels tell products apart, finer ones textures
+SHARE = 0.15  # maximum share of a category's good images whose names are read
 POOLED = 0.1  # of all good images, where no name is read: those that are clustered
 MOST = 16  # categories that clustering may find
 FEWEST = 24  # images that are clustered, where there are as many
@@ -56,7 +56,7 @@ def fit_multiclass(plan: FitPlan, good: Sequence[Record], routing: Routing, star
     names, anchors, chosen = construct(plan, good, routing)
     vote = Vote(anchors, voting_level(plan.images.spec, plan.images.preprocess.size))
     owner = [chosen.get(r.id, k) for r, k in zip(good, decided(plan, vote, good), strict=True)]
-    parts, judged = [], []  # of each category; what tells how strange good images look
+    parts, judged = [], []  # parts of each category; records that show how strange good images look
     for k in range(len(names)):
         category_records = [r for r, o in zip(good, owner, strict=True) if o == k]
         part = hold_out(category_records, [r for r in category_records if r.id in chosen], options)
@@ -106,7 +106,7 @@ def fit_multiclass(plan: FitPlan, good: Sequence[Record], routing: Routing, star
 
 
 def head(plan: FitPlan, part: Part) -> Learned:
-    """A category's own head; `graph` is the head alone, which stands behind the trunk."""
+    """A category's own head; `graph` is the head alone, which follows the trunk."""
     found: list[bytes] = []
 
     def frozen(method: Method[Any]) -> Frozen:
@@ -120,7 +120,7 @@ def head(plan: FitPlan, part: Part) -> Learned:
 
 
 def together(heads: Sequence[Learned], names: Sequence[str], trunk: bytes) -> Learned:
-    """What all heads have seen, with the worst certificate, behind one trunk."""
+    """One `Learned` for all heads after one trunk: all samples seen, the worst certificate."""
     parity: dict[str, Any] = {}
     for one in heads:
         parity = worse_parity(parity, one.parity)
@@ -162,7 +162,7 @@ def levels_of(plan: FitPlan, records: Sequence[Record]) -> Tensor:
 def construct(plan: FitPlan, good: Sequence[Record], routing: Routing) -> tuple[list[str], Anchors, dict[str, int]]:
     """Category anchor construction: names, anchors, and the categories of the images that they are made of.
 
-    Names of other records are never read. DataError where there is nothing to tell apart.
+    Names of other records are never read. DataError where there are no categories.
     """
     import torch
 
@@ -214,7 +214,7 @@ def described(levels: Tensor) -> Tensor:
 
 
 def decided(plan: FitPlan, vote: Vote, records: Sequence[Record]) -> list[int]:
-    """Category information mining: the category that each image's positions elect."""
+    """Category information mining: the category with most votes of each image's positions."""
     import torch
 
     found: list[int] = []
@@ -229,7 +229,7 @@ def comparable(plan: FitPlan, method: Method[Any], good: Sequence[Record]) -> ex
     """A head with its scores on the scale of its good images.
 
     Scores of heads that learned apart are not comparable: (s - median) / (0.995 quantile - median) of good images makes
-    them so, and changes no order within a category. Maps alike.
+    them so, and keeps the order within a category. Maps likewise.
     """
     import torch
 

@@ -10,7 +10,7 @@ from blemish.learning.chunks import Chunk, Observed
 from blemish.types import Record
 
 PIECE = 64  # images in one task where only features are asked for
-AHEAD = 2  # chunks a worker has in line: results that wait are bounded, whatever the size of the set
+AHEAD = 2  # chunks queued for a worker: bounds the waiting results, whatever the size of the set
 
 
 class _Worker:
@@ -25,15 +25,15 @@ class _Worker:
         return sum(1 for _ in self.source.stream(records))
 
     def observe(self, records: Sequence[Record]) -> Observed:
-        """What one chunk comes to."""
+        """The result of one chunk."""
         return self.chunk.observe(self.source, records)
 
 
 class RaySpread:
     """`learning.chunks.Spread` on a connected Ray cluster.
 
-    A worker that dies is started again and its chunk observed anew; chunks are merged in their order in any case, so
-    that the model has the bits of one that was learned on one machine. The cache folder has to be one that all
+    A worker that dies is restarted and its chunk observed again; chunks are always merged in order, so that the model
+    is bit for bit the one learned on one machine. The cache folder has to be one that all
     machines share; without a cache, features are computed where a chunk is observed.
     """
 
@@ -48,7 +48,7 @@ class RaySpread:
                 pass
 
     def observe(self, chunk: Chunk, chunks: Sequence[Sequence[Record]]) -> Iterator[Observed]:
-        """What each chunk comes to, in order."""
+        """The result of each chunk, in order."""
         return self._map(chunk, "observe", chunks)
 
     def _map(self, chunk: Chunk, call: str, pieces: Sequence[Sequence[Record]]) -> Iterator[Any]:

@@ -96,7 +96,7 @@ class FitOptions:
 
     seed: int = option(0, "The same seed gives the same scores.", "Training")
     budget: str | None = option(
-        None, "Maximum time for training by gradient: 90s, 10m, 2h; what is cut is said.", "Training"
+        None, "Maximum time for training by gradient: 90s, 10m, 2h; a warning says what was cut.", "Training"
     )
     precision: Literal["auto", "bf16", "f32"] = option(
         "auto",
@@ -155,7 +155,7 @@ OPTIONS: dict[str, Option] = {
 
 
 def by_name(given: Mapping[str, Any]) -> FitOptions:
-    """The options out of names and values: those that are not in `OPTIONS` are the method's own.
+    """The options from names and values: those that are not in `OPTIONS` are the method's own.
 
     ConfigError on an unknown method, an unknown name (naming the nearest of both) or a bad value.
     """
@@ -166,7 +166,7 @@ def by_name(given: Mapping[str, Any]) -> FitOptions:
 
 
 def seconds(text: str) -> float:
-    """`90`, `90s`, `10m` or `2h` in seconds; ConfigError where it is none of them."""
+    """`90`, `90s`, `10m` or `2h` in seconds; ConfigError for anything else."""
     number, unit = (text[:-1], text[-1]) if text[-1:] in _UNITS else (text, "s")
     try:
         value = float(number) * _UNITS[unit]

@@ -68,7 +68,7 @@ class FitPlan:
     track: Track = no_track
     spread: Spread | None = None
     textures: tuple[Any, ...] = ()
-    blind: bool = False  # a model that sees nothing gets its promise all the same
+    blind: bool = False  # a model that sees nothing gets a promise nevertheless
     categories: Mapping[str, int] = field(default_factory=dict)  # decided ones by record id, of a multi-class model
     share: float = 1.0  # of the budget that one learning may take
 
@@ -85,9 +85,9 @@ class FitPlan:
         modality: Modality[Any] | None = None,
         blind: bool = False,
     ) -> FitPlan:
-        """From the records that shape the model, without the held-out ones; or with a modality that is settled.
+        """From the records that shape the model, without the held-out ones; or with a given modality.
 
-        ResourceError where what learning needs cannot fit.
+        ResourceError where learning cannot fit into memory.
         """
         calm_torch()
         method_class, settings = head_of(options)
@@ -97,7 +97,7 @@ class FitPlan:
         if backbone is not None:
             size = modality.size
             footprint.check(method_class.fitted_buffers, settings, backbone.spec(size), size, len(records), BATCH)
-        # what the short format costs is told behind learning, against scores in float32 (`calibrate.agreement`)
+        # the effect of the short format is measured after learning, against float32 (`calibrate.agreement`)
         precision = "bf16" if options.precision == "bf16" else "f32"
         source = half.open(modality, backbone, cache, precision=precision, image=needs.image)
         textures = tuple(read_textures(options.textures)) if needs.twin else ()
@@ -112,14 +112,14 @@ class FitPlan:
 
     @property
     def images(self) -> FeatureSource:
-        """`source`, for what is there for images alone; ConfigError where the samples are others."""
+        """`source`, for what only images have; ConfigError for samples of another modality."""
         if not isinstance(self.source, FeatureSource):
-            raise ConfigError(f"{self.options.method} learns no images, and only those are told apart by products")
+            raise ConfigError(f"{self.options.method} learns no images, and only images are told apart by product")
         return self.source
 
     @property
     def chunk(self) -> Chunk:
-        """What it takes to observe a part of a large set."""
+        """Everything needed to observe a part of a large set."""
         method, options, precision = self.method_class, self.options, self.source.precision
         return Chunk(
             method,
@@ -227,7 +227,7 @@ def teach(plan: FitPlan, records: Sequence[Record], share: float = 1.0) -> Taugh
 def teach_more(
     plan: FitPlan, method: Method[Any], records: Sequence[Record], known: int, share: float, rate: float
 ) -> Taught:
-    """Learn these records beside what a method knows from `known` others, in a share of the steps, at a lower rate."""
+    """Continue learning on these records, after `known` others, with a share of the steps, at a lower rate."""
     from blemish.learning import training
 
     plan.source.seen.clear()
@@ -281,7 +281,7 @@ def units_of(records: Iterable[Record]) -> tuple[str, ...]:
 
 
 def head_of(options: FitOptions) -> tuple[type[Method[Any]], Any]:
-    """The method that looks at the features, and its options: the one asked for, or that of its heads."""
+    """The method that works on the features, and its options: the requested one, or that of its heads."""
     cls = methods.get(options.method)
     settings = config.build(cls.Config, options.options)
     routing = cls.routing(settings)
@@ -328,7 +328,7 @@ def load_backbone(options: FitOptions) -> Backbone | None:
 
 
 def recipe(options: FitOptions) -> dict[str, Any]:
-    """The options as `run.json` has them, the method's own complete."""
+    """The options as in `run.json`, with all of the method's own."""
     method_options = config.build(methods.get(options.method).Config, options.options)
     return {**config.to_json(options), "options": config.to_json(method_options)}
 
@@ -342,7 +342,7 @@ def tensors(state: dict[str, Tensor], settings: Any) -> bytes:
 
 
 def _scores(plan: FitPlan, method: Method[Any], graph: bytes, held: Sequence[Record]) -> Scores:
-    """Of records that the method has not learned, through what will run."""
+    """Scores of records that the method has not learned, from the deployed graph."""
     state = tensors(method.fitted_state(), method.config)
     model = Model(_opening(plan, method), {}, state, graph, {}, {})
     return good_scores(model, plan.modality, held, plan.track)
@@ -374,7 +374,7 @@ def _batches(plan: FitPlan, records: Sequence[Record]) -> Iterable[Any]:
 
 
 def _noted(done: Iterable[Observed], seen: set[str]) -> Iterator[Method[Any]]:
-    """The methods of the chunks; the samples that they have seen are remembered."""
+    """The methods of the chunks; the ids of their samples are added to `seen`."""
     for method, sample_ids in done:
         seen |= sample_ids
         yield method
@@ -385,7 +385,7 @@ def _samples(plan: FitPlan, records: Sequence[Record]) -> Samples:
 
 
 def _scenes(plan: FitPlan) -> ImageSamples:
-    """Made images of one size, so that what is learned from them serves images of any."""
+    """Synthetic images of one size, so that what is learned from them serves images of any size."""
     images = plan.images
     source = FeatureSource(
         images.backbone,
@@ -399,7 +399,7 @@ def _scenes(plan: FitPlan) -> ImageSamples:
 
 
 def _schedule(plan: FitPlan, method: Method[Any], seen: set[str], share: float) -> Plan:
-    """How phases are carried out; the names in the cache say all that their outcome depends on."""
+    """How phases are carried out; the names in the cache are digests of all that their outcome depends on."""
     from blemish.learning import training
 
     source, options = plan.source, plan.options

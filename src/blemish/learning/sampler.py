@@ -22,13 +22,13 @@ class Samples(Protocol):
     def __len__(self) -> int: ...
 
     def batch(self, indices: Sequence[int], generator: torch.Generator | None = None) -> Batch:
-        """These samples; with a generator in views drawn from it, and with their damaged copies."""
+        """These samples; with a generator, random views of them, and with their damaged copies."""
         ...
 
 
 @runtime_checkable
 class OfProducts(Protocol):
-    """What samples of several categories have beside: whose each of them is, none where there is one product."""
+    """Of samples of several categories also the category of each; none where there is one product."""
 
     @property
     def categories(self) -> Sequence[int]: ...
@@ -41,7 +41,7 @@ def in_order(samples: Samples, size: int = 16) -> Iterator[Batch]:
 
 
 def drawn_order(samples: Samples, balanced: bool, generator: torch.Generator) -> list[int]:
-    """As many numbers as there are samples: each once, or `balanced` as often from each product, in turns."""
+    """As many numbers as there are samples: each once, or, `balanced`, equally many of each product in turn."""
     n = len(samples)
     owners = list(samples.categories) if balanced and isinstance(samples, OfProducts) else []
     by_owner = [[i for i, owner in enumerate(owners) if owner == k] for k in sorted(set(owners))]
@@ -57,7 +57,7 @@ def drawn_order(samples: Samples, balanced: bool, generator: torch.Generator) ->
 
 
 class Draws:
-    """What the steps of one phase get: epochs of samples in a drawn order, one behind the other, cut into batches.
+    """What the steps of one phase get: epochs of samples in random order, one after the other, cut into batches.
 
     Args:
         number: of the phase.
@@ -69,10 +69,10 @@ class Draws:
         self.orders: dict[int, list[int]] = {}  # of the epochs that the last batch is of
 
     def ahead(self, start: int) -> Generator[Batch, None, None]:
-        """The batches of all steps from `start`, each loaded while the one before is worked on.
+        """The batches of all steps from `start`, each loaded while the previous one is processed.
 
-        To be closed by whoever stops early: left to the collector, it may end in its own thread, which cannot wait for
-        itself.
+        A caller that stops early has to close it: the garbage collector might end it in its own thread, which cannot
+        wait for itself.
         """
         with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
             next_batch = pool.submit(self.batch, start)
@@ -83,7 +83,7 @@ class Draws:
                 yield batch
 
     def batch(self, step: int) -> Batch:
-        """What this step gets."""
+        """The batch of this step."""
         n = len(self.samples)
         wanted = range(step * self.size, (step + 1) * self.size)
         epochs = range(wanted[0] // n, wanted[-1] // n + 1)
@@ -98,7 +98,7 @@ class Draws:
 
 
 def mixed(*numbers: int) -> int:
-    """One seed of several numbers; close ones give far ones."""
+    """One seed from several numbers; similar numbers give unrelated seeds."""
     value = 0
     for number in numbers:
         value = (value * 6364136223846793005 + number + 1442695040888963407) % 2**64

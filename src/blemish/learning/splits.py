@@ -1,4 +1,4 @@
-"""Which records a model learns from, and which ones its threshold."""
+"""Which records a model learns from, and which ones its threshold is made from."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from blemish.learning.options import FitOptions
 from blemish.types import Record
 
 FOLDS = 5
-STRANGE = 10  # times as many images as a rate needs tell how strange good ones look: a bound of time, more do no harm
+STRANGE = 10  # times as many images as a rate needs tell how strange good ones look: a limit on time only
 
 
 class Part(NamedTuple):
@@ -55,8 +55,8 @@ def choose(records: Iterable[Record], modality: type[Modality[Any]], *, by_categ
 
 
 def without_copies(records: Sequence[Record], kind: type[Modality[Any]] = Images) -> list[Record]:
-    """The first of each content (see `data.identity`), with a warning where others are left out: copies say nothing
-    new, and one on either side of a split would make the promise worthless."""
+    """The first of each content (see `data.identity`), with a warning where others are left out: copies carry no new
+    information, and copies on both sides of a split would invalidate the promise."""
     first: dict[tuple[str | None, str], Record] = {}
     for record, content in zip(records, kind.contents(records), strict=True):
         first.setdefault((record.group, content), record)
@@ -68,11 +68,11 @@ def without_copies(records: Sequence[Record], kind: type[Modality[Any]] = Images
 def plan_calibration(good: Sequence[Record], options: FitOptions, *, costly: bool = False) -> Split:
     """How to calibrate, and what is held out for it.
 
-    A split where enough images can be held out, folds where all together are enough, else nothing and a warning; or
-    what the options ask for, or CalibrationError. Units stay whole: pictures of one thing never stand on both sides.
+    A split where enough images can be held out, folds where all together are enough, otherwise nothing and a warning;
+    or what the options ask for, or CalibrationError. Units stay whole: pictures of one thing are never on both sides.
 
     `costly`: learning is training by gradient, which folds do six times over. Then as many as a promise needs are held
-    out rather, more than `held_out` if need be, up to half of them.
+    out instead, if necessary more than `held_out`, up to half of them.
     """
     requested, needed = options.calibration, images_needed(options.false_alarm_rate)
     if requested == "none":
@@ -87,7 +87,7 @@ def plan_calibration(good: Sequence[Record], options: FitOptions, *, costly: boo
         while taken < len(order) - 1 and (len(held) < round(options.held_out * len(good)) or taken < least):
             held += units[order[taken]]  # at least one unit is left to learn from
             taken += 1
-        # a few units say little of the next one, however many images they have: auto prefers all of them, in folds
+        # a few units represent new ones poorly, however many images they have: auto prefers folds over all units
         if taken >= needed or (requested == "split" and options.promise_per == "image" and len(held) >= needed):
             return Split(_without(good, held), "split", held)
     counted = len(order) if options.promise_per == "unit" else len(good)
@@ -110,10 +110,10 @@ def hold_out(category_records: Sequence[Record], kept: Sequence[Record], options
     """What is learned and held out of one of several categories; nothing is held where that supports no promise.
 
     Whole units, as many (of images, or of units where those are promised) as the rate needs, where half as many images
-    are left to learn from. Folds are no way out, so a few units serve where images are counted: the promise then says
-    about. `kept` are learned from.
+    are left to learn from. Folds are not possible here, so a few units are enough where images are counted: the promise
+    then says "about". `kept` are learned from.
 
-    Raises CalibrationError where a split was asked for and is not to be had, ConfigError for folds.
+    Raises CalibrationError where a requested split is not possible, ConfigError for folds.
     """
     if options.calibration == "folds":
         raise ConfigError("folds calibrate a model of one product", hint="calibration auto, split or none")
@@ -139,11 +139,11 @@ def hold_out(category_records: Sequence[Record], kept: Sequence[Record], options
 def new_to_the_vote(
     category_records: Sequence[Record], held: Sequence[Record], anchors: Container[str], options: FitOptions
 ) -> list[Record]:
-    """Records of a category, beside those held out, that tell how strange its good images look.
+    """Records of a category, besides the held-out ones, that show how strange its good images look.
 
-    The router has learned the records of `anchors` (ids) alone, so what heads have learned is as new to it as what was
-    held out, and has far more units: a few held-out ones say little of the next one. In turns from each unit, until
-    there are `STRANGE` times as many images as the rate needs.
+    The router has learned the records of `anchors` (ids) alone, so the records of the heads are as new to it as the
+    held-out ones, and have far more units: a few held-out units represent new ones poorly. Taken in turn from each
+    unit, until there are `STRANGE` times as many images as the rate needs.
     """
     if options.calibration == "none":
         return []
@@ -156,7 +156,7 @@ def new_to_the_vote(
 
 
 def apart(records: Sequence[Record], share: float, seed: int) -> Part:
-    """What steps see, and what they do not: about `share` of the records at random, whole units, never the last one."""
+    """The records that training steps see, and the others: about `share` at random, whole units, never the last one."""
     units = _by_unit(records)
     order = sorted(units)
     random.Random(seed).shuffle(order)

@@ -1,7 +1,7 @@
-"""The only training loop. It gets training data only: there is nothing here to peek at.
+"""The only training loop. It gets training data only, so it cannot look at test data.
 
     observe    every batch once, in order          (statistics, banks)
-    conclude   what was observed becomes what is kept
+    conclude   observed statistics become the fitted state
     phases     each: begin, steps of AdamW along a cosine, the last step kept
     settle     the samples that no step has seen    (levels of scores)
 
@@ -49,9 +49,9 @@ class Store(Protocol):
 
 @dataclass
 class Plan:
-    """How a run is carried out; none of it changes what is learned, but for `budget` and `bf16`.
+    """How a run is carried out; none of it changes what is learned, except for `budget` and `bf16`.
 
-    budget     seconds for all phases together; what does not fit is cut, and said
+    budget     seconds for all phases together; steps that do not fit are cut, and reported
     store      where snapshots are kept, and what phases share
     name       of this run in the store: a digest of all that its outcome depends on
     shared     the same of a shared phase
@@ -77,7 +77,7 @@ class Plan:
 
 @contextmanager
 def exactly() -> Iterator[None]:
-    """Nothing is computed in a shorter format inside, whatever is switched on around."""
+    """Inside, nothing is computed in a shorter format, whatever autocast is active outside."""
     with torch.autocast("cpu", enabled=False):
         yield
 
@@ -105,7 +105,7 @@ def merge(method: Method[Any], chunks: Iterable[Method[Any]]) -> None:
 @torch.no_grad()
 @exactly()
 def conclude(method: Method[Any]) -> None:
-    """Turn what was observed into what is kept."""
+    """Turn the observed statistics into the fitted state."""
     method.conclude()
 
 
@@ -116,10 +116,10 @@ def train(method: Method[Any], batches: Iterable[Batch]) -> None:
 
 
 def learn(method: Method[Any], samples: Samples, held: Samples | None = None, plan: Plan | None = None) -> Plan:
-    """Everything from the first look to the last step; `samples` are learned from, `held` only settle.
+    """Everything from observing to the last step; `samples` are learned from, `held` ones only passed
 
-    Where nothing is held, the samples settle too. Returns the plan with its report. TrainingDiverged where a loss is
-    not finite.
+    to `settle`. Without held samples, `settle` gets `samples`. Returns the plan with its report. TrainingDiverged
+    where a loss is not finite.
     """
     plan = plan or Plan()
     train(method, in_order(samples))
@@ -152,7 +152,7 @@ def go_on(method: Method[Any], samples: Samples, held: Samples | None, plan: Pla
     `rate` of its rate.
 
     The samples are observed, and phases begin on them, for what only training needs (a bank to draw from, noise like
-    theirs); what was fitted is put back then, and steps go on from there.
+    theirs); the fitted state is then restored, and steps continue from there.
     """
     state = {name: value.clone() for name, value in method.fitted_state().items()}
     train(method, in_order(samples))
@@ -185,7 +185,8 @@ def _run(method: Method[Any], number: int, phase: Phase, samples: Samples, plan:
     run = _PhaseRun(method, number, phase, data, plan, None if kept else seconds)
     saved_phase = run.resume()
     if saved_phase > number:
-        plan.report[-1] = replace(plan.report[-1], resumed=True)  # a later phase's snapshot holds what this one came to
+        # a later phase's snapshot holds the result of this one
+        plan.report[-1] = replace(plan.report[-1], resumed=True)
         return
     if saved_phase < number:
         with torch.no_grad():
@@ -213,7 +214,7 @@ class _PhaseRun:
         self.networks: list[nn.Module] = []  # that compute in bf16
 
     def progress(self) -> float:
-        """In [0, 1) while there is something to do: of steps, or of time where that ends first."""
+        """Progress in [0, 1) while steps remain: in steps, or in time where that ends first."""
         done = self.step / max(self.phase.steps, 1)
         if self.seconds is not None and self.step >= FEWEST:
             done = max(done, self.elapsed / max(self.seconds, 1e-9))
@@ -336,10 +337,9 @@ def learning_modules(method: nn.Module) -> list[nn.Module]:
 def networks_in_bf16(modules: Sequence[nn.Module]) -> Iterator[None]:
     """Calls of these modules compute in bf16 where PyTorch's autocast does, and nothing else does.
 
-    Autocast is entered at the call of a module from outside of any other, and left behind it, where what comes out is
-    float32 again. So a loss, a statistic or a distance never sees autocast: what subtracts numbers that are nearly the
-    same has no digits to spare. Frozen networks are not among the modules, since what they put out is what others are
-    compared with.
+    Autocast is entered at the call of a module from outside of any other, and left after it, where the output is
+    float32 again. So a loss, a statistic or a distance never sees autocast: differences of nearly equal numbers need
+    full precision. Frozen networks are not among the modules, since their output is what others are compared with.
     """
     entered = False
 
@@ -360,7 +360,7 @@ def networks_in_bf16(modules: Sequence[nn.Module]) -> Iterator[None]:
 
     with ExitStack() as stack:
         for module in modules:
-            attributes = module.__dict__  # what lies here goes before the class's own
+            attributes = module.__dict__  # an entry here takes precedence over the class's own
             if "forward" in attributes:
                 stack.callback(attributes.update, forward=attributes["forward"])
             else:
@@ -370,7 +370,7 @@ def networks_in_bf16(modules: Sequence[nn.Module]) -> Iterator[None]:
 
 
 def _float32(out: Any) -> Any:
-    """What a network has put out, its bf16 tensors as float32."""
+    """The output of a network, its bf16 tensors as float32."""
     if isinstance(out, Tensor):
         return out.float() if out.dtype == torch.bfloat16 else out
     if isinstance(out, dict):
@@ -388,7 +388,7 @@ def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _read(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and the note beside them."""
+    """Tensors and the metadata beside them."""
     from safetensors.torch import load
 
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])

@@ -146,8 +146,8 @@ class TestReal:
 
     @pytest.mark.parametrize(("assignment", "error"), [
         ("ridgee=1", "ridgee"), ("ridge=much", "ridge"), ("ridge", "key=value"), ("ridge=nan", "ridge"),
-        ("seed=1", "option of the line"), ("cache=0", "option of the line"), ("layers=1", "option of the line"),
-        ("self=1", "option of the line"), ("options=1", "option of the line"),
+        ("seed=1", "option of fit"), ("cache=0", "option of fit"), ("layers=1", "option of fit"),
+        ("self=1", "option of fit"), ("options=1", "option of fit"),
     ])  # fmt: skip
     def test_set_options_that_are_none(self, run: Any, work: Path, tmp_path: Path, assignment: str, error: str) -> None:
         failed(run("fit", work / "good", "--out", tmp_path / "m", *FIT, "--set", assignment), 2, error)

@@ -30,7 +30,7 @@ _KINDS = {
 SUFFIXES = tuple(_KINDS)
 HOLDS_FIELDS = frozenset({".ply", ".pcd", ".xyz", ".txt"})
 """Kinds of file that hold labels and all else that is known of each point."""
-_ALONE = {".png", ".txt"}  # too common to be taken for a cloud without being named
+_ALONE = {".png", ".txt"}  # too common to be taken for a cloud unless requested
 MOST_BYTES = 4 * 2**30
 
 

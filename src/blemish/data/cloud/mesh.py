@@ -1,4 +1,4 @@
-"""STL and OBJ: triangles. An OBJ keeps its vertices; corners of an STL that lie in one place become one vertex.
+"""STL and OBJ: triangles. An OBJ keeps its vertices; corners of an STL at one place become one vertex.
 
 Of an OBJ its points and faces are read; textures, groups and the normals of corners are not kept. STL is float32.
 """

@@ -24,7 +24,7 @@ from blemish.files import as_path, content_id, read_file
 from blemish.ops.geometry import components, nearest, tree_of
 from blemish.types import Cloud, Record, Region
 
-LINKS = 8  # neighbours by which points hang together
+LINKS = 8  # neighbours by which points are connected
 MOST = 50  # regions of one cloud
 
 
@@ -89,7 +89,7 @@ class Clouds(Modality[Part]):
 
     @staticmethod
     def places(record: Record, mask: NDArray[np.bool_]) -> list[NDArray[np.bool_]] | None:
-        """Marked points that hang together by their nearest marked neighbours; in a grid its pixels do."""
+        """The connected parts of a mask: points by their nearest marked neighbours, of a grid its pixels."""
         if mask.ndim == 2 or not mask.any():
             return None
         cloud = read_cloud(record.path)
@@ -182,7 +182,7 @@ class Clouds(Modality[Part]):
 
 
 def _content(cloud: Cloud) -> str:
-    """Of the points alone, and the faces between them: normals, colours and all else may be added and dropped."""
+    """From the points and the faces alone: normals, colours and other fields do not count."""
     faces = np.zeros((0, 3), np.int64) if cloud.faces is None else np.asarray(cloud.faces, np.int64)
     return values_id(np.asarray(cloud.points[cloud.valid], np.float64), faces)
 
@@ -196,7 +196,7 @@ def part_at(path: str | Path, mesh_points: int = CloudPlan.mesh_points) -> Part:
 
 
 def _cloud_of(source: Any) -> Cloud:
-    """An array (N, 3) or, organised, (H, W, 3). DataError else."""
+    """An array (N, 3) or, organised, (H, W, 3). Otherwise DataError."""
     values = np.asarray(source)
     if values.dtype.kind not in "iuf" or values.ndim not in (2, 3) or values.shape[-1] != 3 or not values.size:
         raise DataError(f"an array {values.dtype} {values.shape} is no cloud", hint="(N, 3) or (H, W, 3)")
@@ -207,7 +207,7 @@ def _cloud_of(source: Any) -> Cloud:
 
 
 def _blobs(points: NDArray[np.float64], chosen: NDArray[np.int64]) -> NDArray[np.int32]:
-    """Which of the chosen rows hang together: (K,) 1, 2, ..."""
+    """Number of the connected part of each chosen row: (K,) 1, 2, ..."""
     near = nearest(tree_of(points), points[chosen], LINKS)
     return components(near, np.ones(len(chosen), np.bool_), chosen)
 

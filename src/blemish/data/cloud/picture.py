@@ -14,9 +14,9 @@ from blemish.data.drawing import BOX, TRUTH, Picture, Scale, colours
 from blemish.ops.geometry import nearest, tree_of
 from blemish.types import Region
 
-DRAWN = 40_000  # points of a picture, at most
+DRAWN = 40_000  # maximum number of points of a picture
 NEAR = 12  # neighbours that a point is lit by
-LEAN = 0.5  # of the viewer, away from straight above the place and toward where the part bulges
+LEAN = 0.5  # of the viewer, tilted from straight above the place toward where the part bulges
 
 
 def heat(

@@ -1,4 +1,4 @@
-"""A cloud as a model sees it: without what is no point, with places on the faces of a mesh, in the model's scale."""
+"""A cloud as a model sees it: valid points only, with places on the faces of a mesh, in the model's scale."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from blemish.errors import ConfigError, DataError, OutOfRange
 from blemish.ops.geometry import Points, apart, face_normals, sampled, spacing, tree_of
 from blemish.types import Cloud
 
-LEAST = 100  # points of a cloud: fewer show no surface
+LEAST = 100  # minimum number of points of a cloud: fewer show no surface
 OFF = 5.0  # times that a part may be larger or smaller than the typical one; more is another unit
 SPARSE = 3.0  # times that points may lie farther apart than in what was learned from
 PATCH = 0.03  # of the typical part's diagonal: between the patches by which a surface is measured,
-PATCHES = 3.0  # at least so many spacings of its points, so that a coarser scan shows as many
-MEASURED = 20_000  # points that a surface is measured by; of more, so many at random
+PATCHES = 3.0  # at least this many spacings of its points, so that a coarser scan shows as many
+MEASURED = 20_000  # maximum number of points that a surface is measured by; of more a random sample
 LESS, MORE = 0.8, 1.5  # of the least and the most surface that was learned from: what a part has to show
-FILLER = 0.01  # of all rows that lie in one place, and
-FILLERS = 10  # at least so many, are no points: a sensor writes such a value where it saw nothing
+FILLER = 0.01  # share of all rows that lie in one place, and
+FILLERS = 10  # at least this many, are no points: a sensor writes such a value where it saw nothing
 
 
 class Part(NamedTuple):
@@ -53,7 +53,7 @@ class CloudPlan:
     is bent, and nowhere else.
 
     `surface` is how much of itself a good part shows, the least and the most, in patches (see `shown`): of half a part
-    every point has good neighbours, and only this tells. None where it was not learned.
+    every point has good neighbours, and only this reveals it. None where it was not learned.
     """
 
     diagonal: float  # of the typical part's bounding box, in the files' unit
@@ -108,7 +108,7 @@ class CloudPlan:
     def __call__(self, part: Part) -> NDArray[np.float32]:
         """(M, 6) float32: points about their mean, the typical part 1 across, and what points out of the material.
 
-        OutOfRange for a part of another size altogether, one whose points lie too far apart, and one that shows much
+        OutOfRange for a part of a very different size, one whose points lie too far apart, and one that shows much
         less or more of itself than good ones.
         """
         diagonal, between = part.diagonal, part.spacing
@@ -124,7 +124,7 @@ class CloudPlan:
         return np.concatenate([points, part.outside], 1).astype(np.float32)
 
     def _check_surface(self, shown: int, dense: float, least: int, most: int) -> None:
-        """`dense` is below 1 where a scan is so coarse that it has no point in each patch, and shows less by that."""
+        """`dense` is below 1 where a scan is so coarse that it has no point in each patch, and therefore shows less."""
         if shown < LESS * dense * least:
             message = f"shows {shown / least:.0%} of the surface that good parts show at least"
             raise OutOfRange(message, hint="is a piece of it missing, or was only one side scanned?")
@@ -136,8 +136,8 @@ class CloudPlan:
 def part_of(cloud: Cloud, mesh_points: int = CloudPlan.mesh_points) -> Part:
     """The points that are inspected. DataError where they show no surface.
 
-    Outside is what the file's normals say, else the faces, else where the camera stood, else not known. Rows that are
-    no points are left out.
+    The outward direction is that of the file's normals, else of the faces, else toward the camera, else unknown. Rows
+    that are no points are left out.
     """
     valid = cloud.valid if cloud.faces is not None else _without_fillers(cloud.points, cloud.valid)
     rows = np.flatnonzero(valid)
@@ -164,7 +164,7 @@ def part_of(cloud: Cloud, mesh_points: int = CloudPlan.mesh_points) -> Part:
 
 
 def _without_fillers(points: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """(N,) rows that are points: without those that repeat one place all too often, where others remain."""
+    """(N,) rows that are points: without those that repeat one place too often, where others remain."""
     limit = max(FILLERS, math.ceil(FILLER * int(valid.sum())))
     rows = np.flatnonzero(valid)
     for axis in range(3):  # few rows are left to compare whole

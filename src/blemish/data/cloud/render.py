@@ -15,11 +15,11 @@ Axes = NDArray[np.float64]
 
 PLAIN = np.array([206, 209, 214], np.float64)  # RGB of a surface that was left alone
 BULGE, SINK = np.array([222, 62, 54], np.float64), np.array([30, 104, 214], np.float64)
-FINE = 2  # the picture is drawn so many times larger, and made small at the end
+FINE = 2  # the picture is drawn this many times larger, and reduced at the end
 
 
 class View(NamedTuple):
-    """Where one looks from: right, up and toward the viewer; what is in the middle, and how much around it is seen."""
+    """The viewpoint: right, up and toward the viewer; the centre of the picture, and how much around it is seen."""
 
     axes: Axes  # (3, 3), in rows
     middle: Axes  # (3,)
@@ -54,14 +54,14 @@ class Shape(NamedTuple):
     normals: Axes  # (N, 3); of either sign where not `outward`: what is seen looks at the viewer
     spacing: float  # how wide a disc on each point has to be for the surface to close
     faces: NDArray[np.int64] | None = None  # (F, 3): then these are drawn
-    outward: bool = False  # the normals are known to point out: what looks away is not drawn
+    outward: bool = False  # the normals are known to point outward: surfaces that face away are not drawn
 
 
 def shape_of(
     points: Axes, faces: NDArray[np.int64] | None, near: NDArray[np.int64] | None, normals: NDArray[Any] | None = None
 ) -> Shape:
-    """The points with the normals that are known, or of faces, or of neighbours (N, k); the sixth tells how dense they
-    lie."""
+    """The points with the normals that are known, or of faces, or of neighbours (N, k); the distance to the sixth is
+    their spacing."""
     if faces is not None:
         return Shape(points, geometry.face_normals(points, faces), 0, faces)
     assert near is not None

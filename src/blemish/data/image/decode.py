@@ -1,4 +1,4 @@
-"""An image file, or a value of the caller's, becomes one canonical array.
+"""An image file, or a value that the caller passes, becomes one canonical array.
 
 Canonical: (H, W) grey or (H, W, 3) in RGB order; uint8, uint16 or finite float32; C-contiguous, writable.
 
@@ -7,7 +7,7 @@ Pillow decodes. OpenCV does where Pillow would drop bits (16-bit colour, 64-bit 
 (1.4 times) would depend on which libjpeg each wheel carries: both stay with Pillow. Netpbm is read here (`_pnm`).
 
 A file is one picture. Several pages or frames are an error; previews, thumbnails and the further pictures of a
-multi-picture JPEG are not looked at.
+multi-picture JPEG are ignored.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from blemish.errors import DataError
 from blemish.files import MAX_PIXELS, as_path, read_file, too_large
 from blemish.system import free_memory, is_out_of_memory, size_text, undisturbed
 
-_LARGE = 16_000_000  # pixels from which it is asked whether they fit into memory
+_LARGE = 16_000_000  # pixels from which free memory is checked
 _LOG_LEVEL = threading.Lock()
 
 Array = NDArray[Any]
@@ -46,8 +46,8 @@ def read_image(path: str | os.PathLike[Any], *, max_pixels: int = MAX_PIXELS) ->
 
     EXIF orientation is applied, palettes become RGB, 1-bit becomes 0/255, transparency is laid over black (see
     `over_black`). 8- and 16-bit stay uint8 and uint16, every other depth becomes float32 with its values and signs.
-    Raises DataError, naming the file, on anything that cannot be read right, on several pages or frames, and on more
-    than `max_pixels` pixels before a pixel is decoded.
+    Raises DataError, naming the file, on anything that cannot be read correctly, on several pages or frames, and on
+    more than `max_pixels` pixels before a pixel is decoded.
     """
     path = as_path(path)
     return decode_image(read_file(path, max_bytes=16 * max_pixels), str(path), max_pixels=max_pixels)
@@ -74,7 +74,7 @@ def decode_image(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> Arr
 
 
 def _check_memory(header: Header, name: str) -> None:
-    """An image that cannot fit is refused before it is decoded; small ones are not worth asking for."""
+    """An image that cannot fit into memory is refused before it is decoded; small ones are not checked."""
     pixels = header.width * header.height
     needed = 2 * pixels * max(header.samples, 1) * max(header.bits, 8) // 8  # decoded, and brought into order
     if pixels > _LARGE and (free := free_memory()) is not None and needed > free.bytes:
@@ -107,14 +107,14 @@ def _decoded(data: bytes, header: Header, image: Image.Image | None, name: str) 
 
 
 class Encoded(NamedTuple):
-    """A file's bytes that somebody handed over, and what stands for them in errors."""
+    """The bytes of a file that the caller passed, and their name in errors."""
 
     data: bytes
     name: str
 
 
 def is_encoded(value: object) -> bool:
-    """Whether a value is an encoded file: its bytes, or a stream with `read`. Arrays are none, whatever they can do."""
+    """Whether a value is an encoded file: its bytes, or a stream with `read`. Arrays never are."""
     if isinstance(value, Encoded | bytes | bytearray):
         return True
     if isinstance(value, memoryview):
@@ -123,11 +123,11 @@ def is_encoded(value: object) -> bool:
 
 
 def take_encoded(value: Any, name: str = "image", *, max_bytes: int = 16 * MAX_PIXELS) -> Encoded:
-    """The bytes of an encoded file: as they are, or all that a binary stream still holds.
+    """The bytes of an encoded file: as they are, or the rest of a binary stream. A stream
 
-    A stream is read from where it stands; one that stands at its end, as after writing, from its beginning. It is
-    never closed, and where it can seek it stands afterwards where it stood before. DataError for a stream of text, one
-    that is closed, empty or larger than `max_bytes`.
+    is read from its position; one at its end, as after writing, from its beginning. It is never closed, and where it
+    can seek its position is restored. DataError for a stream of text, one that is closed, empty or larger than
+    `max_bytes`.
     """
     if isinstance(value, Encoded):
         return value
@@ -177,7 +177,7 @@ def _seeks(stream: Any) -> bool:
 
 
 def as_image(value: object, name: str = "image") -> Array:
-    """A value of the caller's as a canonical array (see the module); `name` stands for it in errors.
+    """A value that the caller passes as a canonical array (see the module); `name` is its name in errors.
 
     Takes a numpy array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), a PIL image, or anything with `__array__`; a tensor
     may also be (1 | 3 | 4, H, W). Channels are in RGB order, whereas `cv2.imread` gives BGR: turn that with
@@ -296,7 +296,7 @@ def _with_opencv(data: bytes, header: Header, name: str) -> Array:
 def _pixels_of_png(data: bytes, name: str) -> bytes:
     """The same PNG with no chunk but those of its pixels, unpacked: OpenCV allocates whatever length a chunk claims (up
     to 4 GB), decodes the frames of an animation and colour keys, none of which is wanted here, and prints on stderr
-    what is wrong with pixels. So they are checked here, and packed again without compression.
+    errors in pixels. So they are checked here, and packed again without compression.
     """
     head, packed, at = b"", [], 8
     while at + 12 <= len(data):
@@ -317,7 +317,7 @@ def _pixels_of_png(data: bytes, name: str) -> bytes:
 
 
 def _plain_png(head: bytes, packed: bytes, name: str) -> bytes:
-    """A PNG of stored pixels, once it is sure that each row is there with a filter that exists."""
+    """A PNG of stored pixels, after a check that each row is there with a valid filter."""
     width, height = (int.from_bytes(head[i : i + 4], "big") for i in (0, 4))
     pixel = head[8] // 8 * {2: 3, 4: 2, 6: 4}[head[9]]
     # (first column, first row, step) of each pass of an interlaced file
@@ -355,7 +355,7 @@ def _png_of(chunks: Sequence[tuple[bytes, bytes]]) -> bytes:
 def _imdecode(data: bytes, name: str) -> Array:
     """OpenCV's decoder as it is (BGR order), without its messages on stderr."""
     log: Any = getattr(cv2.utils, "logging", cv2)  # OpenCV before 4.13 has its functions in cv2 itself
-    with undisturbed, _LOG_LEVEL:  # it is the process's: two threads must not put back each other's silence
+    with undisturbed, _LOG_LEVEL:  # the level is global: two threads must not restore each other's silence
         level = log.getLogLevel()
         log.setLogLevel(0)  # silent
         try:
@@ -393,7 +393,7 @@ def _turn(array: Array, orientation: int) -> Array:
 
 
 def _checked(array: Array, name: str) -> Array:
-    """Type, alpha, emptiness and finiteness settled."""
+    """With its type, alpha and emptiness dealt with; finite."""
     if array.size == 0:
         raise DataError(f"image is empty, shape {array.shape}", path=name, hint="an image has at least one pixel")
     if array.dtype == np.bool_:

@@ -14,7 +14,7 @@ SUFFIXES = frozenset(
     ".png .apng .jpg .jpeg .jpe .jfif .mpo .tif .tiff .bmp .dib .webp .gif .pbm .pgm .ppm .pnm .pfm .jp2 .j2k .j2c "
     ".jpc .jpx .jpf .avif".split()
 )
-HEAD = 512  # bytes that tell a kind
+HEAD = 512  # bytes that identify a format
 
 _PNG, _JP2 = b"\x89PNG\r\n\x1a\n", b"\x00\x00\x00\x0cjP  \r\n\x87\n"
 _SAVE = "save it as PNG or TIFF, or pass a numpy array"
@@ -55,7 +55,7 @@ _UNREAD_MAGIC = (
 
 
 def kind_of(head: bytes) -> str | None:
-    """The kind of picture that is read which a file's first bytes (`HEAD` of them) tell; None where it is none."""
+    """The supported format that a file's first bytes (`HEAD` of them) identify; None for others."""
     plain = {
         _PNG: "PNG", b"\xff\xd8\xff": "JPEG", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"II+\0": "TIFF", b"MM\0+": "TIFF",
         b"GIF87a": "GIF", b"GIF89a": "GIF", _JP2: "JPEG2000", b"\xff\x4f\xff\x51": "JPEG2000",

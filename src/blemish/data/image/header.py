@@ -44,7 +44,7 @@ class Header:
     samples: int = 0  # channels in the file; 0 = whatever Pillow makes of it
     exact: bool = True  # Pillow yields every bit of every channel
     white_is_zero: bool = False
-    unsupported: str | None = None  # why no decoder here reads it right
+    unsupported: str | None = None  # why no decoder here reads it correctly
     page: _tiff.Page | None = None  # of a TIFF, the one that is the picture
     cast: str | None = None  # type of a TIFF's samples, where decoders are told that they are unsigned
     netpbm: _pnm.Header | None = None
@@ -52,7 +52,7 @@ class Header:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No warning of Pillow's gets out: what is wrong with a file is said by an error of ours."""
+    """Silence Pillow's warnings: an unreadable file raises an error of ours."""
     with undisturbed, _WARNINGS, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -111,7 +111,7 @@ _PLUGINS: dict[str, Callable[[Any], Image.Image]] = {
 
 
 def several(name: str, what: str) -> DataError:
-    """The error for a file that holds more than one picture: which of them is meant is not ours to guess."""
+    """The error for a file that holds more than one picture: which one is meant is not guessed."""
     return DataError(f"holds {what}, and an image is one picture", path=name, hint=_SPLIT)
 
 

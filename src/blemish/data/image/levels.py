@@ -1,8 +1,9 @@
-"""Which values of good images become black and white, and which images lie outside of what was learned.
+"""Which values of good images become black and white, and which images are outside the learned range.
 
-8-bit images are taken as they are. Of deeper and real-valued ones no file says what its values mean: cameras deliver 10
-to 16 bits in 16, shifted or not, height maps any unit. So the range is learned from the good images, and an image that
-does not fit into it is an error: scaled all the same it would be black or white all over, which may well score as good.
+8-bit images are taken as they are. For deeper and real-valued ones no file states what its values mean: cameras
+deliver 10 to 16 bits in 16, shifted or not, height maps any unit. So the range is learned from the good images, and an
+image that does not fit into it is an error: scaled nevertheless it would be black or white all over, which may score
+as good.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ Kind = Literal["uint8", "uint16", "float"]
 KINDS: tuple[Kind, ...] = ("uint8", "uint16", "float")
 FULL = {"uint8": 255.0, "uint16": 65535.0, "float": 1.0}
 """What is white in a type that was not learned from, by convention."""
-USED = 1 / 8  # share of a conventional range that images have to use for it to be theirs
-MARGIN = 1 / 8  # of a learned range, beyond its ends: good images go a little farther than those that were seen
+USED = 1 / 8  # share of a conventional range that images have to use for it to be chosen
+MARGIN = 1 / 8  # of a learned range, beyond its ends: new good images exceed those that were seen a little
 BULK = 4 / 255  # share of the range that all but the outermost values span at least
 OUTSIDE = 0.1  # share of an image's pixels that may lie beyond the range
-DARK = 1 / 4  # of the brightest value of the darkest good image: what reaches less is no picture of this kind
+DARK = 1 / 4  # of the brightest value of the darkest good image: darker images are refused
 UNLIKE = 2.0  # times that images of one type may be brighter than those of another in one set
 
 
 class Measured(NamedTuple):
-    """What the values of one image say."""
+    """Statistics of the values of one image."""
 
     kind: Kind
     low: float
@@ -74,7 +75,7 @@ class Levels:
         return 255 * min(max((value - black) / (white - black), 0.0), 1.0)
 
     def check(self, image: NDArray[Any]) -> None:
-        """OutOfRange where a canonical image lies outside of what was learned."""
+        """OutOfRange where a canonical image is outside the learned range."""
         kind = kind_of(image.dtype)
         high = float(image.max())
         if kind != "uint8":
@@ -111,8 +112,8 @@ def learn(found: Sequence[Measured]) -> Levels:
     1, or from 0 to the largest value where that is more than 1. Where images use less than an eighth of that, or are
     negative, what they use is the range, and an eighth of it more at either end.
 
-    DataError where images show nothing (one value all over), where single values lie so far off that the others would
-    share a few grey levels, and where images of two types would be of unlike brightness.
+    DataError where images show nothing (one value all over), where single outlying values would leave a few grey levels
+    for the others, and where images of two types would differ in brightness.
     """
     by_kind: dict[Kind, list[Measured]] = {kind: [m for m in found if m.kind == kind] for kind in KINDS}
     if found and all(m.low == m.high for m in found):

@@ -49,7 +49,7 @@ class Images(Modality[Pixels]):
 
     @staticmethod
     def content(record: Record) -> str:
-        # the limit is a model's own; what no model may take is refused
+        # the model has a limit of its own; here only the largest allowed one applies
         data = read_file(record.path, max_bytes=16 * MOST_PIXELS)
         return image_id(data, lambda: decode_image(data, str(record.path), max_pixels=MOST_PIXELS))
 

@@ -81,7 +81,7 @@ def thumbnail(
 
 
 def _spread(anomaly_map: NDArray[np.float32], pixels: int) -> NDArray[np.float32]:
-    """The largest value within so many pixels, so that a small spot survives the shrinking."""
+    """The largest value within this many pixels, so that a small spot survives the reduction."""
     if pixels < 2:
         return anomaly_map
     return cast(NDArray[np.float32], cv2.dilate(anomaly_map, np.ones((pixels, pixels), np.uint8)))

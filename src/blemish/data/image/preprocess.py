@@ -40,7 +40,8 @@ class ImageSize:
 
 
 def parse_image_size(text: str | int) -> ImageSize:
-    """A size from `256` (pixels² with the aspect kept), `320x128` (width x height) or `256sq`; ConfigError else."""
+    """A size from `256` (pixels² with the aspect kept), `320x128` (width x height) or `256sq`; otherwise
+    ConfigError."""
     match = re.fullmatch(r"([1-9]\d{0,4})(?:(sq)|x([1-9]\d{0,4}))?", str(text).strip(), re.ASCII)
     if match is None:
         hint = "use 256 (pixel budget, aspect kept), 320x128 (width x height) or 256sq"
@@ -96,7 +97,7 @@ def image_size_of(path: str | Path) -> tuple[int, int]:
 def size_and_depth(path: str | Path) -> tuple[tuple[int, int], bool]:
     """(W, H) as `image_size_of`, and whether its pixels may be deeper than 8 bits, from the header alone."""
     try:
-        if Path(path).exists() and not Path(path).is_file():  # a pipe would be waited for
+        if Path(path).exists() and not Path(path).is_file():  # reading a pipe would block
             raise DataError("is no regular file", path=path, hint="name a file on disk")
         with open(path, "rb") as file:
             header, image = open_header(file, str(path))
@@ -138,14 +139,14 @@ class Preprocess:
 
     @property
     def levels(self) -> Levels:
-        """What is black and white, and what lies outside."""
+        """Which values are black and white, and which are outside the learned range."""
         real = self.black_float, self.white_float
         return Levels((self.black_uint16, self.white_uint16), real, self.darkest)
 
     def __call__(self, image: NDArray[Any]) -> NDArray[np.uint8]:
         """(H, W) or (H, W, 3), uint8, uint16 or float -> (*size, 3) uint8.
 
-        DataError on another shape or type, and on values outside of what was learned.
+        DataError on another shape or type, and on values outside the learned range.
         """
         if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)) or image.size == 0:
             hint = "bring it into shape with blemish.data.image.decode.as_image"

@@ -1,4 +1,4 @@
-"""The pages of a TIFF: what the decoders do not tell of them, and what makes the decoders read the right one right."""
+"""The pages of a TIFF: what the decoders do not report, and how to make them read the right page correctly."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def pages(file: BinaryIO) -> list[Page]:
     at = _unpack(kind.pointer, file)
     while at:
         if at in seen or len(out) == _MOST_PAGES:
-            raise ValueError("its list of pages leads back")
+            raise ValueError("its list of pages is circular")
         seen.add(at)
         page, at = _page(file, kind, at)
         out.append(page)
@@ -123,7 +123,8 @@ def _page(file: BinaryIO, kind: _Kind, at: int) -> tuple[Page, int]:
 
 
 def main_page(found: list[Page]) -> int:
-    """The number of the page that is the picture. ValueError saying how many there are where it is not one."""
+    """The number of the page that is the picture. ValueError, with the number of pictures, where there is not exactly
+    one."""
     full = [number for number, page in enumerate(found) if not page.reduced]
     if len(found) == 1:
         return 0
@@ -141,7 +142,7 @@ def with_first(data: bytes, page: Page) -> bytes:
 
 
 def as_unsigned(data: bytes, page: Page) -> bytes:
-    """The same file with its samples said to be unsigned: the decoders hand on the bits of such untouched."""
+    """The same file with its samples said to be unsigned: the decoders do not change the bits of such samples."""
     place, form = page.places[FORMAT]
     return _put(data, place, struct.pack(form, *[UNSIGNED] * len(page.tags[FORMAT])))
 
@@ -157,7 +158,7 @@ _complaints = threading.local()
 
 @contextmanager
 def complaints() -> Iterator[list[str]]:
-    """What Pillow's libtiff complains of in this thread, in place of its messages on stderr.
+    """The messages of Pillow's libtiff in this thread, instead of on stderr.
 
     Where its handlers cannot be reached (it is linked into Pillow itself, as on Windows), the list stays empty.
     """
@@ -171,11 +172,11 @@ def complaints() -> Iterator[list[str]]:
 
 @cache
 def _listen() -> Any:
-    """Set a handler that keeps what is said to a thread that listens, and hands on all else."""
+    """Set a handler that collects the messages of listening threads, and passes on all others."""
     import PIL._imaging
 
     try:
-        library = ctypes.CDLL(PIL._imaging.__file__)  # a search there goes through what it is linked with
+        library = ctypes.CDLL(PIL._imaging.__file__)  # a symbol is also found in the libraries it is linked with
         setter, write = library.TIFFSetErrorHandler, ctypes.CDLL(None).vsnprintf
     except (AttributeError, OSError, TypeError):
         return None

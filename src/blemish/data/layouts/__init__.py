@@ -1,10 +1,10 @@
 """Data sets as they lie on disk become lists of records. One module of this folder is one layout.
 
 Each has `PRIORITY` (smaller = more specific, asked first), `detect(root) -> bool` and
-`index(root, query) -> list[Record]`, which ignores what does not concern it of the `Query`; one whose data come as a
-package has `locate() -> Path` too. `MODALITY` names what its samples are, None where its files say so: the same folder
-may hold pictures to one method and points to another. A folder of good samples needs no layout of its own, whatever the
-modality: `folder` asks that for its files.
+`index(root, query) -> list[Record]`, which ignores the fields of the `Query` that do not concern it; one whose data
+come as a package has `locate() -> Path` too. `MODALITY` names what its samples are, None where its files say so: the
+same folder may hold pictures to one method and points to another. A folder of good samples needs no layout of its own,
+whatever the modality: `folder` asks that for its files.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ def index(
     cut: Cut | None = None,
     kind: str | None = None,
 ) -> list[Record]:
-    """The records of a data set, sorted by id; `layout` is found out where it is None.
+    """The records of a data set, sorted by id; `layout` is detected where it is None.
 
     `source` is a folder, a manifest file, or the name of a layout whose data come as a package. `split` names one of
     the layout's other splits, `seed` draws the split anew where the layout draws it, `cut` says how long the windows of
-    recordings are, `kind` which modality is wanted ("cloud" or another; None = any) where the layout is found out.
+    recordings are, `kind` which modality is wanted ("cloud" or another; None = any) where the layout is detected.
     Raises ConfigError on an unknown layout or split, DataError where there is nothing to index or a check of
     `check_disjoint` fails.
     """

@@ -17,11 +17,11 @@ from blemish.data.modality import Cut, Modality
 from blemish.errors import ConfigError, DataError
 from blemish.types import Record, Split
 
-LONGEST = 100  # bytes of a category's name: models and results lie in folders that are called after it
+LONGEST = 100  # bytes of a category's name: models and results lie in folders named after it
 
 
 class Query(NamedTuple):
-    """What is asked of a layout; it ignores what does not concern it."""
+    """The request to a layout; it ignores fields that do not concern it."""
 
     split: str | None = None  # another one than the layout's usual split
     seed: int = 0  # of a split that is drawn at random
@@ -129,7 +129,7 @@ def check_disjoint(records: Iterable[Record]) -> None:
     """DataError where ids repeat, a training record is anomalous, or a file or a unit is on both sides.
 
     Units are compared between the good records of both sides. An anomalous sample of a unit that was learned from is
-    no leak: knowing the unit can only hide the defect, and some data sets have none but such samples.
+    no leak: knowing the unit can only hide the defect, and some data sets have only such samples.
     """
     ids: set[str] = set()
     sides: dict[object, str] = {}
@@ -147,4 +147,4 @@ def check_disjoint(records: Iterable[Record]) -> None:
         for key in keys:
             if sides.setdefault(key, record.split) != record.split:
                 what = "the file" if key == keys[0] else f"unit '{record.unit}'"
-                raise DataError(f"{what} is in train and in test", path=record.path, hint="mend the split")
+                raise DataError(f"{what} is in train and in test", path=record.path, hint="correct the split")

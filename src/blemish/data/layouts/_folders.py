@@ -22,7 +22,7 @@ def folders_in(folder: Path) -> list[Path]:
 
 
 def child(folder: Path, *names: str) -> Path:
-    """The sub-folder of the first of these names that is there, whatever its case; the first name where none is.
+    """The sub-folder of the first of these names that exists, in any case; the first name where none exists.
 
     DataError where two folders differ in case alone.
     """
@@ -44,7 +44,7 @@ def good_in(folder: Path) -> list[Path]:
 def defect_of(folder: Path) -> str | None:
     """The type of defect that a folder of test samples is named for; None where it is one of good samples.
 
-    DataError where the name leaves it open.
+    DataError where the name is ambiguous.
     """
     meaning = meaning_of(folder.name)
     if meaning.good and not meaning.alone:

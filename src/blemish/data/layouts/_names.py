@@ -30,7 +30,7 @@ BAD = frozenset(
     "difetti difettoso ruim rejeitado defeito defeitos slecht slechte afkeur afgekeurd zly wada wady wadliwy".split()
 )
 STEMS = ("defect", "defekt", "anomal", "anormal", "abnormal", "contaminat", "schlecht", "ausschuss", "beschadig")
-OTHER = frozenset(  # whole names of folders that hold no good samples of a training set, whatever is in them
+OTHER = frozenset(  # names of folders that never hold good training samples
     "test tests testing testset testimages groundtruth gt mask masks boxmasks annotation annotations label labels "
     "segmentation segmentations".split()
 )
@@ -48,7 +48,7 @@ OPPOSITES = tuple(
 
 
 class Meaning(NamedTuple):
-    """What a name says; neither where it says nothing."""
+    """What a name means; neither good nor bad where it means nothing."""
 
     good: bool = False
     bad: bool = False
@@ -57,7 +57,7 @@ class Meaning(NamedTuple):
 
 @lru_cache(4096)
 def meaning_of(name: str) -> Meaning:
-    """What a name says of the samples that carry it."""
+    """What a name means for its samples."""
     folded = fold(name)
     if any(sign in folded for sign in BAD_SIGNS):
         return Meaning(bad=True)
@@ -90,7 +90,7 @@ def fold(text: str) -> str:
 
 
 def opposed(names: Iterable[str]) -> bool:
-    """Whether these are two names of which one must mean defective, and nothing says which: 0 and 1, yes and no."""
+    """Whether these are two names of which one must mean defective, without saying which: 0 and 1, yes and no."""
     ends = {re.sub(r"^(class|label|klasse|target|cls|y)?[\s_.-]*0*(?=\d)", "", fold(name).strip()) for name in names}
     return ends in OPPOSITES
 
@@ -107,7 +107,7 @@ def _letters(text: str) -> list[str]:
 
 def _words(name: str) -> list[str]:
     """Folded words. Single letters are put together (n.i.O., N.G.), and so is an n before OK or iO; words in camel case
-    come apart where they say nothing as they are."""
+    are split where they mean nothing as a whole."""
     raw: list[str] = []
     single = False
     for word in _letters(name):

@@ -1,6 +1,6 @@
 """A folder without a layout: which of its files are good ones, by the names of its folders and by lists beside them.
 
-What is learned as good without being good is never found afterwards, so that all that might be is refused.
+A defective sample learned as good is never found afterwards, so anything doubtful is refused.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ HINT = "give the folder of good {what} itself, or write a manifest"
 LISTS = frozenset({".csv", ".tsv", ".txt", ".jsonl"})
 MOST_BYTES = 32 * 2**20  # of a list that is read
 MOST_ROWS = 100_000
-SHORTEST = 3  # signs of a name without its suffix by which a list may name a file: 1 and 2 are numbers of anything
+SHORTEST = 3  # minimum length of a name without suffix by which a list may name a file: 1 and 2 may number anything
 GOOD_LABELS = frozenset({"0", "0.0", "false", "none", "nan", "n/a", "-", ""})
 """Beside the words for good: what stands in a column of defects where there is none."""
 COLUMNS = re.compile(
@@ -35,7 +35,8 @@ COLUMNS = re.compile(
 
 def good_files(paths: Sequence[Path], root: Path, what: str, is_sample: Callable[[Path], bool]) -> Sequence[Path]:
     """The files below `root`, which are learned from; a warning counts what lies in hidden folders and those of
-    systems, which is not among them. DataError where a folder or a list says, or leaves open, that some are not good.
+    systems, which is not among them. DataError where a folder or a list says, or does not rule out, that some are not
+    good.
     """
     left = {folder: sum(map(is_sample, folder.rglob("*"))) for folder in walk(root).hidden if folder.is_dir()}
     if hidden := sorted(folder.relative_to(root).as_posix() for folder, count in left.items() if count):
@@ -147,7 +148,7 @@ def _label(text: str) -> Meaning:
 
 
 def _labels(file: Path, listed: _Files) -> Iterator[str]:
-    """The labels that a list gives for the files; none where it is no such list."""
+    """The labels that a list gives for the files; empty where it is no such list."""
     columns: list[int] | None = None
     for row in _rows(file):
         if columns is None:
@@ -182,7 +183,7 @@ def _rows(file: Path) -> Iterator[list[str]]:
                 rows = (line.split() for line in opened)
             yield from (row for row in islice(rows, MOST_ROWS) if row)
     except (OSError, csv.Error):
-        return  # whatever it is, it is no list that says something of these files
+        return  # not a list of these files
 
 
 def _objects(lines: Iterable[str]) -> Iterator[list[str]]:

@@ -2,7 +2,7 @@
 first, or `beats.csv` with columns split, class, t0 to t139.
 
 Class 1 is normal. 90 normal beats, drawn with `seed`, are tested with all others; the rest is learned from. Beats are
-cut and aligned already, and every one is of one patient: good to try a line with, not to compare methods by.
+cut and aligned already, and every one is of one patient: suitable for trying things out, not for comparing methods.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """ELPV: 2,624 electroluminescence images of solar cells, from the installed package `elpv-dataset`.
 
 Buerhop-Lutz et al., A benchmark for visual identification of defective solar cells in electroluminescence imagery,
-EU PVSEC 2018. Label 0 is good and 1 defective; 1/3 and 2/3 are the raters' doubt and held. group = mono or poly.
+EU PVSEC 2018. Label 0 is good and 1 defective; 1/3 and 2/3 are uncertain ratings, which are held. group = mono or poly.
 
 Neighbouring file numbers come from one module, so that a random split shows the module of a test cell in training.
 The default split goes by blocks of 64 numbers (unit = block): half of the blocks, drawn with `seed`, give their good
 cells to train; the good cells of the others and all defective cells are test. split="random" draws half of the good
-cells instead and has no units; the difference between both is what such a split costs in honesty.
+cells instead and has no units; the difference shows how much too optimistic such a split is.
 """
 
 from __future__ import annotations

@@ -24,8 +24,8 @@ def detect(root: Path, kind: type[Modality[Any]] = Images) -> bool:
 
 
 def index(root: Path, query: Query) -> list[Record]:
-    """DataError where a folder's name, or a list beside the samples, says that some are not good ones or leaves it
-    open; a warning counts those in hidden folders, which are left out."""
+    """DataError where a folder's name, or a list beside the samples, says that some are not good ones or does not
+    rule it out; a warning counts those in hidden folders, which are left out."""
     default_split_only(query.split, "folder")
     kind = query.modality or Images
     if root.is_file():

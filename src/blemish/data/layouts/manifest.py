@@ -66,12 +66,12 @@ def index(root: Path, query: Query) -> list[Record]:
             record = _record(path.parent, row)
             if record.id in records:
                 raise ValueError(f"'{record.id}' is listed twice")
-            if (group := record.group) is not None:  # one folder, where a system does not tell capitals
+            if (group := record.group) is not None:  # one folder, where a file system ignores case
                 before = groups.setdefault(unicodedata.normalize("NFC", group).casefold(), group)
                 if before != group:
                     raise ValueError(f"group '{group}' was '{before}' before")
         except ValueError as error:
-            raise DataError(f"line {line}: {error}", path=path, hint="mend the line, or remove it") from None
+            raise DataError(f"line {line}: {error}", path=path, hint="correct the line, or remove it") from None
         records[record.id] = record
     return list(records.values())
 
@@ -113,7 +113,7 @@ def _rows(path: Path) -> Iterator[tuple[int, list[tuple[str, Any]]]]:
 
 
 class _Pairs(list[tuple[str, Any]]):
-    """A JSON object with all that it says, twice where it says it twice."""
+    """A JSON object as pairs, so that a repeated key is noticed."""
 
 
 def _check_header(head: Sequence[str]) -> None:
@@ -127,7 +127,7 @@ def _check_header(head: Sequence[str]) -> None:
 
 
 def _renamed(path: Path, rows: Iterable[tuple[int, list[tuple[str, Any]]]]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Rows by the known names of their columns; what is done with the others is said once for the whole file."""
+    """Rows by the known names of their columns; the others are reported once for the whole file."""
     rows = list(rows)
     names = dict.fromkeys(name for _, row in rows for name, _ in row)
     missing = [known for known in KNOWN if known not in map(_plain, names)]

@@ -17,5 +17,5 @@ MODALITY = "image"
 
 
 def detect(root: Path) -> bool:
-    """Never: nothing tells it from `mvtec`, which is asked before."""
+    """Never: it cannot be told from `mvtec`, which is asked first."""
     return False

@@ -3,8 +3,8 @@
 Bergmann et al., MVTec AD: a comprehensive real-world dataset for unsupervised anomaly detection, CVPR 2019.
 Many others are laid out like it. Beyond the original, each category may hold `box_masks/` (filled boxes, used where
 there is no ground_truth), `groups.json` ({image file name: unit}) and `split_<name>.json` ({"train": [image file
-names], "test_good": [...]} over the good images of both folders; asked for with split="<name>"). Made defects have no
-`train/`: such a set can be tested with alone.
+names], "test_good": [...]} over the good images of both folders; asked for with split="<name>"). Sets of synthetic
+defects have no `train/`: they serve for testing only.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MODALITY = "image"
 
 
 def is_category(folder: Path) -> bool:
-    """With good training images, or, to be tested with alone, with good test images and ground truth."""
+    """With good training images, or, for testing only, with good test images and ground truth."""
     test, train = (any(map(images_in, good_in(child(folder, split)))) for split in ("test", "train"))
     return train or (test and child(folder, "ground_truth").is_dir())
 
@@ -70,13 +70,13 @@ def category_records(root: Path, category: Path) -> list[Record]:
 def resplit(records: list[Record], file: Path) -> list[Record]:
     """The good records split anew by the names in `file`, those it does not list held; anomalous ones stay in test.
 
-    Without units: such a list knows nothing of them, and showing what that costs is what it is here for.
+    Without units: such a list ignores them, and the split exists to show the effect of that.
     """
     lists = read_json(file)
     side: dict[str, Split] = {name: "test" for name in lists.get("test_good", [])}
     for name in lists.get("train", []):
         if side.setdefault(name, "train") != "train":
-            raise DataError(f"has '{name}' in train and in test_good", path=file, hint="mend the split")
+            raise DataError(f"has '{name}' in train and in test_good", path=file, hint="correct the split")
     good = Counter(r.path.name for r in records if not r.label)
     if missing := sorted(set(side) - set(good)):
         message = f"names {len(missing)} images that are not there, first '{missing[0]}'"

@@ -1,8 +1,8 @@
 """A folder of good recordings, flat or nested: WFDB, CSV or numpy files, cut into windows, all of them to learn from.
 
 unit = recording: its windows never stand on both sides of a split. Left out, with a warning, are recordings shorter
-than a window, windows in which nothing was recorded or a lead does not move, and records that a list RECORDS names in
-vain.
+than a window, windows in which nothing was recorded or a lead does not move, and missing records that a list RECORDS
+names.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def detect(root: Path) -> bool:
 
 
 def index(root: Path, query: Query) -> list[Record]:
-    """DataError where a folder's name says that its recordings are not good ones, or leaves it open."""
+    """DataError where a folder's name says that its recordings are not good ones, or is ambiguous."""
     default_split_only(query.split, "recordings")
     if root.is_file():
         return _said(windows_in(root, root.name, query.cut, left=(left := LeftOut(root))), left)

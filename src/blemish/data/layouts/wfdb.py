@@ -2,7 +2,7 @@
 
 A window whose beats are all normal (N) is good. One with a beat outside N, L, R, e and j is anomalous; its mask is
 -0.25 to +0.35 s around each of those. Windows with fewer than four beats, and those with bundle branch or escape beats
-alone, are held: in neither side, and taken for good by nobody. unit = recording.
+alone, are held: on neither side, and never taken for good. unit = recording.
 
 The MIT-BIH Arrhythmia Database (Moody and Mark 2001) has its published halves, DS1 and DS2 (de Chazal et al. 2004),
 without the four paced recordings: the default split learns from good windows of DS1 and tests on DS2. With
@@ -14,7 +14,7 @@ Of any other folder half of the recordings, drawn with `seed`, are learned from 
 
 Windows in which nothing was recorded or a lead does not move are not learned from: they are held. Tested ones stay, and
 count as not read. A warning says what is left out: recordings without annotations, paced ones, ones shorter than a
-window, and records that a list RECORDS names in vain.
+window, and missing records that a list RECORDS names.
 """
 
 from __future__ import annotations

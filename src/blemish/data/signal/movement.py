@@ -1,7 +1,7 @@
 """Where a lead of a recording does not move, or moves much less than in what was learned from, and where it has gaps.
 
 Where a lead does not move, nothing was recorded: its electrode has come off, or its amplifier stands at a rail. Such a
-stretch is told apart like a gap, by the values as they were recorded. Where a lead moves much less than in what was
+stretch is found like a gap, from the values as they were recorded. Where a lead moves much less than in what was
 learned from, the window is refused too: a method would find nothing wrong with it.
 """
 
@@ -20,7 +20,7 @@ from blemish.errors import DataError, OutOfRange
 LONGEST_GAP = 0.2  # seconds that are bridged by a straight line; a window with a longer gap is refused
 STILL = 1.0  # seconds that a lead may stand still, or a tenth of a window where that is longer; at most half of one
 MOVES = 0.01  # of a lead's usual span in that time: less is no movement,
-STEPS = 2.0  # nor is so many steps of its converter, where it usually moves by more
+STEPS = 2.0  # nor are this many steps of its converter, where it usually moves by more
 COARSE = 0.05  # of a lead's usual span that steps may have at most to count so
 PARTS = 4  # of a window, each of which has to move, and
 LEAST = 0.02  # of the deviation of a usual window by which it has to, where nothing was learned about that
@@ -38,17 +38,17 @@ class Stretch(NamedTuple):
 
     @property
     def why(self) -> str:
-        """What is to be said of it."""
+        """The message for it."""
         return f"{self.lead} does not move" if self.lead else "nothing was recorded"
 
     def spoils(self, start: float, stop: float) -> bool:
-        """Whether a window from `start` to `stop` shows so much of it that it cannot be judged."""
+        """Whether a window from `start` to `stop` contains so much of it that it cannot be judged."""
         return min(stop, self.stop) - max(start, self.start) > (LONGEST_GAP if self.lead else 0)
 
 
 def lacking(recording: Recording, rate: float, window: float) -> tuple[Stretch, ...]:
     """What a recording lacks, whichever lead a model takes: gaps, and where a lead does not move. A lead that is empty
-    or flat from beginning to end is left out: that is no matter of a stretch, and reading it says so."""
+    or flat from beginning to end is left out: reading the recording reports that."""
     values = recording.values.astype(np.float64)
     names = names_of(recording, range(len(values)))
     recorded = [k for k, lead in enumerate(values) if np.isfinite(lead).any()]
@@ -98,7 +98,7 @@ def still_in(lead: NDArray[np.float64], size: int, step: float) -> NDArray[np.bo
 
 
 def step_of(lead: NDArray[np.float64]) -> float:
-    """The smallest difference between values of a lead: a step of the converter, or all but nothing."""
+    """The smallest difference between values of a lead: a step of the converter, or nearly nothing."""
     thinned = lead[:: max(1, len(lead) // 1_000_000)]
     values = np.unique(thinned[np.isfinite(thinned)])
     return float(np.diff(values).min()) if len(values) > 1 else 0.0
@@ -146,7 +146,7 @@ def names_of(recording: Recording, order: Sequence[int]) -> list[str]:
 
 
 def _runs(missing: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """Stretches of True as (first, behind the last)."""
+    """Stretches of True as (first, one past the last)."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], missing.astype(np.int8), [0]])))
     return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
 
@@ -161,6 +161,6 @@ def bridged(lead: NDArray[np.float64], name: str) -> NDArray[np.float64]:
 
 
 def filled_in(lead: NDArray[np.float64], recorded: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """(N,) with straight lines where nothing is `there`."""
+    """(N,) with straight lines where nothing is `recorded`."""
     at = np.arange(len(lead))
     return np.interp(at, at[recorded], lead[recorded])

@@ -1,6 +1,6 @@
 """Pictures of signals: every lead on squared paper, and under it how anomalous each moment is.
 
-Paper as cardiologists have it: small squares of 0.04 s and 0.1 mV, large ones of 0.2 s and 0.5 mV, where the unit is
+Paper as in cardiology: small squares of 0.04 s and 0.1 mV, large ones of 0.2 s and 0.5 mV, where the unit is
 millivolts. Colours are those of the heat maps, on the model's one scale.
 """
 
@@ -97,7 +97,7 @@ def _columns(anomaly_map: NDArray[np.float32]) -> NDArray[Any]:
 
 
 def _paper(picture: NDArray[np.uint8], top: int, bottom: int, seconds: float, per_unit: float) -> None:
-    """Squares, multiplied onto what is there."""
+    """Squares, multiplied onto the picture."""
     fine = WIDTH / seconds * 0.04 >= 4
     for step, colour in ((0.04, FINE), (0.2, COARSE)):
         if step == 0.04 and not fine:

@@ -54,7 +54,7 @@ from blemish.types import Record
 
 CLIP = 12.0  # of the scaled values, in standard deviations of a usual window
 FAINT = 0.1  # of the deviation of a lively window (the 90 % quantile): windows below count for no scale
-DIGITS = 1e-10  # of a lead's values that are left of a constant one behind the filter
+DIGITS = 1e-10  # share of a constant lead's values that remains after the filter
 FEWEST = 16  # samples of a window
 APART = 20.0  # times that a recording's rate may be below the model's
 
@@ -72,7 +72,7 @@ class Signal:
 
 @dataclass(frozen=True)
 class Window:
-    """A part of a recording on disk: `span` is its first sample and the one behind its last, None = all of it."""
+    """A part of a recording on disk: `span` is its first sample and one past its last, None = all of it."""
 
     path: Path
     span: tuple[int, int] | None = None
@@ -87,7 +87,7 @@ class SignalPlan:
     """
 
     leads: tuple[str | None, ...]
-    rate: float = 125.0  # Hz, behind resampling
+    rate: float = 125.0  # Hz, after resampling
     window: float = WINDOW  # seconds
     band: tuple[float, float] | None = (0.5, 40.0)  # Hz; None leaves the filter out
     file_rate: float | None = None
@@ -129,7 +129,7 @@ class SignalPlan:
 
 
 def parse_band(text: str) -> tuple[float, float] | None:
-    """`0.5-40` in Hz, or `none`; ConfigError else."""
+    """`0.5-40` in Hz, or `none`; otherwise ConfigError."""
     if text.strip().lower() == "none":
         return None
     match = re.fullmatch(r"\s*([\d.]+)\s*-\s*([\d.]+)\s*", text)
@@ -145,7 +145,7 @@ _SLOW = "are its times in milliseconds? call the column time (ms)"
 
 
 def check_rate(rate: float, plan: SignalPlan) -> None:
-    """DataError for a recording so much slower than what the model looks at that its times may be of another unit."""
+    """DataError for a recording whose rate is so low for the model that its times may be in another unit."""
     if rate * APART < plan.rate:
         message = f"a rate of {rate:g} Hz is far below the {plan.rate:g} Hz that the model looks at"
         raise DataError(message, hint=f"{_SLOW}; is file_rate (--rate) right?")
@@ -181,7 +181,7 @@ def window_content(window: Window) -> str:
 def plan_leads(paths: Iterable[str | Path]) -> tuple[str | None, ...]:
     """Leads that recordings have in common, by name, in the order of the first; None for each that varies.
 
-    DataError where they have unlike numbers of leads.
+    DataError where their numbers of leads differ.
     """
     known: list[tuple[str | None, ...]] = []
     for path in dict.fromkeys(map(str, paths)):
@@ -365,9 +365,9 @@ def _usual(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(K, 1) each: the median, and the median over windows of their standard deviation.
 
-    What nothing was recorded in (`empty`, (K, M)) does not count, nor do faint windows, which hold noise alone: else a
-    recording of which half is flat would have the level and scale of its flat half. Where no window is without, all of
-    them count.
+    Stretches without a recording (`empty`, (K, M)) do not count, nor do faint windows, which hold noise alone:
+    otherwise a recording of which half is flat would have the level and scale of its flat half. Where every window has
+    such a stretch, all of them count.
     """
     count = max(values.shape[1] // length, 1)
     used = count * length

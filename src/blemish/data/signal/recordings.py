@@ -1,8 +1,8 @@
 """Recordings on disk: one or more leads, as they were written.
 
-Read are WFDB (`.hea` with its `.dat`, also of several segments; package wfdb), CSV (a column for each lead, with names
-where there is a header; a column `time` in seconds, or `time (ms)`, gives the rate), numpy (`.npy`, (N,), (N, K) or
-(K, N)), and tables that hold a window in each row (UCR: `.txt` with the class first, or a CSV with columns t0, t1,
+Supported are WFDB (`.hea` with its `.dat`, also of several segments; package wfdb), CSV (a column for each lead, with
+names where there is a header; a column `time` in seconds, or `time (ms)`, gives the rate), numpy (`.npy`, (N,), (N, K)
+or (K, N)), and tables that hold a window in each row (UCR: `.txt` with the class first, or a CSV with columns t0, t1,
 ...). WFDB states its rate; for the others it has to be given.
 """
 
@@ -33,9 +33,9 @@ SUFFIXES = frozenset({".hea", ".csv", ".txt", ".npy"})
 MOST_LEADS = 32  # a table without header that is wider holds a window in each row
 KEPT = 8  # recordings that stay read
 EXTRA = "pip install 'blemish[ecg]'"
-ROUNDED = 1e-3  # of a lead's deviation that float32 may round its values by; else they stay float64
-DIGITS = 1e-6  # of a rate in whole Hz that the digits of times may move it by
-EVEN = 0.5  # of the usual step that the steps of times may differ by: they are written with few digits
+ROUNDED = 1e-3  # share of a lead's deviation by which float32 may round its values; else they stay float64
+DIGITS = 1e-6  # share by which the digits of times may move a rate off whole Hz
+EVEN = 0.5  # share of the usual step by which steps of times may differ: they are written with few digits
 FEWEST_EVEN = 20  # values that rise evenly are no lead
 _TIME = re.compile(r"(?:elapsed[ _]?)?time(?:stamp)?[ _]*[\[(]?(s|secs?|seconds?|ms|msecs?|milliseconds?)?[\])]?")
 _TIMES = re.compile(r"(?:elapsed[ _]?)?(time|date)")  # of a column that is no lead either, and is not understood
@@ -99,7 +99,7 @@ def read_stamped(path: Path, key: Stamp) -> Recording:  # noqa: ARG001  (what is
 
 
 def stamp(path: Path) -> Stamp:
-    """Names, times and sizes of a recording's files: what is kept of it is forgotten when they change."""
+    """Names, times and sizes of a recording's files: a cached recording is dropped when they change."""
     found = []
     for file in _files(path):
         try:
@@ -203,7 +203,7 @@ def segments(path: Path) -> list[Segment]:
 
 
 def segment_names(path: Path) -> list[str]:
-    """Of a WFDB record; none where its header cannot be read, which reading the record says."""
+    """Of a WFDB record; none where its header cannot be read, which reading the record reports."""
     try:
         return [part.name for part in segments(path)]
     except DataError:
@@ -244,7 +244,7 @@ def _record(path: Path) -> Any:
 
 
 def _joined(path: Path, parts: list[Segment]) -> Recording:
-    """The segments one behind the other; NaN where one lacks a lead, or is missing."""
+    """The segments one after the other; NaN where one lacks a lead, or is missing."""
     leads: dict[str, str] = {}  # unit by name
     read: list[tuple[int, Any]] = []
     rate, at = float(_understood(path, lambda name: _wfdb().rdheader(name)).fs), 0
@@ -342,7 +342,7 @@ def _rate_of(times: NDArray[np.float64]) -> float:
 
 
 def _even(values: NDArray[Any]) -> bool:
-    """Whether values rise by one step, as well as their digits say it."""
+    """Whether values rise by one step, within the precision of their digits."""
     steps = np.diff(values.astype(np.float64))
     return len(steps) > 0 and bool((steps > 0).all()) and float(np.ptp(steps)) <= EVEN * float(np.median(steps))
 

@@ -1,4 +1,4 @@
-"""What the layouts of recordings share: how they are cut into windows, and how it is said what is left out."""
+"""What the layouts of recordings share: cutting into windows, and reporting what is left out."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from blemish.data.signal.recordings import extent, missing_in, read_recording
 from blemish.errors import DataError
 from blemish.types import Record, Split
 
-NAMED = 5  # of what is left out; of more, how many there are
+NAMED = 5  # maximum number of names of what is left out; of more, their number
 
 
 class LeftOut:
-    """What a layout does not offer, and why: said in one warning."""
+    """What a layout leaves out, and why: reported in one warning."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -26,7 +26,7 @@ class LeftOut:
         self.note("records that RECORDS names and that are not there", (p.stem for p in missing))
 
     def note(self, why: str, names: Iterable[str]) -> None:
-        """`names` are left out as `why` says."""
+        """Note that `names` are left out, with the reason `why`."""
         if names := list(names):
             self.found.setdefault(why, []).extend(names)
 

@@ -10,6 +10,6 @@ texture   what it looks like: drawn textures, crops of images; PasteTexture; who
 cutpaste  defects made of the image itself, to choose options with where training used `texture`
 makers    those of them that a method may ask for by name
 surface3d defects on point clouds; scan, geometry: what is known of their surface
-seeding   where the chance of one output comes from
+seeding the random generator of one output
 probes    to measure with, and never to learn from
 """

@@ -1,7 +1,7 @@
-"""Files of point clouds and meshes in, the same with defects and exact labels out; sheets and pages to look at them.
+"""Files of point clouds and meshes in, the same with defects and exact labels out; sheets and pages that show them.
 
 Every output has a seed of its own, made of the run's seed, the file's name and its number: it depends neither on the
-order of files nor on which others there are.
+order of files nor on the other files.
 """
 
 from __future__ import annotations

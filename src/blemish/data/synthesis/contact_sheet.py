@@ -1,4 +1,4 @@
-"""One picture of many: rows of small ones with captions, to look over what was made."""
+"""One picture of many: rows of small ones with captions, for a quick review."""
 
 from __future__ import annotations
 

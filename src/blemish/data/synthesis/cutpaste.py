@@ -1,6 +1,6 @@
 """Defects made of the image itself: nothing in them is foreign but their place, their sharpness or their colour.
 
-Options are chosen with these where a method trained on `texture`, so that they are not chosen on what it has learnt.
+Options of methods that train on `texture` are chosen with these, so that they are not chosen on what was learned.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ class CutPaste:
     blur    an irregular area out of focus
     shift   an irregular area in another colour
 
-    What is hardly seen, as blur is on a plain surface, is drawn again, kind and all, and at last is a shift.
-    ConfigError on an unknown kind, or none.
+    A defect that is hardly visible, such as blur on a plain surface, is drawn again with a new kind, and finally is a
+    shift. ConfigError on an unknown kind, or none.
     """
 
     kinds: tuple[str, ...] = tuple(KINDS)

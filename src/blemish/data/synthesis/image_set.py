@@ -1,7 +1,7 @@
 """Good images in, the same with synthetic defects and their masks out, laid out as a test set.
 
-Every output has a chance of its own, made of the run's seed, the image's name and its number: it depends neither on the
-order of images, nor on which others there are, nor on how many are worked on at once.
+Every output has a random generator of its own, seeded by the run's seed, the image's name and its number: it depends
+neither on the order of images, nor on the other images, nor on the number of threads.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ from blemish.types import Track, no_track
 Array = NDArray[Any]
 
 SHOWN = 8  # outputs on the contact sheet
-TRIES, LEVELS, SEEN = 6, 4, 0.5  # draws until this share of a mask differs by so many of 255 levels
+# a defect is drawn up to TRIES times, until a share SEEN of its mask differs by LEVELS of 255
+TRIES, LEVELS, SEEN = 6, 4, 0.5
 
 
 @dataclass(frozen=True)
@@ -140,9 +141,9 @@ def defects(
 
     kind     perlin, texture or cutpaste: see `maker`
     count    defects for each image, each on a copy of its own
-    images   so many of them at most, at random; None = all. Of a data set its good test images, where it has any
+    images maximum number of images, chosen at random; None = all. Of a data set its good test images, where it has any
     threads  images worked on at once; the outputs are the same
-    read     what else was read, such as the folder of textures: outputs go nowhere near it
+    read     what else was read, such as the folder of textures: outputs may not lie in it
 
     `out` is new, empty, or holds the outputs of this very run, which are made again, or other kinds of defects on the
     same images; DataError else.
@@ -194,7 +195,7 @@ def defects(
 
 
 def _run(options: StudioOptions, seed: int, count: int) -> dict[str, Any]:
-    """All that the outputs depend on but the images."""
+    """All that the outputs depend on except the images."""
     values = {f.name: getattr(options, f.name) for f in fields(options) if f.name != "textures"}
     textures = hashlib.sha256(b"".join(np.ascontiguousarray(t).tobytes() for t in options.textures)).hexdigest()
     return {"seed": seed, "count": count, **values, "textures": textures if options.textures else None}

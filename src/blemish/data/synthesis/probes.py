@@ -1,6 +1,6 @@
-"""Probes: scratches, spots and stains of a known size and contrast, to measure with what a model finds.
+"""Probes: scratches, spots and stains of a known size and contrast, to measure what a model finds. No method
 
-No method may learn from these, ever: a figure of `blemish power` would then say how well it knows the probes. Methods
+may ever learn from these: a figure of `blemish power` would then say how well it knows the probes. Methods
 that train on synthetic defects have generators of their own.
 """
 
@@ -20,8 +20,8 @@ from blemish.errors import DataError
 Opacity = NDArray[np.float32]
 Shape = Callable[[float, np.random.Generator], Opacity]
 
-FAINT = 0.05  # opacity below which nothing is drawn, so that a mask ends where an eye sees it end
-SLENDER = 24  # a scratch is so many times longer than wide, and at least one pixel wide
+FAINT = 0.05  # opacity below which nothing is drawn, so that a mask ends where the defect visibly ends
+SLENDER = 24  # a scratch is this many times longer than wide, and at least one pixel wide
 TRIES = 50
 
 
@@ -90,9 +90,9 @@ class Probe:
     ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """(H, W[, 3]) of any type -> the same with the probe, and its mask (H, W).
 
-        It lies within the image and, by nine tenths, within `inside` (H, W). Lighter or darker at random, but never
-        towards a side that has too little room for the contrast while the other has more. DataError where it does not
-        fit.
+        It lies within the image and, for nine tenths of its area, within `inside` (H, W). Lighter or darker at random,
+        but never towards a side that has too little room for the contrast while the other has more. DataError where it
+        does not fit.
         """
         opacity = self._place(image.shape[:2], generator, inside)
         values = image.astype(np.float32)
@@ -131,6 +131,6 @@ class Probe:
                 out[window] = small
                 return out
         raise DataError(
-            f"a {self.kind} of {self.size:g} pixels finds no place in an image of {shape[1]} x {shape[0]}",
+            f"a {self.kind} of {self.size:g} pixels does not fit into an image of {shape[1]} x {shape[0]}",
             hint="ask for smaller ones",
         )

@@ -24,7 +24,7 @@ from blemish.ops.geometry import (
 from blemish.types import Cloud
 
 LEAST = 100  # points of a cloud: fewer show no surface
-LINKS = 8  # neighbours by which points hang together
+LINKS = 8  # neighbours by which points are connected
 
 
 class Scan:
@@ -50,7 +50,7 @@ class Scan:
         self.diagonal = float(np.linalg.norm(np.ptp(self.points @ self.axes, axis=0)))  # of the box along the axes
         self.tree = tree_of(self.points)
         self.spacing = spacing(self.tree, self.points, generator)
-        self._rank = np.empty(len(points), np.int64)  # of points in the tree: what lies near has near ones
+        self._rank = np.empty(len(points), np.int64)  # rank of points in the tree: near points have near ranks
         self._rank[self.tree.indices] = np.arange(len(points))
         self._near = np.empty((len(points), min(max(k, LINKS), len(points))), np.int32)
         self._looked = np.zeros(len(points), bool)
@@ -91,7 +91,7 @@ class Scan:
 
     def own_side(self, rows: Indices, near: Indices, normals: Points) -> Indices:
         """The neighbours (M, k) without those on the far side of a thin wall: the point itself stands for them."""
-        if self.source in ("camera", "estimated"):  # of these very neighbours: they tell no side
+        if self.source in ("camera", "estimated"):  # of these same neighbours: they do not tell the sides apart
             return near
         same = np.einsum("nkd,nd->nk", self._normals[near], normals) > 0.3
         return np.where(same, near, rows[:, None])

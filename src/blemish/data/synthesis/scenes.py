@@ -1,4 +1,4 @@
-"""Whole synthetic images, as varied as can be: a pool of inputs that depends on no data set."""
+"""Whole synthetic images, as varied as possible: a pool of inputs that depends on no data set."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _outline(shape: Shape, generator: np.random.Generator) -> list[NDArray[np.in
 
 
 def procedural_scene(shape: Shape, generator: np.random.Generator) -> Image:
-    """A whole synthetic image, uint8 (H, W, 3), as varied as can be: a pool of inputs that depends on no data set.
+    """A whole synthetic image, uint8 (H, W, 3), as varied as possible: a pool of inputs that depends on no data set.
 
     Textures, with flat and textured things before them that are lit from one side and cast shadows, lines, uneven
     light, any contrast, blur and noise; one in three is grey.

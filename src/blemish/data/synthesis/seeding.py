@@ -1,4 +1,4 @@
-"""Where the chance of one output comes from."""
+"""The random generator of one output."""
 
 from __future__ import annotations
 

@@ -4,12 +4,13 @@ Paper    Cheng and Du, 3D-PNAS: 3D industrial surface anomaly synthesis with Per
 Plane    The points' two main directions span a plane; each point gets a place (u, v) on it (`_laid`).
 Field    Fractal Perlin noise on a grid over the plane, scaled to [0, 1], read at every point (`_field`).
 Support  What lies above a threshold, inside a window, on one side of the part may move (`_support`).
-Move     P' = P + sign * strength * diagonal * weight * normal (`_moves`); who moved farther than the sensor's noise is
-         labelled, and nobody else is moved.
+Move     P' = P + sign * strength * diagonal * weight * normal (`_moves`); points that move farther than the sensor's
+noise
+         are labelled, and no others are moved.
 Differs  Plane, grid, noise and its scaling are the paper's. How the field becomes a displacement is not public: the
          soft threshold, the window, the guard against the far side, the label's threshold and the sign are ours.
-         `mode=global`, without threshold and window, is nearest to the bare idea. Scale and strength are relative to
-         the part, so that the same options fit every part in any unit.
+         `mode=global`, without threshold and window, is closest to the paper's formula. Scale and strength are
+         relative to the part, so that the same options fit every part in any unit.
 """
 
 from __future__ import annotations
@@ -50,12 +51,14 @@ class SurfaceDefect:
     plane: Literal["pca", "local", "cylinder"] = "pca"  # what the noise is laid on: see `_laid`
     guard: bool = True  # only the side of the part that the window's centre faces, else both that the plane folds
     clamp: bool = True  # less where points would move through each other: in hollows, and through walls
-    stretch: float = 1.0  # noise so many times longer than wide, in any direction: scratches
+    stretch: float = 1.0  # noise this many times longer than wide, in any direction: scratches
     at: tuple[float, float, float] | None = None  # the window's centre, in the cloud's unit; at random if not given
     scale_units: Literal["relative", "raw"] = "relative"  # raw: cells per unit of the file, as the paper multiplies
     sample: Literal["grid", "points"] = "grid"  # points: the noise itself at each point, without a grid between
     resolution: int = 256  # nodes of the grid along its longer side; more where the finest octave needs them
-    noise: float = 0.0  # the sensor's, in the cloud's unit: less is no label; 0 = a quarter of the points' spacing
+    noise: float = (
+        0.0  # the sensor's noise, in the cloud's unit: smaller moves get no label; 0 = a quarter of the points' spacing
+    )
     neighbours: int = 30  # points that a normal is estimated from
 
     def __post_init__(self) -> None:

@@ -24,7 +24,7 @@ Synthesizer = Callable[[Image, np.random.Generator], tuple[Image, Mask]]
 Pattern = NDArray[np.float32]
 
 TRIES = 6
-LEVELS = 8  # of 255: a smaller difference is not counted upon to be seen
+LEVELS = 8  # of 255: a smaller difference may not be visible
 
 
 def checked(image: Image) -> Image:
@@ -231,7 +231,7 @@ class PasteTexture:
     """A synthesizer: a texture blended into the image where the mask is, (1 - m) x + m (o t + (1 - o) x).
 
     Zavrtanik et al., DRAEM, ICCV 2021 (there 1 - o is beta, from U(0, 0.8)). A texture that is hardly seen is drawn
-    again, with more opacity from try to try; at last it is the image's own negative.
+    again, with more opacity from try to try; finally it is the image's own negative.
     """
 
     source: Source = Procedural()

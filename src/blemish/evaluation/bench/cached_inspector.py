@@ -21,7 +21,7 @@ from blemish.types import FeatureSpec, Record
 
 
 class CountedCache(FeatureCache):
-    """A feature cache that counts what was asked for and what was there."""
+    """A feature cache that counts requests and hits."""
 
     def __init__(self, root: Path | None = None) -> None:
         super().__init__(root)
@@ -70,11 +70,11 @@ class CachedLine(Inspector):
 
     def outputs(self, prepared: Sequence[Any]) -> Outputs:
         """As `Inspector.outputs`, of features."""
-        features: Any = prepared  # which stand in no one array
+        features: Any = prepared  # their shapes differ, so they are not stacked into one array
         return self.engine(features)
 
 
 def differing(deployed: Inspector, line: Inspector, paths: list[Path]) -> int:
-    """How many of these files get another score or map, by any bit."""
+    """How many of these files get a score or map that differs in any bit."""
     pairs = zip(deployed.inspect_many(paths), line.inspect_many(paths), strict=True)
     return sum(a.score != b.score or not np.array_equal(a.anomaly_map, b.anomaly_map) for a, b in pairs)

@@ -1,4 +1,4 @@
-"""One cell: learn, prove that the cached line is the deployed one, measure, and leave a record of all of it."""
+"""One cell: learn, check that the cached line equals the deployed one, measure, and record everything."""
 
 from __future__ import annotations
 
@@ -124,8 +124,8 @@ def learning_code() -> str:
 def work(cell: Cell, mark: str, folder: Path) -> dict[str, bytes]:
     """Run one cell; the files of its folder by name. `mark` is its digest.
 
-    What was learned lies in the folder until the cell is finished: a fit may take hours, and is not lost to what fails
-    behind it. It is learned anew where the code that learns is another one.
+    What was learned lies in the folder until the cell is finished: a fit may take hours, and is not lost when a later
+    step fails. It is learned again where the learning code has changed.
     """
     started, begun = datetime.now(UTC), perf_counter()
     options = config.build(FitOptions, cell.options)
@@ -188,7 +188,8 @@ def wants(options: FitOptions) -> Needs:
 def _warm(
     learning: Learning, records: Sequence[Record], options: FitOptions, backbone: Any, cache: CountedCache
 ) -> tuple[Any, float]:
-    """Bring the features of every image into the cache: what was computed, and for how long, is told apart from fit."""
+    """Bring the features of every image into the cache: the number computed and the time are recorded apart from
+    fit."""
     start = perf_counter()
     good = [r for r in records if r.split == "train"]
     source = _source(learning, learning.plan(good, options, backbone), backbone, options, cache, options.precision)

@@ -124,7 +124,7 @@ def _shown(tables: Tables) -> list[PairRow]:
 
 
 def _pairs(tables: Tables) -> str:
-    """Differences on the same images, and what is left of them after correction."""
+    """Differences on the same images, and which of them remain after correction."""
     if not tables.pairs:
         return ""
     corrected: dict[int, float] = {}
@@ -195,7 +195,7 @@ def _defects(tables: Tables) -> str:
 
 
 def _cost(tables: Tables) -> str:
-    """What the cells cost, and what the feature cache saved."""
+    """The cost of the cells, and what the feature cache saved."""
     cells = tables.cells
     requested, computed = sum(c.images for c in cells), sum(c.computed for c in cells)
     saved = sum((c.images - c.computed) * c.backbone_cpu_ms for c in cells) / 1000

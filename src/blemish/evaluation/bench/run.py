@@ -41,12 +41,12 @@ Engine = Callable[[list[Job]], Iterator[tuple[Job, str | None]]]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run came to; `jobs` are all cells of the suite in its order."""
+    """The outcome of a run; `jobs` are all cells of the suite in its order."""
 
     jobs: tuple[Job, ...]
     ran: int
     failed: dict[str, str]  # title -> error
-    changed: dict[str, str]  # title -> first figure that a second run gave otherwise
+    changed: dict[str, str]  # title -> first figure that differed in a second run
 
 
 def plan(suite: Suite, out: Path) -> list[Job]:
@@ -119,7 +119,7 @@ def in_process(job: Job) -> str | None:
     write_whole(job.folder / JOB, json.dumps({"cell": asdict(job.cell), "digest": job.mark}, indent=1).encode())
     with (job.folder / store.LOG).open("wb") as log:
         command = [sys.executable, "-m", "blemish.evaluation.bench.run", str(job.folder)]
-        # nothing is ever written to its input: that it closes tells the cell that nobody waits for it any more
+        # nothing is ever written to its input: when it closes, the cell knows that its driver has gone
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log) as started:
             code = started.wait()
     return None if store.finished(job.folder) else _reason(job.folder / store.LOG, code)

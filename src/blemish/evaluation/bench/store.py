@@ -1,4 +1,4 @@
-"""Where cells lie: one folder each, whole once `cell.json` is there."""
+"""Where cells are stored: one folder each, complete once `cell.json` is there."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ class DataSet:
     categories: tuple[str, ...] = ()  # none = all
     settings: tuple[Setting, ...] = ()  # none = the suite's
     seeded: bool = False  # a seed draws the split too
-    image_metrics: bool = True  # False: image labels say something else than defects here; `note` tells what
+    image_metrics: bool = True  # False: image labels mean something other than defects here; `note` says what
     methods: tuple[str, ...] = ()  # none = all of the suite
     ranked: bool = True  # False: another set of the suite shows the same images, so it does not count in ranks
     note: str = ""

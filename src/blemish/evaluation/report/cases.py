@@ -1,4 +1,4 @@
-"""The cases worth a look: while an evaluation runs, a few of each kind are kept as small pictures, and no more."""
+"""Examples for the report: while an evaluation runs, a few images of each kind are kept as small pictures."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def write_report(
 
 
 def write_page(path: str | Path, title: str, subtitle: str, body: Sequence[str], version: str) -> None:
-    """A self-contained page in the dress of the reports; `body` are sections of HTML. DataError as `write_report`."""
+    """A self-contained page in the style of the reports; `body` are sections of HTML. DataError as `write_report`."""
     written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     page = Template(files(__package__).joinpath("template.html").read_text(encoding="utf-8")).substitute(
         title=escape(title),
@@ -98,7 +98,7 @@ def chances(calibrator: Calibrator, rejected: int, good: int) -> tuple[float, fl
 
 
 def judge(overall: Summary, calibrator: Calibrator | None, seen: int = 0) -> tuple[str, str]:
-    """How the promise fared: ("ok" | "warn" | "fail", the sentence for people); `seen` test images were known."""
+    """Whether the promise held: ("ok" | "warn" | "fail", the sentence for people); `seen` test images were known."""
     alarms = overall.false_alarms
     if calibrator is None or not alarms:
         what = "The model has no threshold" if calibrator is None else "The test set holds no good part"
@@ -107,7 +107,7 @@ def judge(overall: Summary, calibrator: Calibrator | None, seen: int = 0) -> tup
         return "warn", (
             f"{seen:,} of the test images were learned or calibrated from: what follows says nothing about new parts."
         )
-    if not calibrator.exact:  # the scatter of folds and of units is not that of images, so chance is not reckoned with
+    if not calibrator.exact:  # folds and units scatter differently from images, so no probability is computed
         kept = alarms.value <= calibrator.alpha
         return ("ok", "The rate aimed at was kept.") if kept else ("warn", "The rate aimed at was exceeded.")
     at_least, at_most = chances(calibrator, alarms.count, alarms.of) if not calibrator.units else (1.0, 1.0)
@@ -152,7 +152,7 @@ def _headline(overall: Summary, calibrator: Calibrator | None, seen: int) -> str
 
 
 def _promised(calibrator: Calibrator | None) -> str:
-    """What comes without a theorem promises nothing."""
+    """Without a theorem nothing is guaranteed."""
     if calibrator is None:
         return ""
     words = "promised: at most" if calibrator.exact else "aimed at: about"

@@ -1,4 +1,4 @@
-"""The figures of `power` as one self-contained HTML file, in the dress of the reports."""
+"""The figures of `power` as one self-contained HTML file, in the style of the reports."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ DEFECT: tuple[tuple[str, Callable[[DefectSummary], str]], ...] = (
 
 
 def settings(evaluation: Evaluation) -> str:
-    """All that one needs to know to get the same figures again."""
+    """Everything needed to reproduce the figures."""
     rows = {**_of_data(evaluation), **_of_model(evaluation), **_of_line(evaluation)}
     code = {"Digest of their ids", "Its options", "Backbone"}
     cells = [
@@ -138,7 +138,7 @@ def _of_line(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _masks(counts: Masks) -> str | None:
-    """How many defective samples are marked, and what is odd about the others."""
+    """How many defective samples have a mask, and what is wrong with the masks of the others."""
     words = {
         "marked in a part": counts.marked,
         "marked as a whole": counts.whole,

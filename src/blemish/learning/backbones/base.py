@@ -41,7 +41,7 @@ class Backbone(nn.Module, ABC):
         return self.features(self.normalise(images))
 
     def train(self, mode: bool = True) -> Self:
-        """Stays in eval mode, whoever asks: the exporter puts a module back to the mode of its root."""
+        """Stays in eval mode whatever is requested: the exporter puts a module back to the mode of its root."""
         return super().train(False)
 
     @torch.no_grad()

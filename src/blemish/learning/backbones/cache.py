@@ -1,8 +1,8 @@
 """Features on disk: memory-mapped, safe under several writers and a kill at any moment, bounded in size.
 
 One file per entry, `<root>/<2 hex digits>/<key>.feat`: a 16-byte header (magic, CRC-32 of the payload) and the levels
-of one pyramid as float32, one behind the other. A file appears by rename, so that it is whole or absent; two writers of
-one key write the same bytes. What fails its checksum is dropped and made again.
+of one pyramid as float32, one after the other. A file appears by rename, so that it is whole or absent; two writers of
+one key write the same bytes. An entry that fails its checksum is dropped and computed again.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _TRIM_EVERY = 512  # entries written between two looks at the total size
 
 
 def default_root() -> Path:
-    """`$BLEMISH_CACHE`, else the user's cache folder."""
+    """`$BLEMISH_CACHE`, by default the user's cache folder."""
     if value := os.environ.get("BLEMISH_CACHE"):
         return Path(value)
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -41,7 +41,7 @@ def default_root() -> Path:
 
 
 def default_limit() -> int:
-    """Bytes: `$BLEMISH_CACHE_GIB` GiB, else 20 GiB. ConfigError where the variable is no positive number."""
+    """Bytes: `$BLEMISH_CACHE_GIB` GiB, by default 20 GiB. ConfigError where the variable is no positive number."""
     text = os.environ.get("BLEMISH_CACHE_GIB", "20")
     try:
         limit = float(text)
@@ -123,7 +123,7 @@ class FeatureCache:
             self._count()
 
     def _write(self, path: Path, data: bytes) -> bool:
-        """Whether it could be written: a cache that cannot is slow, and that is said, but no reason to stop."""
+        """Whether it could be written: a failure makes the run slower, so it is a warning and no error."""
         try:
             write_whole(path, data)
         except DataError as error:
@@ -136,7 +136,7 @@ class FeatureCache:
         """Once for reading and once for writing, however many entries there are."""
         if what not in self._failed:
             self._failed.add(what)
-            warnings.warn(f"the feature cache could not be {what}: {error}; it is done without", stacklevel=5)
+            warnings.warn(f"the feature cache could not be {what}: {error}; continuing without it", stacklevel=5)
 
     def _drop(self, path: Path) -> bool:
         """Whether the file is gone."""

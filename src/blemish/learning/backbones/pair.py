@@ -1,4 +1,4 @@
-"""Two frozen networks that look at the same image, as one backbone: the second's levels stand behind the first's."""
+"""Two frozen networks on the same image, as one backbone: the levels of the second follow those of the first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What learning needs of a modality: how it is planned, where its samples come from, how steps get them."""
+"""What learning needs of a modality: its plan, its source of samples, and the samples of a step."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Source(Protocol):
-    """Samples as a method sees them, and its way to a graph."""
+    """Samples as a method sees them, and how the method becomes a graph."""
 
     spec: FeatureSpec
     preprocess: Any
@@ -67,7 +67,7 @@ class PlainSource:
 
     Args:
         kind: the modality with its preprocessing.
-        spec: what the method is told of a sample.
+        spec: the description of a sample for the method.
         batch: samples that a method observes at a time.
     """
 

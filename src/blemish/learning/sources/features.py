@@ -43,7 +43,7 @@ class FeatureSource:
         cache: where features are kept; None computes them each time.
         threads: images worked on at the same time.
         precision: number format of the network.
-        image: whether a head takes the normalised image too, as one level more.
+        image: whether a head takes the normalised image too, as one more level.
     """
 
     def __init__(

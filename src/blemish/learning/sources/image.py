@@ -1,7 +1,7 @@
 """Training samples by number: frozen features of images, of their flipped views and of their damaged copies.
 
-All of it comes through the cache, so that a step runs no backbone and memory stays flat as data grows. What a twin
-looks like depends on the image's bytes and the twin's number alone.
+All of it comes through the cache, so that a step runs no backbone and memory does not grow with the data. A damaged
+copy (twin) depends on the image's bytes and the copy's number alone.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Item:
     id: str
     data: Callable[[], bytes]  # names its content
     image: Callable[[bytes], Image]  # of that content, as the network takes it
-    content: Callable[[bytes], str] = content_id  # what a model knows it by
+    content: Callable[[bytes], str] = content_id  # the id in the model's description
 
 
 def files(records: Sequence[Record], preprocess: Preprocess) -> list[Item]:
@@ -99,7 +99,7 @@ def files(records: Sequence[Record], preprocess: Preprocess) -> list[Item]:
 
 
 def scenes(size: tuple[int, int], count: int = SCENES) -> list[Item]:
-    """Made images, the same for every data set."""
+    """Synthetic images, the same for every data set."""
 
     def item(number: int) -> Item:
         def image(_: bytes) -> Image:
@@ -145,7 +145,7 @@ class ImageSamples:
 
     @property
     def categories(self) -> list[int]:
-        """Of each item, as decided; none where there is one product."""
+        """The decided category of each item; none where there is one product."""
         owners = self.source.categories
         return [owners[item.id] for item in self.items] if owners else []
 
@@ -225,8 +225,8 @@ class ImageSamples:
 def read_roi(path: str, size: tuple[int, int], records: Sequence[Record], max_pixels: int = MAX_PIXELS) -> str:
     """The region of interest of an image file, for a network input of `size` that these records are brought to.
 
-    A warning where it covers everything; DataError where it has not the shape of every picture, so that it would lie
-    elsewhere on it, or is empty.
+    A warning where it covers everything; DataError where its aspect differs from that of a picture, so that it would
+    cover another place, or it is empty.
     """
     image = read_image(path, max_pixels=max_pixels)
     mask = set_in(image, path)
@@ -252,7 +252,7 @@ def plan_preprocess(good: Sequence[Record], options: FitOptions, stride: int) ->
 def plan_geometry(good: Sequence[Record], image_size: str, stride: int, max_pixels: int = MAX_PIXELS) -> Preprocess:
     """The network's input for these images: size at their median aspect, and the levels of their values.
 
-    Deep and real-valued images are measured all, of 8-bit ones some, spread over the set: they need no range.
+    Deep and real-valued images are all measured, 8-bit ones in part, spread over the set: they need no range.
     """
     heads = [(r, *size_and_depth(r.path)) for r in good]
     size = resolve(parse_image_size(image_size), median_aspect(shape for _, shape, _ in heads), stride)

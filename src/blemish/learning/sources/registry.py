@@ -1,4 +1,4 @@
-"""Which modality a method learns from. The folder is the list: each of its files that has `LEARNING` is one."""
+"""Which modality a method learns from. Each file of this folder that has `LEARNING` is one."""
 
 from __future__ import annotations
 

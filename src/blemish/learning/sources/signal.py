@@ -71,7 +71,7 @@ class WindowSamples(PlainSamples):
 
 
 def _plan(learn: Sequence[Record], options: FitOptions, backbone: Any) -> Modality[Any]:  # noqa: ARG001
-    """Leads of the recordings that are learned from, rate and filter as asked, and how little they move.
+    """The leads that all recordings share, rate and filter from the options, and how little the leads move.
 
     DataError where a rate is unknown, or a window cannot be used.
     """
@@ -90,7 +90,7 @@ def _plan(learn: Sequence[Record], options: FitOptions, backbone: Any) -> Modali
         raise DataError(
             "does not state its sampling rate", path=learn[0].path, hint="file_rate (--rate) gives it, in Hz"
         )
-    if first.piece is not None:  # a table of windows: their length is what it is
+    if first.piece is not None:  # a table of windows: their length is fixed
         plan = replace(plan, window=first.piece / rate)
     windows = sorted(map(Signals.source, learn), key=lambda window: str(window.path))  # each recording is read once
     return Signals(replace(plan, least=least_movement(windows, plan)))

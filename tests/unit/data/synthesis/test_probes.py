@@ -83,9 +83,9 @@ def test_a_probe_lies_where_the_model_looks_or_says_that_it_cannot() -> None:
     for seed in range(10):
         _, mask = Probe("spot", 15, 0.5, 255)(flat("uint8"), np.random.default_rng(seed), inside)
         assert inside[mask].mean() >= 0.9
-    with pytest.raises(DataError, match="finds no place"):
+    with pytest.raises(DataError, match="does not fit"):
         Probe("stain", 200, 0.5, 255)(flat("uint8"), np.random.default_rng(0))
-    with pytest.raises(DataError, match="finds no place"):
+    with pytest.raises(DataError, match="does not fit"):
         Probe("spot", 15, 0.5, 255)(flat("uint8"), np.random.default_rng(0), np.zeros((120, 160), bool))
 
 
