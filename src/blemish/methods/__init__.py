@@ -1,4 +1,4 @@
-"""The methods: one file each. The folder is the list: no name is written anywhere else."""
+"""The methods: one file each. The files of this folder are the list; names are not written anywhere else."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def get(name: str) -> type[Method[Any]]:
 
 
 def describe(name: str) -> dict[str, str]:
-    """Title, paper and what a method suits ("" where nothing is said), out of its file's docstring.
+    """Title, paper and what a method suits ("" where it is missing), from its file's docstring.
 
     The file is read, not imported, so without torch. ConfigError where there is no such method.
     """

@@ -22,7 +22,7 @@ C = TypeVar("C")
 
 
 class Published(NamedTuple):
-    """A figure of somebody's paper, to stand beside ours and never in place of it."""
+    """A published figure, shown beside ours and never in its place."""
 
     data: str
     metric: str  # as in the ledger: I-AUROC, P-AUROC, AUPRO@0.3
@@ -58,7 +58,7 @@ class Phase:
     decay: float = 1e-4  # AdamW's; 0 makes it Adam
     paces: tuple[Pace, ...] = ()  # of parts that do not learn at this rate and decay
     clip: float = 0.0  # largest norm of the gradient; 0 = any
-    balanced: bool = False  # each of several categories is drawn as often; else each sample is
+    balanced: bool = False  # all categories are drawn equally often; else all samples are
     data: Literal["good", "scenes"] = "good"  # scenes: synthetic images that are the same for every data set
     shared: bool = False  # what was learned is kept in the cache, for every fit that would learn the same, of any seed
     depends: tuple[str, ...] = ()  # options of the method that a shared phase depends on
@@ -70,7 +70,7 @@ class Method(nn.Module, ABC, Generic[C]):
     A method gets batches and nothing else: it opens no file, names no backbone, picks no device. What `fit` learns
     lives in the buffers named in `fitted_buffers` and the modules named in `fitted_modules`; together with the config
     they are the whole model. Initial weights are drawn under the seed; what a step draws comes from `generator`, which
-    is set anew for each step.
+    is seeded again for each step.
 
     Args:
         config: the method's frozen dataclass.
@@ -124,13 +124,13 @@ class Method(nn.Module, ABC, Generic[C]):
     def merge(self, other: Self) -> None:
         """Take over what another instance of the same config has observed; the order of merging is the caller's.
 
-        A method that has this is learned in chunks when there are many images, on one machine or several; one that
-        has not sees every batch itself.
+        A method that has this is learned in chunks when there are many images, on one machine or several; otherwise
+        it sees every batch itself.
         """
         raise NotImplementedError
 
     def condense(self) -> None:  # noqa: B027
-        """Shrink what was observed, where that can be done with a stated loss; called at the end of each chunk."""
+        """Condense what was observed, where that is possible with a stated loss; called at the end of each chunk."""
 
     @classmethod
     def mergeable(cls) -> bool:
@@ -139,21 +139,21 @@ class Method(nn.Module, ABC, Generic[C]):
 
     def recall(self, samples: int) -> None:
         """Turn the fitted buffers, which came from so many samples, back into what was observed: the inverse of
-        `conclude`, so that `observe` can go on from a finished model. A method that has no phases and has not this
-        cannot be adapted.
+        `conclude`, so that `observe` can continue from a finished model. A method with neither phases nor this cannot
+        be adapted.
         """
         raise NotImplementedError
 
     @classmethod
     def adaptable(cls) -> bool:
-        """Whether learning can go on from a finished model: by gradient, or by `recall`."""
+        """Whether learning can continue from a finished model: by gradient, or by `recall`."""
         return bool(cls.fitted_modules) or cls.recall is not Method.recall
 
     def conclude(self) -> None:  # noqa: B027
-        """Turn what was observed into the fitted buffers."""
+        """Turn the observed statistics into the fitted buffers."""
 
     def phases(self) -> tuple[Phase, ...]:
-        """What is trained by gradient, in order; nothing where all is done by `conclude`."""
+        """What is trained by gradient, in order; nothing where `conclude` does everything."""
         return ()
 
     def begin(self, phase: Phase, batches: Iterable[Batch]) -> None:  # noqa: B027
@@ -192,7 +192,7 @@ class Method(nn.Module, ABC, Generic[C]):
         return state
 
     def load_fitted(self, state: dict[str, Tensor]) -> None:
-        """Put back what `fitted_state` gave."""
+        """Restore what `fitted_state` gave."""
         for name in self.fitted_buffers:
             setattr(self, name, state[name])
         for name in self.fitted_modules:

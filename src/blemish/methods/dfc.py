@@ -10,8 +10,8 @@ Predict  positions vote on the category; the head of the decided category scores
          head's good images.
 Differs  the abstract names CAC, CIM, LFR and separate heads, and no more: anchors are spherical k-means centres whose
          votes weigh by their reliability, the head is that of SimpleNet (Liu et al., CVPR 2023), its noise relative to
-         the spread of each channel and up to 4 times as strong, since it called good what lay far out. Any other
-         method can be the head (`head`).
+         the spread of each channel and up to 4 times as strong, since features far from normal ones were otherwise
+         scored as good. Any other method can be the head (`head`).
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from blemish.nn.precision import Exact
 from blemish.ops.scoring import top_mean
 from blemish.types import Batch, FeatureSpec, Needs, Prediction, Routing
 
-CAPACITY = ((32, 1 / 3), (96, 2 / 3))  # rank below which so large a share of the hidden units is used
-FLOOR = 0.01  # of a channel's spread, as a share of what is usual
-ENERGY = 0.99  # of the variance, by which the rank is told
+CAPACITY = ((32, 1 / 3), (96, 2 / 3))  # (rank below this, share of the hidden units that is used)
+FLOOR = 0.01  # minimum spread of a channel, as a share of the usual one
+ENERGY = 0.99  # share of the variance that defines the rank
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,10 @@ class Config:
     hidden: int = 128  # of the discriminator
     capacity: Literal["fixed", "rank"] = "fixed"  # rank: hidden units by the rank of the category's features
     noise: float = 0.25  # on adapted features, as a share of each channel's spread
-    reach: float = 4.0  # features are spoilt by up to so many times the noise, by a factor drawn for each; 1 = once
+    reach: float = 4.0  # noise is multiplied by a random factor of up to this, drawn for each; 1 = plain noise
     neighbourhood: int = 3  # side of the square of positions whose mean is inspected
     margin: float = 0.5  # of the hinge
-    steps: int = 200  # of each head; with more, noise is told by ever finer signs that defects do not share
+    steps: int = 200  # of each head; with more, noise is recognised by fine details that defects do not share
     batch: int = 8  # images in a step
     positions: int = 256  # drawn of each image in a step
     rate: float = 1e-3  # at the start

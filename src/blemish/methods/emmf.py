@@ -1,4 +1,5 @@
-"""EMMF-RD: reverse distillation whose levels look at each other, and whose embedding remembers what is normal.
+"""EMMF-RD: reverse distillation whose levels are mapped onto each other, and whose embedding has a memory of normal
+cells.
 
 Paper    Tong et al., Enhanced Multi-Scale Features Mutual Mapping Fusion Based on Reverse Knowledge Distillation for
          Industrial Anomaly Detection and Localization, IEEE Transactions on Big Data 10(4), 2024.
@@ -117,7 +118,7 @@ class EMMFRD(Method[Config]):
             self.fusion = self._fusion(widths)
             self.memory = self._memory()
         self._cells: Tensor | None = None  # of the step's embedding, for the write that follows it
-        self.to(memory_format=torch.channels_last)  # a sixth off a step on a CPU
+        self.to(memory_format=torch.channels_last)  # a step is a sixth faster on a CPU
         self.exact_features = Exact()
         self.level_maps = LevelMaps(spec.grids, size, config.sigma)
 
@@ -153,7 +154,7 @@ class EMMFRD(Method[Config]):
         return phase("warm-up", warm, network, floor=1.0), phase("train", c.steps - warm, (*network, "memory"))
 
     def begin(self, phase: Phase, batches: Iterable[Batch]) -> None:
-        """Behind the warm-up, the cells of all good images fill the memory; of many, CELLS are drawn."""
+        """After the warm-up, the cells of all good images fill the memory; of many, CELLS are drawn at random."""
         if not (isinstance(self.memory, EmbeddingMemory) and "memory" in phase.learns):
             return
         self.generator.manual_seed(self.seed)
@@ -163,7 +164,7 @@ class EMMFRD(Method[Config]):
             per_image = int(phi.shape[2] * phi.shape[3])
             cells = torch.cat([cells, self.memory.cells(phi)])
             keys = torch.cat([keys, torch.rand(len(cells) - len(keys), generator=self.generator)])
-            kept = keys.topk(min(CELLS, len(keys)), sorted=False).indices  # a fair draw of all that came by
+            kept = keys.topk(min(CELLS, len(keys)), sorted=False).indices  # a uniform sample of all cells seen so far
             cells, keys = cells[kept], keys[kept]
         self.memory.start(cells, self.config.batch * per_image, self.generator)
 

@@ -10,7 +10,7 @@ Predict  one mask, one pass: a place is as anomalous as the gradients of image a
          image takes the mean of its blurred map's highest hundredth.
 Differs  we know the abstract and a digest. The mask goes by a CNN's features where the authors' earlier work has
          attention of a transformer; the gate learns from errors on made corruption measured against the clean image
-         (`variant` B), since errors on good images alone (A) have next to nothing to tell; the U-Net is that of RIAD
+         (`variant` B), since errors on good images alone (A) carry almost no information; the U-Net is that of RIAD
          (Zavrtanik et al. 2021), small, at about 128 pixels, with a fixed number of steps.
 """
 
@@ -51,7 +51,7 @@ class Config:
     share: float = 0.25  # of the patches that are hidden; checker hides half
     soft: float = 0.05  # width of the step between hidden and seen, so that engines agree on it; 0 = none
     wander: float = 0.3  # share of training images with patches hidden at random; mask=random: all of them
-    hint: Literal["mosaic", "zero"] = "mosaic"  # what stands in the place of what is hidden
+    hint: Literal["mosaic", "zero"] = "mosaic"  # what hidden patches are replaced by
     width: int = 8  # channels of the U-Net's finest level
     steps: int = 300  # of the U-Net
     batch: int = 8  # images in a step, of both phases
@@ -157,8 +157,8 @@ class FADeR(Method[Config]):
     def _strange(self, features: Tensor) -> Tensor:
         """(B, h, w): 1 - cosine to the usual features of each place.
 
-        Sums are matrix products: an engine adds up in the order in which it happens to hold the channels, which is
-        another behind a backbone than behind features that were kept, and a last bit of it moves the mask.
+        Sums are matrix products: an engine adds up in the order in which it stores the channels, which differs between
+        a backbone and cached features, and a difference in the last bit moves the mask.
         """
         ones = features.new_ones(1, features.shape[1])
         x, usual = features.flatten(2), self.usual.flatten(1)
@@ -199,7 +199,7 @@ class FADeR(Method[Config]):
         return (base, gate) if c.gate == "learned" else (base,)
 
     def begin(self, phase: Phase, batches: Iterable[Batch]) -> None:
-        """Measures what the gate takes for granted: features and errors of the finished U-Net on good images."""
+        """Measures the constants of the gate: features and errors of the finished U-Net on good images."""
         if phase.name != "gate":
             return
         assert isinstance(self.door, PatchGate)
@@ -220,7 +220,8 @@ class FADeR(Method[Config]):
         return pooled((repaint - x).square().mean(1, keepdim=True), self.grid)
 
     def _training_mask(self, batch: Batch) -> Tensor:
-        """The rule's, but patches at random on some images: the U-Net learns to repaint what the rule never hides."""
+        """The mask of the rule, or random patches on some images: the U-Net learns to repaint what the rule never
+        hides."""
         c = self.config
         assert batch.x is not None
         count = len(batch.x)

@@ -1,4 +1,4 @@
-"""FPFH: nearest neighbours in a coreset of what the surroundings of normal points look like.
+"""FPFH: nearest neighbours in a coreset of histograms of the surroundings of normal points.
 
 Paper    Horwitz and Hoshen, Back to the Feature: Classical 3D Features are (Almost) All You Need for 3D Anomaly
          Detection, CVPR Workshops 2023 (BTF, its FPFH alone); Rusu, Blodow and Beetz, Fast Point Feature Histograms
@@ -12,7 +12,7 @@ Predict  a point is as anomalous as it is far from the bank, blurred over its ne
 Differs  the voxel is a share of the typical part's diagonal and at least one and a half spacings of its points, not a
          length; thinning has no axes; the worst place is that of the blurred map, not a single point (`score`);
          weights of neighbours are normalised (BTF's come from Open3D, with squared distances); the coreset is exact,
-         without random projection; nothing is pooled to 28 x 28, so that clouds without a grid go the same way; no
+         without random projection; nothing is pooled to 28 x 28, so that clouds without a grid are treated alike; no
          plane is taken out of the background.
 """
 
@@ -37,14 +37,14 @@ COARSEST = 0.2  # of the diagonal: voxels beyond show no shape
 @dataclass(frozen=True)
 class Config:
     voxel: float = 0.01  # between points that are inspected, as a share of the part's diagonal
-    spacings: float = 1.5  # the voxel is at least so many distances between neighbouring points; 0 = whatever it is
+    spacings: float = 1.5  # the voxel is at least this many distances between neighbouring points; 0 = no minimum
     normal_radius: float = 2.0  # of the neighbours that a normal comes from, in voxels
-    normal_points: int = 30  # at most so many of them
+    normal_points: int = 30  # maximum number of them
     radius: float = 8.0  # of the neighbours that a histogram counts, in voxels; BTF has 5
     fast: bool = True  # FPFH; False leaves the neighbours' own histograms out (SPFH)
     coreset_ratio: float = 0.1  # share of all points kept, in (0, 1]
-    bank: int = 10_000  # most points kept, whatever the ratio says: it bounds the time of an inspection
-    pool: int = 1_000_000  # most points held while learning; more are condensed on the way
+    bank: int = 10_000  # maximum number of points kept, whatever the ratio: it bounds the time of an inspection
+    pool: int = 1_000_000  # maximum number of points in memory while learning; more are condensed on the way
     neighbours: int = 1  # rows of the bank that re-weight the score; 1 turns that off, BTF uses 3
     score: Literal["map", "point"] = "map"  # highest place of the blurred map, or farthest point as in BTF
     top: int = 1  # places whose mean is the score
@@ -160,7 +160,7 @@ class Fpfh(Method[Config]):
         return Prediction(torch.stack(scores), maps)
 
     def blurred(self, values: Tensor, seen: Looked, at: Tensor) -> Tensor:
-        """Values (M,) of the points that were looked at, read at places (N, 3)."""
+        """Values (M,) of the inspected points, interpolated at places (N, 3)."""
         sigma = self.config.sigma * float(self.voxel)
         return torch.from_numpy(spread(values.numpy(), seen.points, at.double().numpy(), sigma))
 

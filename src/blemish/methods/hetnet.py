@@ -56,7 +56,7 @@ class Config:
     widths: tuple[int, ...] = (32, 64, 96)  # of fusion and decoders, finest level first; the last for all that follow
     embedding: int = 128  # channels of the one-class embedding
     blocks: int = 1  # residual units in a stage of a decoder
-    samples: int = 96  # images that a place's Gaussian is estimated from, at most; kept during training only
+    samples: int = 96  # maximum number of images for a place's Gaussian; kept during training only
     neighbourhood: int = 1  # side of the window of cells whose features belong to a place's Gaussian
     ridge: float = 0.01  # of its covariance, as a share of a level's mean variance
     strength: float = 1.0  # s in mu + s L z
@@ -203,7 +203,7 @@ class HetNet(Method[Config]):
         self.to(memory_format=torch.channels_last)
 
     def observe(self, batch: Batch) -> None:
-        """Samples for LMGN, and the moments of what the in-house teacher will guess."""
+        """Samples for LMGN, and the moments of the targets of the in-house teacher."""
         assert batch.pyramid is not None
         local = batch.pyramid.maps[: self.spec.first]
         if self.config.noise == "local":

@@ -50,7 +50,7 @@ class Config:
     positions: Literal["own", "shared"] = "own"  # of the run's tokens: their own, or those of the whole signal
     targets: Literal["segment", "raw"] = "segment"  # each segment normalised by itself, or as it is
     leak_guard: Literal["none", "union"] = "none"  # union: a segment that is hidden at one scale is hidden at both
-    floor: float = 0.01  # added to a segment's variance: without it, flat ones would be nothing but noise
+    floor: float = 0.01  # added to a segment's variance: without it, flat segments would be amplified noise
     width: int = 64  # channels of a token
     depth: int = 4  # blocks of the encoder; the decoder has one
     heads: int = 4  # of attention
@@ -61,9 +61,9 @@ class Config:
     standard: bool = True  # errors less the median, over the deviation, of normal windows at their place
     score: Literal["mean", "top", "max"] = "mean"  # of the window: over all samples, the highest tenth of segments, one
     sigma: float = 3.75  # blur of the anomaly map, in samples: 30 ms at 125 Hz
-    shift: int = 25  # most samples that a window is shifted by in training: 0.2 s at 125 Hz
+    shift: int = 25  # maximum shift of a window in training, in samples: 0.2 s at 125 Hz
     gain: float = 0.2  # windows are scaled by 1 - gain to 1 + gain in training, all leads alike
-    steps: int = 3500  # of training; below some 2,000 it knows the mean shape and no more
+    steps: int = 3500  # of training; below about 2,000 it learns the mean shape only
     batch: int = 64  # windows in a step
     rate: float = 1e-3  # at the start; it falls along a cosine
 
@@ -214,7 +214,7 @@ class MMAEECG(Method[Config]):
             return
         self.middle = place.median(0).values
         spread = 1.4826 * (place - self.middle).abs().median(0).values
-        # a place of which too few windows were seen deviates as the others do
+        # a place with too few windows gets the deviation of the others
         self.spread = torch.maximum(spread, 0.1 * self.middle.abs().mean()).clamp_min(1e-6)
 
     # -- inspecting ----------------------------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ OUTER = 0.005  # share of values beyond each of those quantiles
 class Config:
     scale: Literal["small", "paper"] = "small"  # trunk: stride 4 and 8 convolutions, or stride 2 and 10 larger ones
     width: int = 32  # channels inside teacher and students; the paper has 64
-    channels: int = 64  # C, of a descriptor: so many of the backbone's are drawn; the paper has 128
+    channels: int = 64  # C, of a descriptor: number of backbone channels drawn at random; the paper has 128
     latent: int = 32  # Z, length of the vector that the autoencoder knows an image by
     levels: tuple[int, ...] = (0, 1, 2)  # receptive fields in use, 0 the smallest
     structural: bool = True  # the student of the teacher: local defects
@@ -99,7 +99,7 @@ def draw_channels(counts: tuple[int, ...], wanted: int, *, stratified: bool, see
         return torch.randperm(total, generator=generator)[:wanted].sort().values
     shares, left = [0] * len(counts), min(wanted, total)
     order = sorted(range(len(counts)), key=lambda i: counts[i])
-    for done, i in enumerate(order):  # what a narrow level cannot give, wider ones do
+    for done, i in enumerate(order):  # channels that a narrow level lacks come from wider ones
         shares[i] = min(counts[i], left // (len(order) - done))
         left -= shares[i]
     starts = [sum(counts[:i]) for i in range(len(counts))]
@@ -166,7 +166,7 @@ class Standard(nn.Module):
         self.register_buffer("deviation", torch.ones(levels, channels, 1, 1))
 
     def measure(self, lots: Iterable[list[Tensor]]) -> None:
-        """From lots of maps (B, C, h, w), one a level."""
+        """From batches of maps (B, C, h, w), one per level."""
         count, total = 0, torch.zeros(2, *self.mean.shape[:2]).double()
         for maps in lots:
             values = torch.stack([m.double().transpose(0, 1).flatten(1) for m in maps])  # (L, C, N)
@@ -219,7 +219,7 @@ class MuDeNet(Method[Config]):
         self.target = Target(drawn, trunk, config.znorm == "instance")
         width, channels, levels = config.width, len(drawn), config.levels
         with self.seeded(0):
-            self.teacher = DescriptorNet(trunk, width, channels, (0, 1, 2))  # all of it, whatever is in use of it
+            self.teacher = DescriptorNet(trunk, width, channels, (0, 1, 2))  # all of it, whichever parts are used
         self.scaled = Standard(len(levels), channels)
         widths = (width * 3 // 4, width * 3 // 2) if config.scale == "small" else (width // 2, width)
         with self.seeded(self.seed + 1):  # never the teacher's weights
@@ -339,7 +339,8 @@ class MuDeNet(Method[Config]):
 
     @staticmethod
     def _range(values: list[Tensor]) -> Tensor:
-        """(2,): lowest value and span of all images' values; quantiles of few images, so that no one cell decides."""
+        """(2,): lowest value and span of all images' values; quantiles of few images, so that no single cell
+        decides."""
         every = torch.cat(values)
         if len(values) < FEW:
             low, high = (every.double().quantile(q).float() for q in (OUTER, 1 - OUTER))

@@ -1,4 +1,4 @@
-"""OneNIP: one normal image as a prompt guides what is rebuilt, and a refiner learns from synthetic defects what is one.
+"""OneNIP: one normal image as a prompt guides the reconstruction, and a refiner learns to find synthetic defects.
 
 Paper    Gao, Learning to Detect Multi-class Anomalies with Just One Normal Image Prompt, ECCV 2024, arXiv 2505.09264.
 Fit      a transformer whose tokens do not see their neighbours rebuilds the frozen features of good images from the
@@ -12,7 +12,7 @@ Differs  half the paper's width; pre-norm layers, positions that start with the 
          equally often: fewer steps do; three levels, standardised; the prompt never is the image itself, and at
          inspection is always the same one; the scale of the probability comes from training images and not from those
          that are inspected; the refiner is taught at its own stride; synthetic defects have drawn textures unless
-         others are given; a fixed number of steps at a rate that falls along a cosine. The paper's own ways are
+         others are given; a fixed number of steps at a rate that falls along a cosine. The paper's choices are
          options.
 """
 
@@ -75,7 +75,7 @@ class Config:
     stride: int = 16  # of the tokens' grid, in pixels
     resize: Literal["area", "bilinear"] = "area"  # how levels come to that grid; bilinear, as the paper, skips places
     standardise: bool = True  # channels at mean 0 and variance 1; the paper takes them as they are
-    prompt: Literal["category", "any"] = "category"  # whose good images are prompts: its own category's, or anyone's
+    prompt: Literal["category", "any"] = "category"  # whose good images are prompts: its category's, or any
     kept: int = 64  # good images of each category that prompts are drawn from
     direction: Literal["both", "prompt"] = "both"  # prompt: the image does not read the prompt
     restoration: bool = True  # features of damaged copies have to become those of the good image
@@ -263,7 +263,7 @@ class OneNIP(Method[Config]):
         return terms
 
     def _note(self, apart: Tensor) -> None:
-        """How far the worst place of this step's damaged images lies from what was rebuilt."""
+        """The distance of the worst place of this step's damaged images from its reconstruction."""
         worst = apart.square().sum(2).sqrt().max()
         self.largest.mul_(MEMORY).add_((1 - MEMORY) * torch.stack([worst, torch.ones_like(worst)]))
 
@@ -299,7 +299,7 @@ class OneNIP(Method[Config]):
         return self.prompts[batch.category.clamp_max(count - 1)]
 
     def _apart(self, batch: Batch) -> Tensor:
-        """(B, C, h, w): what was rebuilt, less what was seen, in float32."""
+        """(B, C, h, w): reconstruction minus input, in float32."""
         assert batch.pyramid is not None
         maps, exact = batch.pyramid.maps, self.exact_features
         rebuilt = self.network.decode(self.network.encoder(self.tokens(maps)), self._prompt(batch))

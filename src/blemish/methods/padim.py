@@ -53,7 +53,7 @@ class PaDiM(Method[Config]):
     )
     drawn: Tensor  # (C,) channels in use
     mean: Tensor  # (P, C)
-    whiten: Tensor  # (P, C, C); the product with it is white
+    whiten: Tensor  # (P, C, C), whitening
 
     def __init__(self, config: Config, spec: FeatureSpec, size: tuple[int, int], seed: int = 0) -> None:
         super().__init__(config, spec, size, seed)

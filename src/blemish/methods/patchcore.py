@@ -7,8 +7,8 @@ Predict  a patch is as anomalous as it is far from the bank; the image takes its
          (Eq. 7).
 Differs  the coreset is exact farthest-first over all patches in the full space, without random projection or
          pre-sampling; the search is exact; descriptors use the mean over 3 x 3 positions; re-weighting is off by
-         default. Beyond `pool` patches the pool is condensed by the same coreset rule and goes on, and so is each
-         chunk of a large set: the covering radii of passes over one another add up, so the bank still covers every
+         default. Beyond `pool` patches the pool is condensed by the same coreset rule and filled further, and so
+         is each chunk of a large set: the covering radii of successive passes add up, so the bank still covers every
          patch seen within their sum.
 """
 
@@ -34,8 +34,8 @@ from blemish.types import Batch, FeatureSpec, Prediction
 @dataclass(frozen=True)
 class Config:
     coreset_ratio: float = 0.1  # share of all patches kept, in (0, 1]
-    bank: int = 20_000  # most patches kept, whatever the ratio says: it bounds the time of an inspection
-    pool: int = 1_000_000  # most patches held while learning; more are condensed on the way
+    bank: int = 20_000  # maximum number of patches kept, whatever the ratio: it bounds the time of an inspection
+    pool: int = 1_000_000  # maximum number of patches in memory while learning; more are condensed on the way
     neighbours: int = 1  # b in Eq. 7; 1 turns the re-weighting off, the paper uses 9
     top: int = 1  # patches whose mean distance is the image score
     neighbourhood: int = 3  # side of the window that each level is averaged over

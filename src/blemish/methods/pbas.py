@@ -1,4 +1,5 @@
-"""PBAS: normal features, pushed off their centres, become the fakes that a small network learns the boundary from.
+"""PBAS: normal features, pushed off their centres, are the synthetic anomalies from which a small network learns the
+boundary.
 
 Paper    Chen, Luo, Gao, Lv and Zhang, Progressive boundary guided anomaly synthesis for industrial anomaly detection,
          IEEE TCSVT 35(2), 2025 (arXiv 2412.17458).
@@ -50,7 +51,7 @@ class Config:
     exact_assign: bool = False  # centres of all cells may be the nearest, or those near the cell alone
     window: int = 4  # cells to each side that count as near
     neighbourhood: int = 3  # side of the square of cells that each cell is seen with
-    faithful_pool: bool = False  # its values are pooled one behind the other as in the paper, or their mean is taken
+    faithful_pool: bool = False  # its values are pooled one after the other as in the paper, or averaged
     standardise: bool = False  # embedded channels by their mean and spread
     width: int = 0  # channels of the embedding; 0 = as many as the levels have together
     hidden: int = 128  # units of the discriminator
@@ -198,11 +199,11 @@ class PBAS(Method[Config]):
         self._forget()
 
     def _forget(self) -> None:
-        """What was derived from weights and centres, which have changed."""
+        """Drop what was derived from weights and centres, which have changed."""
         self._folded, self._search = [], None
 
     def fitted_state(self) -> dict[str, Tensor]:
-        """The centres too where they score; else nobody asks for them again."""
+        """The centres too where they score; otherwise they are not needed again."""
         return super().fitted_state() | ({"centres": self.centres} if self.config.score == "distance" else {})
 
     def load_fitted(self, state: dict[str, Tensor]) -> None:

@@ -5,8 +5,8 @@ Paper    Trombetta and Lartizien, Learning local and global prototypes with opti
 Suits    aligned parts of which one may be missing, doubled or at a wrong place.
 Fit      each level gets prototypes, as many at every cell of its grid. A batch's embeddings are assigned to them by
          entropic optimal transport with equal mass for each, at a cost that mixes cosine distance and distance on the
-         grid; each prototype moves to the barycentre of what it got (EMA). Local sets mix the two, global ones know no
-         place. There is no gradient.
+         grid; each prototype moves to the barycentre of what it got (EMA). Local sets mix the two, global ones ignore
+         the place. There is no gradient.
 Predict  a cell costs what its cheapest prototype costs; maps of all sets are averaged; the image takes the highest
          place.
 Differs  far fewer prototypes, smaller batches, and a fixed number of steps instead of 50 epochs; prototypes start at
@@ -32,7 +32,7 @@ from blemish.ops.scoring import peak
 from blemish.ops.transport import FINEST, barycentres, sinkhorn, sinkhorn_pot
 from blemish.types import Batch, FeatureSpec, Needs, Prediction
 
-LARGEST = 2**25  # entries of a cost matrix: a batch that would need more gets smaller
+LARGEST = 2**25  # maximum entries of a cost matrix: a batch that would need more is made smaller
 HALF = 65504.0  # largest number of float16
 TINY = 1e-6  # smallest cost that counts as one
 
@@ -57,7 +57,7 @@ class Config:
     norm: Literal["image", "frozen"] = "image"  # feature costs over the largest of the image, or of training
     neighbourhood: int = 1  # side of the square of cells whose mean is inspected
     same: float = 0.999  # cosine above which a prototype of the same cell as another is dropped as its copy; 1: none is
-    keep: int = 1024  # images learned from, at most
+    keep: int = 1024  # maximum number of images learned from
     top: float = 0.0  # share of the map whose mean is the image score; 0 takes its highest place, as the paper does
     sigma: float = 0.0  # blur of the anomaly map, in pixels of the network's input
 
@@ -103,7 +103,7 @@ class ProtoOT(Method[Config]):
         Published("MVTec LOCO", "I-AUROC", 0.789, "ResNet-50", "Trombetta and Lartizien 2025, four sets"),
         Published("MVTec LOCO", "sPRO@0.05", 0.526, "ResNet-50", "Trombetta and Lartizien 2025, four sets"),
     )
-    prototypes: Tensor  # features of all sets, one behind the other, each (M, C)
+    prototypes: Tensor  # features of all sets, one after the other, each (M, C)
     places: Tensor  # (sum of M, 2) on the grid, in [0, 1]
     counts: Tensor  # (S,) M of each set
     largest: Tensor  # (S,) feature cost in the second half of training
@@ -196,7 +196,7 @@ class ProtoOT(Method[Config]):
         return features[chosen], places[chosen], largest
 
     def _generator(self, kind: Kind) -> torch.Generator:
-        """Of its own for each set: what a set learns does not depend on which others are there."""
+        """A generator for each set: what a set learns does not depend on the other sets."""
         return torch.Generator().manual_seed(self.seed * 1024 + 2 * kind.level + (kind.alpha > 0))
 
     def _start(self, kind: Kind, generator: torch.Generator) -> Tensor:

@@ -6,7 +6,7 @@ Fit      tokens of the frozen features are hidden in blocks, damaged ones always
          hidden.
 Predict  one pass with nothing hidden; a position is as anomalous as its features are far, by the cosine, from the
          rebuilt ones; maps of all levels are added, the image takes the mean of the highest hundredth.
-Differs  only the abstract was at hand: reconstruction in place of imitation, and the consistency of training and
+Differs  only the abstract was available: reconstruction in place of imitation, and the consistency of training and
          inference, are the paper's; their form is ours (masked teacher features; Yang et al., MGD, ECCV 2022; damaged
          evidence; Zhang et al., DeSTSeg, CVPR 2023). The student sees features, no pixels; it is narrow; a share of
          each batch takes the second pass.
@@ -55,7 +55,7 @@ class Config:
     space: Literal["raw", "standard"] = "raw"  # features in which the cosine is taken
     evidence: Literal["features", "image"] = "features"  # what the student sees: the teacher's features, or pixels
     imitation: bool = False  # the plain form: nothing hidden, nothing damaged, the student copies
-    ensemble: int = 0  # inspect with so many complementary masks, each cell taken where it was hidden; 0 = one pass
+    ensemble: int = 0  # inspect with this many complementary masks, each cell taken where it was hidden; 0 = one pass
     top: float = 0.01  # share of the map whose mean is the image score; 0 takes its highest place
     sigma: float = 4.0  # blur of the anomaly map, in pixels of the network's input
 
@@ -108,11 +108,11 @@ class Student(nn.Module):
         self.hidden = nn.Parameter(0.02 * torch.randn(width, 1, 1))  # stands in the place of a hidden token
 
     def hide(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Tokens (…, C, h, w) with those of `mask` (…, h, w) put out of sight."""
+        """Tokens (…, C, h, w) with those of `mask` (…, h, w) hidden."""
         return torch.where(mask.unsqueeze(-3), self.hidden.to(tokens.dtype), tokens)
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> tuple[Tensor, ...]:
-        """(B, C, h, w) -> standardised features of each level; there is no sign of the mask but the hidden tokens."""
+        """(B, C, h, w) -> standardised features of each level; only the hidden tokens show the mask."""
         return self.restorer(tokens if mask is None else self.hide(tokens, mask))  # type: ignore[no-any-return]
 
 
@@ -175,7 +175,7 @@ class RBD(Method[Config]):
         shift, square = self._sums[1:] / self._count
         std = (square - shift.square()).clamp_min(0).sqrt()
         least = torch.cat([0.05 * s.mean().expand_as(s) for s in self._levels(std)])
-        std = torch.maximum(std, least)  # a channel that hardly moves must not be blown up
+        std = torch.maximum(std, least)  # a channel that hardly varies must not be amplified
         self.mean = (self._sums[0] + shift).float()
         self.std = torch.where(std > 1e-6, std, torch.ones_like(std)).float()
 
@@ -278,7 +278,7 @@ class RBD(Method[Config]):
         }
         if second:
             weight = c.consistency * min(progress / c.ramp, 1.0) if c.ramp else c.consistency
-            # the better informed one leads, without gradient: what hides a cell cannot copy it
+            # the prediction with a hidden cell leads, without gradient: it cannot copy that cell
             target, seen = [x[:second].detach() for x in masked], [mask[:second] for mask in hidden_l]
             terms["pc"] = weight * self.gap(unmasked, target, seen, batch, evidence, damaged)
         return terms

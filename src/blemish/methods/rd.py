@@ -76,7 +76,7 @@ class ReverseDistillation(Method[Config]):
             self.decoder = MirroredDecoder(
                 config.embedding, spec.channels, spec.grids, widths=widths, blocks=config.blocks
             )
-        self.to(memory_format=torch.channels_last)  # a sixth off a step on a CPU
+        self.to(memory_format=torch.channels_last)  # a step is a sixth faster on a CPU
         self.exact_features = Exact()
         self.level_maps = LevelMaps(spec.grids, size, config.sigma)
 

@@ -1,4 +1,4 @@
-"""UniAD: a masked transformer grows normal features from learned queries, one model for all products.
+"""UniAD: a masked transformer builds normal features from learned queries, one model for all products.
 
 Paper    You et al., A Unified Model for Multi-class Anomaly Detection, NeurIPS 2022.
 Suits    many products in one model.
@@ -12,7 +12,7 @@ Differs  half the paper's width; layers are pre-norm, and positions start with t
          fewer steps; products are drawn equally often; three levels without that of stride 2, brought to one grid by
          means of areas, channels standardised; a fixed number of steps at a rate that falls along a cosine instead of
          1000 epochs; jitter by its share of a token's length, not by the paper's alpha, which depends on the channels;
-         the map is bilinear between centres of tokens. The paper's own ways are options.
+         the map is bilinear between centres of tokens. The paper's choices are options.
 """
 
 from __future__ import annotations
