@@ -20,7 +20,7 @@ from blemish.data import layouts
 from blemish.data.image.decode import read_image
 from blemish.data.image.preprocess import Preprocess
 from blemish.data.synthesis.cutpaste import CutPaste
-from blemish.learning.splits import apart, good_training_records
+from blemish.learning.splits import good_training_records, split_at_random
 from blemish.types import Record
 
 DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
@@ -37,9 +37,9 @@ SOURCES = {
 
 def write(name: str, records: list[Record], root: Path) -> dict[str, int]:
     """One tree; how many images lie where."""
-    chosen, _ = apart(records, max(0.0, 1 - MOST / len(records)), seed=1)
-    learn, test = apart(chosen, 0.3, seed=2)
-    good, spoilt = apart(test, 0.5, seed=3)
+    chosen, _ = split_at_random(records, max(0.0, 1 - MOST / len(records)), seed=1)
+    learn, test = split_at_random(chosen, 0.3, seed=2)
+    good, spoilt = split_at_random(test, 0.5, seed=3)
     maker = CutPaste()
     for folder, part in (("train/good", learn), ("test/good", good), ("test/made", spoilt)):
         (root / folder).mkdir(parents=True)

@@ -24,7 +24,7 @@ from blemish.data.synthesis.cloud_sheets import Look, parameter_grid, sheet
 from blemish.data.synthesis.contact_sheet import contact_sheet
 from blemish.data.synthesis.image_set import StudioOptions, maker, pictures_of
 from blemish.data.synthesis.image_set import damage as paint
-from blemish.data.synthesis.seeding import lots_of
+from blemish.data.synthesis.seeding import generator_for
 from blemish.data.synthesis.surface3d import PRESETS, SurfaceDefect, damage, options_of
 from blemish.files import write_whole
 from blemish.ops.geometry import sampled
@@ -45,7 +45,7 @@ FLANK = (0.45, 0.0, 0.1)  # of the cow
 def part(folder: Path, name: str, points: int) -> Cloud:
     """Points of a mesh's faces with their normals."""
     mesh = read_cloud(folder / name)
-    places, normals = sampled(mesh.points.astype(np.float64), mesh.faces, points, lots_of(0, name))
+    places, normals = sampled(mesh.points.astype(np.float64), mesh.faces, points, generator_for(0, name))
     return Cloud(places, normals)
 
 
@@ -59,7 +59,7 @@ def responses(folder: Path) -> list[str]:
             for j, seed in enumerate(SEEDS):
                 for k, value in enumerate(values):
                     options = SurfaceDefect(**{**BASE, parameter: value})
-                    record = damage(parts[name], options, lots_of(seed, name)).record
+                    record = damage(parts[name], options, generator_for(seed, name)).record
                     found[i, j, k] = (
                         record["depth"] / record["diagonal"] * 100,
                         record["share"] * 100,
@@ -86,7 +86,7 @@ def million() -> list[str]:
         write_cloud(file, Cloud(np.stack([x, y, z], 1).astype(np.float32)))
         for preset in PRESETS:
             start = time.process_time(), time.perf_counter()
-            made = damage(read_cloud(file), options_of(preset, {}, lots_of(0)), lots_of(0, preset))
+            made = damage(read_cloud(file), options_of(preset, {}, generator_for(0)), generator_for(0, preset))
             write_cloud(Path(folder) / "out.ply", made.cloud)
             duration = time.process_time() - start[0], time.perf_counter() - start[1]
             rows.append(f"| {preset} | {duration[0]:.1f} | {duration[1]:.1f} |")
@@ -124,8 +124,8 @@ def pictures(out: Path, folder: Path, textures: Path) -> None:
     for preset, name in SHOWN.items():
         cloud = part(folder, name, 120_000)
         given = {"strength": 0.02} if preset in ("dent", "bump") else {"at": FLANK} if name == "spot.obj" else {}
-        options = options_of(preset, given, lots_of(0))
-        looks.append(Look(f"{preset}, {name}", cloud, damage(cloud, options, lots_of(3, name, preset))))
+        options = options_of(preset, given, generator_for(0))
+        looks.append(Look(f"{preset}, {name}", cloud, damage(cloud, options, generator_for(3, name, preset))))
     _jpeg(out / "surfaces.jpg", sheet(looks, "3D-PNAS, four presets on a scan and three CAD parts"), 1400)
     cloud = part(folder, "spot.obj", 120_000)
     _jpeg(out / "grid.jpg", parameter_grid("spot.obj", cloud, "bump", {"radius": 0.2, "at": FLANK}, 4), 1400)
@@ -133,7 +133,7 @@ def pictures(out: Path, folder: Path, textures: Path) -> None:
     for kind in ("perlin", "texture", "cutpaste"):
         for number in range(2):
             image = read_image(textures / "brick.png")
-            changed, mask = paint(image, maker(kind, StudioOptions()), lots_of(1, kind, number))
+            changed, mask = paint(image, maker(kind, StudioOptions()), generator_for(1, kind, number))
             rows.append((f"{kind}, {mask.mean():.1%} of the image", pictures_of(image, changed, mask)))
     heads = ["original", "with defect", "mask"]
     _jpeg(out / "images.jpg", contact_sheet("Synthetic defects", "three kinds", heads, rows, side=170, across=2), 1000)

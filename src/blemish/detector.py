@@ -211,9 +211,9 @@ class Detector:
         """A new threshold: from good images that the model has not learned from, or, without any, from the ones that
         `fit` held out. CalibrationError where they are too few for the rate; scores never change.
 
-        Images that the model has learned from, told by their pixels, and images of units that it knows are left out
-        with a warning: a promise made from them would be broken by the first new part. `promise_per` is that of `fit`
-        where it is not given. ConfigError for an unknown one.
+        Images that the model has learned from, recognised by their pixels, and images of units that it knows are left
+        out with a warning: a promise made from them would be broken by the first new part. `promise_per` is that of
+        `fit` where it is not given. ConfigError for an unknown one.
         """
         per = OPTIONS["promise_per"].choices
         if promise_per is not None and promise_per not in per:

@@ -3,7 +3,8 @@
 apart     an output lies in no folder that is read and in no model folder, and a folder of outputs holds nothing that is
           read; links are followed, so that another name of the same folder does not avoid the check
 writable  a file can be made there
-own       a file that is there is replaced only where Blemish wrote it: a report or figures are told by what is in them,
+own       a file that is there is replaced only where Blemish wrote it: a report or figures are recognised by their
+content,
           maps by the list that lies beside them (`MAPS`), a run of synthetic defects by its description (`RUN`)
 
 What an earlier run drew is no input: `without_maps` leaves it out of a folder that is read.
@@ -244,8 +245,8 @@ class MapFolder:
 
 
 def _wrote(path: Path, mark: str | None) -> bool:
-    """Whether a file is the map that was listed under its name: `mark` tells its bytes, "" those of a run that did not
-    end, which nobody knows, and None that none was."""
+    """Whether a file is the map that was listed under its name: `mark` tells its bytes, "" stands for a run that did
+    not end (bytes unknown), and None for a map that was not listed."""
     if mark is None or not path.is_file():
         return False
     return not mark or hashlib.sha256(path.read_bytes()).hexdigest()[:16] == mark
@@ -385,5 +386,5 @@ class RunFolder:
 
 
 def _size(file: Path) -> int:
-    """Bytes of a file; 0 where it is not there, which is told when it is read."""
+    """Bytes of a file; 0 where it is not there, which reading it reports."""
     return file.stat().st_size if file.exists() else 0

@@ -17,7 +17,7 @@ from blemish.errors import BlemishError, ResourceError
 class Gate:
     """`with gate:` around code that a fork must not interrupt, such as a library's call that holds locks.
 
-    A forked child has the thread that forked and no other: a lock that another one held stays locked in it for ever.
+    A forked child has the thread that forked and no other: a lock that another one held stays locked in it forever.
     So a fork waits until all threads have left; threads that enter meanwhile wait for the fork. Reentrant.
     """
 
@@ -80,7 +80,7 @@ def forked() -> bool:
     return _forked
 
 
-def keep_for_ever(thing: object) -> None:
+def never_free(thing: object) -> None:
     """Never free it: destructors of a library's objects wait in a forked child for threads that are not there."""
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
 

@@ -70,7 +70,7 @@ def run(
 
 @contextmanager
 def _spread(engine: str, address: str | None) -> Iterator[Any]:
-    """Who else takes part in learning: nobody, or a Ray cluster."""
+    """What takes part in learning besides this process: nothing, or a Ray cluster."""
     if engine == "local":
         yield None
         return
@@ -126,9 +126,9 @@ def chosen(typed: dict[str, Any], recipe: Path | None, assignments: list[str]) -
         raise ConfigError(f"{recipe}: 'options' are no names and values", hint=_RECIPE)
     if unknown := sorted(set(written) - set(OPTIONS)):
         raise ConfigError(f"{recipe}: unknown option '{unknown[0]}'", hint=_RECIPE)
-    if _moved("backbone", typed, written):  # stages and weights of another network
+    if _differs("backbone", typed, written):  # stages and weights of another network
         written = {k: v for k, v in written.items() if k not in ("layers", "weights")}
-    if _moved("method", typed, written):  # another method's options mean nothing to this one
+    if _differs("method", typed, written):  # another method's options mean nothing to this one
         method_options = {}
     method_options |= parse_assignments(assignments)
     if clash := sorted(set(method_options) & _OF_THE_LINE):
@@ -136,7 +136,7 @@ def chosen(typed: dict[str, Any], recipe: Path | None, assignments: list[str]) -
     return {**written, **typed, **method_options}
 
 
-def _moved(name: str, typed: dict[str, Any], written: dict[str, Any]) -> bool:
+def _differs(name: str, typed: dict[str, Any], written: dict[str, Any]) -> bool:
     return name in typed and name in written and typed[name] != written[name]
 
 

@@ -208,7 +208,7 @@ def _jobs(
     """Each image untouched and with every probe; one decoded image is held at a time."""
     for number, record in enumerate(chosen):
         image = decode_image(read_file(record.path), str(record.path), max_pixels=preprocess.max_pixels)
-        inside = preprocess.looked_at((image.shape[0], image.shape[1]))
+        inside = preprocess.inspected_pixels((image.shape[0], image.shape[1]))
         yield image, _Job(number, None, None, None)
         shown = sorted({contrast for _, _, contrast in grid})[-2:][0]
         for kind, size, contrast in grid:

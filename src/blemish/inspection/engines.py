@@ -31,8 +31,8 @@ from blemish.system import (
     forked,
     free_memory,
     is_out_of_memory,
-    keep_for_ever,
     memory_for,
+    never_free,
     size_text,
     undisturbed,
 )
@@ -163,10 +163,10 @@ class _Compiled:
             self._idle.append(requests)
         return out
 
-    def _leave_behind(self) -> None:
+    def _abandon(self) -> None:
         """In a forked child: what was compiled is never used again, nor freed, which would wait for its threads."""
         for thing in (self._parts, self._idle):
-            keep_for_ever(thing)
+            never_free(thing)
         self._parts, self._idle = None, []
 
     def __getstate__(self) -> dict[str, Any]:
@@ -180,13 +180,13 @@ class _Compiled:
 _alive: weakref.WeakSet[_Compiled | OnnxRuntime] = weakref.WeakSet()
 
 
-def _leave_all_behind() -> None:
+def _abandon_all() -> None:
     for engine in list(_alive):
-        engine._leave_behind()
+        engine._abandon()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_leave_all_behind)
+    os.register_at_fork(after_in_child=_abandon_all)
 
 
 class OpenVino(_Compiled):
@@ -342,9 +342,9 @@ class OnnxRuntime:
         with undisturbed, memory_for("running the graph", _SMALLER):
             return tuple(session.run(None, {session.get_inputs()[0].name: images}))
 
-    def _leave_behind(self) -> None:
+    def _abandon(self) -> None:
         """As of what OpenVINO compiles."""
-        keep_for_ever(self._session)
+        never_free(self._session)
         self._session = None
 
     def __getstate__(self) -> dict[str, Any]:

@@ -152,7 +152,7 @@ class Inspector:
                     group: list[Any] = []
                     try:
                         group.extend(map(self._grabbed, islice(items, self.batch)))
-                    except Exception as error:  # the caller's own, and so are the results of what came before it
+                    except Exception as error:  # of the caller's iterable; earlier results come first
                         broken = error
                     if not group:
                         break

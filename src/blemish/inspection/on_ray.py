@@ -70,7 +70,7 @@ class _Inspecting:
         self.last: tuple[str, list[Any]] | None = None
         try:
             self.line = Inspector(model, open_model(model, precision=precision), threads=1)
-        except EngineError as error:  # told by the next call: Ray would try to start a worker again that fails to start
+        except EngineError as error:  # reported by the next call: Ray would restart such a worker forever
             self.refusal = str(error)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -240,7 +240,7 @@ def _stream(
         for block in (numbers[i : i + size] for i in range(0, len(numbers), size))
     ]
     light = replace(model, tensors=b"") if model.meta.graph else model
-    shared = ray.put(light)  # held until the end: a worker that is started again fetches it anew
+    shared = ray.put(light)  # held until the end: a worker that is restarted fetches it again
     rows = data.from_arrow(blocks).map_batches(
         _Inspecting,
         fn_constructor_args=([shared], precision, os.getcwd()),

@@ -22,7 +22,7 @@ from blemish.learning.fitted import ANCHORS, load_vote
 from blemish.learning.multiclass import drawing, few_of_each_group, head, levels_of, worse_parity
 from blemish.learning.options import FitOptions
 from blemish.learning.run import FitPlan, tensors
-from blemish.learning.splits import hold_out, new_to_the_vote
+from blemish.learning.splits import hold_out, new_to_the_router
 from blemish.types import Record, Routing, Track
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def extend(
     )
     if not part.held:
         warnings.warn(f"too few good images for a promise of {options.false_alarm_rate:g}: {name}", stacklevel=3)
-    judged = new_to_the_vote(good, part.held, {r.id for r in subset}, options)
+    judged = new_to_the_router(good, part.held, {r.id for r in subset}, options)
     if not (part.held or judged):
         return wider
     per_unit = options.promise_per == "unit"

@@ -33,7 +33,7 @@ from blemish.learning.export import Vote
 from blemish.learning.fitted import ANCHORS
 from blemish.learning.options import FitOptions
 from blemish.learning.run import FitPlan, Frozen, Learned, describe, freeze, learn, recipe, tensors
-from blemish.learning.splits import Part, Split, hold_out, new_to_the_vote
+from blemish.learning.splits import Part, Split, hold_out, new_to_the_router
 from blemish.types import FeatureSpec, Record, Routing
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def fit_multiclass(plan: FitPlan, good: Sequence[Record], routing: Routing, star
         category_records = [r for r, o in zip(good, owner, strict=True) if o == k]
         part = hold_out(category_records, [r for r in category_records if r.id in chosen], options)
         parts.append(part)
-        judged += new_to_the_vote(category_records, part.held, chosen, options)
+        judged += new_to_the_router(category_records, part.held, chosen, options)
     learned_from = [r for part in parts for r in part.learn]
     held = [r for part in parts for r in part.held]
     state = {f"{ANCHORS}{name}": value for name, value in anchors.state_dict().items()}

@@ -38,7 +38,7 @@ from blemish.learning.sources.base import Learning, Source
 from blemish.learning.sources.features import BATCH, FeatureSource
 from blemish.learning.sources.image import SCENE, ImageSamples, read_textures, scenes
 from blemish.learning.sources.registry import learning_for
-from blemish.learning.splits import Split, apart
+from blemish.learning.splits import Split, split_at_random
 from blemish.types import Needs, PhaseReport, Record, Track, no_track
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ def teach(plan: FitPlan, records: Sequence[Record], share: float = 1.0) -> Taugh
 
     source, chunk = plan.source, plan.chunk
     source.seen.clear()
-    good, held = apart(records, plan.needs.held, plan.options.seed)
+    good, held = split_at_random(records, plan.needs.held, plan.options.seed)
     method = chunk.method(source)
     size = training.CHUNK if method.mergeable() else max(len(good), 1)
     chunks = [good[i : i + size] for i in range(0, len(good), size)]
@@ -231,7 +231,7 @@ def teach_more(
     from blemish.learning import training
 
     plan.source.seen.clear()
-    good, held = apart(records, plan.needs.held, plan.options.seed)
+    good, held = split_at_random(records, plan.needs.held, plan.options.seed)
     report: list[PhaseReport] = []
     if method.fitted_modules:
         schedule = replace(_schedule(plan, method, set(), 1.0), store=None)  # short enough to do without snapshots

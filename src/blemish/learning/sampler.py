@@ -68,7 +68,7 @@ class Draws:
         self.size = max(min(phase.batch, len(samples)), 2)  # 2: a batch norm needs more than one value
         self.orders: dict[int, list[int]] = {}  # of the epochs that the last batch is of
 
-    def ahead(self, start: int) -> Generator[Batch, None, None]:
+    def prefetched(self, start: int) -> Generator[Batch, None, None]:
         """The batches of all steps from `start`, each loaded while the previous one is processed.
 
         A caller that stops early has to close it: the garbage collector might end it in its own thread, which cannot
@@ -88,16 +88,16 @@ class Draws:
         wanted = range(step * self.size, (step + 1) * self.size)
         epochs = range(wanted[0] // n, wanted[-1] // n + 1)
         self.orders = {epoch: self.orders.get(epoch) or self.order(epoch) for epoch in epochs}
-        generator = torch.Generator().manual_seed(mixed(self.seed, self.number, step, 3))
+        generator = torch.Generator().manual_seed(seed_of(self.seed, self.number, step, 3))
         return self.samples.batch([self.orders[i // n][i % n] for i in wanted], generator)
 
     def order(self, epoch: int) -> list[int]:
         """Of the samples in this epoch."""
-        generator = torch.Generator().manual_seed(mixed(self.seed, self.number, epoch, 2))
+        generator = torch.Generator().manual_seed(seed_of(self.seed, self.number, epoch, 2))
         return drawn_order(self.samples, self.phase.balanced, generator)
 
 
-def mixed(*numbers: int) -> int:
+def seed_of(*numbers: int) -> int:
     """One seed from several numbers; similar numbers give unrelated seeds."""
     value = 0
     for number in numbers:

@@ -136,7 +136,7 @@ def hold_out(category_records: Sequence[Record], kept: Sequence[Record], options
     return Part(list(category_records), [])
 
 
-def new_to_the_vote(
+def new_to_the_router(
     category_records: Sequence[Record], held: Sequence[Record], anchors: Container[str], options: FitOptions
 ) -> list[Record]:
     """Records of a category, besides the held-out ones, that show how strange its good images look.
@@ -155,7 +155,7 @@ def new_to_the_vote(
     return turns[: max(STRANGE * images_needed(options.false_alarm_rate) - len(held), 0)]
 
 
-def apart(records: Sequence[Record], share: float, seed: int) -> Part:
+def split_at_random(records: Sequence[Record], share: float, seed: int) -> Part:
     """The records that training steps see, and the others: about `share` at random, whole units, never the last one."""
     units = _by_unit(records)
     order = sorted(units)

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from blemish.errors import DataError, TrainingDiverged
-from blemish.learning.sampler import Draws, Samples, in_order, mixed
+from blemish.learning.sampler import Draws, Samples, in_order, seed_of
 from blemish.methods.base import Method, Phase
 from blemish.types import Batch, PhaseReport, Track
 
@@ -232,7 +232,7 @@ class _PhaseRun:
         self.networks = learning_modules(method) if self.plan.bf16 else []
         started, before, kept_at = monotonic(), self.elapsed, monotonic()
         draws = Draws(self.samples, phase, self.seed, self.number)
-        with closing(draws.ahead(self.step)) as drawn:
+        with closing(draws.prefetched(self.step)) as drawn:
             todo: Iterable[Batch] = drawn
             if self.plan.track is not None:
                 todo = self.plan.track(todo, f"train: {phase.name}", phase.steps - self.step)
@@ -256,7 +256,7 @@ class _PhaseRun:
         progress = min(self.progress(), 1.0)
         for group in self.optimiser.param_groups:
             group["lr"] = group["rate"] * (phase.floor + (1 - phase.floor) * 0.5 * (1 + math.cos(math.pi * progress)))
-        method.generator.manual_seed(mixed(self.seed, self.number, self.step, 1))
+        method.generator.manual_seed(seed_of(self.seed, self.number, self.step, 1))
         self.optimiser.zero_grad(set_to_none=True)
         with networks_in_bf16(self.networks) if self.networks else nullcontext():
             terms = method.loss(phase, batch, progress)

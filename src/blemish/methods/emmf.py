@@ -66,7 +66,7 @@ class Config:
     compact: float = 0.1  # weight of the cells' distance to their row
     separate: float = 0.01  # weight of the margin to the second row
     warm_up: float = 0.1  # share of the steps before the memory is there
-    ramp: float = 0.1  # share of the steps in which it comes to full strength
+    ramp: float = 0.1  # share of the steps in which it reaches full strength
 
     def __post_init__(self) -> None:
         numbers = (self.steps, self.embedding, self.embedding_stride, self.joined, self.blocks, *self.widths)

@@ -92,7 +92,7 @@ class FoldedBoundary(nn.Module):
 
     Embedding, standardisation, projection, first layer and batch norm (by its running statistics) are linear, so one
     matrix holds them: exact but for rounding. It is applied on each level's own grid, before the coarser ones are
-    resized. Made anew whenever the parts have changed.
+    resized. Computed again whenever the parts have changed.
 
     Args:
         embedding, projection, discriminator: the parts.

@@ -28,7 +28,7 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 def dice_loss(said: Tensor, truth: Tensor) -> Tensor:
     """Mean over images of 1 - (sum(r y) + 1) / (sum(r^2 + y^2) + 1), r and y (B, …) in [0, 1].
 
-    As OneNIP's code has it (Gao 2024): without a factor of 2, so that a perfect mask comes to about 0.5, not 0.
+    As OneNIP's code has it (Gao 2024): without a factor of 2, so that a perfect mask gives about 0.5, not 0.
     """
     r, y = said.flatten(1), truth.flatten(1)
     return (1 - ((r * y).sum(1) + 1) / ((r.square() + y.square()).sum(1) + 1)).mean()

@@ -45,7 +45,7 @@ class MutualMappingFusion(nn.Module):
     Args:
         channels, grids: of the levels, finest first.
         widths: channels of the fused levels.
-        learned: alpha is learned, from a start where the own level weighs most; else equal for ever.
+        learned: alpha is learned, from a start where the own level weighs most; else they stay equal.
         discrepancy: whether e_j is there. gamma starts at 0, so training starts as a plain fusion.
         ways: the maps that are there: `down` from finer levels, `up` from coarser ones.
 

@@ -262,7 +262,7 @@ class PromptLayer(nn.Module):
         self.answered = Added(width, dropout, norm) if both else None
 
     def forward(self, prompt: Tensor, image: Tensor, position: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Prompt and image, (B, N, d) each, the prompt (1, N, d) where it is one for all -> both anew."""
+        """Prompt and image, (B, N, d) each, the prompt (1, N, d) where it is one for all -> both updated."""
         read = self.image_end(image)
         found = self.of_image(self.seen.given(prompt) + position, read + position, read, mask)
         prompt = self.seen(prompt, found)

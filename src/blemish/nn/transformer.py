@@ -59,7 +59,7 @@ class SmallTransformer(nn.Module):
         self.blocks = nn.ModuleList(TransformerBlock(width, max(width // 32, 1)) for _ in range(depth))
 
     def forward(self, x: Tensor, hidden: Tensor | None = None) -> tuple[Tensor, ...]:
-        """`hidden` (B, *grid) bool: patches of which the network is told the place only."""
+        """`hidden` (B, *grid) bool: patches of which the network gets the place only."""
         tokens = self.embed(F.pad(x, self.pad)).flatten(2).transpose(1, 2)
         if hidden is not None:
             tokens = torch.where(hidden.flatten(1)[..., None], self.unseen.to(tokens.dtype), tokens)

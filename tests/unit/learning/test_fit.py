@@ -102,14 +102,14 @@ def test_strangeness_is_told_by_all_units_that_the_vote_has_not_learned() -> Non
     records = records_of(400, 10)
     held = [r for r in records if r.unit == "u0"][:8]
     anchors = {r.id for r in records[50:70]}
-    more = holdout.new_to_the_vote(records, held, anchors, options)
+    more = holdout.new_to_the_router(records, held, anchors, options)
     assert len(held) + len(more) == 40
     assert not {r.id for r in more} & ({r.id for r in held} | anchors)
     counts = Counter(r.unit for r in more).values()
     assert sorted(counts) == [3] * 8 + [4] * 2  # in turns
-    assert more == holdout.new_to_the_vote(list(reversed(records)), held, anchors, options)
-    assert len(holdout.new_to_the_vote(records[:30], [], set(), options)) == 30
-    assert holdout.new_to_the_vote(records, held, anchors, replace(options, calibration="none")) == []
+    assert more == holdout.new_to_the_router(list(reversed(records)), held, anchors, options)
+    assert len(holdout.new_to_the_router(records[:30], [], set(), options)) == 30
+    assert holdout.new_to_the_router(records, held, anchors, replace(options, calibration="none")) == []
 
 
 @pytest.mark.parametrize(("count", "rate"), [(95, 0.05), (30, 0.05), (50, 0.1), (7, 0.2)])

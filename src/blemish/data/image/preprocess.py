@@ -168,7 +168,7 @@ class Preprocess:
         """Share of a picture that lies in the region of interest; 1 where there is none."""
         return 1.0 if self.roi is None else float(unpack_roi(self.roi, self.size).mean())
 
-    def looked_at(self, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    def inspected_pixels(self, shape: tuple[int, int]) -> NDArray[np.bool_]:
         """Which pixels of a source image (H, W) lie in the region of interest; all where there is none."""
         if self.roi is None:
             return np.ones(shape, np.bool_)

@@ -61,8 +61,8 @@ def index(
     """The records of a data set, sorted by id; `layout` is detected where it is None.
 
     `source` is a folder, a manifest file, or the name of a layout whose data come as a package. `split` names one of
-    the layout's other splits, `seed` draws the split anew where the layout draws it, `cut` says how long the windows of
-    recordings are, `kind` which modality is wanted ("cloud" or another; None = any) where the layout is detected.
+    the layout's other splits, `seed` draws the split again where the layout draws it, `cut` says how long the windows
+    of recordings are, `kind` which modality is wanted ("cloud" or another; None = any) where the layout is detected.
     Raises ConfigError on an unknown layout or split, DataError where there is nothing to index or a check of
     `check_disjoint` fails.
     """

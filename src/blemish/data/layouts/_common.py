@@ -43,7 +43,7 @@ def masks_for(folder: Path, truth: Path) -> dict[str, Path]:
     return masks
 
 
-def say_unmatched(truth: Path, tested: Iterable[Path]) -> None:
+def warn_unmatched(truth: Path, tested: Iterable[Path]) -> None:
     """A warning naming the folders of masks that belong to no folder of test samples."""
     known = {folder.name.casefold() for folder in tested}
     unmatched = [one.name for one in folders_in(truth) if one.name.casefold() not in known and any(one.iterdir())]

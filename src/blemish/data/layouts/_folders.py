@@ -36,7 +36,7 @@ def child(folder: Path, *names: str) -> Path:
     return folder / names[0]
 
 
-def good_in(folder: Path) -> list[Path]:
+def good_folders(folder: Path) -> list[Path]:
     """The sub-folders whose names say that good samples are in them and nothing else: good, OK, normal, i.O."""
     return [one for one in folders_in(folder) if meaning_of(one.name).alone]
 
@@ -58,7 +58,7 @@ def categories(root: Path, is_category: Callable[[Path], bool]) -> list[Path]:
     return [root] if is_category(root) else [folder for folder in folders_in(root) if is_category(folder)]
 
 
-def say_unused(folder: Path, used: Iterable[Path], holds: Callable[[Path], object]) -> None:
+def warn_unused(folder: Path, used: Iterable[Path], holds: Callable[[Path], object]) -> None:
     """A warning naming what a folder of samples holds beside the sub-folders that are used."""
     unused = [f"folder '{one.name}'" for one in folders_in(folder) if one not in set(used) and holds(one)]
     if folder.is_dir() and holds(folder):
@@ -77,8 +77,8 @@ def good_records(
     out: list[Record] = []
     sides: tuple[tuple[str, Split], ...] = (("train", "train"), ("validation", "held"))
     for name, split in sides:
-        good = good_in(child(category, name))
-        say_unused(child(category, name), good, holds)
+        good = good_folders(child(category, name))
+        warn_unused(child(category, name), good, holds)
         for folder in good:
             out += records(folder, split)
     return out

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from blemish.data.layouts._common import Query, default_split_only, masks_for, records_of
-from blemish.data.layouts._folders import categories, child, folders_in, say_unused
+from blemish.data.layouts._folders import categories, child, folders_in, warn_unused
 from blemish.data.listing import images_in
 from blemish.types import Record
 
@@ -31,8 +31,8 @@ def index(root: Path, query: Query) -> list[Record]:
     records = []
     for category in categories(root, is_category):
         train, test = child(category, "train"), child(category, "test")
-        say_unused(train, [child(train, "ok")], images_in)
-        say_unused(test, folders_in(test), images_in)
+        warn_unused(train, [child(train, "ok")], images_in)
+        warn_unused(test, folders_in(test), images_in)
         records += records_of(root, category, child(train, "ok"), "train")
         records += records_of(root, category, child(test, "ok"), "test")
         masks = masks_for(child(test, "ko"), child(child(category, "ground_truth"), "ko"))

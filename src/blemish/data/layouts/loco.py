@@ -13,7 +13,15 @@ from functools import partial
 from pathlib import Path
 
 from blemish.data.layouts._common import Query, default_split_only, records_of
-from blemish.data.layouts._folders import categories, child, defect_of, folders_in, good_in, good_records, say_unused
+from blemish.data.layouts._folders import (
+    categories,
+    child,
+    defect_of,
+    folders_in,
+    good_folders,
+    good_records,
+    warn_unused,
+)
 from blemish.data.layouts._names import counted
 from blemish.data.listing import images_in
 from blemish.types import Record
@@ -26,7 +34,7 @@ SATURATION = "defects_config.json"
 
 def is_category(folder: Path) -> bool:
     known = (folder / SATURATION).is_file() or any(child(child(folder, "test"), k).is_dir() for k in KINDS)
-    return known and bool(good_in(child(folder, "train")))
+    return known and bool(good_folders(child(folder, "train")))
 
 
 def detect(root: Path) -> bool:
@@ -39,7 +47,7 @@ def index(root: Path, query: Query) -> list[Record]:
     for category in categories(root, is_category):
         records += good_records(category, images_in, partial(records_of, root, category))
         test = child(category, "test")
-        say_unused(test, folders_in(test), images_in)
+        warn_unused(test, folders_in(test), images_in)
         for folder in filter(images_in, folders_in(test)):
             truth = child(child(category, "ground_truth"), folder.name)
             masks = {one.name: tuple(images_in(one)) for one in folders_in(truth) if images_in(one)}

@@ -119,7 +119,7 @@ class _Pairs(list[tuple[str, Any]]):
 def _check_header(head: Sequence[str]) -> None:
     """ValueError where no column is the one that is needed, naming what may be meant."""
     if "path" not in map(_plain, head):
-        found = [name for name in head if _meant(name, ("path",))]
+        found = [name for name in head if _nearest_column(name, ("path",))]
         mark = next((mark for mark in (";", "\t", "|") if len(head) == 1 and mark in head[0]), None)
         cause = f": '{found[0].strip()}' is none" if found else ""
         cause = f": commas separate columns, not {mark!r}" if mark else cause
@@ -138,7 +138,7 @@ def _renamed(path: Path, rows: Iterable[tuple[int, list[tuple[str, Any]]]]) -> I
         if "label" in missing and re.sub(r"[\W_]+", "", _plain(name)) in REVERSED:
             hint = "write a column 'label' with good or anomalous in it"
             raise DataError(f"column '{name.strip()}' is not known", path=path, hint=hint)
-        if nearest := _meant(name, missing):
+        if nearest := _nearest_column(name, missing):
             hint = f"did you mean '{nearest}'? Rename it, or remove it"
             raise DataError(f"column '{name.strip()}' is not known", path=path, hint=hint)
         ignored.append(name.strip() or "(without a name)")
@@ -160,7 +160,7 @@ def _plain(name: str) -> str:
     return fold(name.strip("\ufeff\u200b \t\r\n\"'`")).strip()
 
 
-def _meant(name: str, missing: Iterable[str]) -> str | None:
+def _nearest_column(name: str, missing: Iterable[str]) -> str | None:
     """The known column, of those that are missing, that a name is another word for, or is misspelt from."""
     word = re.sub(r"[\W_]+", "", _plain(name))
     for known in missing:

@@ -14,8 +14,16 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from blemish.data.layouts._common import Query, default_split_only, masks_for, read_json, records_of, say_unmatched
-from blemish.data.layouts._folders import categories, child, defect_of, folders_in, good_in, good_records, say_unused
+from blemish.data.layouts._common import Query, default_split_only, masks_for, read_json, records_of, warn_unmatched
+from blemish.data.layouts._folders import (
+    categories,
+    child,
+    defect_of,
+    folders_in,
+    good_folders,
+    good_records,
+    warn_unused,
+)
 from blemish.data.listing import images_in
 from blemish.errors import DataError
 from blemish.types import Record, Split
@@ -26,7 +34,7 @@ MODALITY = "image"
 
 def is_category(folder: Path) -> bool:
     """With good training images, or, for testing only, with good test images and ground truth."""
-    test, train = (any(map(images_in, good_in(child(folder, split)))) for split in ("test", "train"))
+    test, train = (any(map(images_in, good_folders(child(folder, split)))) for split in ("test", "train"))
     return train or (test and child(folder, "ground_truth").is_dir())
 
 
@@ -62,13 +70,13 @@ def category_records(root: Path, category: Path) -> list[Record]:
     for folder in tested:
         masks = masks_for(folder, child(truth, folder.name))
         records += records_of(root, category, folder, "test", defect=defect_of(folder), masks=masks)
-    say_unmatched(truth, tested)
-    say_unused(child(category, "test"), tested, images_in)
+    warn_unmatched(truth, tested)
+    warn_unused(child(category, "test"), tested, images_in)
     return records
 
 
 def resplit(records: list[Record], file: Path) -> list[Record]:
-    """The good records split anew by the names in `file`, those it does not list held; anomalous ones stay in test.
+    """The good records split again by the names in `file`, those it does not list held; anomalous ones stay in test.
 
     Without units: such a list ignores them, and the split exists to show the effect of that.
     """

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from blemish.data.layouts._common import Query, default_split_only, masks_for, records_of
-from blemish.data.layouts._folders import categories, child, defect_of, folders_in, good_in, good_records
+from blemish.data.layouts._folders import categories, child, defect_of, folders_in, good_folders, good_records
 from blemish.data.listing import images_in
 from blemish.errors import DataError
 from blemish.types import Record, Split
@@ -30,7 +30,7 @@ def xyz_path(record: Record) -> Path:
 
 
 def is_category(folder: Path) -> bool:
-    return any(_pictures(good) for good in good_in(child(folder, "train")))
+    return any(_pictures(good) for good in good_folders(child(folder, "train")))
 
 
 def _pictures(folder: Path) -> list[Path]:

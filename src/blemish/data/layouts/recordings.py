@@ -28,16 +28,16 @@ def index(root: Path, query: Query) -> list[Record]:
     """DataError where a folder's name says that its recordings are not good ones, or is ambiguous."""
     default_split_only(query.split, "recordings")
     if root.is_file():
-        return _said(windows_in(root, root.name, query.cut, left=(left := LeftOut(root))), left)
+        return _warned(windows_in(root, root.name, query.cut, left=(left := LeftOut(root))), left)
     records, left = [], LeftOut(root)
     for path in good_files(recordings_in(root, deep=True), root, "recordings", is_recording):
         records += windows_in(path, relative(path, root), query.cut, left=left)
         if path.with_suffix(".atr").is_file():
             left.note("files of beats (.atr): they are read where they lie in the folder itself", [path.stem])
-    return _said(records, left)
+    return _warned(records, left)
 
 
-def _said(records: list[Record], left: LeftOut) -> list[Record]:
+def _warned(records: list[Record], left: LeftOut) -> list[Record]:
     """The records, and a warning for what is left out; DataError where that is everything."""
     if not records and left.found:
         why, names = next(iter(left.found.items()))
@@ -46,5 +46,5 @@ def _said(records: list[Record], left: LeftOut) -> list[Record]:
             path=left.root,
             hint="another window (--window)",
         )
-    left.say()
+    left.warn()
     return records

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from blemish.data.cloud.formats import HOLDS_FIELDS, is_cloud
 from blemish.data.layouts._common import Query, default_split_only, masks_in, relative
-from blemish.data.layouts._folders import categories, child, defect_of, folders_in, good_in, good_records
+from blemish.data.layouts._folders import categories, child, defect_of, folders_in, good_folders, good_records
 from blemish.types import Record, Split
 
 PRIORITY = 119
@@ -21,7 +21,7 @@ MODALITY = "cloud"
 
 
 def is_category(folder: Path) -> bool:
-    return any(map(_clouds, (good for split in ("train", "test") for good in good_in(child(folder, split)))))
+    return any(map(_clouds, (good for split in ("train", "test") for good in good_folders(child(folder, split)))))
 
 
 def detect(root: Path) -> bool:

@@ -69,7 +69,7 @@ def index(root: Path, query: Query) -> list[Record]:
             records += _windows(path, relative(path, root), name, query.cut, name in learned, calibrated, left)
         except DataError as error:
             raise error.at(path) from None
-    left.say()
+    left.warn()
     return records
 
 

@@ -30,7 +30,7 @@ class LeftOut:
         if names := list(names):
             self.found.setdefault(why, []).extend(names)
 
-    def say(self) -> None:
+    def warn(self) -> None:
         """Warn, where there is anything."""
         parts = []
         for why, names in self.found.items():

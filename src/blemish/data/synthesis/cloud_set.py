@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from blemish.data.cloud.formats import HOLDS_FIELDS, clouds_in, read_cloud, write_cloud
 from blemish.data.drawing import write_png
 from blemish.data.synthesis.cloud_sheets import Look, page, parameter_grid, sheet
-from blemish.data.synthesis.seeding import lots_of
+from blemish.data.synthesis.seeding import generator_for
 from blemish.data.synthesis.surface3d import Made, damage, options_of
 from blemish.errors import ConfigError, DataError
 from blemish.files import outputs, write_whole
@@ -91,8 +91,8 @@ def surfaces(
             if grid and path == files[0]:
                 write_png(out / "grid.png", parameter_grid(name, cloud, preset, given, seed))
             for k in range(count):
-                lots = lots_of(seed, name, k)
-                made = damage(cloud, options_of(preset, given, lots), lots)
+                generator = generator_for(seed, name, k)
+                made = damage(cloud, options_of(preset, given, generator), generator)
                 final = name if count == 1 else f"{name}_{k}"
                 row = _write(out, preset, final, kind, path, made, {"seed": seed, "number": k, "name": name})
                 if not made.labels.any():
@@ -125,8 +125,8 @@ def _prepared(
     cloud = read_cloud(path, intrinsics=intrinsics, depth_unit=depth_unit)
     kind = path.suffix.lower()
     if cloud.faces is not None and (points or (points is None and _coarse(cloud))):
-        lots = lots_of(seed, name, "points")
-        places, normals = sampled(cloud.points.astype(np.float64), cloud.faces, points or SAMPLED, lots)
+        generator = generator_for(seed, name, "points")
+        places, normals = sampled(cloud.points.astype(np.float64), cloud.faces, points or SAMPLED, generator)
         return Cloud(places.astype(np.float32), normals.astype(np.float32)), suffix or ".ply"
     if kind == ".png":
         kind = ".tiff"

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blemish.data.cloud.render import Axes, Picture, Shape, View, draw, shape_of, view_of
-from blemish.data.synthesis.cloud_viewer import Exhibit, some_of, tinted, write_page
+from blemish.data.synthesis.cloud_viewer import Exhibit, shown_rows, tinted, write_page
 from blemish.data.synthesis.contact_sheet import contact_sheet
-from blemish.data.synthesis.seeding import lots_of
+from blemish.data.synthesis.seeding import generator_for
 from blemish.data.synthesis.surface3d import Made, damage, options_of
 from blemish.ops import geometry
 from blemish.types import Cloud
@@ -68,8 +68,8 @@ def parameter_grid(name: str, cloud: Cloud, preset: str, given: dict[str, Any], 
         for strength in STRENGTHS:
             for scale in SCALES:
                 values = {"sign": "bulge", **given, "octaves": octaves, "strength": strength, "scale": scale}
-                lots = lots_of(seed, name, 0)
-                made[octaves, strength, scale] = damage(cloud, options_of(preset, values, lots), lots)
+                generator = generator_for(seed, name, 0)
+                made[octaves, strength, scale] = damage(cloud, options_of(preset, values, generator), generator)
     widest = max(made.values(), key=lambda m: int(m.labels.sum()))
     view = _views(_drawn(Look(name, cloud, widest), DRAWN))[1]
     rows = []
@@ -108,7 +108,7 @@ def _drawn(look: Look, most: int, *, faces: bool = True) -> _Drawn:
         return _Drawn(first, second, made.displacement.astype(np.float64))
     known: list[Any] = [None, None]
     if triangles is None:
-        rows = some_of(before, made.displacement, most)
+        rows = shown_rows(before, made.displacement, most)
         points = [c.points[rows].astype(np.float64) for c in (before, made.cloud)]
         moved = made.displacement[rows].astype(np.float64)
         if before.normals is not None and made.cloud.normals is not None:

@@ -65,8 +65,8 @@ def _packed(exhibit: Exhibit) -> dict[str, Any]:
     }
 
 
-def some_of(cloud: Cloud, displacement: NDArray[Any], most: int) -> NDArray[np.int64]:
-    """Rows of points that are drawn: all that moved, and so many of the others that it is `most` in all."""
+def shown_rows(cloud: Cloud, displacement: NDArray[Any], most: int) -> NDArray[np.int64]:
+    """Rows of points that are drawn: all that moved, and others up to `most` in all."""
     rows = np.flatnonzero(cloud.valid)
     if len(rows) <= most:
         return rows

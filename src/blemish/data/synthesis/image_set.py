@@ -25,7 +25,7 @@ from blemish.data.listing import images_in
 from blemish.data.synthesis.contact_sheet import Row, contact_sheet
 from blemish.data.synthesis.cutpaste import CutPaste
 from blemish.data.synthesis.masks import Mask, Masker, Shape, blob_mask, box_mask, perlin_mask, thread_mask
-from blemish.data.synthesis.seeding import lots_of
+from blemish.data.synthesis.seeding import generator_for
 from blemish.data.synthesis.texture import FromImages, PasteTexture, Procedural
 from blemish.errors import ConfigError, DataError
 from blemish.files import MAX_PIXELS, outputs, read_file, write_whole
@@ -110,10 +110,10 @@ def _single(options: StudioOptions) -> Masker:
         if name not in known:
             raise ConfigError(f"no shape '{name}'", hint=nearest(name, list(known)))
 
-    def by_lot(shape: Shape, generator: np.random.Generator) -> Mask:
+    def at_random(shape: Shape, generator: np.random.Generator) -> Mask:
         return known[chosen[int(generator.integers(len(chosen)))]](shape, generator)
 
-    return by_lot
+    return at_random
 
 
 def defects(
@@ -158,7 +158,7 @@ def defects(
     source, out = Path(source), Path(out)
     named = _good_images(source, layout)
     if images is not None and images < len(named):
-        named = [named[i] for i in sorted(lots_of(seed, "images").permutation(len(named))[:images])]
+        named = [named[i] for i in sorted(generator_for(seed, "images").permutation(len(named))[:images])]
     RunFolder(out, kind, _run(options or StudioOptions(), seed, count), named, read=[source, *read]).begin()
 
     def one(item: tuple[Path, str]) -> list[tuple[dict[str, Any], Row | None]]:
@@ -169,7 +169,7 @@ def defects(
             write_whole(good, read_file(path))
             made: list[tuple[dict[str, Any], Row | None]] = []
             for k in range(count):
-                changed, mask = damage(image, make, lots_of(seed, kind, name, k))
+                changed, mask = damage(image, make, generator_for(seed, kind, name, k))
                 row = _write(out, kind, name if count == 1 else f"{name}_{k}", changed, mask)
                 origin = {"good": str(good), "kind": kind, "seed": seed, "number": k, "share": float(mask.mean())}
                 caption = f"{Path(row['path']).stem}   {mask.mean():.2%} of the image"

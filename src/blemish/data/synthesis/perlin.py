@@ -1,4 +1,5 @@
-"""Gradient noise. Perlin, Improving noise, SIGGRAPH 2002; gradients are drawn anew instead of read from a table."""
+"""Gradient noise. Perlin, Improving noise, SIGGRAPH 2002; gradients are drawn at random instead of read from a
+table."""
 
 from __future__ import annotations
 

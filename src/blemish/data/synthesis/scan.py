@@ -125,7 +125,8 @@ class Scan:
         return np.where(faces & (distance > 0), 0.8 * distance, np.inf)
 
     def normals_after(self, rows: Indices, points: NDArray[Any]) -> NDArray[Any] | None:
-        """The cloud's normals, those of the moved `rows` made anew from all its `points`; None where it has none."""
+        """The cloud's normals, those of the moved `rows` computed again from all its `points`; None where it has
+        none."""
         before = self.cloud.normals
         if before is None or not rows.size:
             return before

@@ -1,7 +1,7 @@
 """3D-PNAS: a defect of a scanned surface is Perlin noise, laid on it from a plane and pushed along its normals.
 
 Paper    Cheng and Du, 3D-PNAS: 3D industrial surface anomaly synthesis with Perlin noise, arXiv 2504.12856 (2025).
-Plane    The points' two main directions span a plane; each point gets a place (u, v) on it (`_laid`).
+Plane    The points' two main directions span a plane; each point gets a place (u, v) on it (`_on_plane`).
 Field    Fractal Perlin noise on a grid over the plane, scaled to [0, 1], read at every point (`_field`).
 Support  What lies above a threshold, inside a window, on one side of the part may move (`_support`).
 Move     P' = P + sign * strength * diagonal * weight * normal (`_moves`); points that move farther than the sensor's
@@ -48,7 +48,7 @@ class SurfaceDefect:
     radius: float = 0.15  # of the window that holds the defect, as a share of the part's longer side; 0 = no window
     sign: Literal["bulge", "sink", "random"] = "random"  # along the normals, against them, or each blob at random
     mode: Literal["islands", "global"] = "islands"  # global: the whole field moves the whole part, both ways
-    plane: Literal["pca", "local", "cylinder"] = "pca"  # what the noise is laid on: see `_laid`
+    plane: Literal["pca", "local", "cylinder"] = "pca"  # what the noise is laid on: see `_on_plane`
     guard: bool = True  # only the side of the part that the window's centre faces, else both that the plane folds
     clamp: bool = True  # less where points would move through each other: in hollows, and through walls
     stretch: float = 1.0  # noise this many times longer than wide, in any direction: scratches
@@ -120,14 +120,15 @@ def damage(cloud: Cloud, options: SurfaceDefect, generator: np.random.Generator)
     """Put one defect on a cloud.
 
     Rows outside the labels keep their bits: points, normals, fields, and rows that are no points. Where the cloud has
-    normals, those of moved points are made anew. The same options, cloud and generator give the same bits; the place
-    depends on neither scale, octaves nor strength. DataError for a cloud of fewer than 100 points or without extent.
+    normals, those of moved points are computed again. The same options, cloud and generator give the same bits; the
+    place depends on neither scale, octaves nor strength. DataError for a cloud of fewer than 100 points or without
+    extent.
     """
     of_place, of_field, of_sign, of_rest = generator.spawn(4)
     part = Scan(cloud, options.neighbours, of_rest)
-    window = _laid(part, options, of_place)
-    n = _field(window, options, of_field)
-    rows, weight = _support(part, window, n, options, of_place)
+    plane = _on_plane(part, options, of_place)
+    n = _field(plane, options, of_field)
+    rows, weight = _support(part, plane, n, options, of_place)
     move, normals = _moves(part, rows, weight, options, of_sign)
 
     limit = options.noise or part.spacing / 4
@@ -145,7 +146,7 @@ def damage(cloud: Cloud, options: SurfaceDefect, generator: np.random.Generator)
     made = replace(cloud, points=points, normals=part.normals_after(rows, points), fields=fields)
     record = {
         "options": asdict(options),
-        "centre": None if window.centre is None else cloud.points[part.rows[window.centre]].tolist(),
+        "centre": None if plane.centre is None else cloud.points[part.rows[plane.centre]].tolist(),
         "points": len(part.rows),
         "moved": len(rows),
         "share": len(rows) / len(part.rows),
@@ -160,7 +161,7 @@ def damage(cloud: Cloud, options: SurfaceDefect, generator: np.random.Generator)
     return Made(made, labels, displacement, component, record)
 
 
-class _Laid(NamedTuple):
+class _Plane(NamedTuple):
     """The part on a plane."""
 
     uv: Points  # (M, 2), in the cloud's unit; a stretched noise is long along the first
@@ -168,20 +169,20 @@ class _Laid(NamedTuple):
     centre: int | None  # of the window; None without one
 
 
-def _laid(part: Scan, options: SurfaceDefect, generator: np.random.Generator) -> _Laid:
+def _on_plane(part: Scan, options: SurfaceDefect, generator: np.random.Generator) -> _Plane:
     """Where each point lies on the plane.
 
     pca       the plane of the two main directions, as in the paper; front and back fall on one another
     local     the tangent plane at the window's centre
     cylinder  unrolled about the main direction, with the seam opposite to the window's centre
     """
-    lots, angle = generator.permutation(len(part.rows))[:64], generator.uniform(0, 2 * math.pi)
+    candidates, angle = generator.permutation(len(part.rows))[:64], generator.uniform(0, 2 * math.pi)
     windowed = options.mode == "islands" and options.radius > 0
     if options.at is not None:
-        lots = geometry.nearest(part.tree, np.asarray(options.at, float)[None] - part.mean, 1)[0]
-    centre, points = int(lots[0]), part.points
+        candidates = geometry.nearest(part.tree, np.asarray(options.at, float)[None] - part.mean, 1)[0]
+    centre, points = int(candidates[0]), part.points
     if options.plane == "local":
-        facing = part.normals(lots[:1])[0]
+        facing = part.normals(candidates[:1])[0]
         first = part.axes[:, int(abs(part.axes[:, 0] @ facing) > 0.9)]
         first = first - (first @ facing) * facing
         first /= np.linalg.norm(first)
@@ -196,20 +197,20 @@ def _laid(part: Scan, options: SurfaceDefect, generator: np.random.Generator) ->
     else:
         facing, uv = part.axes[:, 2], points @ part.axes[:, :2]
         if windowed and options.guard:  # not where the plane is seen edge-on
-            steep = np.abs(part.normals(lots) @ facing)
-            centre = int(lots[(steep > 0.5).argmax() if (steep > 0.5).any() else steep.argmax()])
+            steep = np.abs(part.normals(candidates) @ facing)
+            centre = int(candidates[(steep > 0.5).argmax() if (steep > 0.5).any() else steep.argmax()])
     if options.stretch > 1:
         uv = uv @ np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-    return _Laid(uv, facing, centre if windowed else None)
+    return _Plane(uv, facing, centre if windowed else None)
 
 
-def _field(window: _Laid, options: SurfaceDefect, generator: np.random.Generator) -> Values:
+def _field(plane: _Plane, options: SurfaceDefect, generator: np.random.Generator) -> Values:
     """The noise at each point, (M,), in [0, 1] over the grid.
 
     With a window it is drawn on twice the area, and laid so that its highest place falls on the window's centre.
     """
-    low, sides = window.uv.min(0), np.maximum(np.ptp(window.uv, axis=0), 1e-9 * np.ptp(window.uv))
-    fold = 1 if window.centre is None else 2
+    low, sides = plane.uv.min(0), np.maximum(np.ptp(plane.uv, axis=0), 1e-9 * np.ptp(plane.uv))
+    fold = 1 if plane.centre is None else 2
     unit = sides.max() if options.scale_units == "relative" else 1.0
     cells = fold * options.scale * sides / unit / (options.stretch, 1)
     finest = options.scale * (sides.max() / unit) * options.lacunarity ** (options.octaves - 1)
@@ -223,12 +224,12 @@ def _field(window: _Laid, options: SurfaceDefect, generator: np.random.Generator
     nodes = np.maximum(np.ceil(fold * min(wanted, FINEST // fold) * sides / sides.max()), 8).astype(int)
     grid = noise.on_grid(nodes.tolist()).astype(np.float64)
     bottom, span = grid.min(), max(float(np.ptp(grid)), 1e-12)
-    q = (window.uv - low) / sides / fold
-    if window.centre is not None:
-        first = np.rint(q[window.centre] * (nodes - 1)).astype(int)
+    q = (plane.uv - low) / sides / fold
+    if plane.centre is not None:
+        first = np.rint(q[plane.centre] * (nodes - 1)).astype(int)
         room = grid[first[0] : first[0] + nodes[0] // 2, first[1] : first[1] + nodes[1] // 2]
         peak = (np.array(np.unravel_index(room.argmax(), room.shape)) + first) / (nodes - 1)
-        q = np.clip(q + peak - q[window.centre], 0, 1)
+        q = np.clip(q + peak - q[plane.centre], 0, 1)
     at = noise.at(q) if options.sample == "points" else _between(grid, q * (nodes - 1))
     n: Values = np.clip((at - bottom) / span, 0, 1)
     return n
@@ -245,15 +246,15 @@ def _between(grid: Values, places: Points) -> Values:
 
 
 def _support(
-    part: Scan, window: _Laid, n: Values, options: SurfaceDefect, generator: np.random.Generator
+    part: Scan, plane: _Plane, n: Values, options: SurfaceDefect, generator: np.random.Generator
 ) -> tuple[Indices, Values]:
     """Which points may move, and how far: (K,) rows and weights, the largest of them 1; in [-1, 1] where global."""
     if options.mode == "global":
         return np.arange(len(n)), 2 * n - 1
     weight = _smooth((n - options.tau) / (1 - options.tau))
     slim, angle = generator.uniform(0.6, 1), generator.uniform(0, math.pi)
-    if window.centre is not None:
-        offset = (window.uv - window.uv[window.centre]) / (options.radius * np.ptp(window.uv, axis=0).max())
+    if plane.centre is not None:
+        offset = (plane.uv - plane.uv[plane.centre]) / (options.radius * np.ptp(plane.uv, axis=0).max())
         if options.stretch > 1:
             offset = offset * (1, min(options.stretch, 4))
         else:
@@ -262,15 +263,15 @@ def _support(
         weight = weight * np.clip(1 - (offset**2).sum(1), 0, 1) ** 2
     rows = np.flatnonzero(weight > 0)
     if options.guard and rows.size:
-        first = rows[weight[rows].argmax()] if window.centre is None else window.centre
+        first = rows[weight[rows].argmax()] if plane.centre is None else plane.centre
         rows_and_centre = np.concatenate([rows, [first]])
-        facing = window.facing if window.facing.ndim == 1 else window.facing[rows_and_centre]
+        facing = plane.facing if plane.facing.ndim == 1 else plane.facing[rows_and_centre]
         steep = (part.normals(rows_and_centre) * facing).sum(1)
         weight[rows] *= _smooth(steep[:-1] * np.sign(steep[-1]) / 0.25)
         rows = rows[weight[rows] > 0]
-    if window.centre is not None and rows.size:  # not what lies behind it, in the same window
+    if plane.centre is not None and rows.size:  # not what lies behind it, in the same window
         pieces = geometry.components(part.near(rows, LINKS), np.ones(len(rows), bool), rows)
-        middle = ((part.points[rows] - part.points[window.centre]) ** 2).sum(1).argmin()
+        middle = ((part.points[rows] - part.points[plane.centre]) ** 2).sum(1).argmin()
         rows = rows[pieces == pieces[middle]]
     return rows, weight[rows] / (weight[rows].max() if rows.size else 1)
 
@@ -287,13 +288,13 @@ def _moves(
 ) -> tuple[Values, Points]:
     """How far each of the rows goes along its normal, (K,), and the normals (K, 3)."""
     move, normals = options.strength * part.diagonal * weight, part.normals(rows)
-    lots = generator.choice([-1.0, 1.0], len(rows) + 1)
+    signs = generator.choice([-1.0, 1.0], len(rows) + 1)
     if options.sign != "random":
         move = move if options.sign == "bulge" else -move
     elif options.mode == "global":
-        move = move * lots[0]
+        move = move * signs[0]
     else:
-        move = move * lots[geometry.components(part.near(rows, LINKS), weight > 0, rows)]
+        move = move * signs[geometry.components(part.near(rows, LINKS), weight > 0, rows)]
     if options.clamp and rows.size and options.strength > 0:
         bend = part.bend(rows, normals)
         hollow = np.where(move > 0, bend[:, 1], -bend[:, 0])  # toward where it goes

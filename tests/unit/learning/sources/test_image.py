@@ -15,7 +15,7 @@ from blemish.learning.options import seconds
 from blemish.learning.sampler import OfProducts, drawn_order
 from blemish.learning.sources.features import FeatureSource
 from blemish.learning.sources.image import TWINS, ImageSamples, files, read_textures, scenes
-from blemish.learning.splits import apart
+from blemish.learning.splits import split_at_random
 from blemish.types import Needs, Record
 from tests.fakes import SIZE, FakeBackbone, good_image, write_images
 
@@ -120,12 +120,12 @@ def test_given_textures_are_another_twin(source: FeatureSource, tmp_path: Path) 
 
 def test_what_no_step_sees_is_whole_units() -> None:
     records = [Record(id=f"{u}-{i}", path=Path("x"), unit=str(u)) for u in range(10) for i in range(3)]
-    steps, held = apart(records, 0.2, seed=0)
+    steps, held = split_at_random(records, 0.2, seed=0)
     assert len(held) == 6
     assert not {r.unit for r in steps} & {r.unit for r in held}
-    assert apart(records, 0.2, seed=0) == (steps, held)
-    assert apart(records, 0.0, seed=0)[1] == []
-    assert apart(records[:1], 0.5, seed=0) == (records[:1], [])
+    assert split_at_random(records, 0.2, seed=0) == (steps, held)
+    assert split_at_random(records, 0.0, seed=0)[1] == []
+    assert split_at_random(records[:1], 0.5, seed=0) == (records[:1], [])
 
 
 @pytest.mark.parametrize(("text", "value"), [("90", 90), ("90s", 90), ("1.5m", 90), ("2h", 7200)])
