@@ -218,7 +218,7 @@ def table(demo: Demo) -> Table:
 
 
 def choose(records: Sequence[Record], evaluation: Evaluation, most: int = 6) -> list[Record]:
-    """Records worth a picture: the good one of middling score, then rejected defective ones, types in turn.
+    """Records worth a picture: the good one of median score, then rejected defective ones, types in turn.
 
     Without a threshold, or where nothing was rejected, the highest-scoring defective ones.
     """

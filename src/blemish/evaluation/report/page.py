@@ -113,18 +113,18 @@ def judge(overall: Summary, calibrator: Calibrator | None, seen: int = 0) -> tup
     at_least, at_most = chances(calibrator, alarms.count, alarms.of) if not calibrator.units else (1.0, 1.0)
     if at_least < 0.025:
         return "fail", (
-            "More good parts were rejected than asked, and chance does not explain it: these good parts "
+            "More good parts were rejected than promised, and chance does not explain it: these good parts "
             "differ from the ones that the threshold came from. Calibrate again with good parts of this station."
         )
     if at_most < 0.025:
         return "warn", (
-            "The rate was kept, but the threshold is stricter than asked: far fewer good parts were rejected than "
-            "allowed, because held-out good parts scored higher than these. Defects were missed for it. Calibrate "
+            "The rate was kept, but the threshold is stricter than needed: far fewer good parts were rejected than "
+            "allowed, because held-out good parts scored higher than these. This costs missed defects. Calibrate "
             "again with good parts of this station."
         )
     if alarms.value <= calibrator.alpha:
         return "ok", "The promise was kept."
-    return "ok", "The rate is a little above what was asked, within what chance allows for so many images."
+    return "ok", "The rate is a little above the promised one, within what chance allows for this number of images."
 
 
 def _headline(overall: Summary, calibrator: Calibrator | None, seen: int) -> str:
@@ -280,7 +280,7 @@ def _legend(cases: Cases) -> str:
         ends = f"<span>{low:.3g}</span><span>{middle:.3g}</span><span>{high:.3g}</span>"
         text = (
             f"All heat maps share one scale, so a calm picture is a calm {kind.part}: colour starts at {low:.3g}, the "
-            f"highest value in the map of a middling good {kind.part}. {kind.found} above the map threshold of "
+            f"highest value in the map of an average good {kind.part}. {kind.found} above the map threshold of "
             f"{middle:.3g}."
         )
     else:

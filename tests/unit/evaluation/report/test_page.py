@@ -265,7 +265,7 @@ def test_chances_are_those_of_conformal_prediction():
 @pytest.mark.parametrize(
     ("count", "status", "word"),
     [
-        (0, "warn", "stricter than asked"),
+        (0, "warn", "stricter than needed"),
         (40, "ok", "was kept"),
         (70, "ok", "chance"),
         (120, "fail", "More good parts"),
