@@ -28,6 +28,7 @@ from blemish.learning.backbones.cache import FeatureCache
 from blemish.learning.fit import fit
 from blemish.learning.fitted import restore
 from blemish.learning.options import FitOptions
+from blemish.learning.sources.features import FeatureSource
 from blemish.learning.sources.image import plan_geometry
 from blemish.learning.training import Plan
 from blemish.methods.base import Phase
@@ -254,6 +255,21 @@ def test_folds_learn_from_all(tmp_path: Path) -> None:
     assert folds.tensors == fit_tiny(tmp_path, records, calibration="none").tensors
     assert folds.meta.data.learned_from == 8
     assert {(c.kind, c.n) for c in folds.calibrators.values()} == {("cross", 8)}
+
+
+def test_folds_build_no_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the graph of the whole model is compared with PyTorch."""
+    references: list[object] = []
+    reference = FeatureSource.reference
+
+    def counted(self: FeatureSource, *arguments: Any) -> Any:
+        references.append(reference(self, *arguments))
+        return references[-1]
+
+    monkeypatch.setattr(FeatureSource, "reference", counted)
+    folds = fit_tiny(tmp_path, write_images(tmp_path / "good", 8), false_alarm_rate=0.2, calibration="folds")
+    assert {c.kind for c in folds.calibrators.values()} == {"cross"}
+    assert len(references) == 1
 
 
 def test_a_model_without_threshold(tmp_path: Path) -> None:
