@@ -137,7 +137,8 @@ def run_ray(
         raise ConfigError("--engine ray writes Parquet files", hint="say where with --out")
     loaded = reading(modelfile.load(model), max_pixels=max_pixels, file_rate=file_rate)
     _check_threshold(bool(loaded.calibrators), fail_on_anomaly)
-    with redirect_stdout(sys.stderr):  # Ray prints there what goes wrong inside it, and takes no for no answer
+    # Ray prints on stdout what goes wrong inside it, and takes no for no answer
+    with _terminable(), redirect_stdout(sys.stderr):
         summary = inspect(loaded, sources, out, address=address, workers=workers, track=track)
     emit(summary)
     if summary["errors"]:
