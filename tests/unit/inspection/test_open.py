@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -15,7 +13,7 @@ from blemish.inspection.inspector import precision_of
 from blemish.inspection.meta import Meta
 from blemish.inspection.modelfile import Model
 from blemish.inspection.open import open_model
-from blemish.inspection.routed import VOTE, Routed, head_name
+from blemish.inspection.routed import VOTE, Routed, Routes, head_name
 
 HEADS = {VOTE: b"votes", head_name(0): b"a head"}
 
@@ -51,6 +49,16 @@ def test_heads_run_in_the_format_that_is_asked_for_and_the_router_in_float32(
     assert engine._trunk == Asked(b"graph", {"precision": precision, "threads": 2, "batch": 3})
     assert engine._routes._vote == Asked(b"votes", {"precision": "f32", "threads": 2})
     assert engine._routes._elected(0) == Asked(b"a head", {"precision": precision, "threads": 2})
+
+
+def test_heads_that_were_needed_longest_ago_are_compiled_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[bytes] = []
+    monkeypatch.setattr(routed, "Head", lambda graph, **_: compiled.append(graph))
+    monkeypatch.setattr(routed, "KEPT", 2)
+    routes = Routes({VOTE: b"votes", **{head_name(k): b"%d" % k for k in range(3)}}, precision="f32")
+    for number in (0, 1, 0, 2, 0, 1):
+        routes._elected(number)
+    assert compiled == [b"votes", b"0", b"1", b"2", b"1"]
 
 
 @pytest.mark.parametrize(

@@ -393,6 +393,10 @@ def test_a_later_category_leaves_the_others_alone(made: Made, fresh: list[Record
     assert after.categories is not None
     assert before.categories is not None
     assert after.categories.names == (*before.categories.names, "waves")
+    assert after.meta.vote is not None
+    known, new = set(before.meta.data.content_ids), set(after.meta.data.content_ids)
+    assert known < new
+    assert len(new - known) == after.meta.vote.learned_from[3]
     for name, head in before.heads.items():
         assert name == "votes" or after.heads[name] == head
     for precision, known in before.categories.known.items():
