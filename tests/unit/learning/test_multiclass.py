@@ -389,7 +389,8 @@ def test_a_later_category_leaves_the_others_alone(made: Made, fresh: list[Record
     before = made["routed"]
     modelfile.save(before, tmp_path / "model")
     detector = Detector.from_model(modelfile.load(tmp_path / "model"), backbone=FakeBackbone())
-    after = detector.extend(write(tmp_path, "waves", 16), "waves").model
+    waves = write(tmp_path, "waves", 16)
+    after = detector.extend(waves, "waves").model
     assert after.categories is not None
     assert before.categories is not None
     assert after.categories.names == (*before.categories.names, "waves")
@@ -397,6 +398,8 @@ def test_a_later_category_leaves_the_others_alone(made: Made, fresh: list[Record
     known, new = set(before.meta.data.content_ids), set(after.meta.data.content_ids)
     assert known < new
     assert len(new - known) == after.meta.vote.learned_from[3]
+    inspector = detector.inspector()
+    assert all(inspector.kind.known(r, inspector.known) for r in waves), "held out is seen before, too"
     for name, head in before.heads.items():
         assert name == "votes" or after.heads[name] == head
     for precision, known in before.categories.known.items():
