@@ -93,7 +93,7 @@ def test_the_rows_are_those_of_the_local_engine(here: Path, model: Model, tmp_pa
 def test_a_result_of_something_else_is_not_mixed_with(here: Path, model: Model, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "x.parquet").write_bytes(b"")
-    with pytest.raises(ConfigError, match="something else"):
+    with pytest.raises(DataError, match="'x.parquet', which no earlier run wrote"):
         cluster.inspect(model, [str(here / "new")], str(tmp_path / "out"))
     (tmp_path / "out" / "x.parquet").unlink()
     (tmp_path / "out" / cluster.PLAN).write_text('{"images": 1}', encoding="utf-8")

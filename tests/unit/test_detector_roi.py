@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from blemish import DataError, Detector
+from blemish.data.image.modality import Images
 from blemish.data.image.preprocess import Preprocess
 from blemish.data.image.roi import pack_roi
 from tests.fakes import SIZE, FakeBackbone, defective_image, good_image, write_images
@@ -101,3 +102,15 @@ def test_one_picture_of_another_shape_is_named(tmp_path: Path) -> None:
     made = Detector("padim", backbone=FakeBackbone(), image_size=56, roi=mask, calibration="none")
     with pytest.raises(DataError, match=r"and z\.png"):
         made.fit(tmp_path / "good")
+
+
+def test_nothing_is_found_outside() -> None:
+    mask = np.zeros(SIZE, bool)
+    mask[:, : SIZE[1] // 2] = True
+    images = Images(Preprocess(SIZE, roi=pack_roi(mask, SIZE)))
+    found = np.full(SIZE, 1.0, np.float32)
+    found[:, SIZE[1] // 2 :] = 9.0  # a map does not end at the region: what lies beside it is seen in part
+    back = images.back(found, good_image(0))
+    assert back.shape == SIZE
+    assert back.max() == 1.0
+    assert images.regions(back, 5.0, good_image(0)) == ()

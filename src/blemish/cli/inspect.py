@@ -138,7 +138,8 @@ def run_ray(
         raise ConfigError("--engine ray writes Parquet files", hint="say where with --out")
     loaded = reading(modelfile.load(model), max_pixels=max_pixels, file_rate=file_rate)
     _check_threshold(bool(loaded.calibrators), fail_on_anomaly)
-    with redirect_stdout(sys.stderr):  # Ray prints its internal errors there, and no setting turns that off
+    # Ray prints its internal errors on stdout, and no setting turns that off
+    with _terminable(), redirect_stdout(sys.stderr):
         summary = inspect(loaded, sources, out, address=address, workers=workers, track=track)
     emit(summary)
     if summary["errors"]:

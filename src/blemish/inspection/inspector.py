@@ -79,7 +79,9 @@ class Inspector:
         self.engine = engine
         self.calibrator: Calibrator | None = model.calibrators.get(engine.precision)
         self.categories = model.categories
-        self.known = set(model.meta.data.content_ids) | set(self.calibrator.ids if self.calibrator else ())
+        promised = self.categories and self.categories.known.get(engine.precision)
+        calibrators = [self.calibrator, *((*promised.scores, *promised.strangeness) if promised else ())]
+        self.known = set(model.meta.data.content_ids).union(*(c.ids for c in calibrators if c))
 
     def inspect(self, source: Any) -> AnomalyResult:
         """One sample -> its result. DataError where it cannot be read.

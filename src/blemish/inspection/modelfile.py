@@ -147,8 +147,12 @@ def save(model: Model, folder: str | Path) -> None:
                 os.fsync(file.fileno())
         scratch.chmod(0o755)
         _put_in_place(scratch, folder)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(scratch, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise ModelFileError(
+                f"{folder}: cannot be written ({error.strerror or error})", hint="check permission and free space"
+            ) from error
         raise
 
 
@@ -214,6 +218,8 @@ def load(folder: str | Path) -> Model:
         several = None if categories is None else Categories.from_json(categories)
     except (KeyError, TypeError, CalibrationError, ConfigError) as error:
         raise ModelFileError(f"{folder / 'model.json'}: calibration is not understood ({error})") from None
+    except ModelFileError as error:
+        raise ModelFileError(f"{folder / 'model.json'}: {error}", hint="copy or fit it again") from None
     return Model(
         meta=meta,
         calibrators=calibrators,

@@ -136,7 +136,8 @@ def inspect(
     kind = registry.of(model.meta)
     paths = _samples(places.files(sources, type(kind)), kind)
     if not places.is_url(out):
-        check_folder(out, "--out", read=[source for source in sources if not places.is_url(source)])
+        read_here = [source for source in sources if not places.is_url(source)]
+        check_folder(out, "--out", read=read_here, is_ours=lambda folder: (folder / PLAN).is_file())
     precision = precision_of(model, "openvino")
     plan = {
         "images": len(paths),
@@ -212,8 +213,12 @@ def _finished(out: str, plan: dict[str, Any]) -> set[str]:
     """Names of the finished parts, after checking that they belong to this plan; a new plan is written down."""
     names = set(places.names_in(out))
     if PLAN in names:
-        if json.loads(places.read(places.join(out, PLAN))) != plan:
-            hint = "choose another folder (--out), or remove the old result"
+        hint = "choose another folder (--out), or remove the old result"
+        try:
+            earlier = json.loads(places.read(places.join(out, PLAN)))
+        except ValueError:
+            raise DataError("describes no run", path=places.join(out, PLAN), hint=hint) from None
+        if earlier != plan:
             raise ConfigError(f"{out}: holds a result of other samples or another model", hint=hint)
         return names
     if any(name.endswith(".parquet") for name in names):

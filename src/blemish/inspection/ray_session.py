@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -36,6 +38,7 @@ def session(address: str | None = None, workers: int | None = None) -> Iterator[
         return
     address = address or os.environ.get("RAY_ADDRESS")
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+    terminates = signal.getsignal(signal.SIGTERM)
     try:
         if address:
             ray.init(address, runtime_env={"env_vars": ENVIRONMENT}, **quiet)
@@ -46,6 +49,8 @@ def session(address: str | None = None, workers: int | None = None) -> Iterator[
         raise EngineError(
             f"no Ray cluster at {address or 'this machine'}: {error}", hint="check the address (--address)"
         ) from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, terminates or signal.SIG_DFL)  # Ray's own prints a trace and exits with 15
     try:
         yield ray
     finally:

@@ -36,8 +36,9 @@ class Chunk:
 
     def source(self, threads: int | None = None) -> Source:
         """Where a worker gets its samples from; one serves many chunks."""
-        side = learning_for(self.method_class.wants(self.config))
-        source = side.open(self.kind, self.backbone, self.cache, threads=threads, precision=self.precision)
+        needs = self.method_class.wants(self.config)
+        opened = {"threads": threads, "precision": self.precision, "image": needs.image}
+        source = learning_for(needs).open(self.kind, self.backbone, self.cache, **opened)
         source.categories = self.categories
         return source
 

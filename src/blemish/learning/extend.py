@@ -21,7 +21,7 @@ from blemish.learning.backbones.cache import FeatureCache
 from blemish.learning.fitted import ANCHORS, load_vote
 from blemish.learning.multiclass import drawing, few_of_each_group, head, levels_of, worse_parity
 from blemish.learning.options import FitOptions
-from blemish.learning.run import FitPlan, tensors
+from blemish.learning.run import FitPlan, tensors, units_of
 from blemish.learning.splits import hold_out, new_to_the_router
 from blemish.types import Record, Routing, Track
 
@@ -60,6 +60,7 @@ def extend(
     data = replace(
         data,
         content_ids=tuple(sorted({*data.content_ids, *learned.seen})),
+        units=tuple(sorted({*data.units, *units_of(part.learn)})),
         categories=(*data.categories, name),
         learned_from=data.learned_from + len(part.learn),
         good_images=data.good_images + len(good),

@@ -87,6 +87,12 @@ def _checked(options: FitOptions) -> tuple[Learning, Routing | None]:
     if not needs.graph and needs.engine not in ENGINES:
         raise ExportError(f"{options.method} cannot be one graph: {needs.reason}")
     check_views(options.views)
+    if options.textures is not None and half.backbone and not needs.twin:
+        message = f"{options.method} learns from no synthetic defects, and takes no textures"
+        raise ConfigError(message, hint="leave textures out (--textures)")
+    if options.views and half.backbone and not head.fitted_modules:
+        message = f"{options.method} is not trained, and takes no further views"
+        raise ConfigError(message, hint="leave views out (--view)")
     parse_image_size(options.image_size)
     routing = routing or (Routing() if options.multi_class else None)
     if routing and not half.backbone:  # a router needs the features of a frozen network

@@ -249,11 +249,13 @@ def _scale(values: Tensor) -> tuple[float, float]:
 
 
 def worse_parity(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
-    """The certificate of two heads: the larger difference of each engine."""
+    """The certificate of two heads: the larger difference of each engine that both were compared in; they may come from
+    different machines."""
     if not a:
         return b
     engines = {
         name: {key: max(value, a["engines"][name][key]) for key, value in entry.items()}
         for name, entry in b["engines"].items()
+        if name in a["engines"]
     }
     return {**a, "engines": engines}

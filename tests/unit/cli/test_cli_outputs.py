@@ -100,6 +100,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"blemish.detector.Detector.{name}", called)
     for name in (
         "blemish.data.synthesis.image_set.damage",
+        "blemish.inspection.on_ray.session",
         "blemish.evaluation.bench.run.run",
         "blemish.data.synthesis.cloud_set.damage",
     ):
@@ -109,6 +110,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
 COMMANDS: dict[str, tuple[str, ...]] = {
     "inspect --maps": ("inspect", "m", "own", "--maps"),
     "inspect --raw-maps": ("inspect", "m", "own", "--raw-maps"),
+    "inspect --out": ("inspect", "m", "own", "--engine", "ray", "--out"),
     "fit": ("fit", "own", "--method", "padim", "--out"),
     "calibrate": ("calibrate", "m", "own", "--out"),
     "extend": ("extend", "m", "own", "--category", "nut", "--out"),
@@ -335,6 +337,12 @@ def test_what_was_judged_before_ctrl_c_is_printed(
     assert "own/001.png" in done.out
     assert done.err.startswith("error: interrupted\nhint: ")
     assert list(json.loads((work / "maps" / ".blemish-maps.json").read_text())["maps"]) == ["000.png", "001.png"]
+
+
+def test_a_plan_of_a_cluster_that_cannot_be_read_is_no_traceback(run: Any, work: Path) -> None:
+    (work / "rows").mkdir()
+    (work / "rows" / "_plan.json").write_text('{"images": 3, ')
+    refused(run("inspect", "m", "own", "--engine", "ray", "--out", "rows"), "_plan.json: describes no run")
 
 
 def test_sigterm_is_a_way_to_stop(run: Any, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001

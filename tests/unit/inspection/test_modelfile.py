@@ -128,6 +128,14 @@ def test_a_description_that_lacks_something(folder: Path, key: str) -> None:
     refused(folder, "model.json")
 
 
+@pytest.mark.parametrize(
+    "part", [{"backbone": {"name": "x"}}, {"vote": {"level": 1}}, {"adapted": [{"share": 1}]}, {"training": [{}]}]
+)
+def test_a_part_of_the_description_that_lacks_something(folder: Path, part: dict[str, Any]) -> None:
+    signed(folder, lambda head: head.update(part))
+    refused(folder, "model.json")
+
+
 @pytest.mark.parametrize("name", FILES[1:])
 def test_a_description_that_does_not_list_a_file(folder: Path, name: str) -> None:
     signed(folder, lambda head: head["files"].pop(name))
@@ -204,7 +212,7 @@ def test_a_failure_while_saving_leaves_the_old_model(
 ) -> None:
     monkeypatch.setattr(modelfile, "_exchange", lambda *_: False)  # a system that cannot swap in one step
     fail_at(monkeypatch, function, call)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(ModelFileError, match=r"part\.blemish: cannot be written \(No space left"):
         modelfile.save(made(1), folder)
     monkeypatch.undo()
     assert modelfile.load(folder) == made()
@@ -229,12 +237,19 @@ def test_an_older_model_is_replaced_where_nothing_can_be_renamed_over(
     assert [p.name for p in folder.parent.iterdir()] == [folder.name]
 
 
+def test_a_mounted_file_system_is_not_replaced(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os.path, "ismount", lambda place: Path(place) == folder)
+    with pytest.raises(ModelFileError, match="whose root cannot be replaced") as caught:
+        modelfile.check_place(folder)
+    assert str(folder / "part.blemish") in str(caught.value.hint)
+
+
 @pytest.mark.parametrize(("function", "call"), [("fsync", 3), ("rename", 1)])
 def test_a_failure_while_saving_leaves_nothing_where_nothing_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str, call: int
 ) -> None:
     fail_at(monkeypatch, function, call)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(ModelFileError, match=r"new: cannot be written \(No space left"):
         modelfile.save(made(), tmp_path / "new")
     assert list(tmp_path.iterdir()) == []
 

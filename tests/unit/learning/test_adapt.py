@@ -28,6 +28,7 @@ from blemish.methods.padim import PaDiM
 from blemish.methods.patchcore import Config as PatchCoreConfig
 from blemish.methods.patchcore import PatchCore
 from blemish.ops.patches import patch_descriptors
+from blemish.types import Record
 from tests.fakes import SIZE, FakeBackbone, batch_of, good_image
 from tests.tiny import GRADIENT, fit_tiny
 
@@ -154,6 +155,25 @@ def test_what_was_learned_from_is_left_out(tmp_path: Path) -> None:
     assert learned
     with pytest.warns(UserWarning, match="learned from"), pytest.raises(DataError, match="learned from all"):
         detector(model).adapt(learned)
+
+
+def test_units_of_the_new_station_are_remembered(padim: Model, tmp_path: Path) -> None:
+    files = sorted(station(tmp_path / "new", 20).iterdir())
+    new = [Record(path.name, path, unit=f"part {k // 2}") for k, path in enumerate(files)]
+    after = detector(padim).adapt(new).model
+    step = after.meta.adapted[0]
+    assert set(padim.meta.data.units) < set(after.meta.data.units)
+    assert len(after.meta.data.units) - len(padim.meta.data.units) == -(-step.learned_from // 2)
+
+
+def test_what_is_known_weighs_as_much_as_the_images_that_it_came_from(padim: Model, tmp_path: Path) -> None:
+    asked = []
+    cls = methods.get("padim")
+    recall = cls.recall
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cls, "recall", lambda self, samples: (asked.append(samples), recall(self, samples))[1])
+        detector(padim).adapt(station(tmp_path / "new", 20))
+    assert set(asked) == {padim.meta.data.learned_from}
 
 
 def test_errors(padim: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

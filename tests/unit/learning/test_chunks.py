@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+from blemish.data.image.modality import Images
+from blemish.data.image.preprocess import Preprocess
 from blemish.inspection.modelfile import Model
 from blemish.learning import training
 from blemish.learning.chunks import Chunk, Observed
@@ -22,6 +25,8 @@ from tests.fakes import SIZE, FakeBackbone, batch_of, good_image, write_images
 from tests.tiny import shortened
 
 MERGEABLE = [n for n in names() if get(n).mergeable() and get(n).needs.source == "pyramid"]
+
+KIND = Images(Preprocess(SIZE))
 
 
 class Elsewhere:
@@ -73,6 +78,36 @@ def test_a_set_of_one_chunk_is_only_warmed_elsewhere(tmp_path: Path) -> None:
     elsewhere = Elsewhere()
     assert fitted(records, "padim", spread=elsewhere).tensors == fitted(records, "padim").tensors
     assert (elsewhere.warmed, elsewhere.chunks) == ([6], [])
+
+
+def chunk_of(method: str, **more: Any) -> Chunk:
+    cls = get(method)
+    return Chunk(cls, cls.Config(**more.pop("options", {})), 0, FakeBackbone(), KIND, "f32", None, **more)
+
+
+def test_what_another_machine_is_sent_knows_the_decided_categories(tmp_path: Path) -> None:
+    records = write_images(tmp_path / "good", 3)
+    chunk = chunk_of("padim", categories={r.id: k for k, r in enumerate(records)})
+    (batch,) = chunk.source(threads=1).batches(records)
+    assert batch.category is not None
+    assert batch.category.tolist() == [0, 1, 2]
+
+
+def test_what_another_machine_is_sent_gives_the_image_to_a_method_that_asks_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = write_images(tmp_path / "good", 2)
+    for image in (False, True):
+        monkeypatch.setattr(get("padim"), "needs", replace(get("padim").needs, image=image))
+        (batch,) = chunk_of("padim").source(threads=1).batches(records)
+        assert (batch.x is not None) == image
+
+
+def test_what_another_machine_sends_back_is_condensed(tmp_path: Path) -> None:
+    chunk = chunk_of("patchcore", options={"bank": 4, "pool": 10_000, "level": 0})
+    method, seen = chunk.observe(chunk.source(threads=1), write_images(tmp_path / "good", 3))
+    assert method._pooled == 8
+    assert len(seen) == 3
 
 
 def observed(name: str, images: range, **options: object) -> Any:

@@ -34,7 +34,7 @@ from blemish.learning.training import Plan
 from blemish.methods.base import Phase
 from blemish.types import Record
 from tests.fakes import FakeBackbone, defective_image, good_image, write_images
-from tests.tiny import SAMPLE, TRAINED, fit_tiny
+from tests.tiny import GRADIENT, SAMPLE, TRAINED, fit_tiny
 
 pytestmark = pytest.mark.slow
 
@@ -318,7 +318,8 @@ def test_deep_images_get_a_white_level(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("options", "named"), [
     ({"method": "padimm"}, "no method 'padimm'"), ({"options": {"no_such": 1}}, "unknown option 'no_such'"),
-    ({"image_size": "big"}, "image size 'big'"),
+    ({"image_size": "big"}, "image size 'big'"), ({"views": ("flip_h",)}, "is not trained, and takes no further views"),
+    ({"textures": "some/folder"}, "takes no textures"), ({"method": GRADIENT, "textures": "some"}, "takes no textures"),
 ])  # fmt: skip
 def test_bad_options_come_before_any_work(tmp_path: Path, options: dict[str, object], named: str) -> None:
     with pytest.raises(ConfigError, match=named):

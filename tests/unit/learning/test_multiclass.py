@@ -32,7 +32,7 @@ from blemish.learning import run
 from blemish.learning.backbones.cache import FeatureCache
 from blemish.learning.export import Vote
 from blemish.learning.fitted import restore, restore_vote
-from blemish.learning.multiclass import construct, decided, few_of_each_group, voting_level
+from blemish.learning.multiclass import construct, decided, few_of_each_group, voting_level, worse_parity
 from blemish.learning.options import FitOptions
 from blemish.learning.run import FitPlan
 from blemish.types import Batch, Prediction, Record, Routing
@@ -391,10 +391,17 @@ def test_a_later_category_leaves_the_others_alone(made: Made, fresh: list[Record
     before = made["routed"]
     modelfile.save(before, tmp_path / "model")
     detector = Detector.from_model(modelfile.load(tmp_path / "model"), backbone=FakeBackbone())
-    after = detector.extend(write(tmp_path, "waves", 16), "waves").model
+    waves = write(tmp_path, "waves", 16)
+    after = detector.extend(waves, "waves").model
     assert after.categories is not None
     assert before.categories is not None
     assert after.categories.names == (*before.categories.names, "waves")
+    assert after.meta.vote is not None
+    known, new = set(before.meta.data.content_ids), set(after.meta.data.content_ids)
+    assert known < new
+    assert len(new - known) == after.meta.vote.learned_from[3]
+    inspector = detector.inspector()
+    assert all(inspector.kind.known(r, inspector.known) for r in waves), "held out is seen before, too"
     for name, head in before.heads.items():
         assert name == "votes" or after.heads[name] == head
     for precision, known in before.categories.known.items():
@@ -413,6 +420,25 @@ def test_a_later_category_leaves_the_others_alone(made: Made, fresh: list[Record
         detector.extend(write(tmp_path, "waves", 8), " ")
     with pytest.raises(ConfigError, match="one head learned all"):
         Detector.from_model(made["pooled"], backbone=FakeBackbone()).extend(write(tmp_path, "waves", 8), "waves")
+
+
+def test_a_later_category_is_calibrated_without_the_units_that_it_has_learned(made: Made, tmp_path: Path) -> None:
+    detector = Detector.from_model(made["routed"], backbone=FakeBackbone())
+    detector.extend([r for k in range(8) for r in write(tmp_path, "waves", 2, 2 * k, unit=f"unit {k}")], "waves")
+    learned = detector.model.meta.data.units
+    assert 0 < len(learned) < 8
+    other_pictures = [r for k in range(8) for r in write(tmp_path, "waves", 1, 300 + k, unit=f"unit {k}")]
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        detector.calibrate(other_pictures, false_alarm_rate=RATE)
+    assert any(f"{len(learned)} of 8 images, or their units, were learned from" in str(w.message) for w in told)
+
+
+def test_a_certificate_of_heads_from_several_machines_names_the_engines_that_all_were_compared_in() -> None:
+    first = {"golden": {}, "engines": {"openvino-f32": {"score": 1e-6, "map": 3e-6}}}
+    other = {"golden": {}, "engines": {"openvino-f32": {"score": 2e-6, "map": 1e-6}, "openvino-bf16": {"score": 0.1}}}
+    for a, b in ((first, other), (other, first)):
+        assert worse_parity(a, b)["engines"] == {"openvino-f32": {"score": 2e-6, "map": 3e-6}}
 
 
 def test_heads_share_one_budget(data: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,11 @@ import io
 import json
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -40,14 +43,20 @@ def write(folder: Path, files: dict[str, bytes]) -> None:
     (folder / NOTE).unlink(missing_ok=True)
 
 
-def record(folder: Path) -> dict[str, Any]:
-    """The cell's own record; DataError naming the file where it cannot be read."""
+@contextmanager
+def sound(file: Path, kind: str, hint: str = "remove the cell's folder") -> Iterator[None]:
+    """DataError, naming the file, where what is read inside is missing, cut short or something else."""
     try:
-        value: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"is no sound record ({error})", path=folder / RECORD, hint="remove the cell's folder"
-        ) from None
+        yield
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        raise DataError(f"is no sound {kind} ({error})", path=file, hint=hint) from None
+
+
+def record(folder: Path) -> dict[str, Any]:
+    """The cell's own record; DataError naming the file where it cannot be read, as of all files of a cell."""
+    file = folder / RECORD
+    with sound(file, "record"):
+        value: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return value
 
 
@@ -55,11 +64,14 @@ def images(folder: Path) -> dict[str, list[Any]]:
     """Columns of the cell's test images, in the order in which they were measured."""
     from pyarrow import parquet
 
-    columns: dict[str, list[Any]] = parquet.read_table(folder / "images.parquet").to_pydict()
+    file = folder / "images.parquet"
+    with sound(file, "table"):
+        columns: dict[str, list[Any]] = parquet.read_table(file).to_pydict()
     return columns
 
 
 def pixels(folder: Path) -> PixelCounts | None:
     """The counts behind the cell's pixel metrics."""
-    with np.load(io.BytesIO((folder / "pixels.npz").read_bytes()), allow_pickle=False) as arrays:
+    file = folder / "pixels.npz"
+    with sound(file, "archive"), np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as arrays:
         return PixelCounts.from_arrays(arrays) if arrays.files else None

@@ -293,6 +293,11 @@ def test_the_published_halves_have_the_counts_of_the_protocol(shared_data: Path)
     assert calibrated["train", 0] == 2797
 
 
+def test_a_recording_of_one_window_is_learned_from(tmp_path: Path) -> None:
+    write_record(tmp_path, "whole", beats(4))
+    assert [r.span for r in layouts.index(tmp_path, cut=Cut(4.0))] == [(0, extent(tmp_path / "whole.hea").samples)]
+
+
 def test_learning_leaves_flat_and_empty_windows_out_and_says_so(tmp_path: Path) -> None:
     write_record(tmp_path, "a", flat(beats(20), 4, 7, "zero"))
     write_record(tmp_path, "b", flat(beats(20), 8.5, 9.5, "not a number", 1))

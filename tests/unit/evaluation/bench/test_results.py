@@ -15,6 +15,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from blemish.errors import DataError
 from blemish.evaluation.bench import figures, ledger, results, store
 from blemish.evaluation.bench import multiclass_page as one_for_all
 from blemish.evaluation.metrics import Difference, PixelCounts, delong, delong_paired
@@ -149,6 +150,33 @@ def test_tables_survive_parquet(tables: results.Tables, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("share", [0.0, 0.5, None], ids=["empty", "half", "missing"])
+@pytest.mark.parametrize(
+    ("name", "read"), [("cell.json", store.record), ("images.parquet", store.images), ("pixels.npz", store.pixels)]
+)
+def test_a_file_of_a_cell_that_was_cut_short_is_named(
+    name: str, read: Any, share: float | None, tmp_path: Path
+) -> None:
+    folder = write_cell(tmp_path, "cells", "padim", 0, pixel=True)
+    assert read(folder)
+    whole = (folder / name).read_bytes()
+    if share is None:
+        (folder / name).unlink()
+    else:
+        (folder / name).write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(DataError, match=rf"{name}: is no sound"):
+        read(folder)
+
+
+@pytest.mark.parametrize("name", results.ROWS)
+def test_a_table_that_was_cut_short_is_named(tables: results.Tables, name: str, tmp_path: Path) -> None:
+    results.write(tables, tmp_path)
+    file = tmp_path / f"{name}.parquet"
+    file.write_bytes(file.read_bytes()[:50])
+    with pytest.raises(DataError, match=rf"{name}.parquet: is no sound table"):
+        results.read(tmp_path)
+
+
 def test_the_page_says_what_the_tables_say(tables: results.Tables, written: Path) -> None:
     page = (written / "ledger.md").read_text(encoding="utf-8")
     assert "Made by `blemish bench x`: 12 cells" in page
