@@ -6,19 +6,20 @@
 # make lint   ruff and mypy
 # make wheel  source archive and wheel into dist/, checked
 # make docs   the documentation into site/
+# make backbone  the network that comes with the package, out of the weights that it was trained to
 # make bench  the figures in docs/results, made again
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo check test test-lowest isa lint wheel docs bench clean
+.PHONY: demo check test test-lowest isa lint wheel docs bench backbone clean
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 # a stamp per set of extras, newer than pyproject.toml once it is installed
 $(VENV)/.demo: $(BIN)/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train,demo]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[demo]'
 	touch $@
 
 $(VENV)/.dev: $(BIN)/python pyproject.toml
@@ -57,8 +58,8 @@ wheel: $(VENV)/.dev
 	$(BIN)/python -m twine check --strict dist/*
 
 lint: $(VENV)/.dev
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks scripts
+	$(BIN)/ruff format --check src tests benchmarks scripts
 	cd src && ../$(BIN)/mypy -p blemish
 	cd benchmarks && ../$(BIN)/mypy -p worlds
 
@@ -67,6 +68,9 @@ docs: $(VENV)/.dev
 	$(BIN)/python -m blemish.cli.reference options > docs/options.md
 	$(BIN)/python -m blemish.cli.method_tables README.md docs/methods/index.md
 	$(BIN)/python -m mkdocs build --strict
+
+backbone: $(VENV)/.dev
+	$(BIN)/python scripts/make_backbone.py
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/speed.py

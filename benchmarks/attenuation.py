@@ -32,8 +32,8 @@ from blemish.learning import training
 from blemish.learning.options import FitOptions
 from blemish.methods.base import Phase
 from blemish.methods.fader import Config, FADeR, Look
-from blemish.ops.similarity import msgms_map
-from blemish.types import Batch
+from blemish.nn.similarity import msgms_map
+from blemish.types import Batch, Pyramid
 
 SIZE = (64, 64)
 SHARES = (0.4, 0.2, 0.1, 0.05)  # of the patches that are hidden
@@ -64,18 +64,15 @@ class Drawn:
     """Images in memory as training samples."""
 
     def __init__(self, backbone: Any, images: Sequence[np.ndarray]) -> None:
-        stack = torch.from_numpy(np.stack(images))
-        with torch.no_grad():
-            self.maps = [backbone.pyramid(part).maps for part in stack.split(16)]
-            self.x = backbone.normalise(stack)
-        self.levels = tuple(torch.cat(level) for level in zip(*self.maps, strict=True))
+        stack = np.stack(images)
+        parts = [backbone.maps(stack[at : at + 16]) for at in range(0, len(stack), 16)]
+        self.levels = tuple(torch.from_numpy(np.concatenate(level)) for level in zip(*parts, strict=True))
+        self.x = torch.from_numpy(backbone.normalised(stack))
 
     def __len__(self) -> int:
         return len(self.x)
 
     def batch(self, indices: Sequence[int], generator: torch.Generator | None = None) -> Batch:
-        from blemish.types import Pyramid
-
         at = torch.tensor(list(indices))
         maps = tuple(level[at] for level in self.levels)
         return Batch(size=SIZE, pyramid=Pyramid(maps), x=self.x[at], ids=tuple(map(str, indices)))

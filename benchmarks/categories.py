@@ -19,8 +19,7 @@ from time import perf_counter, process_time
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import torch
-import torch.nn.functional as F
+import numpy as np
 
 from blemish import Detector
 from blemish.data import layouts
@@ -30,6 +29,7 @@ from blemish.inspection.modelfile import Model
 from blemish.inspection.routed import VOTE, head_name
 from blemish.learning import export
 from blemish.learning.fitted import restore, restore_vote
+from blemish.ops.arrays import unit
 
 DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "aws_aliens"
 PAGE = Path("docs/results/categories.md")
@@ -39,19 +39,19 @@ ROUNDS = 5
 
 def widened(model: Model, count: int) -> Model:
     """The same model among `count` categories, all but the first one synthetic."""
-    backbone, method = restore(model)
+    _, method = restore(model)
     vote = restore_vote(model)
     assert vote is not None
     assert model.categories is not None
-    generator = torch.Generator().manual_seed(0)
+    generator = np.random.default_rng(0)
     anchors = vote.anchors
     for name, shape in (
         ("anchors", (count - 1, *anchors.anchors.shape[1:])),
         ("centres", (count - 1, len(anchors.mean))),
     ):
-        more = F.normalize(torch.randn(shape, generator=generator), dim=-1)
-        setattr(anchors, name, torch.cat([getattr(anchors, name), more]))
-    anchors.weight = torch.cat([anchors.weight, torch.ones(count - 1, anchors.count)])
+        more = unit(generator.standard_normal(shape, np.float32), -1)
+        setattr(anchors, name, np.concatenate([getattr(anchors, name), more]))
+    anchors.weight = np.concatenate([anchors.weight, np.ones((count - 1, anchors.count), np.float32)])
     heads = {VOTE: export.export_vote(vote, method.spec)}
     heads |= {head_name(k): model.heads[head_name(0)] for k in range(count)}
     none = (None,) * (count - 1)

@@ -73,7 +73,7 @@ class Scan(NamedTuple):
     """A scan with its labels, as it was inspected."""
 
     seen: Looked
-    at: torch.Tensor  # (N, 3)
+    at: NDArray[np.float32]  # (N, 3)
     labels: NDArray[np.bool_]  # (N,)
 
 
@@ -153,8 +153,12 @@ def _some(cloud: Cloud, kept: NDArray[np.bool_]) -> Cloud:
 OTHERS: dict[str, Callable[..., tuple[Cloud, NDArray[np.bool_]]]] = {"hole": hole, "cut": cut, "sphere": sphere}
 
 
-def network(normal: torch.Tensor, made: torch.Tensor, steps: int, seed: int) -> Callable[[torch.Tensor], torch.Tensor]:
+Floats = NDArray[np.float32]
+
+
+def network(good: Floats, defective: Floats, steps: int, seed: int) -> Callable[[Floats], Floats]:
     """A classifier 33-64-1 of features of points: logits, larger = more like a defect."""
+    normal, made = torch.from_numpy(good), torch.from_numpy(defective)
     mean, spread = normal.mean(0), normal.std(0).clamp_min(1e-3)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -169,7 +173,7 @@ def network(normal: torch.Tensor, made: torch.Tensor, steps: int, seed: int) -> 
         loss.backward()
         optimiser.step()
     net.requires_grad_(False)
-    return lambda x: net((x - mean) / spread)[:, 0]
+    return lambda x: np.asarray(net((torch.from_numpy(x) - mean) / spread)[:, 0])
 
 
 def measure(mesh: Path, seed: int, options: dict[str, Any]) -> dict[str, Any]:
@@ -185,40 +189,39 @@ def measure(mesh: Path, seed: int, options: dict[str, Any]) -> dict[str, Any]:
     method = Fpfh(Config(), CloudSource(kind).spec, (), seed)  # type: ignore[arg-type]
 
     def looked(cloud: Cloud, labels: NDArray[np.bool_] | None, place: np.random.Generator) -> Scan:
-        sample = torch.from_numpy(kind.prepare(kind.read(moved(cloud, place))))
+        sample = kind.prepare(kind.read(moved(cloud, place)))
         none = np.zeros(len(sample), np.bool_)
         return Scan(method.look(sample), sample[:, :3], none if labels is None else labels)
 
     for cloud in first:
-        method.take(method.look(torch.from_numpy(kind.prepare(kind.read(cloud)))))
-    normal = torch.cat(method._pool)
+        method.take(method.look(kind.prepare(kind.read(cloud))))
+    normal = np.concatenate(method._pool)
     method.conclude()
 
     made = []
     for k in range(options["negatives"]):  # defects of all depths and sizes, on the scans that the bank has seen
         defect = damage(part.scan(lots(0, k)), options_of("random", {}, lots(2, k)), lots(2, k))
         scan = looked(defect.cloud, defect.labels > 0, lots(1, k))
-        made.append(torch.from_numpy(scan.seen.features[_owned(scan)]))
-    judge = network(normal, torch.cat(made), options["steps"], seed)
+        made.append(scan.seen.features[_owned(scan)])
+    judge = network(normal, np.concatenate(made), options["steps"], seed)
 
     held = [looked(part.scan(lots(3, k)), None, lots(4, k)) for k in range(options["held"])]
     raw = {
-        "bank": lambda x: nearest(x - method.centre, method.memory, torch.matmul)[0],
+        "bank": lambda x: nearest(x - method.centre, method.memory)[0],
         "network": judge,
     }
     levels = {}
     for name, score in raw.items():
-        values = torch.cat([score(torch.from_numpy(s.seen.features)) for s in held])
-        levels[name] = float(values.mean()), float(values.std())
+        values = np.concatenate([score(s.seen.features) for s in held])
+        levels[name] = float(values.mean()), float(values.std(ddof=1))
 
     def maps(scan: Scan) -> dict[str, tuple[float, NDArray[np.float32]]]:
         """Score and map by each detector; both = the sum of the two, standardised on held-out normal scans."""
-        x = torch.from_numpy(scan.seen.features)
+        x = scan.seen.features
         values = {name: (score(x) - levels[name][0]) / levels[name][1] for name, score in raw.items()}
         values["both"] = values["bank"] + values["network"]
-        places = torch.from_numpy(scan.seen.points)
         return {
-            name: (float(method.blurred(v, scan.seen, places).max()), method.blurred(v, scan.seen, scan.at).numpy())
+            name: (float(method.blurred(v, scan.seen, scan.seen.points).max()), method.blurred(v, scan.seen, scan.at))
             for name, v in values.items()
         }
 
@@ -269,7 +272,7 @@ def measure(mesh: Path, seed: int, options: dict[str, Any]) -> dict[str, Any]:
 
 def _owned(scan: Scan) -> NDArray[np.bool_]:
     """Which of the points that were looked at lie on a defect: those whose nearest point of the scan does."""
-    near = nearest_point(tree_of(scan.at.double().numpy()), scan.seen.points, 1)[:, 0]
+    near = nearest_point(tree_of(scan.at.astype(np.float64)), scan.seen.points, 1)[:, 0]
     return np.asarray(scan.labels[near])
 
 

@@ -32,17 +32,23 @@ COMPARED = ("pred_score", "p_value", "threshold", "pred_label", "category", "reg
 
 
 def links(folder: Path, count: int) -> dict[str, Path]:
-    """`count` names in a folder -> the cells behind them, over and over in their order."""
+    """`count` names in a folder -> the cells behind them, over and over in their order.
+
+    The names are hard links to copies: of symbolic links to one file, a folder's listing has one.
+    """
     from blemish.data.layouts import Query, elpv
 
     cells = [record.path for record in elpv.index(elpv.locate(), Query())]
     if folder.is_dir():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
-    out = {str(folder / f"{i:06d}.png"): cells[i % len(cells)] for i in range(count)}
-    for name, cell in out.items():
-        Path(name).symlink_to(cell)
-    return out
+    names = [folder / f"{i:06d}.png" for i in range(count)]
+    for i, name in enumerate(names):
+        if i < len(cells):
+            shutil.copyfile(cells[i], name)
+        else:
+            os.link(names[i % len(cells)], name)
+    return {str(name): cells[i % len(cells)] for i, name in enumerate(names)}
 
 
 def learned(folder: Path) -> Path:

@@ -24,7 +24,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 def coreset(data: Path, level: int, count: int) -> dict[str, Any]:
     """Greedy k-centre on all patches of mtd's good training images, `count` picks or a tenth."""
-    import torch
+    import numpy as np
 
     from blemish.detector import as_records
     from blemish.learning import run as learning
@@ -37,13 +37,14 @@ def coreset(data: Path, level: int, count: int) -> dict[str, Any]:
 
     good = good_training_records(as_records(data))
     backbone = learning.load_backbone(FitOptions())
+    assert backbone is not None
     source = FeatureSource(backbone, plan_geometry(good, "256", backbone.stride), FeatureCache())
     grid = grid_of(source.spec, level)
-    patches = torch.empty(len(good) * grid[0] * grid[1], sum(source.spec.channels))
+    patches = np.empty((len(good) * grid[0] * grid[1], sum(source.spec.channels)), np.float32)
     at = 0
     for batch in source.batches(good):
         assert batch.pyramid is not None
-        part = patch_descriptors(batch.pyramid, grid).flatten(0, 1)
+        part = patch_descriptors(batch.pyramid.maps, source.spec, grid).reshape(-1, patches.shape[1])
         patches[at : at + len(part)] = part
         at += len(part)
     start, cpu = time.perf_counter(), time.process_time()

@@ -34,7 +34,7 @@ from blemish.learning.fitted import restore
 from blemish.learning.options import FitOptions
 from blemish.learning.sources.features import FeatureSource
 from blemish.nn.level_maps import LevelMaps
-from blemish.ops.scoring import peak
+from blemish.nn.scoring import peak
 from blemish.types import Batch, Pyramid, Record
 
 PAGE = Path("docs/results/places.md")

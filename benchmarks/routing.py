@@ -19,10 +19,9 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from products import SOURCES, records_of
 from scipy.optimize import linear_sum_assignment
-from torch import Tensor
 
 from blemish.data.image.preprocess import Preprocess
 from blemish.learning import run as learning
@@ -30,23 +29,26 @@ from blemish.learning.backbones.cache import FeatureCache
 from blemish.learning.multiclass import described, voting_level
 from blemish.learning.options import FitOptions
 from blemish.learning.sources.features import FeatureSource
-from blemish.nn.anchors import Anchors, cluster
+from blemish.ops.anchors import Anchors, cluster
+from blemish.ops.draws import Draws
 from blemish.types import Record
 
 PAGE = Path("docs/results/routing.md")
 SEEDS = (0, 1, 2)
 SIDES = ("learn", "good", "defective")  # training images, good test images, defective ones
-Parts = dict[str, list[Tensor]]
+Floats = NDArray[np.float32]
+Parts = dict[str, list[Floats]]
 
 
 def features(level: int | None = None) -> Parts:
     """Voting features (n, D, h, w) of each product, by side; `level` counts the backbone's levels, None = as in use."""
     backbone = learning.load_backbone(FitOptions())
+    assert backbone is not None
     source = FeatureSource(backbone, Preprocess((256, 256)), FeatureCache())
     at = voting_level(source.spec, (256, 256)) if level is None else level
 
-    def of(records: list[Record]) -> Tensor:
-        return torch.cat([b.pyramid.maps[at] for b in source.batches(records) if b.pyramid is not None])
+    def of(records: list[Record]) -> Floats:
+        return np.concatenate([b.pyramid.maps[at] for b in source.batches(records) if b.pyramid is not None])
 
     out: Parts = {side: [] for side in SIDES}
     for name in SOURCES:
@@ -69,27 +71,28 @@ def by_name(parts: Parts, seed: int, shots: int = 8, count: int = 16, reliable: 
 
 def by_cluster(parts: Parts, seed: int, count: int = 0) -> Anchors:
     """Anchors of clusters of a tenth of all images, no name read; 0 = as many clusters as the silhouette says."""
-    every = torch.cat(parts["learn"])
+    every = np.concatenate(parts["learn"])
     sample = every[sorted(random.Random(seed).sample(range(len(every)), round(0.1 * len(every))))]
-    owner = cluster(described(sample), count, 16, torch.Generator().manual_seed(seed))
+    owner = cluster(described(sample), count, 16, Draws(seed))
     return _made([sample[owner == k] for k in range(int(owner.max()) + 1)], seed, 16, True)
 
 
-def _made(levels: list[Tensor], seed: int, count: int, reliable: bool) -> Anchors:
-    pixels = torch.cat(levels).double().transpose(0, 1).flatten(1)
-    anchors = Anchors(pixels.mean(1).float(), pixels.std(1).float(), count=count, reliable=reliable)
-    anchors.add(levels, torch.Generator().manual_seed(seed))
+def _made(levels: list[Floats], seed: int, count: int, reliable: bool) -> Anchors:
+    pixels = np.concatenate(levels).astype(np.float64)
+    mean, deviation = pixels.mean((0, 2, 3)), pixels.std((0, 2, 3), ddof=1)
+    anchors = Anchors(mean.astype(np.float32), deviation.astype(np.float32), count=count, reliable=reliable)
+    anchors.add(levels, Draws(seed))
     return anchors
 
 
-@torch.no_grad()
 def accuracies(anchors: Anchors, parts: Parts) -> list[float]:
     """Share of images that are told right, by side."""
     tables = []
     for side in SIDES:
         table = np.zeros((len(SOURCES), max(len(anchors), len(SOURCES))))
         for k, side_levels in enumerate(parts[side]):
-            votes = torch.cat([anchors(block)[0].argmax(1) for block in side_levels.split(64)])
+            blocks = (side_levels[at : at + 64] for at in range(0, len(side_levels), 64))
+            votes = np.concatenate([anchors(block)[0].argmax(1) for block in blocks])
             table[k] = np.bincount(votes, minlength=table.shape[1])
         tables.append(table)
     rows, columns = linear_sum_assignment(-tables[0])  # of the training images; by name it is the identity

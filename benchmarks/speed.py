@@ -33,8 +33,7 @@ from blemish import Detector
 from blemish.data.image.decode import read_image
 from blemish.data.layouts import Query, elpv
 from blemish.inspection.engines import best_precision, open_engine
-from blemish.learning import export
-from blemish.learning.backbones.timm_net import load
+from blemish.learning.backbones import loading, timm_net
 from blemish.types import Record
 
 Contender = Callable[[Path], Any]
@@ -42,7 +41,7 @@ Contender = Callable[[Path], Any]
 
 def usual_pipeline(bank: torch.Tensor) -> Contender:
     """What most projects run: Pillow, eager PyTorch, interpolation, torch.cdist, a 33-tap blur."""
-    backbone = load("efficientnet_lite0")
+    backbone = timm_net.load("efficientnet_lite0")
     torch.set_num_threads(1)
 
     def run(path: Path) -> float:
@@ -69,12 +68,12 @@ def contenders(records: list[Record]) -> dict[str, Contender]:
         detector = Detector(method).fit(records)
         lines[method] = (detector, detector.inspector(threads=1))
         if method == "patchcore":
-            from safetensors.torch import load as tensors
+            from safetensors.numpy import load as arrays
 
-            state = tensors(detector.model.tensors)
-            bank = state["memory"] + state["centre"]
+            state = arrays(detector.model.tensors)
+            bank = torch.from_numpy(state["memory"] + state["centre"])
     line = lines["padim"][1]
-    bare = open_engine(export.export_backbone(load("efficientnet_lite0"), line.preprocess.size), precision=precision)
+    bare = open_engine(loading.load("efficientnet_lite0").graph(line.preprocess.size), precision=precision)
     out[f"decode + bare backbone ({precision})"] = lambda path: bare(line.preprocess(read_image(path))[None])
     for method, (detector, inspector) in lines.items():
         name = f"inspect, {method}"

@@ -30,7 +30,7 @@ from blemish.data.synthesis.scenes import procedural_scene
 from blemish.learning import training
 from blemish.learning.backbones.timm_net import load
 from blemish.learning.sources.image import SCENE
-from blemish.methods.base import Method
+from blemish.methods.torch_base import TorchMethod
 from blemish.system import cores
 from blemish.types import Batch, FeatureSpec, Needs, Pyramid
 
@@ -99,16 +99,16 @@ def _chosen(pyramid: Pyramid, at: torch.Tensor) -> Pyramid:
     return Pyramid(tuple(level[at] for level in pyramid.maps))
 
 
-def made(name: str, samples: Any, steps: int) -> Method[Any]:
+def made(name: str, samples: Any, steps: int) -> TorchMethod[Any]:
     """The method at its own options, but for the number of steps of each phase."""
-    cls = methods.get(name)
-    method = cls(cls.Config(), samples.spec, SCENE if isinstance(samples, Images) else (LENGTH,), 0)
+    cls: Any = methods.get(name)
+    method: TorchMethod[Any] = cls(cls.Config(), samples.spec, SCENE if isinstance(samples, Images) else (LENGTH,), 0)
     phases = tuple(replace(phase, steps=steps) for phase in method.phases())
     method.__dict__["phases"] = lambda: phases
     return method
 
 
-def timed(method: Method[Any], samples: Any, *, bf16: bool) -> Times:
+def timed(method: TorchMethod[Any], samples: Any, *, bf16: bool) -> Times:
     """Processor seconds of each step but the first of each phase."""
     found: Times = {}
 

@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from blemish.config import to_json
 from blemish.data.synthesis.makers import MAKERS
@@ -19,46 +17,27 @@ from blemish.inspection.engines import Engine
 from blemish.inspection.meta import Meta
 from blemish.inspection.modelfile import Model
 from blemish.inspection.open import open_model
-from blemish.learning import export, training
+from blemish.learning import export, observing
 from blemish.learning import run as learning
 from blemish.learning.backbones.base import Backbone
-from blemish.learning.training import Plan
+from blemish.learning.backbones.graph_net import GraphBackbone
 from blemish.methods.base import Method
 from blemish.types import Batch, FeatureSpec, Needs, Pyramid, Record
+
+if TYPE_CHECKING:
+    import torch
+
+    from blemish.learning.training import Plan
 
 SIZE = (48, 64)  # not square on purpose
 
 
-class FakeBackbone(Backbone):
+class FakeBackbone(GraphBackbone):
     """Three levels (strides 4, 8, 16) of a random convolutional network with fixed weights."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.layers = (0, 1, 2)
-        self.stride = 16
-        self.identity = "fake@0/0,1,2"
-        generator = torch.Generator().manual_seed(0)
-        channels = [3, 6, 8, 10]
-        self.stages = nn.ModuleList()
-        for i, (a, b) in enumerate(zip(channels, channels[1:], strict=False)):
-            conv = nn.Conv2d(a, b, 5, stride=4 if i == 0 else 2, padding=2)
-            with torch.no_grad():
-                conv.weight.normal_(0, (2 / (25 * a)) ** 0.5, generator=generator)
-                conv.bias.zero_()
-            self.stages.append(conv)
-        self.requires_grad_(False)
-        self.eval()
-
-    @property
-    def normalisation(self) -> tuple[Tensor, Tensor]:
-        return torch.full((3,), 127.0), torch.full((3,), 64.0)
-
-    def features(self, x: Tensor) -> tuple[Tensor, ...]:
-        maps = []
-        for stage in self.stages:
-            x = stage(x).relu()
-            maps.append(x)
-        return tuple(maps)
+        network = (Path(__file__).parent / "fake_backbone.onnx").read_bytes()
+        super().__init__(network, name="fake", digest="0", layers=(0, 1, 2), strides=(4, 8, 16), mean=127.0, std=64.0)
 
 
 def good_image(seed: int, size: tuple[int, int] = SIZE) -> NDArray[np.uint8]:
@@ -78,13 +57,19 @@ def defective_image(seed: int, size: tuple[int, int] = SIZE) -> tuple[NDArray[np
     return image, mask
 
 
-def batch_of(backbone: Backbone, images: list[NDArray[np.uint8]], image: bool = True) -> Batch:
+def arrays_of(backbone: Backbone, images: list[NDArray[np.uint8]], image: bool = True) -> Batch:
     """Images of one size as a method sees them."""
-    size = images[0].shape[:2]
-    stack = torch.from_numpy(np.stack(images))
-    pyramid: Pyramid = backbone.pyramid(stack)
-    x = backbone.normalise(stack) if image else None
-    return Batch(size=size, pyramid=pyramid, x=x, ids=tuple(map(str, range(len(images)))))
+    stack = np.stack(images)
+    x = backbone.normalised(stack) if image else None
+    ids = tuple(map(str, range(len(images))))
+    return Batch(size=stack.shape[1:3], pyramid=Pyramid(backbone.maps(stack)), x=x, ids=ids)
+
+
+def batch_of(backbone: Backbone, images: list[NDArray[np.uint8]], image: bool = True) -> Batch:
+    """The same in tensors."""
+    from blemish.methods.torch_base import TorchMethod
+
+    return TorchMethod.converted(arrays_of(backbone, images, image))
 
 
 class FakeSamples:
@@ -102,17 +87,25 @@ class FakeSamples:
         batch = batch_of(self.backbone, chosen, self.needs.image)
         if generator is None or self.maker is None:
             return batch
+        import torch
+
         seeds = torch.randint(4, (len(chosen),), generator=generator).tolist()
         twins = [self.maker(x, np.random.default_rng([i, s])) for x, i, s in zip(chosen, indices, seeds, strict=True)]
         pyramid = batch_of(self.backbone, [x for x, _ in twins]).pyramid
         return replace(batch, twin=pyramid, mask=torch.from_numpy(np.stack([mask for _, mask in twins])))
 
 
-def learn(method: Method, backbone: Backbone, images: list[NDArray[np.uint8]], plan: Plan | None = None) -> Plan:
-    """Everything from the first look to the last step, without files."""
+def learn(method: Method, backbone: Backbone, images: list[NDArray[np.uint8]], plan: Plan | None = None) -> Plan | None:
+    """Everything from the first look to the last step, without files; the plan, with its report, of a method in
+    PyTorch."""
     needs = method.wants(method.config)
+    if method.arrays == "numpy":
+        observing.train(method, [arrays_of(backbone, images[i : i + 16]) for i in range(0, len(images), 16)])
+        return None
+    from blemish.learning import training
+
     scenes = [good_image(1000 + i, method.size) for i in range(8)]
-    plan = plan or Plan()
+    plan = plan or training.Plan()
     plan.scenes = plan.scenes or FakeSamples(backbone, scenes, needs)
     return training.learn(method, FakeSamples(backbone, images, needs), plan=plan)
 
@@ -125,7 +118,7 @@ def beside(mask: NDArray[np.bool_], peak: tuple[int, ...], near: int) -> bool:
 @cache
 def trunk_graph(image: bool) -> bytes:
     """The graph of the tiny backbone, at the tiny size."""
-    return export.export_backbone(FakeBackbone(), SIZE, image=image)
+    return FakeBackbone().graph(SIZE, image=image)
 
 
 class ImageWorld:
@@ -154,9 +147,9 @@ class ImageWorld:
         return np.full((*size, 3), 90, np.uint8)
 
     def batch(self, samples: list[NDArray[Any]]) -> Batch:
-        return batch_of(self.backbone, samples)
+        return arrays_of(self.backbone, samples)
 
-    def learn(self, method: Method, samples: list[NDArray[Any]], plan: Plan | None = None) -> Plan:
+    def learn(self, method: Method, samples: list[NDArray[Any]], plan: Plan | None = None) -> Plan | None:
         return learn(method, self.backbone, samples, plan)
 
     def samples(self, method: Method, samples: list[NDArray[Any]]) -> FakeSamples:
@@ -172,7 +165,7 @@ class ImageWorld:
         return export.merge(self.trunk(method), self.head(method))
 
     def reference(self, method: Method) -> Engine:
-        return export.torch_engine(self.backbone, method)
+        return export.reference_engine(self.backbone, method)
 
 
 LENGTH = (96,)
@@ -210,8 +203,10 @@ class WindowsInMemory:
 
 def signals_of(windows: list[NDArray[np.float32]]) -> Batch:
     """Windows of one length as a method sees them."""
-    x = torch.from_numpy(np.stack(windows))
-    return Batch(size=tuple(x.shape[2:]), x=x, ids=tuple(map(str, range(len(windows)))))
+    from blemish.methods.torch_base import TorchMethod
+
+    x = np.stack(windows)
+    return TorchMethod.converted(Batch(size=tuple(x.shape[2:]), x=x, ids=tuple(map(str, range(len(windows))))))
 
 
 class SignalWorld:
@@ -240,6 +235,8 @@ class SignalWorld:
         return signals_of(samples)
 
     def learn(self, method: Method, samples: list[NDArray[Any]], plan: Plan | None = None) -> Plan:
+        from blemish.learning import training
+
         return training.learn(method, WindowsInMemory(samples), plan=plan)
 
     def samples(self, method: Method, samples: list[NDArray[Any]]) -> WindowsInMemory:  # noqa: ARG002
@@ -300,13 +297,11 @@ class CloudWorld:
         return x
 
     def batch(self, samples: list[NDArray[Any]]) -> Batch:
-        x = torch.from_numpy(np.stack(samples))
+        x = np.stack(samples)
         return Batch(size=(x.shape[1],), x=x, ids=tuple(map(str, range(len(samples)))))
 
-    def learn(self, method: Method, samples: list[NDArray[Any]]) -> Plan:
-        plan = Plan()
-        training.train(method, [self.batch([sample]) for sample in samples])
-        return plan
+    def learn(self, method: Method, samples: list[NDArray[Any]]) -> None:
+        observing.train(method, [self.batch([sample]) for sample in samples])
 
     def engine(self, method: Method) -> Engine:
         """What runs the method's model without torch."""

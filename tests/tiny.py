@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,8 @@ import pytest
 
 from blemish import methods
 from blemish.config import build
+from blemish.inspection.calibrate import formats
+from blemish.inspection.engines import Engine, Precision, open_engine
 from blemish.inspection.modelfile import Model
 from blemish.learning.fit import fit
 from blemish.learning.options import FitOptions
@@ -21,7 +24,9 @@ from blemish.types import Record
 from tests.fakes import FakeBackbone, write_images
 
 ROOT = Path(__file__).resolve().parents[1]
-OF_IMAGES = [name for name in methods.names() if methods.get(name).needs.source in ("pyramid", "image")]
+HERE = [name for name in methods.names() if find_spec("torch") or not methods.describe(name)["extra"]]
+"""Methods that can run with what is installed."""
+OF_IMAGES = [name for name in HERE if methods.get(name).needs.source in ("pyramid", "image")]
 TRAINED = [name for name in OF_IMAGES if methods.get(name).fitted_modules]
 ROUTED = [name for name in OF_IMAGES if methods.get(name).routing(methods.get(name).Config()) is not None]
 GRADIENT = "rd"  # the lightest of the trained whose networks may run in bf16 up to a border
@@ -57,6 +62,11 @@ def fit_tiny(folder: Path, records: Sequence[Record] | None = None, *, cache: An
         patch.setenv("BLEMISH_CACHE", str(folder / "cache"))
         records = records if records is not None else write_images(folder / "good", 20)
         return fit(records, build(FitOptions, chosen), backbone=FakeBackbone(), cache=cache)
+
+
+def in_formats(graph: bytes) -> dict[Precision, Engine]:
+    """A graph in every number format of this machine."""
+    return {precision: open_engine(graph, precision=precision) for precision in formats()}
 
 
 def python(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:

@@ -13,7 +13,7 @@ from blemish import config
 from blemish.data import layouts, registry
 from blemish.errors import ConfigError, DataError, EngineError, NotFittedError
 from blemish.inspection import modelfile
-from blemish.inspection.calibrate import agreement, calibrators, good_scores, in_best_format, unit_id
+from blemish.inspection.calibrate import agreement, calibrators, deployed_model, good_scores, in_best_format, unit_id
 from blemish.inspection.engines import Engine
 from blemish.inspection.inspector import Errors, Inspector
 from blemish.inspection.modelfile import Model
@@ -236,7 +236,7 @@ class Detector:
             if self.model.categories is not None:
                 made, categories, found = promised(self.model, kind, records, false_alarm_rate, per_unit, follow)
             else:
-                scores = good_scores(self.model, kind, records, follow)
+                scores = good_scores(deployed_model(self.model, kind), records, follow)
                 made = calibrators([scores], false_alarm_rate, per_unit=per_unit)
                 found = agreement([scores])
             self._model = in_best_format(self.model, found)  # on this processor, whose short format may be another
@@ -258,19 +258,22 @@ class Detector:
         return fresh
 
     def inspector(self, engine: str = "openvino", *, threads: int | None = None, batch: int = 1) -> Inspector:
-        """The line from file to result on one engine; "torch" is the reference and needs the learning side."""
+        """The line from file to result on one engine; "reference" is what graphs are compared with."""
         chosen: str | Engine = engine
         if engine == "torch":
+            warnings.warn("the engine 'torch' is called 'reference' now", DeprecationWarning, stacklevel=2)
+            engine = "reference"
+        if engine == "reference":
             from blemish.learning import export
             from blemish.learning.fitted import restore, restore_vote
 
             if self.model.heads:
-                raise EngineError("the PyTorch reference runs one head, and this model has one for each category")
+                raise EngineError("the reference runs one head, and this model has one for each category")
             backbone, method = restore(self.model, self._backbone)
             if backbone is None:
                 chosen = export.plain_engine(method)
             else:
-                chosen = export.torch_engine(backbone, method, restore_vote(self.model))
+                chosen = export.reference_engine(backbone, method, restore_vote(self.model))
         return Inspector(self.model, chosen, threads=threads, batch=batch)
 
     def _cut(self) -> layouts.Cut | None:

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from blemish.errors import ConfigError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 Split = Literal["train", "test", "held"]
 """`held` marks samples that a data set keeps apart: offered neither to fit nor to evaluate."""
@@ -131,29 +128,32 @@ class Routing:
 class Pyramid:
     """Frozen features: maps[l] is (B, C_l, *grid_l), finest first; those of a second network stand behind."""
 
-    maps: tuple[Tensor, ...]
+    maps: tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What a method sees: the features of B samples and, where it asked, the samples themselves."""
+    """What a method sees: the features of B samples and, where it asked, the samples themselves.
+
+    Arrays of numpy, or tensors for a method in PyTorch (`Method.converted`).
+    """
 
     size: tuple[int, ...]  # spatial shape of the network's input, the shape of the anomaly map
     pyramid: Pyramid | None = None
-    x: Tensor | None = None  # (B, C, *size), normalised as the backbone wants it; signals (B, K leads, L); clouds
+    x: Any | None = None  # (B, C, *size), normalised as the backbone wants it; signals (B, K leads, L); clouds
     # (B, N, 6), the typical part 1 across: points, and what points out of the material; rows of NaN fill up to N
     ids: tuple[str, ...] = ()
     twin: Pyramid | None = None  # the same samples, damaged
-    mask: Tensor | None = None  # (B, *size) bool, where the twins are damaged
-    category: Tensor | None = None  # (B,) int64, as the router decided; None where there is one product
+    mask: Any | None = None  # (B, *size) bool, where the twins are damaged
+    category: Any | None = None  # (B,) int64, as the router decided; None where there is one product
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
     """Raw float32, LARGER = MORE ANOMALOUS, never rescaled in place."""
 
-    score: Tensor  # (B,)
-    anomaly_map: Tensor  # (B, *size)
+    score: Any  # (B,)
+    anomaly_map: Any  # (B, *size)
 
 
 @dataclass(frozen=True, slots=True)

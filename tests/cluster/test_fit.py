@@ -16,7 +16,7 @@ pytest.importorskip("ray", reason="ray is not installed: pip install 'blemish[ra
 from blemish.evaluation.bench import on_ray as cluster_bench
 from blemish.evaluation.bench import run, store, suite
 from blemish.inspection.modelfile import Model
-from blemish.learning import training
+from blemish.learning import observing
 from blemish.learning.backbones.cache import FeatureCache
 from blemish.learning.chunks import Chunk
 from blemish.learning.fit import fit
@@ -38,7 +38,7 @@ def fitted(records: list[Record], method: str, **more: Any) -> Model:
 
 @pytest.mark.parametrize("method", ["patchcore", "pbas"])  # one of one pass, one that is trained
 def test_a_cluster_learns_the_same_bits(ray: Any, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "CHUNK", 8)
+    monkeypatch.setattr(observing, "CHUNK", 8)
     records = write_images(tmp_path / "good", 30)
     here = fitted(records, method)
     there = fitted(records, method, spread=RaySpread(ray))
@@ -68,7 +68,7 @@ class Deadly(RaySpread):
 
 
 def test_a_killed_worker_changes_nothing(ray: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "CHUNK", 4)
+    monkeypatch.setattr(observing, "CHUNK", 4)
     records = write_images(tmp_path / "good", 40)
     spread = Deadly(ray)
     assert fitted(records, "padim", spread=spread).tensors == fitted(records, "padim").tensors

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,13 +12,24 @@ import numpy as np
 import pytest
 
 from blemish.types import Cloud
+from tests.fakes import write_images
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
+TRAIN = "torch and timm are not installed: pip install 'blemish[train]'"
 
 
 def run(folder: Path, script: str, *words: object) -> str:
-    command = [sys.executable, str(ROOT / "benchmarks" / script), *map(str, words)]
+    return said(folder, str(ROOT / "benchmarks" / script), *words)
+
+
+def parts_of(folder: Path, code: str) -> str:
+    """What code says that has the scripts' own functions at hand."""
+    return said(folder, "-c", f"import sys; sys.path.insert(0, {str(ROOT / 'benchmarks')!r})\n{code}")
+
+
+def said(folder: Path, *words: object) -> str:
+    command = [sys.executable, *map(str, words)]
     env = {**os.environ, "BLEMISH_CACHE": str(folder / "cache")}
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False, env=env)
     assert done.returncode == 0, done.stderr
@@ -25,6 +37,7 @@ def run(folder: Path, script: str, *words: object) -> str:
 
 
 def test_heartbeats(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason=TRAIN)
     pytest.importorskip("wfdb", reason="wfdb is not installed: pip install 'blemish[ecg]'")
     from tests.unit.data.signal.test_preprocess import annotated
 
@@ -48,6 +61,7 @@ def test_heartbeats(tmp_path: Path) -> None:
 
 
 def test_clouds(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason=TRAIN)
     pytest.importorskip("plyfile", reason="plyfile is not installed: pip install 'blemish[3d]'")
     from blemish.data.cloud.formats import write_cloud
 
@@ -59,3 +73,82 @@ def test_clouds(tmp_path: Path) -> None:
     for row in ("| 0.02 | 0.25 |", "| hole |", "| sphere |", "| rejected of 2 normal scans"):
         assert row in page
     assert "Against the bank alone, object AUROC" in page
+
+
+@pytest.mark.parametrize("job", ["coreset,-1,20", "fit,padim,8"])
+def test_growth(tmp_path: Path, job: str) -> None:
+    write_images(tmp_path / "good", 8)
+    row = json.loads(run(tmp_path, "growth.py", "--data", tmp_path / "good", "--job", job))
+    assert row["what"].startswith("coreset, " if "coreset" in job else "fit padim, 8 images")
+    assert row["peak_mb"] > 0
+
+
+def test_routing(tmp_path: Path) -> None:
+    pytest.importorskip("scipy", reason="scipy is not installed: pip install 'blemish[bench]'")
+    code = """
+import numpy as np
+import routing
+generator = np.random.default_rng(0)
+middles = 9 * generator.standard_normal((len(routing.SOURCES), 8, 1, 1))
+sides = {s: [(m + generator.standard_normal((30, 8, 3, 4))).astype(np.float32) for m in middles] for s in routing.SIDES}
+for make in (routing.by_name, lambda parts, seed: routing.by_cluster(parts, seed, len(middles))):
+    print(*routing.accuracies(make(sides, 0), sides))
+"""
+    named, clustered = (list(map(float, line.split())) for line in parts_of(tmp_path, code).splitlines())
+    assert named == [1.0, 1.0, 1.0]
+    assert len(clustered) == 3
+    assert min(clustered) > 0.5
+
+
+def test_categories(tmp_path: Path) -> None:
+    write_images(tmp_path / "good", 12)
+    code = """
+import warnings
+from pathlib import Path
+import categories
+warnings.simplefilter("ignore")
+model = categories.Detector("dfc", image_size="64").fit(Path("good")).model
+wider = categories.widened(model, 12)
+print(len(wider.categories.names), categories.Inspector(wider, threads=1).inspect("good/000.png").category)
+"""
+    assert parts_of(tmp_path, code).split() == ["12", "good"]
+
+
+def test_speed(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason=TRAIN)
+    pytest.importorskip("timm", reason=TRAIN)
+    write_images(tmp_path / "good", 8)
+    code = """
+import warnings
+from pathlib import Path
+import speed
+warnings.simplefilter("ignore")
+records = [speed.Record(path.name, path) for path in sorted(Path("good").iterdir())]
+for name, values in speed.interleaved(speed.contenders(records), [records[0].path], 1).items():
+    print(len(values), name)
+"""
+    rows = parts_of(tmp_path, code).splitlines()
+    assert len(rows) == 5
+    assert all(row.startswith("1 ") for row in rows)
+
+
+def test_attenuation(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason=TRAIN)
+    code = """
+import attenuation
+attenuation.TRAIN, attenuation.TEST, attenuation.SHARES = 8, 4, (0.2,)
+attenuation.OPTIONS |= {"steps": 1, "gate_steps": 1}
+options = attenuation.FitOptions(method="fader", calibration="none")
+table, covered = attenuation.measured(attenuation.learning.load_backbone(options), 0)
+print(table.shape, len(covered))
+"""
+    assert parts_of(tmp_path, code).splitlines()[-1] == "(1, 5, 5) 1"
+
+
+def test_light(tmp_path: Path) -> None:
+    words = ["--python", sys.executable, "--against", sys.executable, "--methods", "padim"]
+    write_images(tmp_path / "good", 8)
+    page = run(tmp_path, "light.py", *words, "--images", tmp_path / "good", "--counts", 8, "--repeats", 1)
+    row = page.splitlines()[-1].strip("| ").split(" | ")
+    assert row[:2] == ["padim", "8"]
+    assert all(float(cell) > 0 for cell in row[2:])

@@ -24,7 +24,7 @@ from tests.tiny import RATE, ROOT, fit_tiny
 for tool in ("build", "hatchling", "twine"):
     pytest.importorskip(tool, reason=f"{tool} is not installed: pip install 'blemish[dev]'")
 
-LEARNING = ("torch", "torchvision", "timm", "onnx", "onnxruntime", "safetensors", "pydantic", "scipy")
+TRAINING = ("torch", "torchvision", "timm", "onnxruntime", "scipy")
 SOURCE = Path(blemish.__file__).parent
 
 
@@ -132,10 +132,10 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_it_is_the_wheel_and_there_is_no_learning_side(alone: Path, tmp_path: Path) -> None:
+def test_it_is_the_wheel_and_there_is_no_pytorch(alone: Path, tmp_path: Path) -> None:
     code = (
         "import blemish, json, sys\nfrom importlib.util import find_spec\n"
-        f"there = [name for name in {LEARNING!r} if find_spec(name)]\n"
+        f"there = [name for name in {TRAINING!r} if find_spec(name)]\n"
         "print(json.dumps([blemish.__file__, there, 'torch' in sys.modules]))"
     )
     done = process(alone, "-W", "error", "-c", code, cwd=tmp_path)
@@ -170,8 +170,23 @@ def test_it_calibrates(alone: Path, bench: Path) -> None:
     assert str(modelfile.load(bench / "strict.blemish").promise).startswith("at most 0.1 of good parts rejected")
 
 
-def test_it_says_what_learning_needs(alone: Path, bench: Path) -> None:
-    done = process(alone.with_name("blemish"), "fit", "more_good", "--out", "no.blemish", cwd=bench)
+def test_it_learns_what_the_whole_learns(alone: Path, bench: Path) -> None:
+    words = ("fit", "more_good", "--out", "own.blemish", "--image-size", "64", "--calibration", "none", "--no-cache")
+    done = process(alone.with_name("blemish"), *words, cwd=bench)
+    assert done.returncode == 0, done.stderr
+    here = (
+        Detector(image_size=64, calibration="none", cache=False)
+        .fit(bench / "more_good")
+        .inspect(bench / "new" / "spot.png")
+    )
+    assert Detector.load(bench / "own.blemish").inspect(bench / "new" / "spot.png").score == pytest.approx(
+        here.score, rel=1e-6
+    )
+
+
+def test_it_says_what_training_needs(alone: Path, bench: Path) -> None:
+    words = ("fit", "more_good", "--out", "no.blemish", "--method", "rd")
+    done = process(alone.with_name("blemish"), *words, cwd=bench)
     assert done.returncode == 1
     assert "is not installed" in done.stderr
     assert "pip install 'blemish[train]'" in done.stderr

@@ -1,4 +1,4 @@
-"""What is loaded when: the package is free, the command line is light, and inspecting needs no learning side."""
+"""What is loaded when: the package is free, the command line is light, and statistics need no PyTorch."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tests.fakes import write_images, write_mvtec
 from tests.tiny import RATE, fit_tiny, python
 
 # Typer may bring pydantic for the command line; the library's inspecting side never asks for it.
-BLOCKED = ("torch", "torchvision", "timm", "onnx", "scipy", "safetensors", "matplotlib", "onnxruntime")
-LEARNING = (*BLOCKED, "pydantic")
+BLOCKED = ("torch", "torchvision", "timm", "scipy", "matplotlib", "onnxruntime")
+LEARNING = (*BLOCKED, "onnx", "safetensors", "pydantic")
 HEAVY = ("numpy", "cv2", "openvino", "PIL", *BLOCKED)
 
 
@@ -101,8 +101,10 @@ out['cli'] = {
     'help': cli('--help'), 'methods': cli('methods', '--json'), 'backbones': cli('backbones'), 'cache': cli('cache'),
     'doctor': cli('doctor'),
 }
-out['fit'] = cli('fit', folder / 'fresh', '--out', folder / 'no')
-out['reference'] = cli('inspect', folder / 'model', image, '--engine', 'torch')
+out['fit'] = cli('fit', folder / 'fresh', '--out', folder / 'learned', '--false-alarm-rate', RATE)
+out['learned'] = cli('inspect', folder / 'learned', image)
+out['train'] = cli('fit', folder / 'fresh', '--out', folder / 'no', '--method', 'rd')
+out['deep'] = cli('fit', folder / 'fresh', '--out', folder / 'no', '--backbone', 'efficientnet_lite1')
 out['second'] = cli('inspect', folder / 'model', image, '--engine', 'onnxruntime')
 print(json.dumps(out))
 """
@@ -139,14 +141,25 @@ def test_command_runs_without_the_learning_side(without: dict[str, dict[str, lis
     assert stdout
 
 
+def test_statistics_are_learned_without_pytorch(without: dict[str, list[object]]) -> None:
+    code, stdout, stderr = without["fit"]
+    assert (code, "error" in str(stderr)) == (0, False)
+    assert json.loads(str(stdout))["method"] == "patchcore"
+    assert json.loads(str(without["learned"][1]))["pred_score"] > 0
+
+
 @pytest.mark.parametrize(
     ("what", "error"),
-    [("fit", "is not installed"), ("reference", "is not installed"), ("second", "onnxruntime is not installed")],
+    [
+        ("train", "is not installed"),
+        ("deep", "needs PyTorch"),
+        ("second", "onnxruntime is not installed"),
+    ],
 )
-def test_what_needs_the_learning_side_says_so(without: dict[str, list[str]], what: str, error: str) -> None:
+def test_what_needs_more_than_the_core_says_so(without: dict[str, list[str]], what: str, error: str) -> None:
     code, stdout, stderr = without[what]
     assert (code, stdout) == (1, "")
-    first, second = stderr.splitlines()
+    first, second = stderr.splitlines()[-2:]
     assert first.startswith("error: ")
     assert error in first
     assert second.startswith("hint: pip install")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import blemish
+from tests.tiny import python
 
 # A package (or module at the root) imports from the rows above its own, from what stands left of it in its own row, and
 # from itself; never from its right or from below.
@@ -34,22 +35,23 @@ ONLY = {
     "inspection.engines": {"errors", "config", "system", "inspection.graph_parts"},
     "inspection.graph_parts": {"errors"},
     "learning.sampler": {"types", "methods"},
-    "learning.training": {"errors", "types", "methods", "learning.sampler"},
+    "learning.observing": {"errors", "types", "methods"},
+    "learning.training": {"errors", "types", "methods", "learning.sampler", "learning.observing"},
     "evaluation.metrics": {"errors", "evaluation.metrics"},
 }
 # Importing any other module loads no torch; where they need it, they load it inside a function.
 IMPORT_TORCH = (
-    "ops",
     "nn",
     "methods",
-    "data.synthesis",
     "learning.sampler",
+    "learning.trace",
     "learning.training",
-    "learning.sources.image",
-    "learning.backbones.base",
+    "learning.backbones.torch_base",
     "learning.backbones.pair",
     "learning.backbones.timm_net",
 )
+
+BASES = {"methods.base", "methods.torch_base"}
 
 SOURCE = Path(blemish.__file__).parent
 FILES = {
@@ -100,6 +102,15 @@ def at_import_time(tree: ast.Module) -> ast.Module:
     return copy
 
 
+STATISTICAL = [
+    module
+    for module in FILES
+    if module.startswith("methods.")
+    and module not in BASES
+    and "methods.torch_base" not in package_imports(parsed(module))
+]  # methods in numpy
+
+
 @pytest.mark.parametrize("module", FILES)
 def test_imports_go_down(module: str) -> None:
     importing = component(module)
@@ -130,16 +141,24 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
         visit(module, ())
 
 
-@pytest.mark.parametrize("module", [m for m in FILES if m.startswith("methods.") and m != "methods.base"])
+@pytest.mark.parametrize("module", [m for m in FILES if m.startswith("methods.") and m not in BASES])
 def test_methods_do_not_import_each_other(module: str) -> None:
-    assert {name for name in package_imports(parsed(module)) if name.startswith("methods")} <= {"methods.base"}
+    assert {name for name in package_imports(parsed(module)) if name.startswith("methods")} <= BASES
 
 
 @pytest.mark.parametrize("module", FILES)
 def test_torch_is_loaded_where_it_is_needed_and_nowhere_else(module: str) -> None:
     names = {name.partition(".")[0] for name in imported(at_import_time(parsed(module)))}
-    allowed = module != "methods" and any(within(module, name) for name in IMPORT_TORCH)
+    numpy_only = module in ("methods", "methods.base") or module in STATISTICAL
+    allowed = not numpy_only and any(within(module, name) for name in IMPORT_TORCH)
     assert allowed or not names & {"torch", "torchvision", "timm", "onnx", "safetensors", "pydantic"}
+
+
+def test_importing_a_statistical_method_loads_no_torch() -> None:
+    assert {"methods.padim", "methods.patchcore", "methods.fpfh"} <= set(STATISTICAL)
+    imports = "; ".join(f"import blemish.{module}" for module in STATISTICAL)
+    done = python("-c", f"{imports}; import sys; print('torch' in sys.modules)")
+    assert done.stdout.strip() == "False", done.stderr
 
 
 @pytest.mark.parametrize("module", ["errors", "config", "inspection.conformal", "cli.app"])

@@ -123,8 +123,8 @@ def test_errors_of_the_facade(detector: Detector, folder: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be fitted again"):
         Detector.from_model(detector.model).fit(folder / "good")
     with pytest.raises(EngineError, match="needs the fitted method"):
-        open_engine(detector.model.graph, "torch")
-    reference = Detector.from_model(detector.model, backbone=FakeBackbone()).inspector("torch")
+        open_engine(detector.model.graph, "reference")
+    reference = Detector.from_model(detector.model, backbone=FakeBackbone()).inspector("reference")
     assert reference.inspect(good_image(0)).score == pytest.approx(
         detector.inspector("onnxruntime").inspect(good_image(0)).score, rel=1e-4
     )
@@ -177,7 +177,7 @@ def test_one_image_is_not_a_row_of_its_lines(detector: Detector) -> None:
     stack = np.stack([good_image(0), good_image(1)])
     assert [r.score for r in detector.inspect_many(stack)] == [detector.inspect(i).score for i in stack]
     for value in (None, 3, Image.fromarray(good_image(0))):
-        with pytest.raises(DataError, match="no row of images"):
+        with pytest.raises(DataError, match="is not a list of images"):
             detector.inspect_many(value)  # type: ignore[arg-type]
 
 

@@ -106,7 +106,7 @@ def test_a_saved_model_gives_the_same_bits_without_torch(fitted: Detector, model
 
 def test_engines(fitted: Detector, folder: Path) -> None:
     path = folder / "test" / "knob" / "00.ply"
-    reference = fitted.inspector("torch").inspect(path)
+    reference = fitted.inspector("reference").inspect(path)
     result = fitted.inspect(path)
     assert result.score == pytest.approx(reference.score, rel=1e-4)
     np.testing.assert_allclose(result.anomaly_map, reference.anomaly_map, rtol=1e-4, atol=1e-3)

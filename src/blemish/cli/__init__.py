@@ -128,7 +128,7 @@ _LESS = "smaller images (--image-size), fewer --threads, or a higher limit of me
 
 
 # packages that are imported where they are needed, and the extra that brings them
-_EXTRAS = {name: "train" for name in ("torch", "torchvision", "timm", "onnx", "pydantic", "safetensors")}
+_EXTRAS = {name: "train" for name in ("torch", "torchvision", "timm")}
 _EXTRAS |= {name: "bench" for name in ("pyarrow", "matplotlib", "scikit_posthocs", "statsmodels", "pandas")}
 _EXTRAS |= {name: "3d" for name in ("scipy", "plyfile", "pypcd4", "tifffile")}
 _EXTRAS |= {name: "ray" for name in ("ray", "fsspec", "s3fs")}

@@ -76,7 +76,7 @@ def doctor(as_json: Json = False) -> None:
     from importlib.metadata import PackageNotFoundError, version
 
     from blemish.inspection.engines import best_precision
-    from blemish.learning.backbones import DEFAULT, describe
+    from blemish.learning.backbones import describe
     from blemish.learning.backbones.cache import FeatureCache
     from blemish.system import cores
 
@@ -86,8 +86,9 @@ def doctor(as_json: Json = False) -> None:
         except PackageNotFoundError:
             return None
 
-    light = {name: found(name) for name in ("numpy", "pillow", "opencv-python-headless", "openvino")}
-    learning = {name: found(name) for name in ("torch", "torchvision", "timm", "onnx", "safetensors", "pydantic")}
+    inspecting = {name: found(name) for name in ("numpy", "pillow", "opencv-python-headless", "openvino")}
+    learning = {name: found(name) for name in ("onnx", "safetensors", "pydantic")}
+    training = {name: found(name) for name in ("torch", "torchvision", "timm")}
     weights = {b["name"]: b["installed"] for b in describe()}
     state = {
         "blemish": version("blemish"),
@@ -95,10 +96,11 @@ def doctor(as_json: Json = False) -> None:
         "processor": platform.processor() or platform.machine(),
         "cores": cores(),
         "precision": best_precision(),
-        "can_inspect": all(light.values()),
-        "can_learn": all(learning.values()) and weights[DEFAULT],
+        "can_inspect": all(inspecting.values()),
+        "can_learn": all({**inspecting, **learning}.values()),
+        "can_train": all(training.values()),
         "second_engine": importlib.util.find_spec("onnxruntime") is not None,
-        "packages": {**light, **learning},
+        "packages": {**inspecting, **learning, **training},
         "weights": weights,
         "cache": FeatureCache().describe(),
     }
@@ -108,5 +110,6 @@ def doctor(as_json: Json = False) -> None:
     for key, value in state.items():
         text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
         typer.echo(f"{key:>14}  {text}")
-    if not state["can_learn"]:
-        typer.echo("hint: pip install 'blemish[train]' brings the learning side", err=True)
+    if not state["can_train"]:
+        what = "methods that are trained by gradient, and backbones other than the default one (PyTorch, 5 GB)"
+        typer.echo(f"hint: pip install 'blemish[train]' adds {what}", err=True)

@@ -59,7 +59,9 @@ Layout = Annotated[Optional[str], typer.Option(help="How the data set lies on di
 Split = Annotated[Optional[str], typer.Option(help="Another split of the data set than its default.")]  # noqa: UP045
 Rate = Annotated[float, of_fit("false_alarm_rate")]
 Threads = Annotated[Optional[int], typer.Option(min=1, help="Images worked on at once; all cores if not given.")]  # noqa: UP045
-EngineName = Annotated[str, typer.Option(help="local (= openvino), onnxruntime or torch (the reference).")]
+EngineName = Annotated[
+    str, typer.Option(help="local (= openvino), onnxruntime, or reference (what graphs are compared with).")
+]
 Address = Annotated[Optional[str], typer.Option(help="Of a Ray cluster; one is started here if not given.")]  # noqa: UP045
 ModelPath = Annotated[Path, typer.Argument(help="A model folder.")]
 MaxPixels = Annotated[
@@ -127,9 +129,7 @@ def inspect(
     fail_on_anomaly: Annotated[bool, typer.Option("--fail-on-anomaly", help="Exit 3 if one is found.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per call; 1 is fastest on a CPU.")] = 1,
     threads: Threads = None,
-    engine: Annotated[str, typer.Option(help="local (= openvino), onnxruntime, torch (the reference), or ray.")] = (
-        "local"
-    ),
+    engine: Annotated[str, typer.Option(help="local (= openvino), onnxruntime, reference, or ray.")] = ("local"),
     out: Annotated[str | None, typer.Option(help="ray: folder or URL of Parquet files; a stopped run resumes.")] = None,  # noqa: UP045
     address: Address = None,
     workers: Annotated[Optional[int], typer.Option(min=1, help="ray: processes; all cores if not given.")] = None,  # noqa: UP045

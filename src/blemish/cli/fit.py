@@ -34,7 +34,8 @@ def run(
     address: str | None,
 ) -> None:
     """Learn with `chosen`, the options of the fit and the method's own by name; a model for each category, or one."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read once, when torch is first imported
+    # threads that wait sleep; each is read once, when PyTorch or NumPy is first imported
+    os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_THREAD_TIMEOUT": "4"} | os.environ
     from blemish import config, methods
     from blemish.data import layouts
     from blemish.detector import Detector

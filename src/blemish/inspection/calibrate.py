@@ -49,9 +49,13 @@ def unit_id(record: Record) -> str:
     return content_id(record.whole.encode("utf-8", "surrogateescape"))
 
 
-def good_scores(model: Model, kind: Modality[Any], records: Sequence[Record], track: Track = no_track) -> Scores:
-    """Run each sample through the model in every number format of this machine, float32 always among them."""
-    deployed = Deployed(lambda p: open_model(model, precision=p), kind)
+def deployed_model(model: Model, kind: Modality[Any]) -> Deployed:
+    """A model in every number format of this machine, float32 always among them."""
+    return Deployed(lambda p: open_model(model, precision=p), kind)
+
+
+def good_scores(deployed: Deployed, records: Sequence[Record], track: Track = no_track) -> Scores:
+    """Run each sample through a model as it will run."""
     found = Scores({p: [] for p in deployed.engines}, deployed.blank())
     for _, precision, _, row in deployed.scored(records, track):
         found.rows[precision].append(row)

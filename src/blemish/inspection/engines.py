@@ -33,13 +33,14 @@ from blemish.system import (
     is_out_of_memory,
     memory_for,
     never_free,
+    release_memory,
     size_text,
     undisturbed,
 )
 
 Precision = Literal["f32", "bf16"]
-ENGINES = ("openvino", "onnxruntime", "torch")
-ISA_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")  # a user who sets one restricts the processor's instruction set
+ENGINES = ("openvino", "onnxruntime", "reference")
+ISA_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")  # who sets one has an instruction set less than the processor
 
 Outputs = tuple[NDArray[np.float32], ...]
 
@@ -117,10 +118,8 @@ def open_engine(
         return OpenVino(graph, precision=precision, threads=threads, batch=batch)
     if name == "onnxruntime":
         return OnnxRuntime(graph)
-    if name == "torch":
-        raise EngineError(
-            "the PyTorch reference needs the fitted method, not a graph", hint="Detector.inspector('torch')"
-        )
+    if name == "reference":
+        raise EngineError("the reference needs the fitted method, not a graph", hint="Detector.inspector('reference')")
     raise EngineError(f"no engine '{name}'", hint=nearest(name, list(ENGINES)))
 
 
@@ -146,6 +145,7 @@ class _Compiled:
             if self._parts is None:
                 with memory_for("compiling the graph", _SMALLER):
                     self._parts = self._make()
+                release_memory()  # the graph that was read, and what its weights were before they were packed
             return self._parts
 
     def _run(self, inputs: Sequence[NDArray[Any]], *, share: bool, most: int | None = None) -> Outputs:
@@ -375,10 +375,10 @@ def _session(graph: bytes) -> Any:
         raise ModelFileError(f"the graph cannot be read: {str(error).splitlines()[0]}") from error
 
 
-class TorchEngine:
-    """The PyTorch reference behind the same call; built by `export.torch_engine`, so that this file needs no torch."""
+class ReferenceEngine:
+    """What a graph is compared with, in numpy or PyTorch, behind the same call; `learning.export` builds it."""
 
-    name = "torch"
+    name = "reference"
     precision: Precision = "f32"
 
     def __init__(self, run: Callable[[NDArray[Any]], Outputs]) -> None:
@@ -386,19 +386,18 @@ class TorchEngine:
 
     def __call__(self, images: NDArray[Any]) -> Outputs:
         calm_torch()
-        with undisturbed, memory_for("running the PyTorch reference", _SMALLER):
+        with undisturbed, memory_for("running the reference", _SMALLER):
             return self._run(images)
 
     def __reduce__(self) -> Any:
-        raise EngineError("the PyTorch reference cannot be pickled", hint="pickle the Detector, and open it there")
+        raise EngineError("the reference cannot be pickled", hint="pickle the Detector, and open it there")
 
 
 def calm_torch() -> None:
     """In a forked child PyTorch computes in one thread: those of its pool exist in the parent only, and it would wait
     for them forever.
     """
-    if forked():
-        import torch
-
+    torch = sys.modules.get("torch")  # what has not loaded it has no pool of its threads
+    if forked() and torch is not None:
         if torch.get_num_threads() > 1:
             torch.set_num_threads(1)

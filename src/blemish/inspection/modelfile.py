@@ -150,8 +150,9 @@ def save(model: Model, folder: str | Path) -> None:
     except BaseException as error:
         shutil.rmtree(scratch, ignore_errors=True)
         if isinstance(error, OSError):
+            reason = error.strerror or error
             raise ModelFileError(
-                f"{folder}: cannot be written ({error.strerror or error})", hint="check permission and free space"
+                f"{folder}: cannot be written ({reason})", hint="check permission and space"
             ) from error
         raise
 

@@ -47,8 +47,8 @@ class Chunk:
         return self.method_class(self.config, source.spec, self.kind.size, self.seed)
 
     def observe(self, source: Source, records: Sequence[Record]) -> Observed:
-        """Let a new method observe one chunk."""
-        from blemish.learning.training import observe
+        """Show one chunk to a method of its own."""
+        from blemish.learning.observing import observe
 
         source.seen.clear()
         method = self.method(source)

@@ -13,16 +13,17 @@ from blemish.data import registry
 from blemish.errors import ConfigError
 from blemish.inspection.calibrate import in_best_format
 from blemish.inspection.categories import Categories, Known
-from blemish.inspection.modelfile import Model
+from blemish.inspection.modelfile import Model, arrays
 from blemish.inspection.promises import promised
 from blemish.inspection.routed import VOTE, head_name
 from blemish.learning import export
 from blemish.learning.backbones.cache import FeatureCache
 from blemish.learning.fitted import ANCHORS, load_vote
-from blemish.learning.multiclass import drawing, few_of_each_group, head, levels_of, worse_parity
+from blemish.learning.multiclass import few_of_each_group, head, levels_of, worse_parity
 from blemish.learning.options import FitOptions
 from blemish.learning.run import FitPlan, tensors, units_of
 from blemish.learning.splits import hold_out, new_to_the_router
+from blemish.ops.draws import Draws
 from blemish.types import Record, Routing, Track
 
 if TYPE_CHECKING:
@@ -36,13 +37,11 @@ def extend(
 
     ConfigError where the model has one head for all, or knows the name.
     """
-    from safetensors.torch import load
-
     _check(model, name)
     assert model.categories is not None
     assert model.meta.vote is not None
     options = config.build(FitOptions, model.run)
-    k, state = len(model.categories.names), load(model.tensors)
+    k, state = len(model.categories.names), arrays(model.tensors)
     vote = load_vote(model, state)
     modality = registry.of(model.meta)
     plan = FitPlan.of(good, options, backbone=backbone, cache=cache, track=track, modality=modality)
@@ -50,10 +49,10 @@ def extend(
     shots = (routing or Routing()).shots
     grouped = [replace(r, group=name) for r in good]
     subset = next(iter(few_of_each_group(grouped, shots, random.Random(options.seed)).values()))
-    vote.anchors.add([levels_of(plan, subset)], drawing(options.seed))
+    vote.anchors.add([levels_of(plan, subset)], Draws(options.seed))
     part = hold_out(good, subset, options)
     learned = head(plan, part)
-    state |= {f"{ANCHORS}{key}": value for key, value in vote.anchors.state_dict().items()}
+    state |= {f"{ANCHORS}{key}": value for key, value in vote.anchors.state().items()}
     state |= {f"{head_name(k)}.{key}": value for key, value in learned.method.fitted_state().items()}
     known = {p: Known((*e.scores, None), (*e.strangeness, None)) for p, e in model.categories.known.items()}
     data, counts = model.meta.data, model.meta.vote

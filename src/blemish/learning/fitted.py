@@ -1,22 +1,22 @@
-"""A fitted method from a model, in PyTorch: for the reference engine, and to continue learning."""
+"""A fitted method out of a model: for the reference engine, and to continue learning."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from blemish import config
 from blemish.data import registry
 from blemish.errors import ConfigError
-from blemish.inspection.modelfile import Model
+from blemish.inspection.modelfile import Model, arrays
 from blemish.inspection.routed import head_name
-from blemish.learning.export import Vote
+from blemish.learning.heads import Vote
 from blemish.learning.options import FitOptions
 from blemish.learning.run import head_of, load_backbone
 from blemish.learning.sources.registry import learning_for, learning_of
+from blemish.ops.anchors import Anchors
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from blemish.learning.backbones.base import Backbone
     from blemish.methods.base import Method
 
@@ -24,23 +24,21 @@ ANCHORS = "anchors."  # prefix of the router's tensors in a model
 
 
 def restore(model: Model, backbone: Backbone | None = None, head: int = 0) -> tuple[Backbone | None, Method[Any]]:
-    """Backbone (None where there is none) and fitted method of a model, in PyTorch; for the reference engine and for
-    continuing to learn.
+    """Backbone (None where there is none) and fitted method of a model, for the reference engine and for continuing to
+    learn.
 
     `head` is the number of the category, where each has a head of its own.
     """
-    from safetensors.torch import load
-
     options = config.build(FitOptions, model.run)
     if not learning_of(model.meta.kind).backbone:
         method = empty(model, None)
-        method.load_fitted(load(model.tensors))
+        method.load_fitted(arrays(model.tensors))
         return None, method
     backbone = backbone or load_backbone(options)
     assert backbone is not None
     if backbone.identity != model.meta.backbone.identity:
         raise ConfigError(f"the model was made with {model.meta.backbone.identity}, not {backbone.identity}")
-    state = load(model.tensors)
+    state = arrays(model.tensors)
     method = empty(model, backbone)
     if model.heads:
         state = state_of(state, head_name(head))
@@ -50,12 +48,10 @@ def restore(model: Model, backbone: Backbone | None = None, head: int = 0) -> tu
 
 def restore_vote(model: Model) -> Vote | None:
     """The router that decides on the category; None in a model of one product."""
-    from safetensors.torch import load
-
-    return None if model.categories is None else load_vote(model, load(model.tensors))
+    return None if model.categories is None else load_vote(model, arrays(model.tensors))
 
 
-def state_of(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def state_of(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """The tensors under a prefix, without it."""
     return {k.removeprefix(f"{prefix}."): v for k, v in state.items() if k.startswith(f"{prefix}.")}
 
@@ -68,19 +64,12 @@ def empty(model: Model, backbone: Backbone | None) -> Method[Any]:
         learning_for(cls.wants(settings)).open(kind, backbone, None).spec
         if backbone is None
         else backbone.spec(kind.size)
-        if backbone is None
-        else backbone.spec(kind.size)
     )
     return cls(settings, spec, kind.size, model.meta.seed)
 
 
-def load_vote(model: Model, state: dict[str, Tensor]) -> Vote:
+def load_vote(model: Model, state: Mapping[str, Any]) -> Vote:
     """The anchors of a model's tensors."""
-    from blemish.nn.anchors import Anchors
-
     assert model.meta.vote is not None
     anchor_state = state_of(state, ANCHORS.removesuffix("."))
-    anchors = Anchors(anchor_state["mean"], anchor_state["deviation"], count=model.meta.vote.anchors)
-    anchors.anchors, anchors.weight = anchor_state["anchors"], anchor_state["weight"]
-    anchors.centres = anchor_state["centres"]
-    return Vote(anchors, model.meta.vote.level)
+    return Vote(Anchors.of(anchor_state, model.meta.vote.anchors), model.meta.vote.level)

@@ -5,7 +5,7 @@
     heads     one for all categories, or one for each that learns from its images alone        (LFR)
     promises  from held-out good images of each decided category; that of known products from more, see `splits`
 
-The names in brackets are those of DFC (Wang et al. 2025), for which `methods.dfc` is the page; `nn.anchors` votes.
+The names in brackets are those of DFC (Wang et al. 2025), for which `methods.dfc` is the page; `ops.anchors` votes.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from blemish import config, methods
 from blemish.errors import DataError
@@ -29,19 +30,18 @@ from blemish.inspection.modelfile import Model
 from blemish.inspection.promises import promised
 from blemish.inspection.routed import VOTE, head_name
 from blemish.learning import export
-from blemish.learning.export import Vote
 from blemish.learning.fitted import ANCHORS
+from blemish.learning.heads import Scaled, Vote
 from blemish.learning.options import FitOptions
 from blemish.learning.run import FitPlan, Frozen, Learned, describe, freeze, learn, recipe, tensors
 from blemish.learning.splits import Part, Split, hold_out, new_to_the_router
+from blemish.ops.anchors import Anchors, cluster
+from blemish.ops.arrays import unit
+from blemish.ops.draws import Draws
 from blemish.types import FeatureSpec, Record, Routing
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
     from blemish.methods.base import Method
-    from blemish.nn.anchors import Anchors
 
 STRIDE = 16  # of the routing level, or the one next to it: deeper levels tell products apart, finer ones textures
 SHARE = 0.15  # maximum share of a category's good images whose names are read
@@ -64,7 +64,7 @@ def fit_multiclass(plan: FitPlan, good: Sequence[Record], routing: Routing, star
         judged += new_to_the_router(category_records, part.held, chosen, options)
     learned_from = [r for part in parts for r in part.learn]
     held = [r for part in parts for r in part.held]
-    state = {f"{ANCHORS}{name}": value for name, value in anchors.state_dict().items()}
+    state = {f"{ANCHORS}{name}": value for name, value in anchors.state().items()}
     heads: dict[str, bytes] = {}
     if routing.separate:
         heads[VOTE] = export.export_vote(vote, plan.images.spec)
@@ -113,7 +113,7 @@ def head(plan: FitPlan, part: Part) -> Learned:
         scaled = comparable(plan, method, part.held or part.learn)
         found.append(export.export_head(scaled))
         whole = export.merge(plan.images.trunk, found[-1])
-        return Frozen(whole, lambda: export.torch_engine(plan.images.backbone, scaled))
+        return Frozen(whole, lambda: export.reference_engine(plan.images.backbone, scaled))
 
     learned = learn(plan, Split(part.learn), frozen=frozen)
     return replace(learned, graph=found[-1])
@@ -138,25 +138,16 @@ def _unpromised(good: Sequence[Record], options: FitOptions) -> str:
     )
 
 
-def drawing(seed: int) -> torch.Generator:
-    """A generator under a seed."""
-    import torch
-
-    return torch.Generator().manual_seed(seed)
-
-
 def voting_level(spec: FeatureSpec, size: tuple[int, int]) -> int:
     """The level of a stride of 16 pixels, or next to it."""
     grids = spec.grids[: spec.first]
     return min(range(len(grids)), key=lambda i: abs(np.log2(size[0] / grids[i][0] / STRIDE)))
 
 
-def levels_of(plan: FitPlan, records: Sequence[Record]) -> Tensor:
+def levels_of(plan: FitPlan, records: Sequence[Record]) -> NDArray[np.float32]:
     """(n, D, h, w): what votes, of these images."""
-    import torch
-
     level = voting_level(plan.images.spec, plan.images.preprocess.size)
-    return torch.cat([b.pyramid.maps[level] for b in plan.images.batches(records) if b.pyramid is not None])
+    return np.concatenate([b.pyramid.maps[level] for b in plan.images.batches(records) if b.pyramid is not None])
 
 
 def construct(plan: FitPlan, good: Sequence[Record], routing: Routing) -> tuple[list[str], Anchors, dict[str, int]]:
@@ -164,11 +155,7 @@ def construct(plan: FitPlan, good: Sequence[Record], routing: Routing) -> tuple[
 
     Names of other records are never read. DataError where there are no categories.
     """
-    import torch
-
-    from blemish.nn.anchors import Anchors, cluster
-
-    generator = drawing(plan.options.seed)
+    draws = Draws(plan.options.seed)
     draw = random.Random(plan.options.seed)
     if routing.labels == "few":
         subsets = few_of_each_group(good, routing.shots, draw)
@@ -178,15 +165,17 @@ def construct(plan: FitPlan, good: Sequence[Record], routing: Routing) -> tuple[
         order = sorted(good, key=lambda r: r.id)
         pool = draw.sample(order, min(len(order), max(round(POOLED * len(order)), FEWEST, routing.count * 4)))
         whole = levels_of(plan, pool)
-        owner = cluster(described(whole), routing.count, min(MOST, len(pool) // 3), generator)
+        owner = cluster(described(whole), routing.count, min(MOST, len(pool) // 3), draws)
         names = [f"cluster {k + 1}" for k in range(int(owner.max()) + 1)]
         levels = [whole[owner == k] for k in range(len(names))]
         chosen = {r.id: k for r, k in zip(pool, owner.tolist(), strict=True)}
     if not names:
         raise DataError("there is no category to learn", hint="good images lie in a folder for each category")
-    pixels = torch.cat(levels).double().transpose(0, 1).flatten(1)
-    anchors = Anchors(pixels.mean(1).float(), pixels.std(1).float(), count=routing.anchors, reliable=routing.reliable)
-    anchors.add(levels, generator)
+    pixels = np.concatenate([level.transpose(1, 0, 2, 3).reshape(level.shape[1], -1) for level in levels], 1)
+    mean = np.asarray(pixels.mean(1, dtype=np.float64), np.float32)
+    deviation = np.asarray(pixels.std(1, ddof=1, dtype=np.float64), np.float32)
+    anchors = Anchors(mean, deviation, count=routing.anchors, reliable=routing.reliable)
+    anchors.add(levels, draws)
     return names, anchors, chosen
 
 
@@ -202,48 +191,40 @@ def few_of_each_group(good: Sequence[Record], shots: int, draw: random.Random) -
     return found
 
 
-def described(levels: Tensor) -> Tensor:
+def described(levels: NDArray[np.float32]) -> NDArray[np.float32]:
     """(n, D, h, w) -> (n, 2 D) unit vectors: mean and deviation of each channel, standardised over the images."""
-    import torch
-    import torch.nn.functional as F
-
-    x = levels.float().flatten(2)
-    both = F.normalize(x, dim=1)
-    stack = torch.cat([both.mean(2), both.std(2)], 1)
-    return F.normalize((stack - stack.mean(0)) / stack.std(0).clamp_min(1e-6), dim=1)
-
-
-def decided(plan: FitPlan, vote: Vote, records: Sequence[Record]) -> list[int]:
-    """Category information mining: the category with most votes of each image's positions."""
-    import torch
-
-    found: list[int] = []
-    with torch.no_grad():
-        for batch in plan.images.batches(records):
-            assert batch.pyramid is not None
-            found += vote.anchors(batch.pyramid.maps[vote.level])[0].argmax(1).tolist()
+    x = unit(levels.reshape(*levels.shape[:2], -1), 1)
+    stack = np.concatenate([x.mean(2), x.std(2, ddof=1)], 1)
+    found: NDArray[np.float32] = unit((stack - stack.mean(0)) / np.maximum(stack.std(0, ddof=1), np.float32(1e-6)), 1)
     return found
 
 
-def comparable(plan: FitPlan, method: Method[Any], good: Sequence[Record]) -> export.Scaled:
+def decided(plan: FitPlan, vote: Vote, records: Sequence[Record]) -> list[int]:
+    """Category information mining: the category that each image's positions elect."""
+    found: list[int] = []
+    for batch in plan.images.batches(records):
+        assert batch.pyramid is not None
+        found += vote.anchors(batch.pyramid.maps[vote.level])[0].argmax(1).tolist()
+    return found
+
+
+def comparable(plan: FitPlan, method: Method[Any], good: Sequence[Record]) -> Scaled:
     """A head with its scores on the scale of its good images.
 
     Scores of heads that learned apart are not comparable: (s - median) / (0.995 quantile - median) of good images makes
     them so, and keeps the order within a category. Maps likewise.
     """
-    import torch
-
     scores, peaks = [], []
-    with torch.no_grad():
+    with method.computing():
         for batch in plan.images.batches(good):
             prediction = method(batch)
-            scores.append(prediction.score)
-            peaks.append(prediction.anomaly_map[:, ::8, ::8].flatten(1))
-    return export.Scaled(method, *_scale(torch.cat(scores)), *_scale(torch.cat(peaks).flatten()))
+            scores.append(np.asarray(prediction.score))
+            peaks.append(np.asarray(prediction.anomaly_map)[:, ::8, ::8].ravel())
+    return Scaled(method, *_scale(np.concatenate(scores)), *_scale(np.concatenate(peaks)))
 
 
-def _scale(values: Tensor) -> tuple[float, float]:
-    ordered = np.sort(values.double().numpy())
+def _scale(values: NDArray[np.float32]) -> tuple[float, float]:
+    ordered = np.sort(values.astype(np.float64))
     low, high = np.quantile(ordered, [0.5, 0.995])
     return float(low), float(max(high - low, 1e-6 * max(abs(high), 1e-6)))
 

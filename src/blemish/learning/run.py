@@ -2,7 +2,7 @@
 
 plan        method, modality and source of samples, from the options and the records to learn from
 teach       records -> a method that has learned them; `teach_more` goes on from one that knows others
-learn       teach, freeze into the graph, compare it with PyTorch, score what is held out -> `Learned`
+learn       teach, freeze into the graph, compare it with its reference, score what is held out -> `Learned`
 describe    what the model says of itself
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -24,13 +25,14 @@ from blemish import config, methods
 from blemish.data.image.preprocess import Preprocess
 from blemish.data.modality import Modality
 from blemish.errors import ConfigError
-from blemish.inspection.calibrate import Scores, agreement, calibrators, good_scores, unit_id
+from blemish.inspection.calibrate import Deployed, Scores, agreement, calibrators, deployed_model, good_scores, unit_id
 from blemish.inspection.conformal import Calibrator
-from blemish.inspection.engines import Engine, calm_torch
+from blemish.inspection.engines import ISA_LIMITS, Engine, calm_torch
 from blemish.inspection.meta import BackboneMeta, DataMeta, Meta
 from blemish.inspection.modelfile import Model
-from blemish.learning import export, footprint
+from blemish.learning import export, footprint, observing
 from blemish.learning.backbones.cache import Blobs, FeatureCache
+from blemish.learning.backbones.loading import load
 from blemish.learning.chunks import Chunk, Observed, Spread
 from blemish.learning.code_digest import learning_sources
 from blemish.learning.options import FitOptions, seconds
@@ -39,18 +41,17 @@ from blemish.learning.sources.features import BATCH, FeatureSource
 from blemish.learning.sources.image import SCENE, ImageSamples, read_textures, scenes
 from blemish.learning.sources.registry import learning_for
 from blemish.learning.splits import Split, split_at_random
+from blemish.system import release_memory
 from blemish.types import Needs, PhaseReport, Record, Track, no_track
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from blemish.learning.backbones.base import Backbone
-    from blemish.learning.export import Vote
+    from blemish.learning.heads import Vote
     from blemish.learning.sampler import Samples
     from blemish.learning.training import Plan
     from blemish.methods.base import Method, Phase
 
-GOLDEN = 4  # training samples on which graph and PyTorch are compared, beside one of noise
+GOLDEN = 4  # training samples on which graph and reference are compared, beside one of noise
 
 
 @dataclass(frozen=True)
@@ -183,12 +184,17 @@ def learn(
     scores: list[Scores] = []
     for part in split.folds:
         method = taught(part.learn, share).method
-        scores.append(_scores(plan, method, frozen(method).graph, part.held))
+        scores.append(good_scores(_deployed(plan, method, frozen(method).graph), part.held, plan.track))
     method, seen, report = taught(split.learn, share)
     graph, reference = frozen(method)
+    deployed = _deployed(plan, method, graph)
     if split.held:
-        scores.append(_scores(plan, method, graph, split.held))
-    parity = {} if reference is None else export.certify(graph, reference(), _golden(plan.modality, split.learn))
+        scores.append(good_scores(deployed, split.held, plan.track))
+    parity: dict[str, Any] = {}
+    if reference is not None:
+        parity = export.certify(deployed.engines, reference(), _golden(plan.modality, split.learn))
+        if plan.backbone is not None and (known := _checked(plan.backbone, plan.cache)):
+            parity["backbone"] = known
     made: dict[str, Calibrator] = {}
     if split.kind is not None:
         options = plan.options
@@ -199,26 +205,27 @@ def learn(
 
 def teach(plan: FitPlan, records: Sequence[Record], share: float = 1.0) -> Taught:
     """The method, fitted on these records."""
-    from blemish.learning import training
-
     source, chunk = plan.source, plan.chunk
     source.seen.clear()
     good, held = split_at_random(records, plan.needs.held, plan.options.seed)
     method = chunk.method(source)
-    size = training.CHUNK if method.mergeable() else max(len(good), 1)
+    size = observing.CHUNK if method.mergeable() else max(len(good), 1)
     chunks = [good[i : i + size] for i in range(0, len(good), size)]
     seen: set[str] = set()
     if len(chunks) == 1:
         if plan.spread is not None:
             plan.spread.warm(chunk, good)
-        training.observe(method, _batches(plan, good))
+        observing.observe(method, _batches(plan, good))
         seen |= source.seen
     else:
         done = plan.spread.observe(chunk, chunks) if plan.spread else (chunk.observe(source, part) for part in chunks)
-        training.merge(method, plan.track(_noted(done, seen), "learn", len(chunks)))
-    training.conclude(method)
+        observing.merge(method, plan.track(_noted(done, seen), "learn", len(chunks)))
+    observing.conclude(method)
+    release_memory()  # sums and pools are several times as large as what is kept of them
     if not method.fitted_modules:
         return Taught(method, frozenset(seen), ())
+    from blemish.learning import training
+
     schedule = _schedule(plan, method, seen, share)
     training.run_phases(method, _samples(plan, good), _samples(plan, held), schedule)
     return Taught(method, frozenset(seen | source.seen), tuple(schedule.report))
@@ -227,19 +234,19 @@ def teach(plan: FitPlan, records: Sequence[Record], share: float = 1.0) -> Taugh
 def teach_more(
     plan: FitPlan, method: Method[Any], records: Sequence[Record], known: int, share: float, rate: float
 ) -> Taught:
-    """Continue learning on these records, after `known` others, with a share of the steps, at a lower rate."""
-    from blemish.learning import training
-
+    """Learn these records beside what a method knows from `known` others, in a share of the steps, at a lower rate."""
     plan.source.seen.clear()
     good, held = split_at_random(records, plan.needs.held, plan.options.seed)
     report: list[PhaseReport] = []
     if method.fitted_modules:
+        from blemish.learning import training
+
         schedule = replace(_schedule(plan, method, set(), 1.0), store=None)  # short enough to do without snapshots
         training.go_on(method, _samples(plan, good), _samples(plan, held), schedule, share, rate)
         report = schedule.report
     else:
         method.recall(known)
-        training.train(method, _batches(plan, good))
+        observing.train(method, _batches(plan, good))
     return Taught(method, frozenset(plan.source.seen), tuple(report))
 
 
@@ -255,7 +262,7 @@ def describe(plan: FitPlan, good: Sequence[Record], learned_from: Sequence[Recor
     options, source = plan.options, plan.source
     name = options.backbone if plan.backbone is not None else source.identity
     ids = "\n".join(sorted(r.id for r in learned_from)).encode("utf-8", "surrogateescape")
-    packages = ("blemish", "torch", "timm", "openvino", "onnx", "numpy")
+    packages = ["blemish", "openvino", "onnx", "numpy", *(["torch"] if learned.method.arrays == "torch" else [])]
     return replace(
         _opening(plan, learned.method),
         seed=options.seed,
@@ -297,27 +304,26 @@ def load_backbone(options: FitOptions) -> Backbone | None:
     """The backbone that the options name, with the levels that the method wants; a pair where two are named, None where
     the method takes samples as they are.
     """
-    from blemish.learning.backbones.pair import PairBackbone
-    from blemish.learning.backbones.timm_net import load
-
     cls, settings = head_of(options)
     needs = cls.wants(settings)
     if not learning_for(needs).backbone:
         return None
-    first = load(
-        options.backbone,
-        layers=tuple(options.layers) if options.layers is not None else None,
-        weights=options.weights,
-        allow_download=options.allow_download,
-        strides=needs.strides,
-    )
+    chosen: dict[str, Any] = {
+        "layers": tuple(options.layers) if options.layers is not None else None,
+        "weights": options.weights,
+        "allow_download": options.allow_download,
+        "strides": needs.strides,
+    }
     if options.second_backbone is None:
-        return first
+        return load(options.backbone, **chosen)
     if not needs.second:
         raise ConfigError(f"{options.method} has no use for a second backbone", hint="leave second_backbone out")
+    from blemish.learning.backbones import timm_net
+    from blemish.learning.backbones.pair import PairBackbone
+
     return PairBackbone(
-        first,
-        load(
+        timm_net.load(options.backbone, **chosen),
+        timm_net.load(
             options.second_backbone,
             weights=options.second_weights,
             allow_download=options.allow_download,
@@ -333,19 +339,18 @@ def recipe(options: FitOptions) -> dict[str, Any]:
     return {**config.to_json(options), "options": config.to_json(method_options)}
 
 
-def tensors(state: dict[str, Tensor], settings: Any) -> bytes:
+def tensors(state: Mapping[str, Any], settings: Any) -> bytes:
     """Fitted state and options of a method as one file."""
-    from safetensors.torch import save
+    from safetensors.numpy import save
 
-    named = {k: v.contiguous() for k, v in state.items()}
+    named = {k: np.require(np.asarray(v), requirements="C") for k, v in state.items()}
     return save(named, metadata={"config": json.dumps(config.to_json(settings))})
 
 
-def _scores(plan: FitPlan, method: Method[Any], graph: bytes, held: Sequence[Record]) -> Scores:
-    """Scores of records that the method has not learned, from the deployed graph."""
-    state = tensors(method.fitted_state(), method.config)
-    model = Model(_opening(plan, method), {}, state, graph, {}, {})
-    return good_scores(model, plan.modality, held, plan.track)
+def _deployed(plan: FitPlan, method: Method[Any], graph: bytes) -> Deployed:
+    """What will run."""
+    state = b"" if graph else tensors(method.fitted_state(), method.config)
+    return deployed_model(Model(_opening(plan, method), {}, state, graph, {}, {}), plan.modality)
 
 
 def _opening(plan: FitPlan, method: Method[Any]) -> Meta:
@@ -367,6 +372,20 @@ def _golden(modality: Modality[Any], records: Sequence[Record]) -> Any:
     step = max(1, len(records) // GOLDEN)
     samples = [modality.ready(r)[1] for r in records[::step][:GOLDEN]]
     return modality.stack([*samples, modality.noise(np.random.default_rng(0))])
+
+
+def _checked(backbone: Backbone, cache: FeatureCache | None) -> dict[str, float]:
+    """`Backbone.check`, once for each machine and engine that uses a cache."""
+    if cache is None:
+        return backbone.check()
+    limits = [os.environ.get(name, "") for name in ISA_LIMITS]
+    where = [platform.node(), platform.machine(), platform.processor(), *limits, version("openvino")]
+    name = _name("backbone checked", [backbone.identity, *where])
+    if (kept := cache.get_blob(name)) is None:
+        kept = json.dumps(backbone.check()).encode()
+        cache.put_blob(name, kept)
+    found: dict[str, float] = json.loads(kept)
+    return found
 
 
 def _batches(plan: FitPlan, records: Sequence[Record]) -> Iterable[Any]:

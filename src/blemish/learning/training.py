@@ -1,7 +1,5 @@
 """The only training loop. It gets training data only, so it cannot look at test data.
 
-    observe    every batch once, in order          (statistics, banks)
-    conclude   observed statistics become the fitted state
     phases     each: begin, steps of AdamW along a cosine, the last step kept
     settle     the samples that no step has seen    (levels of scores)
 
@@ -25,14 +23,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from blemish.errors import DataError, TrainingDiverged
+from blemish.errors import TrainingDiverged
+from blemish.learning.observing import train
 from blemish.learning.sampler import Draws, Samples, in_order, seed_of
-from blemish.methods.base import Method, Phase
+from blemish.methods.base import Phase
+from blemish.methods.torch_base import TorchMethod
 from blemish.types import Batch, PhaseReport, Track
 
-CHUNK = 4096
-"""Images that are observed in one go; more are observed chunk by chunk and merged in order, on however many machines,
-so that the number of machines changes no bit of the result."""
 SNAPSHOT = 30.0  # seconds between two snapshots
 FEWEST = 20  # steps of a phase, however small the budget
 
@@ -82,41 +79,8 @@ def exactly() -> Iterator[None]:
         yield
 
 
-@torch.no_grad()
-@exactly()
-def observe(method: Method[Any], batches: Iterable[Batch]) -> None:
-    """Show a method every batch once, in order. DataError where there is no sample at all."""
-    seen = 0
-    for batch in batches:
-        method.observe(batch)
-        seen += len(batch.ids)
-    if not seen:
-        raise DataError("there is no good image to learn from", hint="give a folder with at least one")
-
-
-@torch.no_grad()
-@exactly()
-def merge(method: Method[Any], chunks: Iterable[Method[Any]]) -> None:
-    """Take over what the chunks have observed, in order."""
-    for chunk in chunks:
-        method.merge(chunk)
-
-
-@torch.no_grad()
-@exactly()
-def conclude(method: Method[Any]) -> None:
-    """Turn the observed statistics into the fitted state."""
-    method.conclude()
-
-
-def train(method: Method[Any], batches: Iterable[Batch]) -> None:
-    """Observe everything and conclude."""
-    observe(method, batches)
-    conclude(method)
-
-
-def learn(method: Method[Any], samples: Samples, held: Samples | None = None, plan: Plan | None = None) -> Plan:
-    """Everything from observing to the last step; `samples` are learned from, `held` ones only passed
+def learn(method: TorchMethod[Any], samples: Samples, held: Samples | None = None, plan: Plan | None = None) -> Plan:
+    """Everything from the first look to the last step; `samples` are learned from, `held` only settle.
 
     to `settle`. Without held samples, `settle` gets `samples`. Returns the plan with its report. TrainingDiverged
     where a loss is not finite.
@@ -127,8 +91,13 @@ def learn(method: Method[Any], samples: Samples, held: Samples | None = None, pl
     return plan
 
 
+def _looked(method: TorchMethod[Any], samples: Samples) -> Iterator[Batch]:
+    """All samples once, undamaged, in tensors."""
+    return map(method.converted, in_order(samples))
+
+
 @exactly()
-def run_phases(method: Method[Any], samples: Samples, held: Samples | None, plan: Plan) -> None:
+def run_phases(method: Any, samples: Samples, held: Samples | None, plan: Plan) -> None:
     """All that follows `conclude`."""
     phases = method.phases()
     left = sum(phase.steps for phase in phases)
@@ -140,14 +109,14 @@ def run_phases(method: Method[Any], samples: Samples, held: Samples | None, plan
     method.requires_grad_(False)
     method.eval()
     with torch.no_grad():
-        method.settle(in_order(held if held is not None and len(held) else samples))
+        method.settle(_looked(method, held if held is not None and len(held) else samples))
     method.trained = True
     if plan.store is not None:
         plan.store.drop(plan.name)
 
 
 @exactly()
-def go_on(method: Method[Any], samples: Samples, held: Samples | None, plan: Plan, share: float, rate: float) -> None:
+def go_on(method: Any, samples: Samples, held: Samples | None, plan: Plan, share: float, rate: float) -> None:
     """Further steps of a fitted method, on other samples: each phase but the shared ones, at `share` of its steps and
     `rate` of its rate.
 
@@ -164,16 +133,18 @@ def go_on(method: Method[Any], samples: Samples, held: Samples | None, plan: Pla
         shorter = replace(phase, steps=max(round(share * phase.steps), 1), rate=rate * phase.rate, paces=paces)
         state = {name: value.clone() for name, value in method.fitted_state().items()}
         with torch.no_grad():
-            method.begin(phase, in_order(samples))
+            method.begin(phase, _looked(method, samples))
         method.load_fitted(state)
         plan.report.append(_PhaseRun(method, number, shorter, samples, plan, None).steps())
     method.requires_grad_(False)
     method.eval()
     with torch.no_grad():
-        method.settle(in_order(held if held is not None and len(held) else samples))
+        method.settle(_looked(method, held if held is not None and len(held) else samples))
 
 
-def _run(method: Method[Any], number: int, phase: Phase, samples: Samples, plan: Plan, seconds: float | None) -> None:
+def _run(
+    method: TorchMethod[Any], number: int, phase: Phase, samples: Samples, plan: Plan, seconds: float | None
+) -> None:
     """One phase: from the cache, from a snapshot, or from its first step."""
     kept = plan.shared(phase) if phase.shared and plan.shared is not None and plan.store is not None else None
     data = plan.scenes if phase.data == "scenes" and plan.scenes is not None else samples
@@ -191,7 +162,7 @@ def _run(method: Method[Any], number: int, phase: Phase, samples: Samples, plan:
     if saved_phase < number:
         with torch.no_grad():
             method.eval()
-            method.begin(phase, in_order(data))
+            method.begin(phase, _looked(method, data))
     plan.report[-1] = run.steps()
     if kept is not None and plan.store is not None:
         plan.store.put(kept, _learned(method, phase))
@@ -201,7 +172,7 @@ class _PhaseRun:
     """The steps of one phase."""
 
     def __init__(
-        self, method: Method[Any], number: int, phase: Phase, samples: Samples, plan: Plan, seconds: float | None
+        self, method: TorchMethod[Any], number: int, phase: Phase, samples: Samples, plan: Plan, seconds: float | None
     ) -> None:
         self.method, self.number, self.phase, self.samples, self.plan = method, number, phase, samples, plan
         self.seconds = seconds
@@ -259,7 +230,7 @@ class _PhaseRun:
         method.generator.manual_seed(seed_of(self.seed, self.number, self.step, 1))
         self.optimiser.zero_grad(set_to_none=True)
         with networks_in_bf16(self.networks) if self.networks else nullcontext():
-            terms = method.loss(phase, batch, progress)
+            terms = method.loss(phase, method.converted(batch), progress)
         total = torch.stack([term.float() for term in terms.values()]).sum()
         values = {name: round(float(term.detach()), 6) for name, term in terms.items()}
         if not math.isfinite(float(total.detach())):
@@ -306,7 +277,7 @@ class _PhaseRun:
         return saved_phase
 
 
-def _groups(method: Method[Any], phase: Phase) -> list[dict[str, Any]]:
+def _groups(method: TorchMethod[Any], phase: Phase) -> list[dict[str, Any]]:
     """The parameters that learn, by rate and decay: those of the phase, then those of each part with its own pace."""
     unpaced: list[nn.Parameter] = []
     paced: list[dict[str, Any]] = []
@@ -395,7 +366,7 @@ def _read(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return load(data), json.loads(header["__metadata__"]["at"])
 
 
-def _learned(method: Method[Any], phase: Phase) -> bytes:
+def _learned(method: TorchMethod[Any], phase: Phase) -> bytes:
     from safetensors.torch import save
 
     tensors: dict[str, Tensor] = {}
@@ -406,7 +377,7 @@ def _learned(method: Method[Any], phase: Phase) -> bytes:
     return save(_apart(tensors))
 
 
-def _load(method: Method[Any], phase: Phase, data: bytes) -> None:
+def _load(method: TorchMethod[Any], phase: Phase, data: bytes) -> None:
     from safetensors.torch import load
 
     tensors = load(data)

@@ -14,7 +14,7 @@ from blemish.errors import ConfigError
 if TYPE_CHECKING:
     from blemish.methods.base import Method
 
-_NOT_METHODS = ("base",)
+_NOT_METHODS = {"base", "torch_base"}
 
 
 def names() -> list[str]:
@@ -31,18 +31,21 @@ def get(name: str) -> type[Method[Any]]:
 
 
 def describe(name: str) -> dict[str, str]:
-    """Title, paper and what a method suits ("" where it is missing), from its file's docstring.
+    """Title, paper and what a method suits ("" where it is missing), from its file's docstring; and the extra that it
+    needs, "train" for PyTorch.
 
     The file is read, not imported, so without torch. ConfigError where there is no such method.
     """
     for folder in __path__:
         file = Path(folder) / f"{name}.py"
         if file.exists():
-            doc = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+            text = file.read_text(encoding="utf-8")
+            doc = ast.get_docstring(ast.parse(text)) or ""
             lines = doc.splitlines() or [""]
             paper, suits = (
                 next((line.removeprefix(key).strip() for line in lines if line.startswith(f"{key} ")), "")
                 for key in ("Paper", "Suits")
             )
-            return {"name": name, "title": lines[0], "paper": paper, "suits": suits}
+            extra = "train" if "from blemish.methods.torch_base import" in text else ""
+            return {"name": name, "title": lines[0], "paper": paper, "suits": suits, "extra": extra}
     raise ConfigError(f"no method '{name}'", hint=nearest(name, names()))

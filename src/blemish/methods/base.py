@@ -1,22 +1,23 @@
 """What a method is: options, what it needs, and what it does.
 
-One that is trained in a pass has observe, conclude, predict. One that is trained by gradient names its networks in
-`fitted_modules`, its phases in `phases`, and gives the terms of each step's loss; `training` does the rest.
+A statistical method has observe, conclude, predict, in numpy; its `predict` draws the graph too (`ops.arrays`). One
+that is trained by gradient is a `methods.torch_base.TorchMethod`: it names its networks in `fitted_modules`, its
+phases in `phases`, and gives the terms of each step's loss; `learning.training` does the rest.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, Literal, NamedTuple, Self, TypeVar, cast, get_args
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, Self, TypeVar, get_args
 
-import torch
-from torch import Tensor, nn
+import numpy as np
 
 from blemish.errors import NotFittedError
-from blemish.types import Batch, FeatureSpec, Needs, Prediction, Routing
+from blemish.ops.drawing import is_drawn
+from blemish.types import Batch, FeatureSpec, Needs, Prediction, Pyramid, Routing
 
 C = TypeVar("C")
 
@@ -64,13 +65,12 @@ class Phase:
     depends: tuple[str, ...] = ()  # options of the method that a shared phase depends on
 
 
-class Method(nn.Module, ABC, Generic[C]):
+class Method(ABC, Generic[C]):
     """Base of every method.
 
     A method gets batches and nothing else: it opens no file, names no backbone, picks no device. What `fit` learns
     lives in the buffers named in `fitted_buffers` and the modules named in `fitted_modules`; together with the config
-    they are the whole model. Initial weights are drawn under the seed; what a step draws comes from `generator`, which
-    is seeded again for each step.
+    they are the whole model.
 
     Args:
         config: the method's frozen dataclass.
@@ -80,6 +80,7 @@ class Method(nn.Module, ABC, Generic[C]):
     """
 
     Config: ClassVar[type[Any]]  # the C of Method[C]
+    arrays: ClassVar[Literal["numpy", "torch"]] = "numpy"  # what it computes with
     needs: ClassVar[Needs] = Needs()
     brief: ClassVar[dict[str, Any]] = {}  # options under which tests try the method in a second: fewer steps, say
     fitted_buffers: ClassVar[tuple[str, ...]] = ()
@@ -88,7 +89,7 @@ class Method(nn.Module, ABC, Generic[C]):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        cls.Config = get_args(cls.__orig_bases__[0])[0]  # type: ignore[attr-defined]
+        cls.Config = next(get_args(b)[0] for b in cls.__orig_bases__ if get_args(b))  # type: ignore[attr-defined]
 
     def __init__(self, config: C, spec: FeatureSpec, size: tuple[int, int], seed: int = 0) -> None:
         super().__init__()
@@ -96,17 +97,18 @@ class Method(nn.Module, ABC, Generic[C]):
         self.spec = spec
         self.size = size
         self.seed = seed
-        self.generator = torch.Generator().manual_seed(seed)
-        self.trained = not self.fitted_modules
         for name in self.fitted_buffers:
-            self.register_buffer(name, None)
+            setattr(self, name, None)
 
-    @contextmanager
-    def seeded(self, seed: int | None = None) -> Iterator[None]:
-        """Weights of modules that are made inside come from the method's seed, or another; torch's own state stays."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed if seed is None else seed)
-            yield
+    @classmethod
+    def computing(cls) -> AbstractContextManager[Any]:
+        """Entered around `observe`, `merge`, `conclude` and `predict`."""
+        return nullcontext()
+
+    @classmethod
+    def converted(cls, batch: Batch) -> Batch:
+        """A batch in the arrays that the method computes with."""
+        return in_arrays(batch, np.asarray)
 
     @classmethod
     def wants(cls, config: C) -> Needs:  # noqa: ARG003  (options may change what a method needs)
@@ -156,47 +158,43 @@ class Method(nn.Module, ABC, Generic[C]):
         """What is trained by gradient, in order; nothing where `conclude` does everything."""
         return ()
 
-    def begin(self, phase: Phase, batches: Iterable[Batch]) -> None:  # noqa: B027
-        """Called before a phase, without gradients; `batches` are the samples to learn from, undamaged, in order."""
-
-    def loss(self, phase: Phase, batch: Batch, progress: float) -> dict[str, Tensor]:
-        """The terms of one step's loss, which is their sum; `progress` of the phase lies in [0, 1)."""
-        raise NotImplementedError
-
-    def after(self, phase: Phase, progress: float) -> None:  # noqa: B027
-        """Called after a step, without gradients."""
-
-    def settle(self, batches: Iterable[Batch]) -> None:  # noqa: B027
-        """Called last, without gradients, with the samples that no step has seen (`Needs.held`)."""
-
     @abstractmethod
     def predict(self, batch: Batch) -> Prediction:
         """Scores and maps of a batch; changes no state. Call the method itself, which checks that it is fitted."""
 
     @property
     def fitted(self) -> bool:
-        """True once every fitted buffer is there and every phase is done."""
-        return self.trained and all(getattr(self, name) is not None for name in self.fitted_buffers)
+        """True once every fitted buffer is there, and every phase of a trained method is done."""
+        return all(getattr(self, name) is not None for name in self.fitted_buffers)
 
-    def forward(self, batch: Batch) -> Prediction:
-        """`predict`, or NotFittedError."""
+    def __call__(self, batch: Batch) -> Prediction:
+        """`predict` of any batch, or NotFittedError."""
+        self.check_fitted()
+        return self.predict(self.converted(batch))
+
+    def check_fitted(self) -> None:
+        """NotFittedError where it is not."""
         if not self.fitted:
             raise NotFittedError(f"{type(self).__name__} is not fitted", hint="call fit first")
-        return self.predict(batch)
 
-    def fitted_state(self) -> dict[str, Tensor]:
+    def fitted_state(self) -> dict[str, Any]:
         """Fitted buffers and the state of fitted modules, by name: all that `fit` learned."""
-        state = {name: cast(Tensor, getattr(self, name)) for name in self.fitted_buffers}
-        for name in self.fitted_modules:
-            state |= {f"{name}.{key}": value for key, value in getattr(self, name).state_dict().items()}
-        return state
+        return {name: getattr(self, name) for name in self.fitted_buffers}
 
-    def load_fitted(self, state: dict[str, Tensor]) -> None:
-        """Restore what `fitted_state` gave."""
+    def load_fitted(self, state: Mapping[str, Any]) -> None:
+        """Put back what `fitted_state` gave."""
         for name in self.fitted_buffers:
-            setattr(self, name, state[name])
-        for name in self.fitted_modules:
-            inside = {k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")}
-            getattr(self, name).load_state_dict(inside)
-        self.trained = True
-        self.eval()
+            setattr(self, name, np.asarray(state[name]))
+
+
+def in_arrays(batch: Batch, convert: Callable[[Any], Any]) -> Batch:
+    """A batch with everything converted that is there; drawn arrays stay as they are."""
+
+    def one(value: Any) -> Any:
+        return value if value is None or is_drawn(value) else convert(value)
+
+    def levels(pyramid: Pyramid | None) -> Pyramid | None:
+        return None if pyramid is None else Pyramid(tuple(map(one, pyramid.maps)))
+
+    changed: dict[str, Any] = {"pyramid": levels(batch.pyramid), "twin": levels(batch.twin)}
+    return replace(batch, **changed, x=one(batch.x), mask=one(batch.mask), category=one(batch.category))

@@ -24,11 +24,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blemish.errors import ConfigError
-from blemish.methods.base import Method, Phase, Published
+from blemish.methods.base import Phase, Published
+from blemish.methods.torch_base import TorchMethod
 from blemish.nn.blocks import resized
 from blemish.nn.level_maps import LevelMaps
 from blemish.nn.precision import Exact
-from blemish.ops.scoring import top_mean
+from blemish.nn.scoring import top_mean
 from blemish.types import Batch, FeatureSpec, Needs, Prediction, Routing
 
 CAPACITY = ((32, 1 / 3), (96, 2 / 3))  # (rank below this, share of the hidden units that is used)
@@ -84,7 +85,7 @@ class Discriminator(nn.Module):
         return self.last(F.leaky_relu(self.norm(self.first(x)), 0.2) * self.active)[:, 0]  # type: ignore[no-any-return]
 
 
-class DFC(Method[Config]):
+class DFC(TorchMethod[Config]):
     needs = Needs(strides=(4, 8, 16))
     brief = {
         "steps": 60,

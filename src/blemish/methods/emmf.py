@@ -24,7 +24,8 @@ import torch
 from torch import Tensor, nn
 
 from blemish.errors import ConfigError
-from blemish.methods.base import Method, Phase, Published
+from blemish.methods.base import Phase, Published
+from blemish.methods.torch_base import TorchMethod
 from blemish.nn.attention import CoordinateAttention
 from blemish.nn.blocks import MirroredDecoder
 from blemish.nn.level_maps import LevelMaps
@@ -32,7 +33,7 @@ from blemish.nn.mapping import MutualMappingFusion
 from blemish.nn.memory import EmbeddingMemory
 from blemish.nn.precision import Exact
 from blemish.nn.reverse import OneClassEmbedding, embedding_stride, restoring_maps, restoring_terms
-from blemish.ops.scoring import peak
+from blemish.nn.scoring import peak
 from blemish.types import Batch, FeatureSpec, Needs, Prediction
 
 CELLS = 16384  # of the embedding that the memory starts from, drawn from those of all images
@@ -82,7 +83,7 @@ class Config:
             raise ConfigError("warm_up and ramp are shares of the steps: above 0, and less than 1 together")
 
 
-class EMMFRD(Method[Config]):
+class EMMFRD(TorchMethod[Config]):
     needs = Needs(strides=(8, 16, 32))
     brief = {"steps": 100, "rate": 2e-2, "sigma": 6.0, "embedding": 8, "widths": (8, 12, 16), "slots": 8, "nearest": 4}
     fitted_modules = ("fusion", "embedding", "memory", "decoder")

@@ -25,17 +25,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blemish.errors import ConfigError
-from blemish.methods.base import Method, Phase
+from blemish.methods.base import Phase
+from blemish.methods.torch_base import TorchMethod
 from blemish.nn.attenuation import PatchGate, attenuated, pooled
+from blemish.nn.grids import joined, to_grid
+from blemish.nn.hiding import drawn, fixed_mask, hidden, strangest
 from blemish.nn.level_maps import LevelMaps
+from blemish.nn.moments import ChannelMoments
 from blemish.nn.precision import Exact
+from blemish.nn.scoring import peak
+from blemish.nn.similarity import msgms_loss, msgms_map, ssim
+from blemish.nn.spoiling import spoilt
 from blemish.nn.unet import UNet, inner_size
-from blemish.ops.hiding import drawn, fixed_mask, hidden, strangest
-from blemish.ops.moments import ChannelMoments
-from blemish.ops.patches import joined, to_grid
-from blemish.ops.scoring import peak
-from blemish.ops.similarity import msgms_loss, msgms_map, ssim
-from blemish.ops.spoiling import spoilt
 from blemish.types import Batch, FeatureSpec, Needs, Prediction
 
 DEPTH = 4  # halvings of the U-Net
@@ -90,7 +91,7 @@ class Look(NamedTuple):
     repaint: Tensor
 
 
-class FADeR(Method[Config]):
+class FADeR(TorchMethod[Config]):
     needs = Needs(strides=(8, 16), image=True)
     brief = {
         **{"steps": 40, "batch": 12, "rate": 1e-2, "gate_steps": 10},

@@ -19,17 +19,21 @@ Differs  the voxel is a share of the typical part's diagonal and at least one an
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from blemish.errors import ConfigError
 from blemish.methods.base import Method, Published
+from blemish.ops.arrays import softmax
 from blemish.ops.coreset import greedy_k_centre
+from blemish.ops.draws import Draws
 from blemish.ops.histograms import Looked, Radii, look, spread
 from blemish.ops.neighbours import nearest, nearest_within
 from blemish.types import Batch, FeatureSpec, Needs, Prediction
+
+Floats = NDArray[np.float32]
 
 COARSEST = 0.2  # of the diagonal: voxels beyond show no shape
 
@@ -78,23 +82,24 @@ class Fpfh(Method[Config]):
         Published("MVTec 3D-AD", "P-AUROC", 0.980, "FPFH", "Horwitz and Hoshen 2023, raw points"),
         Published("MVTec 3D-AD", "AUPRO@0.3", 0.928, "FPFH", "Horwitz and Hoshen 2023, raw points"),
     )
-    voxel: Tensor  # () where the typical part is 1 across
-    centre: Tensor  # (33,) mean of the bank
-    memory: Tensor  # (M, 33) the bank, around its centre
-    support: Tensor  # (M, b) each row's nearest rows, itself first
-    radius: Tensor  # () every point seen in fit lies within this distance of the bank
+    voxel: NDArray[np.float64]  # () where the typical part is 1 across
+    centre: Floats  # (33,) mean of the bank
+    memory: Floats  # (M, 33) the bank, around its centre
+    support: NDArray[np.int64]  # (M, b) each row's nearest rows, itself first
+    radius: Floats  # () every point seen in fit lies within this distance of the bank
 
     def __init__(self, config: Config, spec: FeatureSpec, size: tuple[int, int], seed: int = 0) -> None:
         super().__init__(config, spec, size, seed)
         self.radii = Radii(**{name: getattr(config, name) for name in Radii._fields})
         self._voxel = min(max(config.voxel, config.spacings * spec.spacing), COARSEST)
-        self._pool: list[Tensor] = []
+        self._pool: list[Floats] = []
         self._pooled = self._seen = 0
         self._radius = 0.0
+        self._random = Draws(seed)
 
-    def look(self, sample: Tensor) -> Looked:
+    def look(self, sample: Floats) -> Looked:
         """Points, normals and histograms of a sample (N, 6); rows of NaN are no points."""
-        rows = sample[sample.isfinite().all(1)].double().numpy()
+        rows = sample[np.isfinite(sample).all(1)].astype(np.float64)
         return look(rows[:, :3], rows[:, 3:], float(self.voxel) if self.fitted else self._voxel, self.radii)
 
     def observe(self, batch: Batch) -> None:
@@ -105,7 +110,7 @@ class Fpfh(Method[Config]):
     def take(self, seen: Looked) -> None:
         """Offer the points of a normal cloud to the bank."""
         self._make_room(len(seen.features))
-        self._pool.append(torch.from_numpy(seen.features))
+        self._pool.append(seen.features)
         self._pooled += len(seen.features)
         self._seen += len(seen.features)
 
@@ -125,22 +130,21 @@ class Fpfh(Method[Config]):
         self._seen += other._seen
         self._radius = max(self._radius, other._radius)  # each side covers its own points
 
-    def _pick(self, k: int) -> Tensor:
-        points = torch.cat(self._pool)
+    def _pick(self, k: int) -> Floats:
+        points = np.concatenate(self._pool)
         self._pool = []
-        start = int(torch.randint(len(points), (), generator=self.generator))
-        picks, radius = greedy_k_centre(points, k, start=start)
+        picks, radius = greedy_k_centre(points, k, start=self._random.below(len(points)))
         self._radius += radius
         return points[picks]
 
     def conclude(self) -> None:
         size = max(1, min(round(self.config.coreset_ratio * self._seen), self.config.bank))
         bank = self._pick(size)
-        self.voxel = torch.tensor(self._voxel, dtype=torch.float64)
+        self.voxel = np.array(self._voxel)
         self.centre = bank.mean(0)
         self.memory = bank - self.centre
         self.support = nearest_within(self.memory, self.config.neighbours)
-        self.radius = torch.tensor(self._radius)
+        self.radius = np.array(self._radius, np.float32)
 
     def recall(self, samples: int) -> None:
         self._pool = [self.memory + self.centre]
@@ -150,32 +154,31 @@ class Fpfh(Method[Config]):
 
     def predict(self, batch: Batch) -> Prediction:
         assert batch.x is not None
-        scores, maps = [], torch.zeros(batch.x.shape[:2])
+        scores, maps = [], np.zeros(batch.x.shape[:2], np.float32)
         for sample, anomaly_map in zip(batch.x, maps, strict=True):
-            seen, there = self.look(sample), sample.isfinite().all(1)
-            x = torch.from_numpy(seen.features) - self.centre
-            distance, index = nearest(x, self.memory, torch.matmul)
+            seen, there = self.look(sample), np.isfinite(sample).all(1)
+            x = seen.features - self.centre
+            distance, index = nearest(x, self.memory)
             scores.append(self._score(x, distance, index, seen))
             anomaly_map[there] = self.blurred(distance, seen, sample[there, :3])
-        return Prediction(torch.stack(scores), maps)
+        return Prediction(np.array(scores, np.float32), maps)
 
-    def blurred(self, values: Tensor, seen: Looked, at: Tensor) -> Tensor:
-        """Values (M,) of the inspected points, interpolated at places (N, 3)."""
+    def blurred(self, values: Floats, seen: Looked, at: NDArray[Any]) -> Floats:
+        """Values (M,) of the points that were looked at, read at places (N, 3)."""
         sigma = self.config.sigma * float(self.voxel)
-        return torch.from_numpy(spread(values.numpy(), seen.points, at.double().numpy(), sigma))
+        return spread(values, seen.points, at.astype(np.float64), sigma)
 
-    def _score(self, x: Tensor, distance: Tensor, index: Tensor, seen: Looked) -> Tensor:
+    def _score(self, x: Floats, distance: Floats, index: NDArray[np.int64], seen: Looked) -> float:
         places = self.config.score == "map"
-        judged = self.blurred(distance, seen, torch.from_numpy(seen.points)) if places else distance
-        score = judged.topk(min(self.config.top, len(judged))).values.mean()
+        judged = self.blurred(distance, seen, seen.points) if places else distance
+        score = float(np.sort(judged)[-self.config.top :].mean())
         return score * self._weight(x, judged, index) if self.config.neighbours > 1 else score
 
-    def _weight(self, x: Tensor, judged: Tensor, index: Tensor) -> Tensor:
+    def _weight(self, x: Floats, judged: Floats, index: NDArray[np.int64]) -> float:
         """Small where the nearest row's own neighbours are just as near to the worst point (PatchCore, Eq. 7)."""
-        worst = judged.argmax()
-        far = (x[worst] - self.memory[self.support[index[worst]]]).square().sum(1).sqrt()
-        shares: Tensor = (far / x.shape[1] ** 0.5).softmax(0)
-        return 1 - shares[0]
+        worst = int(judged.argmax())
+        far = np.sqrt(((x[worst] - self.memory[self.support[index[worst]]]) ** 2).sum(1))
+        return 1 - float(softmax(far / np.float32(x.shape[1] ** 0.5))[0])
 
 
 METHOD = Fpfh

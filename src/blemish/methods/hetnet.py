@@ -27,16 +27,17 @@ import torch
 from torch import Tensor, cat, nn
 
 from blemish.errors import ConfigError
-from blemish.methods.base import Method, Phase, Published
+from blemish.methods.base import Phase, Published
+from blemish.methods.torch_base import TorchMethod
 from blemish.nn.algf import Exchange, LocalGlobalFusion, pointwise
 from blemish.nn.blocks import MirroredDecoder, Residual, conv3, norm_of, resized
+from blemish.nn.grids import to_grid
 from blemish.nn.level_maps import LevelMaps
 from blemish.nn.lmgn import LocalGaussians, draw_boxes, standard_noise
 from blemish.nn.losses import cosine_map, cosine_whole, masked_mean
 from blemish.nn.precision import Exact
+from blemish.nn.scoring import peak
 from blemish.nn.transformer import MaskedGuess, SmallTransformer, hidden_cells
-from blemish.ops.patches import to_grid
-from blemish.ops.scoring import peak
 from blemish.types import Batch, FeatureSpec, Needs, Prediction
 
 Grid = tuple[int, ...]
@@ -138,7 +139,7 @@ class Student(nn.Module):
         return self.decode(self.embed(fused))  # type: ignore[no-any-return]
 
 
-class HetNet(Method[Config]):
+class HetNet(TorchMethod[Config]):
     needs = Needs(strides=(8, 16, 32), image=True, second=True)
     fitted_modules = ("teacher", "fusion", "students")
     brief = {

@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 
 from blemish.errors import ConfigError
-from blemish.methods.base import Method, Phase, Published
+from blemish.methods.base import Phase, Published
+from blemish.methods.torch_base import TorchMethod
 from blemish.nn.multiscale import (
     Indices,
     MultiScaleAutoencoder,
@@ -36,8 +37,8 @@ from blemish.nn.multiscale import (
     tiles,
 )
 from blemish.nn.precision import Exact
-from blemish.ops.scoring import top_mean
-from blemish.ops.smoothing import smooth_curve
+from blemish.nn.scoring import top_mean
+from blemish.nn.smoothing import smooth_curve
 from blemish.types import Batch, FeatureSpec, Needs, Prediction
 
 
@@ -78,7 +79,7 @@ class Config:
             raise ConfigError("rate and floor have to be positive")
 
 
-class MMAEECG(Method[Config]):
+class MMAEECG(TorchMethod[Config]):
     needs = Needs(source="signal", axes=1, strides=(), held=0.1)
     brief = {
         "segment": 8, "local": 3, "width": 16, "depth": 1, "heads": 2, "steps": 120, "batch": 8, "rate": 1e-2,

@@ -27,13 +27,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blemish.errors import ConfigError
-from blemish.methods.base import Method, Phase, Published
+from blemish.methods.base import Phase, Published
+from blemish.methods.torch_base import TorchMethod
 from blemish.nn.blocks import resized
 from blemish.nn.descriptors import DescriptorNet, GlobalAutoencoder, Trunk
 from blemish.nn.level_maps import LevelMaps
 from blemish.nn.losses import cosine_map
 from blemish.nn.precision import Exact
-from blemish.ops.scoring import peak
+from blemish.nn.scoring import peak
 from blemish.types import Batch, FeatureSpec, Needs, Prediction
 
 TRUNKS = {
@@ -194,7 +195,7 @@ def distance_loss(wanted: list[Tensor], got: list[Tensor], hard: float = 0.0) ->
     return torch.stack(terms).mean()
 
 
-class MuDeNet(Method[Config]):
+class MuDeNet(TorchMethod[Config]):
     needs = Needs(strides=(4, 8), image=True, held=0.1)
     brief = {
         **dict.fromkeys(("distil_batch", "batch", "logical_batch"), 12),

@@ -28,8 +28,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blemish.errors import ConfigError, DataError
-from blemish.methods.base import Method, Phase, Published
+from blemish.methods.base import Phase, Published
+from blemish.methods.torch_base import TorchMethod
+from blemish.nn.bank import FeatureBank
 from blemish.nn.blocks import resized
+from blemish.nn.grids import joined
 from blemish.nn.level_maps import LevelMaps
 from blemish.nn.losses import dice_loss
 from blemish.nn.masked import (
@@ -44,12 +47,10 @@ from blemish.nn.masked import (
     jittered,
     xavier,
 )
+from blemish.nn.moments import ChannelMoments
 from blemish.nn.precision import Exact
 from blemish.nn.refiner import FINER, Refiner
-from blemish.ops.bank import FeatureBank
-from blemish.ops.moments import ChannelMoments
-from blemish.ops.patches import joined
-from blemish.ops.scoring import window_peak
+from blemish.nn.scoring import window_peak
 from blemish.types import Batch, FeatureSpec, Needs, Prediction
 
 MEMORY = 0.98  # of the running mean of a step's largest error: about the last 50 steps count
@@ -143,7 +144,7 @@ class PromptedReconstructor(nn.Module):
         return self.decode(encoded[:count], encoded[count:].repeat(count // len(prompts), 1, 1))
 
 
-class OneNIP(Method[Config]):
+class OneNIP(TorchMethod[Config]):
     needs = Needs(strides=(4, 8, 16), twin="mixed", category=True, held=0.1)
     brief = {
         "steps": 40,

@@ -13,14 +13,15 @@ Differs  all channels by default instead of 100 drawn ones; descriptors are aver
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from blemish.errors import ConfigError
 from blemish.methods.base import Method, Published
-from blemish.nn.precision import CoarseProduct
+from blemish.ops.arrays import coarse_product, columns, sqrt, total
+from blemish.ops.draws import Draws
 from blemish.ops.gaussians import PositionGaussians, whitening
 from blemish.ops.patches import grid_of, patch_descriptors
 from blemish.ops.scoring import top_mean
@@ -51,25 +52,24 @@ class PaDiM(Method[Config]):
         Published("MVTec AD", "P-AUROC", 0.975, "WideResNet-50-2, 550 channels", "Defard et al. 2021"),
         Published("MVTec AD", "AUPRO@0.3", 0.921, "WideResNet-50-2, 550 channels", "Defard et al. 2021"),
     )
-    drawn: Tensor  # (C,) channels in use
-    mean: Tensor  # (P, C)
-    whiten: Tensor  # (P, C, C), whitening
+    drawn: NDArray[np.int64]  # (C,) channels in use
+    mean: NDArray[np.float32]  # (P, C)
+    whiten: NDArray[np.float32]  # (P, C, C); the product with it is white
 
     def __init__(self, config: Config, spec: FeatureSpec, size: tuple[int, int], seed: int = 0) -> None:
         super().__init__(config, spec, size, seed)
         self.grid = grid_of(spec, config.level)
-        total = sum(spec.channels)
-        keep = min(config.channels or total, total)
-        self._draw = torch.randperm(total, generator=self.generator)[:keep].sort().values
+        channels = sum(spec.channels)
+        keep = min(config.channels or channels, channels)
+        self._draw = np.sort(Draws(seed).permutation(channels)[:keep])
         self._statistics = PositionGaussians()
         self._rows = upsampling_matrix(self.grid[0], size[0], config.sigma)
         self._columns = upsampling_matrix(self.grid[1], size[1], config.sigma)
-        self.coarse_whitening = CoarseProduct()
 
-    def _descriptors(self, batch: Batch, drawn: Tensor) -> Tensor:
+    def _descriptors(self, batch: Batch, drawn: NDArray[np.int64]) -> Any:
         assert batch.pyramid is not None
-        x = patch_descriptors(batch.pyramid, self.grid, self.config.neighbourhood)
-        return x if len(drawn) == x.shape[2] else x[:, :, drawn]
+        x = patch_descriptors(batch.pyramid.maps, self.spec, self.grid, self.config.neighbourhood)
+        return x if len(drawn) == sum(self.spec.channels) else columns(x, drawn)
 
     def observe(self, batch: Batch) -> None:
         self._statistics.add(self._descriptors(batch, self._draw))
@@ -79,21 +79,21 @@ class PaDiM(Method[Config]):
 
     def conclude(self) -> None:
         covariance = self._statistics.covariance()
-        variance = float(covariance.diagonal(dim1=1, dim2=2).mean())
+        variance = float(covariance.diagonal(axis1=1, axis2=2).mean())
         ridge = self.config.ridge * variance if variance > 0 else 1.0  # one image or constant ones: Euclidean
         self.drawn = self._draw
-        self.mean = self._statistics.mean().float()
-        self.whiten = whitening(covariance, ridge)
+        self.mean = self._statistics.mean().astype(np.float32)
         self._statistics = PositionGaussians()
+        self.whiten = whitening(covariance, ridge)
 
     def recall(self, samples: int) -> None:
         self._draw = self.drawn
         self._statistics = PositionGaussians.recalled(self.mean, self.whiten, self.config.ridge, samples)
 
     def predict(self, batch: Batch) -> Prediction:
-        centred = (self._descriptors(batch, self.drawn) - self.mean).transpose(0, 1)  # (P, B, C)
-        white = self.coarse_whitening(centred, self.whiten)
-        distance = white.square().sum(2).sqrt().T  # (B, P), Eq. 2
+        centred = (self._descriptors(batch, self.drawn) - self.mean).transpose(1, 0, 2)  # (P, B, C)
+        white = coarse_product(centred, self.whiten)
+        distance = sqrt(total(white * white, 2)).transpose(1, 0)  # (B, P), Eq. 2
         anomaly_map = smooth_map(distance.reshape(-1, *self.grid), self._rows, self._columns)
         return Prediction(top_mean(distance, self.config.top), anomaly_map)
 

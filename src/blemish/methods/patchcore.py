@@ -14,21 +14,25 @@ Differs  the coreset is exact farthest-first over all patches in the full space,
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from blemish.errors import ConfigError
 from blemish.methods.base import Method, Published
-from blemish.nn.precision import CoarseProduct
+from blemish.ops.arrays import constant, picked, repeated, rows, softmax, sqrt, top, total
 from blemish.ops.coreset import greedy_k_centre
+from blemish.ops.draws import Draws
 from blemish.ops.neighbours import nearest, nearest_within
 from blemish.ops.patches import grid_of, patch_descriptors
 from blemish.ops.scoring import top_mean
 from blemish.ops.smoothing import smooth_map, upsampling_matrix
 from blemish.types import Batch, FeatureSpec, Prediction
+
+Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -61,29 +65,30 @@ class PatchCore(Method[Config]):
         Published("MVTec AD", "AUPRO@0.3", 0.935, "WideResNet-50-2", "Roth et al. 2022, coreset 10 %"),
         Published("MTD", "I-AUROC", 0.979, "WideResNet-50-2", "Roth et al. 2022", where="mtd, random split"),
     )
-    centre: Tensor  # (C,) mean of the bank
-    memory: Tensor  # (M, C) the bank, around its centre
-    support: Tensor  # (M, b) each row's nearest rows, itself first (Eq. 7)
-    radius: Tensor  # () every patch seen in fit lies within this distance of the bank
+    centre: Floats  # (C,) mean of the bank
+    memory: Floats  # (M, C) the bank, around its centre
+    support: NDArray[np.int64]  # (M, b) each row's nearest rows, itself first (Eq. 7)
+    radius: Floats  # () every patch seen in fit lies within this distance of the bank
 
     def __init__(self, config: Config, spec: FeatureSpec, size: tuple[int, int], seed: int = 0) -> None:
         super().__init__(config, spec, size, seed)
         self.grid = grid_of(spec, config.level)
-        self._pool: list[Tensor] = []
+        self._pool: list[Floats] = []
         self._pooled = self._seen = 0
         self._radius = 0.0
         self._rows = upsampling_matrix(self.grid[0], size[0], config.sigma)
         self._columns = upsampling_matrix(self.grid[1], size[1], config.sigma)
-        self.coarse_search = CoarseProduct()
+        self._random = Draws(seed)
 
-    def _descriptors(self, batch: Batch) -> Tensor:
+    def _descriptors(self, batch: Batch) -> Any:
         assert batch.pyramid is not None
-        return patch_descriptors(batch.pyramid, self.grid, self.config.neighbourhood)
+        return patch_descriptors(batch.pyramid.maps, self.spec, self.grid, self.config.neighbourhood)
 
     def observe(self, batch: Batch) -> None:
-        patches = self._descriptors(batch).flatten(0, 1)
+        x = self._descriptors(batch)
+        patches = np.ascontiguousarray(x.reshape(-1, x.shape[2]))
         self._make_room(len(patches))
-        self._pool.append(patches.contiguous())
+        self._pool.append(patches)
         self._pooled += len(patches)
         self._seen += len(patches)
 
@@ -103,11 +108,10 @@ class PatchCore(Method[Config]):
         self._seen += other._seen
         self._radius = max(self._radius, other._radius)  # each side covers its own patches
 
-    def _pick(self, k: int) -> Tensor:
-        points = torch.cat(self._pool)
+    def _pick(self, k: int) -> Floats:
+        points = np.concatenate(self._pool)
         self._pool = []
-        start = int(torch.randint(len(points), (), generator=self.generator))
-        picks, radius = greedy_k_centre(points, k, start=start)
+        picks, radius = greedy_k_centre(points, k, start=self._random.below(len(points)))
         self._radius += radius
         return points[picks]
 
@@ -117,7 +121,7 @@ class PatchCore(Method[Config]):
         self.centre = bank.mean(0)
         self.memory = bank - self.centre
         self.support = nearest_within(self.memory, self.config.neighbours)
-        self.radius = torch.tensor(self._radius)
+        self.radius = np.array(self._radius, np.float32)
 
     def recall(self, samples: int) -> None:
         self._pool = [self.memory + self.centre]
@@ -126,22 +130,29 @@ class PatchCore(Method[Config]):
         self._radius = float(self.radius)
 
     def predict(self, batch: Batch) -> Prediction:
-        x = self._descriptors(batch) - self.centre
-        distance, index = nearest(x.flatten(0, 1), self.memory, self.coarse_search)
-        distance = distance.view(x.shape[0], -1)
+        x = (self._descriptors(batch) - self.centre).reshape(-1, self.memory.shape[1])
+        distance, index = nearest(x, self.memory)
+        distance = distance.reshape(-1, math.prod(self.grid))
         score = top_mean(distance, self.config.top)
         if self.config.neighbours > 1:
-            score = score * self._weight(x, distance, index.view(x.shape[0], -1))
+            score = score * self._weight(x, distance, index)
         anomaly_map = smooth_map(distance.reshape(-1, *self.grid), self._rows, self._columns)
         return Prediction(score, anomaly_map)
 
-    def _weight(self, x: Tensor, distance: Tensor, index: Tensor) -> Tensor:
-        """(B,) of Eq. 7: small where the nearest row's own neighbours are just as near to the worst patch."""
-        worst = distance.topk(1, dim=1).indices  # (B, 1)
-        patch = x.gather(1, worst[:, :, None].expand(-1, -1, x.shape[2]))  # (B, 1, C)
-        around = self.support[index.gather(1, worst)[:, 0]]  # (B, b)
-        far = (patch - self.memory[around]).square().sum(2).sqrt()  # (B, b); the nearest row itself comes first
-        return 1 - far.softmax(1)[:, 0]
+    def _weight(self, x: Any, distance: Any, index: Any) -> Any:
+        """(B,) of Eq. 7: small where the nearest row's own neighbours are just as near to the worst patch.
+
+        x (B * P, C), distance (B, P), index (B * P,).
+        """
+        places = math.prod(self.grid)
+        worst = top(distance, 1)[1]  # (B, 1)
+        row = picked(index.reshape(-1, places), worst)[:, 0]  # (B,) the bank's nearest row
+        channels = x.reshape(-1, places, self.memory.shape[1]).transpose(0, 2, 1)  # (B, C, P)
+        patch = picked(channels, repeated(worst[:, None], self.memory.shape[1], 1)).transpose(0, 2, 1)  # (B, 1, C)
+        around = rows(constant(self.support, like=row), row)  # (B, b)
+        apart = patch - rows(constant(self.memory, like=row), around)
+        far = sqrt(total(apart * apart, 2))  # (B, b); the nearest row itself comes first
+        return 1.0 - softmax(far)[:, 0]
 
 
 METHOD = PatchCore

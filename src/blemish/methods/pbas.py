@@ -18,22 +18,23 @@ Differs  means over a neighbourhood instead of pooled windows (`faithful_pool`);
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blemish.errors import ConfigError
-from blemish.methods.base import Method, Pace, Phase, Published
+from blemish.methods.base import Pace, Phase, Published
+from blemish.methods.torch_base import TorchMethod
 from blemish.nn.boundary import BoundaryDiscriminator, FoldedBoundary, PatchEmbedding
+from blemish.nn.centres import CentreWindow, aligned, anywhere, ray
 from blemish.nn.level_maps import LevelMaps
+from blemish.nn.moments import ChannelMoments
 from blemish.nn.precision import Exact
-from blemish.ops.centres import CentreWindow, aligned, anywhere, ray
-from blemish.ops.moments import ChannelMoments
-from blemish.ops.scoring import top_mean
+from blemish.nn.scoring import top_mean
 from blemish.types import Batch, FeatureSpec, Needs, Prediction
 
 LEAST = 0.01  # radius, as a share of the mean length of a feature: equal images would have none
@@ -77,7 +78,7 @@ class Config:
             raise ConfigError("a distance that nothing was learned for", hint="constraint=true, or score=discriminator")
 
 
-class PBAS(Method[Config]):
+class PBAS(TorchMethod[Config]):
     needs = Needs(strides=(8, 16))
     brief = {"steps": 150, "rate": 3e-3, "boundary_rate": 1e-2, "hidden": 32, "neighbourhood": 1}
     fitted_buffers = ("mean", "spread")
@@ -206,10 +207,10 @@ class PBAS(Method[Config]):
         """The centres too where they score; otherwise they are not needed again."""
         return super().fitted_state() | ({"centres": self.centres} if self.config.score == "distance" else {})
 
-    def load_fitted(self, state: dict[str, Tensor]) -> None:
+    def load_fitted(self, state: Mapping[str, Any]) -> None:
         super().load_fitted(state)
         if self.config.score == "distance":
-            self.centres.copy_(state["centres"])
+            self.centres.copy_(torch.as_tensor(state["centres"]))
         self._forget()
 
     def logits(self, batch: Batch) -> Tensor:

@@ -16,20 +16,21 @@ Differs  far fewer prototypes, smaller batches, and a fixed number of steps inst
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from blemish.errors import ConfigError
-from blemish.methods.base import Method, Published
+from blemish.methods.base import Published
+from blemish.methods.torch_base import TorchMethod
 from blemish.nn.level_maps import LevelMaps
-from blemish.ops.prototypes import apart, distinct, nearest_means, positions, squared
-from blemish.ops.scoring import peak
-from blemish.ops.transport import FINEST, barycentres, sinkhorn, sinkhorn_pot
+from blemish.nn.prototypes import apart, distinct, nearest_means, positions, squared
+from blemish.nn.scoring import peak
+from blemish.nn.transport import FINEST, barycentres, sinkhorn, sinkhorn_pot
 from blemish.types import Batch, FeatureSpec, Needs, Prediction
 
 LARGEST = 2**25  # maximum entries of a cost matrix: a batch that would need more is made smaller
@@ -93,7 +94,7 @@ class Prototypes(NamedTuple):
     largest: Tensor  # () feature cost in training
 
 
-class ProtoOT(Method[Config]):
+class ProtoOT(TorchMethod[Config]):
     needs = Needs(strides=(8, 16), costly=True)
     brief = {"steps": 20, "momentum": 0.8, "metric": "euclidean"}
     fitted_buffers = ("prototypes", "places", "counts", "largest")
@@ -233,7 +234,7 @@ class ProtoOT(Method[Config]):
             for kind, flat, places, largest in parts
         ]
 
-    def load_fitted(self, state: dict[str, Tensor]) -> None:
+    def load_fitted(self, state: Mapping[str, Any]) -> None:
         super().load_fitted(state)
         self._unpack()
 

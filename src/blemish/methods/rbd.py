@@ -22,13 +22,15 @@ import torch
 from torch import Tensor, nn
 
 from blemish.errors import ConfigError
-from blemish.methods.base import Method, Phase, Published
+from blemish.methods.base import Phase, Published
+from blemish.methods.torch_base import TorchMethod
+from blemish.nn.grids import to_grid
 from blemish.nn.inpaint import PixelStem, Restorer, block_masks, complementary_masks, damaged_cells, on_grid
 from blemish.nn.level_maps import LevelMaps
 from blemish.nn.losses import cosine_map, cosine_whole, masked_mean
 from blemish.nn.precision import Exact
-from blemish.ops.patches import grid_of, to_grid
-from blemish.ops.scoring import peak
+from blemish.nn.scoring import peak
+from blemish.ops.patches import grid_of
 from blemish.types import Batch, FeatureSpec, Needs, Prediction, Pyramid
 
 Maps = Sequence[Tensor]
@@ -116,7 +118,7 @@ class Student(nn.Module):
         return self.restorer(tokens if mask is None else self.hide(tokens, mask))  # type: ignore[no-any-return]
 
 
-class RBD(Method[Config]):
+class RBD(TorchMethod[Config]):
     needs = Needs(strides=(8, 16, 32), twin="texture")
     # the raw cosine has no direction where a rectified backbone of very few channels gives nothing but zeros
     brief = {"steps": 40, "width": 24, "units": 2, "decoder": (16, 16, 16), "space": "standard"}

@@ -20,12 +20,13 @@ import torch
 from torch import Tensor
 
 from blemish.errors import ConfigError
-from blemish.methods.base import Method, Phase, Published
+from blemish.methods.base import Phase, Published
+from blemish.methods.torch_base import TorchMethod
 from blemish.nn.blocks import MirroredDecoder
 from blemish.nn.level_maps import LevelMaps
 from blemish.nn.precision import Exact
 from blemish.nn.reverse import OneClassEmbedding, embedding_stride, restoring_maps, restoring_terms
-from blemish.ops.scoring import peak
+from blemish.nn.scoring import peak
 from blemish.types import Batch, FeatureSpec, Needs, Prediction
 
 
@@ -51,7 +52,7 @@ class Config:
             raise ConfigError("rate > 0, sigma >= 0 and a top in [0, 1] are required")
 
 
-class ReverseDistillation(Method[Config]):
+class ReverseDistillation(TorchMethod[Config]):
     needs = Needs(strides=(8, 16, 32))
     brief = {"steps": 100, "rate": 2e-2, "sigma": 6.0, "embedding": 8, "widths": (8, 12, 16)}
     fitted_modules = ("embedding", "decoder")

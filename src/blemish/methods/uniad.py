@@ -26,13 +26,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blemish.errors import ConfigError
-from blemish.methods.base import Method, Phase, Published
+from blemish.methods.base import Phase, Published
+from blemish.methods.torch_base import TorchMethod
+from blemish.nn.grids import joined
 from blemish.nn.level_maps import LevelMaps
 from blemish.nn.masked import MaskedEncoder, Norm, QueryLayer, Where, drop_attention, jittered, xavier
+from blemish.nn.moments import ChannelMoments
 from blemish.nn.precision import Exact
-from blemish.ops.moments import ChannelMoments
-from blemish.ops.patches import joined
-from blemish.ops.scoring import window_peak
+from blemish.nn.scoring import window_peak
 from blemish.types import Batch, FeatureSpec, Needs, Prediction
 
 
@@ -108,7 +109,7 @@ class Reconstructor(nn.Module):
         return self.decode(self.encoder(tokens))
 
 
-class UniAD(Method[Config]):
+class UniAD(TorchMethod[Config]):
     needs = Needs(strides=(4, 8, 16))
     brief = {
         "steps": 40,

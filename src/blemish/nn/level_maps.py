@@ -25,7 +25,9 @@ class LevelMaps(nn.Module):
     ) -> None:
         super().__init__()
         self.matrices = [
-            tuple(upsampling_matrix(grid[axis], size[axis], sigma, aligned=aligned) for axis in (0, 1))
+            tuple(
+                torch.from_numpy(upsampling_matrix(grid[axis], size[axis], sigma, aligned=aligned)) for axis in (0, 1)
+            )
             for grid in grids
         ]
 

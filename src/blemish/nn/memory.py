@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blemish.ops.kmeans import spread
+from blemish.nn.kmeans import spread
 
 ROUNDS = 10  # of k-means
 LEAST = 0.1  # of the mean usage: a row below it is forgotten

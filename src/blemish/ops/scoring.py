@@ -1,31 +1,12 @@
-"""From scores of places to one image score."""
+"""From scores of patches to one image score."""
 
 from __future__ import annotations
 
-import torch.nn.functional as F
-from torch import Tensor
+from typing import Any
+
+from blemish.ops.arrays import largest, mean, top
 
 
-def top_mean(patch_scores: Tensor, k: int) -> Tensor:
+def top_mean(patch_scores: Any, k: int) -> Any:
     """(B, P) -> (B,): the mean of the k largest patch scores; k = 1 is the maximum."""
-    if k == 1:
-        return patch_scores.amax(1)
-    return patch_scores.topk(min(k, int(patch_scores.shape[1])), dim=1).values.mean(1)
-
-
-def peak(anomaly_map: Tensor, share: float) -> Tensor:
-    """(B, H, W) -> (B,): mean of the highest `share` of a blurred map, its highest place for 0.
-
-    A share is taken of every fourth row and column, which a blurred map loses nothing by.
-    """
-    if share == 0:
-        return anomaly_map.flatten(1).amax(1)
-    places = anomaly_map[:, ::4, ::4].flatten(1)
-    return places.topk(max(round(share * int(places.shape[1])), 1), 1).values.mean(1)
-
-
-def window_peak(anomaly_map: Tensor, side: int) -> Tensor:
-    """(B, H, W) -> (B,): the highest mean of a square of `side` pixels that lies within the map; 1 is the maximum."""
-    high, wide = (min(side, int(n)) for n in anomaly_map.shape[1:])
-    means = F.avg_pool2d(F.avg_pool2d(anomaly_map[:, None], (high, 1), 1), (1, wide), 1)  # a row, then a column: cheap
-    return means.flatten(1).amax(1)
+    return largest(patch_scores, 1) if k == 1 else mean(top(patch_scores, k)[0], 1)

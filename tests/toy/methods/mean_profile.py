@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from blemish.methods.base import Method
+from blemish.ops.arrays import largest, sqrt
 from blemish.types import Batch, FeatureSpec, Needs, Prediction
 
 
@@ -22,25 +23,26 @@ class Config:
 class MeanProfile(Method[Config]):
     needs = Needs(source="profile", axes=1)
     fitted_buffers = ("mean", "spread")
-    mean: Tensor  # (1, L)
-    spread: Tensor  # (1, L)
+    mean: NDArray[np.float32]  # (1, L)
+    spread: NDArray[np.float32]  # (1, L)
 
     def __init__(self, config: Config, spec: FeatureSpec, size: tuple[int, int], seed: int = 0) -> None:
         super().__init__(config, spec, size, seed)
-        self._seen: list[Tensor] = []
+        self._seen: list[NDArray[np.float32]] = []
 
     def observe(self, batch: Batch) -> None:
         assert batch.x is not None
         self._seen.append(batch.x)
 
     def conclude(self) -> None:
-        seen = torch.cat(self._seen)
-        self.mean, self.spread = seen.mean(0), seen.std(0, correction=0).clamp_min(self.config.floor)
+        seen = np.concatenate(self._seen)
+        self.mean, self.spread = seen.mean(0), np.maximum(seen.std(0), np.float32(self.config.floor))
 
     def predict(self, batch: Batch) -> Prediction:
         assert batch.x is not None
-        far = ((batch.x - self.mean) / self.spread).abs()[:, 0]
-        return Prediction(far.amax(1), far)
+        apart = (batch.x - self.mean) / self.spread
+        far = sqrt(apart * apart)[:, 0]
+        return Prediction(largest(far, 1), far)
 
 
 METHOD = MeanProfile

@@ -238,12 +238,12 @@ class TestReal:
     def test_engines(self, run: Any, work: Path) -> None:
         part = work / "set" / "test" / "spot" / "000.png"
         scores = {}
-        for engine in ("local", "openvino", "onnxruntime", "torch"):
+        for engine in ("local", "openvino", "onnxruntime", "reference"):
             done = run("inspect", work / "model", part, "--engine", engine, "--batch-size", 2)
             assert done.err == ""
             scores[engine] = lines(done)[0]["pred_score"]
         assert scores["local"] == scores["openvino"]
-        assert scores["onnxruntime"] == pytest.approx(scores["torch"], rel=1e-4)  # both in float32
+        assert scores["onnxruntime"] == pytest.approx(scores["reference"], rel=1e-4)  # both in float32
 
     def test_evaluate(self, run: Any, work: Path, tmp_path: Path) -> None:
         figures, report = tmp_path / "m.json", tmp_path / "r.html"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from blemish.data import registry
-from blemish.inspection.calibrate import MOVED, chosen_format, compared, good_scores
+from blemish.inspection.calibrate import MOVED, chosen_format, compared, deployed_model, good_scores
 from tests.fakes import write_images
 from tests.tiny import fit_tiny
 
@@ -19,7 +19,7 @@ def test_copies_of_an_image_count_once_whatever_they_are_called(tmp_path: Path) 
     model = fit_tiny(tmp_path / "model", calibration="none")
     good = write_images(tmp_path / "good", 3, first=500)
     copies = [replace(record, id=f"copy of {record.id}", group="another") for record in good]
-    found = good_scores(model, registry.of(model.meta), [*good, *copies])
+    found = good_scores(deployed_model(model, registry.of(model.meta)), [*good, *copies])
     assert {precision: len(rows) for precision, rows in found.rows.items()} == dict.fromkeys(found.rows, 3)
 
 

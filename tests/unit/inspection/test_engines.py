@@ -41,8 +41,8 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return fit_tiny(tmp_path_factory.mktemp(request.param), method=request.param, calibration="none")
 
 
-def reference(model: Model) -> engines.TorchEngine:
-    return export.torch_engine(*restore(model, FakeBackbone()))
+def reference(model: Model) -> engines.ReferenceEngine:
+    return export.reference_engine(*restore(model, FakeBackbone()))
 
 
 def close(got: tuple[Any, ...], expected: tuple[Any, ...], tolerance: float) -> None:
@@ -111,7 +111,7 @@ faulthandler.dump_traceback_later(30, exit=True)
 from tests.fakes import FakeBackbone, good_image
 from blemish.learning import export
 from blemish.inspection.engines import open_engine
-engine = open_engine(export.export_backbone(FakeBackbone(), (48, 64)), threads=2)
+engine = open_engine(FakeBackbone().graph((48, 64)), threads=2)
 image = good_image(0)[None]
 sys.setswitchinterval(1e-6)
 barrier = threading.Barrier(8)
@@ -148,7 +148,7 @@ def test_bf16_stops_at_the_features(model: Model) -> None:
     coarse = {name: precision for name, precision in products.items() if "coarse" in name}
     exact = {name: precision for name, precision in products.items() if name not in coarse}
     assert set(exact.values()) == {"f32"}  # the blur of the map, at least
-    assert set(coarse.values()) == ({"bf16"} if any("coarse" in name for name, _ in modules_of(model)) else set())
+    assert set(coarse.values()) == ({"bf16"} if model.meta.method in ("padim", "patchcore") else set())
     assert set(executed(head, "Pooling", "Reduce", "TopK").values()) <= {"f32"}
 
 
@@ -167,10 +167,10 @@ def test_bf16_is_close(model: Model) -> None:
 
 @needs_bf16
 def test_a_backbones_own_graph_is_not_cut() -> None:
-    graph = export.export_backbone(FakeBackbone(), SIZE)
+    graph = FakeBackbone().graph(SIZE)
     engine = OpenVino(graph, precision="bf16", threads=1, batch=1)
     assert len(engine._compiled) == 1
-    expected = [m.numpy() for m in FakeBackbone().pyramid(torch.from_numpy(IMAGES[:1])).maps]
+    expected = FakeBackbone().maps(IMAGES[:1])
     close(engine(IMAGES[:1]), tuple(expected), 0.03)
 
 
@@ -210,7 +210,7 @@ def test_an_unknown_engine_names_the_known_ones(name: str) -> None:
 @pytest.mark.parametrize("graph", [b"", b"no graph at all", b"\x08\x07", "half"])
 def test_broken_graphs(engine: str, graph: Any, tmp_path: Path) -> None:
     if graph == "half":
-        whole = export.export_backbone(FakeBackbone(), SIZE)
+        whole = FakeBackbone().graph(SIZE)
         graph = whole[: len(whole) // 2]
     with pytest.raises(ModelFileError, match="graph"):
         open_engine(graph, engine)
@@ -239,7 +239,7 @@ def test_an_inspector_stopped_half_way_stops(model: Model) -> None:
 
 
 def test_a_graph_without_features_inside_has_no_head() -> None:
-    trunk = export.export_backbone(FakeBackbone(), (48, 64))
+    trunk = FakeBackbone().graph((48, 64))
     with pytest.raises(ModelFileError, match="no features inside"):
         engines.Head(trunk, precision="f32")
 
@@ -377,7 +377,7 @@ def test_a_graph_that_does_not_fit_into_memory_is_refused(one: Model, monkeypatc
     with pytest.raises(ResourceError, match="in 50 threads needs at least .* of a test is free") as caught:
         open_engine(one.graph, threads=50)
     assert "--image-size" in str(caught.value.hint)
-    graph = export.export_backbone(FakeBackbone(), (256, 256))
+    graph = FakeBackbone().graph((256, 256))
     monkeypatch.setattr(engines, "free_memory", lambda: Free(30 << 20, "of a test"))
     with pytest.raises(ResourceError) as caught:
         open_engine(graph, threads=1000)

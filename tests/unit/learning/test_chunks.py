@@ -10,18 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from scipy.spatial.distance import cdist
 
 from blemish.data.image.modality import Images
 from blemish.data.image.preprocess import Preprocess
 from blemish.inspection.modelfile import Model
-from blemish.learning import training
+from blemish.learning import observing
 from blemish.learning.chunks import Chunk, Observed
 from blemish.learning.fit import fit
 from blemish.learning.options import FitOptions
 from blemish.methods import get, names
 from blemish.types import Record
-from tests.fakes import SIZE, FakeBackbone, batch_of, good_image, write_images
+from tests.fakes import SIZE, FakeBackbone, arrays_of, good_image, write_images
 from tests.tiny import shortened
 
 MERGEABLE = [n for n in names() if get(n).mergeable() and get(n).needs.source == "pyramid"]
@@ -56,7 +56,7 @@ def fitted(records: Sequence[Record], method: str, **more: Any) -> Model:
 
 @pytest.fixture
 def chunks_of_8(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "CHUNK", 8)
+    monkeypatch.setattr(observing, "CHUNK", 8)
 
 
 @pytest.mark.usefixtures("chunks_of_8")
@@ -114,16 +114,16 @@ def observed(name: str, images: range, **options: object) -> Any:
     cls = get(name)
     backbone = FakeBackbone()
     method = cls(cls.Config(**options), backbone.spec(SIZE), SIZE, 0)
-    training.observe(method, [batch_of(backbone, [good_image(i) for i in images])])
+    observing.observe(method, [arrays_of(backbone, [good_image(i) for i in images])])
     return method
 
 
 def test_merged_statistics_are_those_of_one_pass() -> None:
     whole, first, second = (observed("padim", r) for r in (range(20), range(12), range(12, 20)))
-    training.merge(first, [second])
+    observing.merge(first, [second])
     for name in ("mean", "covariance"):
         one, merged = getattr(whole._statistics, name)(), getattr(first._statistics, name)()
-        np.testing.assert_allclose(merged, one, rtol=1e-4, atol=1e-6 * float(one.abs().max()))
+        np.testing.assert_allclose(merged, one, rtol=1e-4, atol=1e-6 * float(np.abs(one).max()))
 
 
 def test_a_merged_coreset_covers_every_patch_within_its_radius() -> None:
@@ -132,11 +132,11 @@ def test_a_merged_coreset_covers_every_patch_within_its_radius() -> None:
     for part in parts:
         part.condense()
         assert part._pooled == 20
-    training.merge(parts[0], parts[1:])
-    training.conclude(parts[0])
+    observing.merge(parts[0], parts[1:])
+    observing.conclude(parts[0])
     bank = parts[0].memory + parts[0].centre
     assert len(bank) == 10
-    descriptors = parts[0]._descriptors(batch_of(FakeBackbone(), [good_image(i) for i in range(20)])).flatten(0, 1)
-    reached = torch.cdist(descriptors, bank).min(1).values.max()
+    found = parts[0]._descriptors(arrays_of(FakeBackbone(), [good_image(i) for i in range(20)]))
+    reached = cdist(found.reshape(-1, bank.shape[1]), bank).min(1).max()
     assert reached <= parts[0].radius + 1e-3
     assert parts[0].radius < 4 * reached

@@ -37,7 +37,7 @@ class Kept:
         ("# of them", "# of all that there are"),
         ('"""How far."""', '"""Where to."""\n        # why'),
         ('"""A page."""\n', ""),
-        ("from blemish.ops import moments", "from blemish.ops.moments import Moments\nimport math"),
+        ("from blemish.ops import moments", "from blemish.nn.moments import Moments\nimport math"),
         ("\nSHARE", "\nif TYPE_CHECKING:\n    from torch import Tensor\nSHARE"),
         ("x: float, y: float | None = None", "\n        x: float,\n        y: float | None = None,\n    "),
         ('"near" "by"', "'nearby'"),

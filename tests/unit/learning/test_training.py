@@ -14,7 +14,8 @@ from blemish.errors import NotFittedError, TrainingDiverged
 from blemish.learning import training
 from blemish.learning.sampler import drawn_order
 from blemish.learning.training import Plan
-from blemish.methods.base import Method, Pace, Phase
+from blemish.methods.base import Pace, Phase
+from blemish.methods.torch_base import TorchMethod
 from blemish.types import Batch, Needs, Prediction
 from tests.fakes import SIZE, FakeBackbone, FakeSamples, batch_of, good_image, learn
 
@@ -32,7 +33,7 @@ class Killed(Exception):
     pass
 
 
-class Toy(Method[Config]):
+class Toy(TorchMethod[Config]):
     """Two networks in two phases; the second looks at what the first gives, with noise."""
 
     needs = Needs(twin="texture")

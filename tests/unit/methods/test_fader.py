@@ -21,8 +21,8 @@ from blemish.learning import training
 from blemish.learning.training import Plan
 from blemish.methods.fader import Config, FADeR, Look
 from blemish.nn.attenuation import PatchGate, attenuated
+from blemish.nn.similarity import msgms_map, ssim
 from blemish.nn.unet import UNet, inner_size
-from blemish.ops.similarity import msgms_map, ssim
 from blemish.types import Batch, Pyramid
 from tests.fakes import SIZE, FakeBackbone, FakeSamples, batch_of, good_image, learn
 

@@ -29,6 +29,7 @@ from blemish.nn.multiscale import (
 )
 from blemish.types import Batch, FeatureSpec
 from tests.fakes import WindowsInMemory, signals_of
+from tests.tiny import in_formats
 
 LEADS, SEGMENT, TOTAL, LOCAL = 2, 8, 12, 4
 SIZE = (SEGMENT * TOTAL,)
@@ -352,7 +353,7 @@ def test_every_way_of_inspecting_is_one_graph(options: dict[str, Any]) -> None:
     method = make(**options)
     method.middle, method.spread, method.trained = torch.rand(TOTAL), torch.rand(TOTAL) + 1, True
     golden = np.stack([beats(1), beats(2)])
-    certificate = export.certify(export.export_plain(method), export.plain_engine(method), golden)
+    certificate = export.certify(in_formats(export.export_plain(method)), export.plain_engine(method), golden)
     assert certificate["engines"]["openvino-f32"]["map"] < export.MAP_LIMIT
 
 

@@ -23,7 +23,7 @@ from blemish.learning import export
 from blemish.learning.training import Plan
 from blemish.methods.mudenet import TRUNKS, Config, MuDeNet, Target, distance_loss, draw_channels
 from blemish.nn.descriptors import DescriptorNet, GlobalAutoencoder
-from blemish.ops.scoring import peak
+from blemish.nn.scoring import peak
 from blemish.types import Batch
 from tests.fakes import SIZE, FakeBackbone, FakeSamples, batch_of, good_image, learn
 
@@ -384,7 +384,7 @@ def test_the_frozen_network_is_not_run_at_inspection(backbone: FakeBackbone, fit
     alone = fitted(replace(batch, pyramid=None))
     assert torch.equal(alone.anomaly_map, fitted(batch).anomaly_map)
     assert torch.equal(alone.score, peak(alone.anomaly_map, fitted.config.top))
-    graph = export.merge(export.export_backbone(backbone, SIZE, image=True), export.export_head(fitted))
+    graph = export.merge(backbone.graph(SIZE, image=True), export.export_head(fitted))
     nodes = onnx.load_from_string(graph).graph.node
     assert not [n.name for n in nodes if n.op_type == "Conv" and not n.name.startswith("head/")]
     assert [n.name for n in nodes if n.op_type == "Conv"]

@@ -18,16 +18,17 @@ from blemish.errors import ConfigError, DataError
 from blemish.evaluation.metrics import average_precision
 from blemish.inspection import engines, graph_parts
 from blemish.inspection.engines import open_engine
-from blemish.learning import export, training
-from blemish.learning.export import Vote
+from blemish.learning import export, observing, training
+from blemish.learning.heads import Vote
 from blemish.learning.sampler import in_order
 from blemish.methods.onenip import Config, OneNIP, PromptedReconstructor
-from blemish.nn.anchors import Anchors
+from blemish.nn.bank import FeatureBank
 from blemish.nn.losses import dice_loss
 from blemish.nn.masked import GridPosition, PromptLayer, neighbour_mask
 from blemish.nn.refiner import Refiner
-from blemish.ops.bank import FeatureBank
-from blemish.types import Batch, FeatureSpec
+from blemish.ops.anchors import Anchors
+from blemish.ops.draws import Draws
+from blemish.types import Batch, FeatureSpec, Pyramid
 from tests import reconstructors
 from tests.fakes import FakeBackbone
 from tests.products import COUNT, SIZE, Products, damaged, product
@@ -280,7 +281,7 @@ def test_the_map_is_the_stated_mixture() -> None:
 def test_the_balance_comes_from_learned_and_held_images(backbone: FakeBackbone) -> None:
     method = OneNIP(Config(**TOY), backbone.spec(SIZE), SIZE)
     samples = Products(backbone, 2, twins=True)
-    training.train(method, in_order(samples))
+    observing.train(method, in_order(samples))
     method.eval()
     method.largest.copy_(torch.tensor([5000.0, 0.5]))
     with torch.no_grad():
@@ -330,10 +331,9 @@ def test_masks_are_compared_on_the_refiners_grid_or_by_the_pixel(
 def voting(batch: Batch) -> Vote:
     """Who tells the products of a batch apart."""
     assert batch.pyramid is not None
-    level = batch.pyramid.maps[2]
-    pixels = level.double().transpose(0, 1).flatten(1)
-    anchors = Anchors(pixels.mean(1).float(), pixels.std(1).float(), count=4)
-    anchors.add([level[batch.category == k] for k in range(COUNT)], torch.Generator().manual_seed(0))
+    level = batch.pyramid.maps[2].numpy()
+    anchors = Anchors(level.mean((0, 2, 3)), level.std((0, 2, 3)), count=4)
+    anchors.add([level[np.asarray(batch.category) == k] for k in range(COUNT)], Draws(0))
     return Vote(anchors, 2)
 
 
@@ -362,12 +362,12 @@ def test_networks_go_by_the_vote_in_front_of_the_border(backbone: FakeBackbone) 
 def test_the_graph_takes_the_prompt_that_the_vote_elects(backbone: FakeBackbone) -> None:
     method, vote = learned(), voting(unseen())
     anchors = vote.anchors
-    graph = export.merge(export.export_backbone(backbone, SIZE), export.export_head(method, vote))
+    graph = export.merge(backbone.graph(SIZE), export.export_head(method, vote))
     images = np.stack([damaged(k, 200)[0] for k in range(COUNT)])
-    elected = anchors(backbone.pyramid(torch.from_numpy(images)).maps[2])[0].argmax(1)
+    elected = anchors(backbone.maps(images)[2])[0].argmax(1)
     assert elected.tolist() == list(range(COUNT))
     with torch.no_grad():
-        expected = method(Batch(size=SIZE, pyramid=backbone.pyramid(torch.from_numpy(images)), category=elected))
+        expected = method(Batch(size=SIZE, pyramid=Pyramid(backbone.maps(images)), category=elected))
     for name in ("openvino", "onnxruntime"):
         got = open_engine(graph, name, batch=len(images))(images)[1]
         np.testing.assert_allclose(got, expected.anomaly_map.numpy(), rtol=1e-3, atol=1e-3)

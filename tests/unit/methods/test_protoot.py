@@ -15,10 +15,11 @@ from blemish.evaluation.metrics import auroc
 from blemish.inspection.engines import open_engine
 from blemish.learning import export
 from blemish.methods.protoot import Config, ProtoOT, shuffled
-from blemish.ops.prototypes import positions
-from blemish.ops.transport import sinkhorn
+from blemish.nn.prototypes import positions
+from blemish.nn.transport import sinkhorn
 from blemish.types import Batch, FeatureSpec, Pyramid
 from tests.fakes import SIZE, FakeBackbone, batch_of, defective_image, good_image, learn
+from tests.tiny import in_formats
 
 SIDE, WIDTH = 8, 16  # of the drawn world: an 8 x 8 grid of 16 channels, each quadrant with a feature of its own
 GRID = (SIDE, SIDE)
@@ -212,10 +213,10 @@ def test_levels_can_be_left_out() -> None:
 @pytest.mark.parametrize("options", [{}, {"norm": "frozen", "sets": "local", "top": 0.02, "sigma": 2.0}])
 def test_the_graph_of_the_paper_s_metric_agrees(options: dict[str, Any], backbone: FakeBackbone) -> None:
     method = on_images(**options)
-    graph = export.merge(export.export_backbone(backbone, SIZE), export.export_head(method))
+    graph = export.merge(backbone.graph(SIZE), export.export_head(method))
     golden = np.stack([good_image(100), defective_image(101)[0], good_image(102)])
-    reference = export.torch_engine(backbone, method)
-    certificate = export.certify(graph, reference, golden)
+    reference = export.reference_engine(backbone, method)
+    certificate = export.certify(in_formats(graph), reference, golden)
     assert certificate["engines"]["openvino-f32"]["map"] < export.MAP_LIMIT
     for got, expected in zip(open_engine(graph, "onnxruntime")(golden), reference(golden), strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4)

@@ -22,6 +22,7 @@ from blemish.methods.rbd import RBD, Config
 from blemish.nn.inpaint import Restorer, block_masks, complementary_masks, damaged_cells, on_grid
 from blemish.types import Batch, FeatureSpec, Pyramid
 from tests.fakes import SIZE, FakeBackbone, FakeSamples, batch_of, defective_image, good_image, learn
+from tests.tiny import in_formats
 
 SIDE = (64, 64)
 BACKBONE = FakeBackbone()
@@ -324,16 +325,13 @@ def test_the_masked_branch_gets_no_gradient_from_the_consistency() -> None:
 
 
 @pytest.mark.slow
-def test_training_moves_neither_the_teacher_nor_the_statistics() -> None:
-    before = {k: v.clone() for k, v in BACKBONE.state_dict().items()}
+def test_training_does_not_move_the_statistics() -> None:
     method = on_stripes()
     again = make(SIDE)
     again.observe(batch_of(BACKBONE, [stripes(np.random.default_rng(i), SIDE)[0] for i in range(24)]))
     again.conclude()
     torch.testing.assert_close(again.mean, method.mean)
     torch.testing.assert_close(again.std, method.std)
-    assert all(torch.equal(before[k], v) for k, v in BACKBONE.state_dict().items())
-    assert not any(p.requires_grad for p in BACKBONE.parameters())
 
 
 def test_what_has_to_be_consistent_can_be_chosen() -> None:
@@ -415,9 +413,9 @@ def test_alternatives_learn_and_become_the_same_graph(options: dict[str, Any]) -
     learn(method, BACKBONE, [good_image(i) for i in range(6)])
     pixels_too = method.wants(method.config).image
     assert pixels_too == ("evidence" in options)
-    graph = export.merge(export.export_backbone(BACKBONE, SIZE, image=pixels_too), export.export_head(method))
+    graph = export.merge(BACKBONE.graph(SIZE, image=pixels_too), export.export_head(method))
     golden = np.stack([good_image(100), defective_image(101)[0], good_image(102)])
-    certificate = export.certify(graph, export.torch_engine(BACKBONE, method), golden)
+    certificate = export.certify(in_formats(graph), export.reference_engine(BACKBONE, method), golden)
     assert certificate["engines"]["openvino-f32"]["score"] < export.SCORE_LIMIT
 
 

@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from blemish.errors import ConfigError
-from blemish.learning import training
+from blemish.learning import observing, training
 from blemish.learning.sampler import in_order
 from blemish.methods.uniad import Config, Reconstructor, UniAD
+from blemish.nn.grids import joined
 from blemish.nn.masked import (
     EncoderLayer,
     GridPosition,
@@ -26,9 +27,8 @@ from blemish.nn.masked import (
     neighbour_mask,
     window_of,
 )
-from blemish.ops.moments import ChannelMoments
-from blemish.ops.patches import joined
-from blemish.ops.scoring import window_peak
+from blemish.nn.moments import ChannelMoments
+from blemish.nn.scoring import window_peak
 from blemish.types import Batch, FeatureSpec
 from tests.fakes import FakeBackbone, batch_of
 from tests.products import COUNT, PIECE, SIZE, Products, product
@@ -177,7 +177,7 @@ def test_jitter_is_as_strong_as_the_token_is_long() -> None:
 def test_the_target_is_clean_and_inspection_draws_nothing(backbone: FakeBackbone) -> None:
     method = UniAD(Config(**{**TOY, "dropout": 0.5}), backbone.spec(SIZE), SIZE)
     samples = Products(backbone, 2)
-    training.train(method, in_order(samples))
+    observing.train(method, in_order(samples))
     batch = samples.all
     clean = method.tokens(batch.pyramid.maps)
     seen: list[Tensor] = []
@@ -200,7 +200,7 @@ def test_the_target_is_clean_and_inspection_draws_nothing(backbone: FakeBackbone
 def test_tokens_are_standardised_and_merged_moments_are_those_of_all(backbone: FakeBackbone) -> None:
     samples = Products(backbone, 4)
     whole, one, two = (UniAD(Config(**TOY), backbone.spec(SIZE), SIZE) for _ in range(3))
-    training.train(whole, in_order(samples))
+    observing.train(whole, in_order(samples))
     one.observe(samples.batch(range(5)))
     two.observe(samples.batch(range(5, len(samples))))
     one.merge(two)
@@ -211,7 +211,7 @@ def test_tokens_are_standardised_and_merged_moments_are_those_of_all(backbone: F
     assert float(tokens.mean(0).abs().max()) < 1e-4
     assert float(tokens.std(0).max()) == pytest.approx(1, abs=0.01)
     raw = UniAD(Config(**{**TOY, "standardise": False}), backbone.spec(SIZE), SIZE)
-    training.train(raw, in_order(samples))
+    observing.train(raw, in_order(samples))
     plain = joined(samples.all.pyramid.maps, raw.grid).flatten(2).transpose(1, 2)
     assert torch.equal(raw.tokens(samples.all.pyramid.maps), plain)
 

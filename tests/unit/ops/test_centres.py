@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blemish.ops.centres import CentreWindow, aligned, nearest_by_cosine, ray
+from blemish.nn.centres import CentreWindow, aligned, nearest_by_cosine, ray
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blemish.ops.hiding import count_of, drawn, fixed_mask, hidden, mosaic, strangest
-from blemish.ops.spoiling import spoilt
+from blemish.nn.hiding import count_of, drawn, fixed_mask, hidden, mosaic, strangest
+from blemish.nn.spoiling import spoilt
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
-from blemish.ops.similarity import (
+from blemish.nn.similarity import (
     GMS_C,
     gms_map,
     gms_scales,

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from blemish.ops.prototypes import apart, distinct, nearest_means, positions
-from blemish.ops.transport import FINEST, barycentres, sinkhorn, sinkhorn_pot
+from blemish.nn.prototypes import apart, distinct, nearest_means, positions
+from blemish.nn.transport import FINEST, barycentres, sinkhorn, sinkhorn_pot
 
 ot = pytest.importorskip("ot", reason="pot is not installed: pip install 'blemish[train]'")
 
@@ -68,7 +68,7 @@ def test_a_start_changes_how_soon_the_plan_is_found_and_not_which(solve: object)
 
 def test_rows_in_blocks_are_all_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = sinkhorn(cost_of(50, 20), epsilon=0.02, iterations=40)
-    monkeypatch.setattr("blemish.ops.transport.BLOCK", 140)  # 7 rows: the last block has one
+    monkeypatch.setattr("blemish.nn.transport.BLOCK", 140)  # 7 rows: the last block has one
     torch.testing.assert_close(sinkhorn(cost_of(50, 20), epsilon=0.02, iterations=40).plan, whole.plan)
 
 

@@ -27,6 +27,7 @@ from blemish.data.modality import Modality
 from blemish.errors import BlemishError
 from blemish.evaluation.bench import store
 from blemish.evaluation.bench.cached_inspector import CachedLine, CountedCache, differing
+from blemish.evaluation.bench.macs import macs
 from blemish.evaluation.bench.suite import Cell
 from blemish.evaluation.evaluate import evaluate
 from blemish.evaluation.summary import Evaluation
@@ -34,12 +35,12 @@ from blemish.files import content_id, read_file, write_whole
 from blemish.inspection import modelfile
 from blemish.inspection.engines import open_engine
 from blemish.inspection.inspector import Inspector
-from blemish.inspection.modelfile import Model
+from blemish.inspection.modelfile import Model, arrays
+from blemish.inspection.routed import head_name
 from blemish.learning import backbones
 from blemish.learning.backbones.weights import PACKAGED
 from blemish.learning.code_digest import code_digest
 from blemish.learning.fit import fit
-from blemish.learning.fitted import restore
 from blemish.learning.options import OPTIONS, FitOptions
 from blemish.learning.run import load_backbone
 from blemish.learning.sources.base import Learning
@@ -167,7 +168,7 @@ def work(cell: Cell, mark: str, folder: Path) -> dict[str, bytes]:
             "training": [phase.to_json() for phase in model.meta.training],
         },
         "inspect": _timed(model, source if backbone is not None else None, [kind.source(r) for r in checked]),
-        "size": _size(model, source, backbone, checked),
+        "size": _size(model),
         "checked": {"images": len(checked), "differing": 0, "cached": isinstance(line, CachedLine)},
         "evaluate_seconds": round(perf_counter() - before, 2),
         **{name: figures[name] for name in ("overall", "by_category", "by_defect", "unread")},
@@ -219,34 +220,12 @@ def _line(model: Model, source: Any, test: Sequence[Record], *, cached: bool) ->
     return line, chosen
 
 
-def _size(model: Model, source: Any, backbone: Any, records: Sequence[Record]) -> dict[str, Any]:
-    """Values that a model holds besides the backbone, of all its heads, and multiply-adds in PyTorch of one sample in
-    the backbone (0 where there is none) and in the head behind it."""
-    import torch
-    from safetensors.torch import load
-
-    from blemish.types import Batch, Pyramid
-
-    _, method = restore(model, backbone)
-    kept = sum(v.numel() for v in load(model.tensors).values() if v.is_floating_point())
-    if backbone is None:
-        return {"values": kept, "backbone_gmacs": 0.0, "gmacs": gmacs(method, source.stacked(records[:1]))}
-    image = torch.zeros(1, *method.size, 3, dtype=torch.uint8)
-    with torch.no_grad():
-        given = {"pyramid": Pyramid(backbone(image)), "x": backbone.normalise(image)}
-        batch = Batch(size=method.size, category=torch.zeros(1, dtype=torch.int64), **given)
-    return {"values": kept, "backbone_gmacs": gmacs(backbone, image), "gmacs": gmacs(method, batch)}
-
-
-def gmacs(network: Any, given: Any) -> float:
-    """Billions of multiply-adds of one call. The network's parameters will not ask for gradients any more."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    network.requires_grad_(False)  # the counter hooks into gradients, and a parameter's view has none in `no_grad`
-    with torch.no_grad(), FlopCounterMode(display=False) as counted:
-        network(given)
-    return float(round(counted.get_total_flops() / 2e9, 4))
+def _size(model: Model) -> dict[str, Any]:
+    """Values that a model holds besides the backbone, of all its heads, and multiply-adds of one sample in the backbone
+    (0 where there is none) and in the head behind it (the first of several; 0 where it is no graph)."""
+    kept = sum(v.size for v in arrays(model.tensors).values() if np.issubdtype(v.dtype, np.floating))
+    trunk, head = macs(model.graph, model.heads.get(head_name(0))) if model.meta.graph else (0.0, 0.0)
+    return {"values": kept, "backbone_gmacs": trunk, "gmacs": head}
 
 
 def _timed(model: Model, before: FeatureSource | None, samples: Sequence[Any]) -> dict[str, Any]:
@@ -342,5 +321,7 @@ def peak_mb() -> float:
 
 
 def quiet_threads() -> None:
-    """Waiting threads must not spin beside the engine; torch reads this once, when it is first imported."""
+    """PyTorch's, which reads this once, when it is first imported: they must not spin beside the engine, and there is
+    one: the bits of a sum depend on how many share it, and cells may run side by side."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ["OMP_NUM_THREADS"] = "1"

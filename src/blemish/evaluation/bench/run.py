@@ -145,14 +145,11 @@ def _reason(log: Path, code: int) -> str:
 def main(folder: Path) -> None:
     """One cell, in this process: `job.json` says which; what is printed becomes its log."""
     cells.quiet_threads()
-    import torch
-
-    # the bits of a sum depend on how many share it; and cells may run side by side
-    torch.set_num_threads(1)
     warnings.simplefilter("default")
     job = json.loads((folder / JOB).read_text(encoding="utf-8"))
+    cell = Cell.from_json(job["cell"])
     try:
-        store.write(folder, cells.work(Cell.from_json(job["cell"]), job["digest"], folder))
+        store.write(folder, cells.work(cell, job["digest"], folder))
     except BlemishError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None

@@ -10,12 +10,12 @@ DEFAULT = "efficientnet_lite0"
 
 
 def describe() -> list[dict[str, Any]]:
-    """The packaged backbones and whether their weights are installed."""
+    """The packaged backbones and whether their weights are there; of the default one the first stages always are."""
     return [
         {
             "name": name,
             "network": entry.timm_name,
-            "installed": entry.path() is not None,
+            "installed": entry.graph is not None or entry.path() is not None,
             "brought_by": entry.distribution,
             "licence": entry.licence,
             "sha256": entry.sha256,

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Self
 
-import torch
-from torch import Tensor, nn
+import numpy as np
+from numpy.typing import NDArray
 
-from blemish.types import FeatureSpec, Pyramid
+from blemish.types import FeatureSpec
+
+STRIDES = (8, 16)  # whose features carry most of the signal; stride 4 added nothing in our trials
 
 
-class Backbone(nn.Module, ABC):
-    """Frozen, in eval mode, without gradients. Pixel normalisation is inside: input is (B, H, W, 3) uint8.
+class Backbone(ABC):
+    """Frozen. Pixel normalisation is inside: input is (B, H, W, 3) uint8.
 
     `identity` = name + digest of the weights + layers: equal identities give equal features.
     `stride` is what the sides of the input have to be a multiple of.
@@ -23,36 +24,32 @@ class Backbone(nn.Module, ABC):
     stride: int
 
     @abstractmethod
-    def features(self, x: Tensor) -> tuple[Tensor, ...]:
-        """(B, 3, H, W) normalised float32 -> maps (B, C_l, h_l, w_l), finest first."""
-
-    @property
-    @abstractmethod
-    def normalisation(self) -> tuple[Tensor, Tensor]:
-        """(mean, std), each (3,), in grey levels of 0..255."""
-
-    def normalise(self, images: Tensor) -> Tensor:
-        """(B, H, W, 3) uint8 -> (B, 3, H, W) float32, as the network wants it."""
-        mean, std = self.normalisation
-        return (images.float() - mean).div(std).permute(0, 3, 1, 2)
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """(B, H, W, 3) uint8 -> maps; this is what is exported as the first half of the graph."""
-        return self.features(self.normalise(images))
-
-    def train(self, mode: bool = True) -> Self:
-        """Stays in eval mode whatever is requested: the exporter puts a module back to the mode of its root."""
-        return super().train(False)
-
-    @torch.no_grad()
-    def pyramid(self, images: Tensor) -> Pyramid:
-        """(B, H, W, 3) uint8 -> Pyramid."""
-        return Pyramid(self(images))
-
-    @torch.no_grad()
     def spec(self, size: tuple[int, int]) -> FeatureSpec:
         """Channels and grids for an input of (H, W)."""
-        maps = self(torch.zeros(1, *size, 3, dtype=torch.uint8))
-        return FeatureSpec(
-            self.layers, tuple(int(m.shape[1]) for m in maps), tuple(tuple(int(s) for s in m.shape[2:]) for m in maps)
-        )
+
+    @abstractmethod
+    def graph(self, size: tuple[int, int], *, image: bool = False) -> bytes:
+        """ONNX of image -> features_0, features_1, …, finest first; batch is free, H and W are fixed.
+
+        With `image`, the normalised image (B, 3, H, W) comes behind the levels, as one more.
+        """
+
+    @abstractmethod
+    def maps(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], ...]:
+        """(B, H, W, 3) -> maps (B, C_l, h_l, w_l) in float32, which graphs are compared with."""
+
+    def check(self) -> dict[str, float]:
+        """What this processor makes of it, where that was measured elsewhere: the largest relative difference by name.
+
+        BackboneError where it is another network here.
+        """
+        return {}
+
+    @abstractmethod
+    def normalised(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(B, H, W, 3) -> (B, 3, H, W), as the network wants it."""
+
+
+def normalised(images: NDArray[np.uint8], mean: NDArray[np.float32], std: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(B, H, W, 3) less the mean, over the standard deviation, both (3,) in grey levels of 0..255: (B, 3, H, W)."""
+    return np.ascontiguousarray(((images.astype(np.float32) - mean) / std).transpose(0, 3, 1, 2))

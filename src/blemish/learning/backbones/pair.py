@@ -7,14 +7,14 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from blemish.learning.backbones.base import Backbone
+from blemish.learning.backbones.torch_base import TorchBackbone
 from blemish.types import FeatureSpec
 
 
-class PairBackbone(Backbone):
+class PairBackbone(TorchBackbone):
     """The image is normalised for the first network, and brought to what the second one wants inside."""
 
-    def __init__(self, first: Backbone, second: Backbone) -> None:
+    def __init__(self, first: TorchBackbone, second: TorchBackbone) -> None:
         super().__init__()
         self.one, self.two = first, second
         self.layers = (*first.layers, *second.layers)

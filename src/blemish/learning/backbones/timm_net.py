@@ -12,14 +12,14 @@ from torch import Tensor
 
 from blemish.config import nearest
 from blemish.errors import BackboneError
-from blemish.learning.backbones.base import Backbone
+from blemish.learning.backbones.base import STRIDES
+from blemish.learning.backbones.torch_base import TorchBackbone
 from blemish.learning.backbones.weights import PACKAGED, packaged_state, read_state, sha256_of
 
-_WANTED = (8, 16)  # strides whose features carry most of the signal; stride 4 added nothing in our trials
 _BLOCKS = 2  # of a plain transformer, evenly spaced, the last among them
 
 
-class TimmBackbone(Backbone):
+class TimmBackbone(TorchBackbone):
     """See `load`, which finds the weights."""
 
     def __init__(
@@ -49,17 +49,10 @@ def load(
     layers: tuple[int, ...] | None = None,
     weights: str | Path | None = None,
     allow_download: bool = False,
-    strides: tuple[int, ...] = _WANTED,
+    strides: tuple[int, ...] = STRIDES,
     blocks: int = _BLOCKS,
 ) -> TimmBackbone:
-    """A frozen backbone by name.
-
-    Weights come from the installed package of that name, from the local file `weights`, or, only with
-    `allow_download`, from timm's hub. `layers` are indices of timm's feature stages; by default those of `strides`, and
-    of a plain transformer `blocks` of its blocks, evenly spaced, the last among them.
-
-    Raises BackboneError where the network is unknown, the weights are missing, altered or do not fit.
-    """
+    """As `backbones.load`, always by timm."""
     wanted = layers or (strides, blocks)
     if name in PACKAGED and weights is None:
         entry = PACKAGED[name]

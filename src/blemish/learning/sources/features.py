@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,14 +20,14 @@ from blemish.files import read_file
 from blemish.inspection.engines import Engine, Precision, open_engine
 from blemish.learning import export
 from blemish.learning.backbones.cache import FeatureCache, feature_key
+from blemish.learning.backbones.graph_net import GraphBackbone
+from blemish.ops.drawing import OPSET
 from blemish.system import cores
 from blemish.types import Batch, Pyramid, Record
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from blemish.learning.backbones.base import Backbone
-    from blemish.learning.export import Vote
+    from blemish.learning.heads import Vote
     from blemish.methods.base import Method
 
 Maps = tuple[NDArray[np.float32], ...]
@@ -88,8 +89,9 @@ class FeatureSource:
         return export.merge(self.trunk, export.export_head(method, vote))
 
     def reference(self, method: Method[Any], vote: Vote | None = None) -> Engine:
-        """The same in PyTorch."""
-        return export.torch_engine(self.backbone, method, vote)
+        """What it is compared with."""
+        same = isinstance(self.backbone, GraphBackbone) and self.precision == "f32"
+        return export.reference_engine(self.backbone, method, vote, engine=self._engine if same else None)
 
     def maps(self, record: Record) -> Maps:
         """What a head takes of one image: feature maps (C_l, *grid_l), and the normalised image (3, H, W) where
@@ -126,8 +128,8 @@ class FeatureSource:
 
     def normalised(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(H, W, 3) uint8 -> (3, H, W) float32, as the graph does it."""
-        mean, std = (v.numpy() for v in self.backbone.normalisation)
-        return np.ascontiguousarray(((image.astype(np.float32) - mean) / std).transpose(2, 0, 1))
+        found: NDArray[np.float32] = self.backbone.normalised(image[None])[0]
+        return found
 
     def stream(self, records: Iterable[Record]) -> Iterator[tuple[Record, Maps]]:
         """Records with their maps, in order; a few images are held at a time."""
@@ -160,30 +162,25 @@ class FeatureSource:
             yield self._batch(ids, maps)
 
     def _batch(self, ids: list[str], maps: list[Maps]) -> Batch:
-        import torch
-
-        levels = tuple(torch.from_numpy(np.stack(level)) for level in zip(*maps, strict=True))
+        levels = tuple(np.stack(level) for level in zip(*maps, strict=True))
         x = levels[-1] if self.image else None
         pyramid = Pyramid(levels[:-1] if self.image else levels)
         return Batch(size=self.preprocess.size, pyramid=pyramid, x=x, ids=tuple(ids), category=self.categories_of(ids))
 
-    def categories_of(self, ids: Sequence[str]) -> Tensor | None:
-        """(B,) int64: the decided categories of these records; None where there is one product."""
-        import torch
-
-        return torch.tensor([self.categories[i] for i in ids]) if self.categories else None
+    def categories_of(self, ids: Sequence[str]) -> NDArray[np.int64] | None:
+        """(B,): the decided categories of these records; None where there is one product."""
+        return np.array([self.categories[i] for i in ids]) if self.categories else None
 
 
 def backbone_graph(
     backbone: Backbone, size: tuple[int, int], cache: FeatureCache | None, *, image: bool = False
 ) -> bytes:
-    """The backbone's ONNX for one input size, from the cache or exported into it; `image` as in `FeatureSource`."""
-    import torch
-
-    name = f"{backbone.identity}|{size}|{export.OPSET}|{torch.__version__}" + ("|image" if image else "")
-    if cache is not None and (graph := cache.get_graph(name)) is not None:
-        return graph
-    graph = export.export_backbone(backbone, size, image=image)
-    if cache is not None:
+    """The backbone's ONNX for one input size, from the cache or made into it; `image` as in `FeatureSource`."""
+    if cache is None or isinstance(backbone, GraphBackbone):  # which is a graph, and cut in no time
+        return backbone.graph(size, image=image)
+    name = f"{backbone.identity}|{size}|{OPSET}|{version('torch')}" + ("|image" if image else "")
+    graph = cache.get_graph(name)
+    if graph is None:
+        graph = backbone.graph(size, image=image)
         cache.put_graph(name, graph)
     return graph

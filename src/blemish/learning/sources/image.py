@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from blemish.config import nearest
@@ -48,6 +47,8 @@ from blemish.system import cores
 from blemish.types import Batch, Needs, Pyramid, Record
 
 if TYPE_CHECKING:
+    import torch
+
     from blemish.learning.backbones.base import Backbone
 
 Image = NDArray[np.uint8]
@@ -154,6 +155,8 @@ class ImageSamples:
         chosen = [self.items[i] for i in indices]
         if generator is None:
             return self._stacked(chosen, [self._one(item, "same") for item in chosen])
+        import torch
+
         draws = torch.randint(len(self.views) * TWINS, (len(chosen),), generator=generator).tolist()
         views = [self.views[draw // TWINS] for draw in draws]
         rows = [self._one(item, view) for item, view in zip(chosen, views, strict=True)]
@@ -208,16 +211,16 @@ class ImageSamples:
         twins: Sequence[tuple[Maps, NDArray[np.bool_]]] = (),
     ) -> Batch:
         def pyramid(maps: Sequence[Maps]) -> Pyramid:
-            return Pyramid(tuple(torch.from_numpy(np.stack(level)) for level in zip(*maps, strict=True)))
+            return Pyramid(tuple(np.stack(level) for level in zip(*maps, strict=True)))
 
         images = [x for _, x in rows if x is not None]
         return Batch(
             size=self.source.preprocess.size,
             pyramid=pyramid([maps for maps, _ in rows]),
-            x=torch.from_numpy(np.stack(images)) if images else None,
+            x=np.stack(images) if images else None,
             ids=tuple(item.id for item in items),
             twin=pyramid([maps for maps, _ in twins]) if twins else None,
-            mask=torch.from_numpy(np.stack([mask for _, mask in twins])) if twins else None,
+            mask=np.stack([mask for _, mask in twins]) if twins else None,
             category=self.source.categories_of([item.id for item in items]),
         )
 
