@@ -64,6 +64,8 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Any:
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
     report = yield
     name = lacking(call.excinfo.value if call.excinfo else None)
+    if report.failed and name is None:  # a command that said so
+        name = next((each for each in ABSENT if f"{each} is not installed" in report.longreprtext), None)
     if report.failed and name is not None:
         report.outcome = "skipped"
         report.longrepr = (str(item.path), item.location[1] or 0, f"Skipped: {_needed(name)}")

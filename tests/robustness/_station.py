@@ -14,13 +14,13 @@ from blemish import methods
 from blemish.config import build
 from blemish.data import layouts
 from blemish.inspection import modelfile
-from blemish.learning import export, training
+from blemish.learning import export, observing
 from blemish.learning.backbones.cache import FeatureCache
 from blemish.learning.fit import fit
 from blemish.learning.options import FitOptions
 from tests.fakes import FakeBackbone
 
-LOADED = (export, training, methods.get("padim"))  # what `fit` would import in every station anew
+LOADED = (export, observing, methods.get("padim"))  # what `fit` would import in every station anew
 OPTIONS = {
     "method": "padim", "backbone": "fake", "image_size": "64x48", "false_alarm_rate": 0.4, "held_out": 0.4,
 }  # fmt: skip

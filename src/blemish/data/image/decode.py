@@ -12,7 +12,7 @@ multi-picture JPEG are ignored.
 
 from __future__ import annotations
 
-import asyncio
+import inspect
 import io
 import os
 import threading
@@ -150,7 +150,7 @@ def _read_stream(stream: Any, name: str) -> bytes:
     binary = "open it with mode 'rb', or pass its path"
     if isinstance(stream, io.TextIOBase):
         raise DataError("is opened as text", path=name, hint=binary)
-    if asyncio.iscoroutinefunction(stream.read):  # an upload of an asynchronous server has the file itself beside it
+    if inspect.iscoroutinefunction(stream.read):  # an upload of an asynchronous server has the file itself beside it
         stream = getattr(stream, "file", None)
         if not callable(getattr(stream, "read", None)):
             raise DataError("is an asynchronous stream", path=name, hint="await its read() and pass the bytes")
