@@ -7,61 +7,38 @@ height and width free. Needs `[train]`. Prints the digest that belongs into `bac
 from __future__ import annotations
 
 import hashlib
-import io
-import warnings
 from pathlib import Path
 
 import onnx
-import torch
 from onnx import numpy_helper
 
 import blemish
 from blemish.learning.backbones import timm_net
 from blemish.learning.backbones.graph_net import LEVEL, NORMALISED, golden_figures, golden_image
-from blemish.learning.backbones.torch_base import TorchBackbone
 from blemish.learning.backbones.weights import PACKAGED
 from blemish.learning.onnx_parts import leads_to
-from blemish.ops.drawing import OPSET
+from blemish.learning.trace import trace_backbone
 
 NAME = "efficientnet_lite0"
 LAYERS = (0, 1, 2, 3)  # strides 2, 4, 8, 16
 TRACED = (64, 96)  # any multiple of the stride: "same" padding of all of them is the same
 
 
-class Levels(torch.nn.Module):
-    """All levels, and the image as the network wants it."""
-
-    def __init__(self, backbone: TorchBackbone) -> None:
-        super().__init__()
-        self.backbone = backbone
-
-    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        x = self.backbone.normalise(images)
-        return (*self.backbone.features(x), x)
-
-
 def traced() -> onnx.ModelProto:
-    """The network as PyTorch traces it."""
+    """The network as PyTorch traces it, its outputs under their names in the file."""
+    model = onnx.load_from_string(trace_backbone(timm_net.load(NAME, layers=LAYERS), TRACED, image=True))
     names = [*(f"{LEVEL}{layer}" for layer in LAYERS), NORMALISED]
-    buffer = io.BytesIO()
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            Levels(timm_net.load(NAME, layers=LAYERS)).eval(),
-            (torch.zeros(2, *TRACED, 3, dtype=torch.uint8),),
-            buffer,
-            dynamo=False,
-            opset_version=OPSET,
-            input_names=["image"],
-            output_names=names,
-            dynamic_axes={name: {0: "batch"} for name in ["image", *names]},
-            do_constant_folding=False,
-        )
-    return onnx.load_from_string(buffer.getvalue())
+    renamed = {port.name: name for port, name in zip(model.graph.output, names, strict=True)}
+    for node in model.graph.node:
+        for ports in (node.input, node.output):
+            ports[:] = [renamed.get(name, name) for name in ports]
+    for port in model.graph.output:
+        port.name = renamed[port.name]
+    return model
 
 
 def freed(model: onnx.ModelProto) -> onnx.ModelProto:
-    """With H and W free: zeros are padded as for multiples of the stride, without a look at the size."""
+    """With H and W free: zeros are padded as for multiples of the stride, whatever the size."""
     graph = model.graph
     pads = {node.output[0]: node for node in graph.node if node.op_type == "Pad"}
     for conv in (node for node in graph.node if node.op_type == "Conv" and node.input[0] in pads):

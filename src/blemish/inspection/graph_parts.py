@@ -2,7 +2,7 @@
 
 With precision bf16 the part up to the features runs in bf16, then the networks of a method up to the border that it has
 drawn (`nn.precision.Exact`), and after it only the products that it has marked as coarse
-(`nn.precision.CoarseProduct`); distances and maps stay float32. A method without a border is float32 but for those.
+(`ops.arrays.coarse_product`); distances and maps stay float32. A method without a border is float32 but for those.
 """
 
 from __future__ import annotations

@@ -62,8 +62,12 @@ def _draw_head(of: Method[Any] | Scaled, *, category: bool = False) -> bytes:
     prediction = method.predict(Batch(method.size, Pyramid(levels), category=decided))
     found = (prediction.score, prediction.anomaly_map)
     score, anomaly_map = of.rescaled(*found) if isinstance(of, Scaled) else found
+    return _drawn(graph, score, anomaly_map, method.size)
+
+
+def _drawn(graph: Graph, score: Drawn, anomaly_map: Drawn, size: tuple[int, ...]) -> bytes:
     outputs: dict[str, tuple[Drawn, tuple[int, ...], type]]
-    outputs = {"score": (score, (), np.float32), "anomaly_map": (anomaly_map, tuple(method.size), np.float32)}
+    outputs = {"score": (score, (), np.float32), "anomaly_map": (anomaly_map, tuple(size), np.float32)}
     return bytes(graph.model(outputs).SerializeToString())
 
 
@@ -90,10 +94,7 @@ def export_plain(method: Method[Any]) -> bytes:
         return trace_plain(method)
     graph = Graph()
     prediction = method.predict(Batch(method.size, x=graph.input("signal", (method.spec.inputs, *method.size))))
-    outputs: dict[str, tuple[Drawn, tuple[int, ...], type]]
-    outputs = {"score": (prediction.score, (), np.float32)}
-    outputs["anomaly_map"] = (prediction.anomaly_map, tuple(method.size), np.float32)
-    return bytes(graph.model(outputs).SerializeToString())
+    return _drawn(graph, prediction.score, prediction.anomaly_map, method.size)
 
 
 def _beside(router: bytes, head: bytes) -> bytes:

@@ -1,21 +1,10 @@
-"""Which products an engine may run in a shorter number format."""
+"""Where an engine may compute in a shorter number format."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-LARGEST = 1e30
-
-
-class CoarseProduct(nn.Module):
-    """a @ b, in float32 here; an engine may run it in bf16: where the method needs an order, or a value to 3 digits.
-
-    The name of this class's attribute in a method has to start with `coarse`: the exported nodes carry it, and the
-    engine finds them by it (`inspection.graph_parts`). Everything around stays float32.
-    """
-
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        return a @ b
+from blemish.ops.arrays import LARGEST
 
 
 class Exact(nn.Module):
