@@ -240,3 +240,10 @@ def test_pools_of_processes(detector: Detector, start_method: str) -> None:
     expected = [loaded.inspect(image).score for image in images]
     with multiprocessing.get_context(start_method).Pool(2) as pool:
         assert [r.score for r in pool.map_async(loaded.inspect, images).get(120)] == expected
+
+
+def test_the_engine_s_old_name_works_for_one_version(detector: Detector) -> None:
+    line = Detector.from_model(detector.model, backbone=FakeBackbone())
+    with pytest.warns(DeprecationWarning, match="is called 'reference' now"):
+        old = line.inspector("torch")
+    assert old.inspect(good_image(0)).score == line.inspector("reference").inspect(good_image(0)).score

@@ -16,6 +16,7 @@ from random import Random
 from typing import Any
 
 import numpy as np
+import openvino
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
@@ -25,7 +26,7 @@ from blemish.data import layouts
 from blemish.detector import Detector
 from blemish.errors import ConfigError, DataError, EngineError
 from blemish.evaluation.evaluate import evaluate
-from blemish.inspection import modelfile
+from blemish.inspection import graph_parts, modelfile
 from blemish.inspection.inspector import Inspector
 from blemish.inspection.modelfile import Model
 from blemish.learning import run
@@ -466,3 +467,19 @@ def test_heads_that_learned_apart_score_on_one_scale(data: list[Record], tmp_pat
         low, high = np.quantile(calibrator.scores, [0.5, 0.995])
         assert low == pytest.approx(0, abs=1e-2)
         assert high == pytest.approx(1, abs=1e-2)
+
+
+def test_the_router_lies_behind_the_border_that_a_method_draws(data: list[Record], tmp_path: Path) -> None:
+    """Where its networks do not go by it: what they compute in a short format must not turn a vote."""
+    pytest.importorskip("torch", reason="torch is not installed: pip install 'blemish[train]'")
+    model = fit_model(tmp_path, data, method="rd", multi_class=True)
+    core = openvino.Core()
+    _, head = graph_parts.cut_at_features(core.read_model(model.graph))
+    (short, short_format), (exact, exact_format) = graph_parts.short_and_exact(head)
+    assert (short_format, exact_format) == ("bf16", "f32")
+
+    def of_the_router(part: openvino.Model) -> list[str]:
+        return [n.get_friendly_name() for n in part.get_ordered_ops() if "vote/MatMul" in n.get_friendly_name()]
+
+    assert of_the_router(exact)
+    assert not of_the_router(short)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from blemish import Detector
 from blemish.errors import BackboneError
 from blemish.inspection.engines import open_engine
 from blemish.learning.backbones import DEFAULT
@@ -16,7 +18,7 @@ from blemish.learning.backbones import graph_net as net
 from blemish.learning.backbones.graph_net import GraphBackbone, shipped
 from blemish.learning.backbones.loading import load
 from blemish.learning.backbones.weights import PACKAGED
-from tests.fakes import FakeBackbone, good_image
+from tests.fakes import FakeBackbone, good_image, write_images
 
 SIZES = [(32, 48), (64, 64), (96, 32)]
 
@@ -109,3 +111,15 @@ def test_a_cut_holds_no_more_than_its_levels_need() -> None:
     assert len(levels) == 4
     np.testing.assert_array_equal(levels[3], backbone.normalised(x))
     np.testing.assert_array_equal(open_engine(shallow.graph((48, 64)))(x)[0], levels[0])
+
+
+def test_a_model_says_how_far_its_network_is_from_the_one_it_was_made_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_images(tmp_path / "good", 4)
+    options = {"image_size": 64, "calibration": "none"}
+    monkeypatch.setenv("BLEMISH_CACHE", str(tmp_path / "cache"))
+    first = Detector("padim", **options).fit(tmp_path / "good").model.parity["backbone"]
+    assert 0 <= first["golden"] < 1e-4
+    monkeypatch.setattr(GraphBackbone, "check", lambda _: pytest.fail("it was checked before"))
+    assert Detector("padim", **options).fit(tmp_path / "good").model.parity["backbone"] == first
