@@ -19,6 +19,8 @@ class BackboneMeta:
     name: str
     identity: str  # name, digest of the weights and levels: equal ones give equal features
     layers: tuple[int, ...] = ()
+    weights_sha256: str = ""
+    licence: str = ""  # of the weights, as far as it is known; a note
 
 
 @dataclass(frozen=True)

@@ -267,7 +267,7 @@ def describe(plan: FitPlan, good: Sequence[Record], learned_from: Sequence[Recor
         _opening(plan, learned.method),
         seed=options.seed,
         training=learned.report,
-        backbone=BackboneMeta(name, source.identity, tuple(source.layers)),
+        backbone=BackboneMeta(name, source.identity, tuple(source.layers), *_weights(plan.backbone)),
         weights=options.weights,
         inspected=None if options.roi is None else round(plan.modality.preprocess.inspected, 4),
         data=DataMeta(
@@ -280,6 +280,11 @@ def describe(plan: FitPlan, good: Sequence[Record], learned_from: Sequence[Recor
         ),
         software={name: version(name) for name in packages} | {"python": platform.python_version()},
     )
+
+
+def _weights(backbone: Backbone | None) -> tuple[str, str]:
+    """Digest and licence; empty where there is no frozen network."""
+    return ("", "") if backbone is None else (backbone.digest, backbone.licence)
 
 
 def units_of(records: Iterable[Record]) -> tuple[str, ...]:
@@ -328,7 +333,6 @@ def load_backbone(options: FitOptions) -> Backbone | None:
             weights=options.second_weights,
             allow_download=options.allow_download,
             strides=needs.strides,
-            blocks=len(needs.strides),
         ),
     )
 

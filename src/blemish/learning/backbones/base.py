@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from blemish.types import FeatureSpec
 
+UNKNOWN = "unknown: see where the weights came from"
 STRIDES = (8, 16)  # whose features carry most of the signal; stride 4 added nothing in our trials
 
 
@@ -16,10 +17,13 @@ class Backbone(ABC):
     """Frozen. Pixel normalisation is inside: input is (B, H, W, 3) uint8.
 
     `identity` = name + digest of the weights + layers: equal identities give equal features.
-    `stride` is what the sides of the input have to be a multiple of.
+    `stride` is what the sides of the input have to be a multiple of; `digest` is that of the weights, `licence` what is
+    known of theirs.
     """
 
     identity: str
+    digest: str = ""
+    licence: str = UNKNOWN
     layers: tuple[int, ...]
     stride: int
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from blemish.errors import BackboneError
 from blemish.inspection.engines import Engine, open_engine
 from blemish.inspection.graph_parts import FEATURES
-from blemish.learning.backbones.base import Backbone, normalised
+from blemish.learning.backbones.base import UNKNOWN, Backbone, normalised
 from blemish.learning.backbones.weights import Packaged
 from blemish.learning.onnx_parts import leads_to
 from blemish.types import FeatureSpec
@@ -43,6 +43,7 @@ class GraphBackbone(Backbone):
         strides: of all levels; layer i has a stride of strides[i].
         mean, std: in grey levels.
         golden: of all levels, what PyTorch makes of `golden_image` (`golden_figures`).
+        licence: of the trained weights.
     """
 
     def __init__(
@@ -56,8 +57,10 @@ class GraphBackbone(Backbone):
         mean: float,
         std: float,
         golden: tuple[float, ...] = (),
+        licence: str = UNKNOWN,
     ) -> None:
         self.network, self.layers, self.strides, self.golden = network, layers, strides, golden
+        self.digest, self.licence = digest, licence
         self.identity = f"{name}@{digest[:16]}/{','.join(map(str, layers))}"
         self.stride = strides[max(layers)]
         self.mean, self.std = mean, std
@@ -154,4 +157,5 @@ def shipped(name: str, entry: Packaged, layers: tuple[int, ...]) -> GraphBackbon
         mean=entry.mean,
         std=entry.std,
         golden=entry.graph.golden,
+        licence=entry.licence,
     )

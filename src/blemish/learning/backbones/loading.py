@@ -17,13 +17,12 @@ def load(
     weights: str | Path | None = None,
     allow_download: bool = False,
     strides: tuple[int, ...] = STRIDES,
-    blocks: int | None = None,
 ) -> Backbone:
     """A frozen backbone by name: what comes with this package without PyTorch, everything else by timm.
 
     Weights come from this package, from the installed package of that name, from the local file `weights`, or, only
     with `allow_download`, from timm's hub. `layers` are indices of the network's stages; by default those of `strides`,
-    and of a plain transformer `blocks` of its blocks, evenly spaced, the last among them.
+    and of a plain transformer as many of its blocks, evenly spaced, the last among them (`timm_net.levels_of`).
 
     Raises BackboneError where the network is unknown, or the weights are missing, altered or do not fit.
     """
@@ -44,5 +43,4 @@ def load(
             hint="pip install 'blemish[train]', or leave backbone, layers and weights as they are",
         ) from None
     chosen = tuple(layers) if layers is not None else None
-    more = {} if blocks is None else {"blocks": blocks}
-    return timm_net.load(name, layers=chosen, weights=weights, allow_download=allow_download, strides=strides, **more)
+    return timm_net.load(name, layers=chosen, weights=weights, allow_download=allow_download, strides=strides)

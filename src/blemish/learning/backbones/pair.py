@@ -19,12 +19,18 @@ class PairBackbone(TorchBackbone):
         self.one, self.two = first, second
         self.layers = (*first.layers, *second.layers)
         self.identity = f"{first.identity}+{second.identity}"
+        self.digest = f"{first.digest}+{second.digest}"
+        self.licence = " + ".join(dict.fromkeys((first.licence, second.licence)))
         self.stride = math.lcm(first.stride, second.stride)
         self.eval()
 
     @property
     def normalisation(self) -> tuple[Tensor, Tensor]:
         return self.one.normalisation
+
+    def prepare(self, size: tuple[int, int]) -> None:
+        self.one.prepare(size)
+        self.two.prepare(size)
 
     def features(self, x: Tensor) -> tuple[Tensor, ...]:
         mean, std = (v[:, None, None] for v in self.one.normalisation)

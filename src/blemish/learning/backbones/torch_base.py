@@ -17,6 +17,9 @@ from blemish.types import FeatureSpec, Pyramid
 class TorchBackbone(nn.Module, Backbone):
     """In eval mode, without gradients."""
 
+    def prepare(self, size: tuple[int, int]) -> None:  # noqa: B027  (most networks take any size)
+        """Called before images of (H, W) are seen or the network is traced for them."""
+
     @abstractmethod
     def features(self, x: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, H, W) normalised float32 -> maps (B, C_l, h_l, w_l), finest first."""
@@ -33,6 +36,7 @@ class TorchBackbone(nn.Module, Backbone):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """(B, H, W, 3) uint8 -> maps; this is what is exported as the first half of the graph."""
+        self.prepare((int(images.shape[1]), int(images.shape[2])))
         return self.features(self.normalise(images))
 
     def train(self, mode: bool = True) -> Self:
@@ -47,6 +51,7 @@ class TorchBackbone(nn.Module, Backbone):
     def graph(self, size: tuple[int, int], *, image: bool = False) -> bytes:
         from blemish.learning.trace import trace_backbone
 
+        self.prepare(size)
         return trace_backbone(self, size, image=image)
 
     @torch.no_grad()

@@ -73,7 +73,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # every reader raises its own kind; all of them mean the same to the user
         raise BackboneError(f"{path}: cannot be read as weights ({type(error).__name__})") from error
-    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    for wrapper in ("state_dict", "model"):
+        state = state.get(wrapper, state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise BackboneError(f"{path}: holds no state dict")
     return state
