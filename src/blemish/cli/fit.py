@@ -104,6 +104,7 @@ def _one(detector: Any, folder: Path) -> None:
             "model": str(folder),
             "method": model.meta.method,
             "data": model.describe()["data"],
+            "backbone": model.meta.to_json()["backbone"],
             "network_input": registry.of(model.meta).takes,
             **({} if inspected is None else {"inspected": inspected}),
             "promise": detector.promise,

@@ -84,6 +84,9 @@ class Meta:
         for name, silent in (("graph", True), ("engine", None), ("inspected", None), ("vote", None), ("adapted", ())):
             if value[name] == silent:
                 del value[name]
+        for name in ("weights_sha256", "licence"):
+            if not value["backbone"][name]:
+                del value["backbone"][name]
         value["training"] = [phase.to_json() for phase in self.training]
         if self.adapted:
             value["adapted"] = [

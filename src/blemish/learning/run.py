@@ -410,15 +410,16 @@ def _samples(plan: FitPlan, records: Sequence[Record]) -> Samples:
 def _scenes(plan: FitPlan) -> ImageSamples:
     """Synthetic images of one size, so that what is learned from them serves images of any size."""
     images = plan.images
+    height, width = (max(side // images.backbone.stride, 1) * images.backbone.stride for side in SCENE)
     source = FeatureSource(
         images.backbone,
-        Preprocess(SCENE),
+        Preprocess((height, width)),
         plan.cache,
         precision=images.precision,
         image=images.image,
         threads=images.threads,
     )
-    return ImageSamples(source, scenes(SCENE), plan.needs)
+    return ImageSamples(source, scenes((height, width)), plan.needs)
 
 
 def _schedule(plan: FitPlan, method: Method[Any], seen: set[str], share: float) -> Plan:

@@ -119,6 +119,7 @@ def _of_model(evaluation: Evaluation) -> dict[str, Any]:
         "Method": model.get("method"),
         "Its options": ", ".join(f"{k}={v}" for k, v in model.get("config", {}).items()) or None,
         "Backbone": model.get("backbone", {}).get("identity"),
+        "Licence of its weights": model.get("backbone", {}).get("licence") or None,
         "Network input": f"{setting.network_input} {unit}".strip(),
         "Trained in": ", ".join(formats) or None,
     }

@@ -68,6 +68,7 @@ def timm_names(state: Mapping[str, Tensor], network: Any, name: str, source: str
     """
     state = {WRAPPED.sub("", key): value for key, value in state.items()}
     state = _publishers(state)
+    _check_registers(state, network, name, source)
     _check_patch(state, network, name, source)
     _check_biases(state, network, name, source)
     convert: Callable[..., State] | None = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
@@ -144,13 +145,24 @@ def _joined(state: State) -> State:
     return whole
 
 
+def _check_registers(state: State, network: Any, name: str, source: str) -> None:
+    """With registers and without are two networks: each patch has seen them."""
+    theirs = any(key in state for key in ("reg_token", "register_tokens", "storage_tokens"))
+    ours = "reg_token" in network.state_dict()
+    if theirs != ours and "patch_embed.proj.weight" in state:
+        has, lacks = ("register tokens", "none") if theirs else ("no register tokens", "some (reg_token)")
+        raise BackboneError(f"{source}: does not fit {name}: has {has}, and {name} has {lacks}", hint=expected(name))
+
+
 def _check_patch(state: State, network: Any, name: str, source: str) -> None:
     """timm resamples the patches of other sizes, which makes another network."""
     found, wanted = state.get("patch_embed.proj.weight"), network.state_dict().get("patch_embed.proj.weight")
     if found is None or wanted is None or found.ndim < 4 or found.shape[2:] == wanted.shape[2:]:
         return
     ours, theirs = (" x ".join(map(str, shape[2:])) for shape in (wanted.shape, found.shape))
-    raise BackboneError(f"{source}: has patches of {theirs} pixels, and {name} of {ours}", hint=expected(name))
+    raise BackboneError(
+        f"{source}: does not fit {name}: has patches of {theirs} pixels, and {name} of {ours}", hint=expected(name)
+    )
 
 
 def _check_biases(state: State, network: Any, name: str, source: str) -> None:

@@ -57,6 +57,12 @@ class TimmBackbone(TorchBackbone):
 
     def prepare(self, size: tuple[int, int]) -> None:
         for inner, native, positions in self._sized:
+            if any(side % self.stride for side in size):
+                high, wide = size
+                raise BackboneError(
+                    f"{self.identity} takes no images of {wide} x {high} (width x height)",
+                    hint=f"both sides have to be multiples of {self.stride}",
+                )
             if tuple(inner.patch_embed.img_size) != size:
                 inner.patch_embed.set_input_size(img_size=native)
                 inner.pos_embed = positions
@@ -106,14 +112,14 @@ def load(
     if weights is not None:
         path = Path(weights)
         digest, source = sha256_of(path), str(path)
-        whole = _made(timm_name)
+        whole = _whole(timm_name)
         state = timm_names(read_state(path), whole, timm_name, source)
     elif entry is not None:
         found, digest = packaged_state(name)
-        source, whole = name, _made(timm_name)
+        source, whole = name, _whole(timm_name)
         state = _in_order(whole, found)
     else:
-        source, whole = timm_name, _made(timm_name, pretrained=True)
+        source, whole = timm_name, _whole(timm_name, pretrained=True)
         state = whole.state_dict()
         digest = _digest_of(state)
     network, chosen = _features(timm_name, whole, layers, strides)
@@ -189,6 +195,14 @@ def _has_positions(network: Any) -> bool:
     from timm.models.vision_transformer import VisionTransformer
 
     return isinstance(network, Eva | VisionTransformer)
+
+
+def _whole(name: str, *, pretrained: bool = False) -> Any:
+    """A network with its classifier; a plain transformer for images of one size, as a graph is."""
+    network = _made(name, pretrained=pretrained)
+    if _has_positions(network) and network.dynamic_img_size:
+        return _made(name, pretrained=pretrained, dynamic_img_size=False)
+    return network
 
 
 def _made(name: str, **options: Any) -> Any:
