@@ -47,7 +47,7 @@ def test_top_5_of_real_photographs(name: str, photo: str, classes: set[int]) -> 
 
     entry = PACKAGED[name]
     network = timm.create_model(entry.timm_name, pretrained=False).eval()
-    network.load_state_dict(_in_order(entry.timm_name, packaged_state(name)[0]))
+    network.load_state_dict(_in_order(network, packaged_state(name)[0]))
     image = photograph(photo)
     side = min(image.shape[:2])
     top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
@@ -67,7 +67,7 @@ def test_features_are_the_classifiers_own(name: str) -> None:
     backbone = load(name)
     entry = PACKAGED[name]
     whole = timm.create_model(entry.timm_name, pretrained=False).eval()
-    whole.load_state_dict(_in_order(entry.timm_name, packaged_state(name)[0]))
+    whole.load_state_dict(_in_order(whole, packaged_state(name)[0]))
     images = torch.randint(0, 256, (1, 64, 96, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     x = ((images.float() - 127) / 128).permute(0, 3, 1, 2)
     seen: dict[int, torch.Tensor] = {}
