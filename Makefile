@@ -83,6 +83,7 @@ bench: $(VENV)/.dev
 	$(BIN)/blemish bench benchmarks/ledger.toml --out .bench/ledger --page docs/ledger.md
 	$(BIN)/python benchmarks/same_cells.py
 	$(BIN)/blemish bench benchmarks/variants.toml --out .bench/variants --page docs/variants.md
+	$(BIN)/blemish bench benchmarks/backbones.toml --out .bench/backbones --page docs/backbones.md --known docs/ledger
 	$(BIN)/blemish bench benchmarks/ablations.toml --out .bench/ablations --page docs/ablations.md
 	$(BIN)/blemish bench benchmarks/several.toml --out .bench/several --page docs/several.md
 	$(BIN)/blemish bench benchmarks/several_ablations.toml --out .bench/several_ablations \
