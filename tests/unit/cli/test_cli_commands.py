@@ -76,12 +76,14 @@ class TestReal:
         assert (done.code, done.err) == (0, "learning from 8 images: good 8\n")
         [printed] = lines(done)
         assert set(printed) == {
-            "model", "method", "data", "network_input", "promise", "parity", "precision", "bf16", "training",
-            "fit_seconds",
+            "model", "method", "data", "backbone", "network_input", "promise", "parity", "precision", "bf16",
+            "training", "fit_seconds",
         }  # fmt: skip
         assert printed["training"] == []
         assert printed["model"] == str(tmp_path / "m")
         assert printed["data"]["good_images"] == 8
+        assert printed["backbone"]["licence"] == "Apache-2.0"
+        assert len(printed["backbone"]["weights_sha256"]) == 64
         assert (tmp_path / "m" / "model.json").is_file()
 
     def test_a_warning_goes_to_stderr(self, run: Any, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 from blemish.errors import ModelFileError
 from blemish.inspection import modelfile
 from blemish.inspection.conformal import Calibrator
-from blemish.inspection.meta import Meta
+from blemish.inspection.meta import BackboneMeta, Meta
 from blemish.inspection.modelfile import Model
 
 FILES = ("model.json", "tensors.safetensors", "graph.onnx", "parity.json", "run.json")
@@ -134,6 +134,12 @@ def test_a_description_that_lacks_something(folder: Path, key: str) -> None:
 def test_a_part_of_the_description_that_lacks_something(folder: Path, part: dict[str, Any]) -> None:
     signed(folder, lambda head: head.update(part))
     refused(folder, "model.json")
+
+
+def test_a_model_that_says_nothing_of_its_weights(folder: Path) -> None:
+    """As earlier versions wrote it."""
+    signed(folder, lambda head: head.update(backbone={"name": "net", "identity": "net@123/2", "layers": [2]}))
+    assert modelfile.load(folder).meta.backbone == BackboneMeta("net", "net@123/2", (2,))
 
 
 @pytest.mark.parametrize("name", FILES[1:])

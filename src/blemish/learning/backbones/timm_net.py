@@ -45,7 +45,7 @@ class TimmBackbone(TorchBackbone):
         normed = ",norm" if getattr(network, "norm", False) is True else ""
         self.identity = f"{name}@{digest[:16]}/{','.join(map(str, layers))}{normed}"
         self.stride = int(max(network.feature_info.reduction()))
-        inner = getattr(network, "model", None)  # in a list below: it is registered already
+        inner: Any = getattr(network, "model", None)  # in a list below: it is registered already
         self._sized = [(inner, inner.patch_embed.img_size, inner.pos_embed)] if _has_positions(inner) else []
         self.register_buffer("_mean", mean, persistent=False)
         self.register_buffer("_std", std, persistent=False)

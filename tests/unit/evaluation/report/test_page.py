@@ -126,7 +126,7 @@ def run(records: list[Record], calibrator: Calibrator | None = CALIBRATOR) -> tu
         "config": {"k": 9},
         "seed": 0,
         "training": [{"phase": "one", "precision": "f32"}, {"phase": "two", "precision": "f32"}, {"phase": "older"}],
-        "backbone": {"name": "net", "identity": "net@123/2,3"},
+        "backbone": {"name": "net", "identity": "net@123/2,3", "licence": "its own"},
         "data": {"learned_from": 19, "ids_sha256": "abc123"},
         "software": {"blemish": "0.1.0", "numpy": "2"},
     }
@@ -173,6 +173,10 @@ def test_names_of_files_defects_and_data_are_only_text(tmp_path, example):
 
 def test_the_report_says_what_the_model_was_trained_in(tmp_path, example):
     assert "<dt>Trained in</dt><dd>f32</dd>" in written(tmp_path, *example[1:])
+
+
+def test_the_report_says_what_is_known_of_the_licence(tmp_path, example):
+    assert "<dt>Licence of its weights</dt><dd>its own</dd>" in written(tmp_path, *example[1:])
 
 
 def test_the_report_says_what_was_measured(tmp_path, example):
