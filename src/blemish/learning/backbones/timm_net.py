@@ -17,6 +17,7 @@ from blemish.learning.backbones.base import STRIDES, UNKNOWN
 from blemish.learning.backbones.tensor_names import expected, timm_names
 from blemish.learning.backbones.torch_base import TorchBackbone
 from blemish.learning.backbones.weights import PACKAGED, packaged_state, read_state, sha256_of
+from blemish.system import is_out_of_memory
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -45,6 +46,7 @@ class TimmBackbone(TorchBackbone):
         normed = ",norm" if getattr(network, "norm", False) is True else ""
         self.identity = f"{name}@{digest[:16]}/{','.join(map(str, layers))}{normed}"
         self.stride = int(max(network.feature_info.reduction()))
+        self._channels_last = getattr(network, "output_fmt", "NCHW") == "NHWC"
         inner: Any = getattr(network, "model", None)  # in a list below: it is registered already
         self._sized = [(inner, inner.patch_embed.img_size, inner.pos_embed)] if _has_positions(inner) else []
         self.register_buffer("_mean", mean, persistent=False)
@@ -70,12 +72,16 @@ class TimmBackbone(TorchBackbone):
 
     def features(self, x: Tensor) -> tuple[Tensor, ...]:
         try:
-            return tuple(self.network(x))
-        except AssertionError as error:  # a network with windows, say, that are cut for one size
+            maps = tuple(self.network(x))
+        except (AssertionError, RuntimeError) as error:  # a network with windows, say, that are cut for one size
+            if is_out_of_memory(error):
+                raise
+            _, high, wide = self.network.pretrained_cfg.get("input_size") or (3, 224, 224)
             raise BackboneError(
                 f"{self.identity} takes no images of {x.shape[3]} x {x.shape[2]} (width x height): {error}",
-                hint="choose the image size that it was made for (--image-size 224sq)",
+                hint=f"choose the image size that it was made for (--image-size {wide}x{high})",
             ) from error
+        return tuple(level.permute(0, 3, 1, 2) for level in maps) if self._channels_last else maps
 
 
 def levels_of(reductions: Sequence[int], strides: Sequence[int]) -> tuple[int, ...]:
@@ -212,7 +218,7 @@ def _made(name: str, **options: Any) -> Any:
         warnings.simplefilter("ignore")  # timm warns of its own deprecated names
         try:
             return timm.create_model(name, **options)
-        except (RuntimeError, TypeError, ValueError, IndexError, AssertionError, AttributeError) as error:
+        except (RuntimeError, TypeError, ValueError, IndexError, AssertionError, AttributeError, OSError) as error:
             what = f"no features at layers {options['out_indices']}" if "out_indices" in options else "no network"
             raise BackboneError(f"'{name}' gives {what}: {error}") from error
 
@@ -231,7 +237,9 @@ def _features(
     if not reductions or not all(0 <= layer < len(reductions) for layer in chosen):
         raise BackboneError(f"'{name}' gives no features at layers {chosen}: it has {len(reductions)}, from 0 on")
     if _has_positions(whole):
-        return FeatureGetterNet(whole, out_indices=list(chosen), norm=True), chosen
+        network = FeatureGetterNet(whole, out_indices=list(chosen), norm=True)
+        network.pretrained_cfg = whole.pretrained_cfg
+        return network, chosen
     return _made(name, features_only=True, out_indices=chosen), chosen
 
 

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from blemish.errors import BackboneError
 from blemish.learning.backbones.base import Backbone, normalised
 from blemish.types import FeatureSpec, Pyramid
 
@@ -52,7 +53,12 @@ class TorchBackbone(nn.Module, Backbone):
         from blemish.learning.trace import trace_backbone
 
         self.prepare(size)
-        return trace_backbone(self, size, image=image)
+        try:
+            return trace_backbone(self, size, image=image)
+        except torch.onnx.errors.OnnxExporterError as error:
+            raise BackboneError(
+                f"{self.identity} cannot be drawn as a graph: {error}", hint="choose another network"
+            ) from error
 
     @torch.no_grad()
     def maps(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], ...]:

@@ -156,3 +156,34 @@ def test_a_tag_that_there_is_none_of(tmp_path: Path) -> None:
     file = tiny_networks.written(tmp_path, "convnext_tinytest")
     with pytest.raises(BackboneError, match="nonsense"):
         timm_net.load("convnext_tinytest.nonsense", weights=file)
+
+
+@pytest.mark.skipif(not timm.is_model("test_mambaout"), reason="this timm has no test_mambaout")
+def test_channels_come_first_from_networks_that_have_them_last(tmp_path: Path) -> None:
+    backbone = timm_net.load("test_mambaout", weights=tiny_networks.written(tmp_path, "test_mambaout"))
+    spec = backbone.spec((64, 96))
+    assert spec.grids == ((8, 12), (4, 6))
+    assert spec.channels == tuple(backbone.network.feature_info.channels())
+
+
+def test_a_network_for_one_size_says_which(tmp_path: Path) -> None:
+    if not timm.is_model("test_vit_relpos"):
+        pytest.skip("this timm has no test_vit_relpos")
+    backbone = timm_net.load("test_vit_relpos", weights=tiny_networks.written(tmp_path, "test_vit_relpos"))
+    assert backbone.spec((160, 160)).grids == ((10, 10), (10, 10))
+    with pytest.raises(BackboneError, match="takes no images of 96 x 64") as caught:
+        backbone.spec((64, 96))
+    assert "--image-size 160x160" in str(caught.value.hint)
+
+
+def test_a_network_that_cannot_be_drawn_says_so(tmp_path: Path) -> None:
+    backbone = timm_net.load("convnext_tinytest", weights=tiny_networks.written(tmp_path, "convnext_tinytest"))
+    first = backbone.network.stem_0
+
+    class Undrawable(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.interpolate(first(x), scale_factor=1.0, mode="bicubic", antialias=True)
+
+    backbone.network.stem_0 = Undrawable()
+    with pytest.raises(BackboneError, match="cannot be drawn as a graph"):
+        backbone.graph((64, 96))
