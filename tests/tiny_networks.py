@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from safetensors.torch import save_file
 from timm.layers import SwiGLUPacked
@@ -16,18 +17,17 @@ from timm.models import convnext, eva, generate_default_cfgs, register_model, re
 PLAIN = {"embed_dim": 32, "depth": 4, "num_heads": 2}
 NAMES = ("vit_tinytest_patch16", "vit_tinytest_patch14_reg4_dinov2", "convnext_tinytest", "wide_resnet_tinytest")
 """One of each family."""
+DINOV3 = ("vit_tinytest_patch16_dinov3", "vit_tinytest_patch16_dinov3_qkvb", "vit_tinytest_plus_patch16_dinov3_qkvb")
 OTHERS = (
     "vit_tinytest_patch14_dinov2",
     "vit_tinytest_giant_patch14_dinov2",
-    "vit_tinytest_patch16_dinov3",
-    "vit_tinytest_patch16_dinov3_qkvb",
-    "vit_tinytest_plus_patch16_dinov3_qkvb",
     "convnextv2_tinytest",
+    *(DINOV3 if timm.is_model("vit_small_patch16_dinov3") else ()),  # not in the oldest timm that is allowed
 )
 HUB = "https://tests.invalid/wide_resnet_tinytest"
 default_cfgs = generate_default_cfgs(
     {
-        **{f"{name}.random": {"license": "apache-2.0", "url": HUB} for name in (*NAMES[:3], *OTHERS)},
+        **{f"{name}.random": {"license": "apache-2.0", "url": HUB} for name in (*NAMES[:3], *OTHERS[:3], *DINOV3)},
         "wide_resnet_tinytest.ours": {"license": "apache-2.0", "url": f"{HUB}-00000000.pth", "classifier": "fc"},
         "wide_resnet_tinytest.tv": {"license": "bsd-3-clause", "url": f"{HUB}-11111111.pth", "classifier": "fc"},
     }
@@ -115,8 +115,6 @@ def wide_resnet_tinytest(**options: Any) -> Any:
 def made(name: str, seed: int = 0) -> Any:
     """A network of timm whose every tensor is random, biases and scales too, which timm starts at 0 or 1; what goes in
     is not lost on the way through it."""
-    import timm
-
     torch.manual_seed(seed)
     network = timm.create_model(name).eval()
     for key, value in network.state_dict().items():

@@ -200,7 +200,7 @@ def _has_positions(network: Any) -> bool:
     from timm.models.eva import Eva
     from timm.models.vision_transformer import VisionTransformer
 
-    return isinstance(network, Eva | VisionTransformer)
+    return isinstance(network, Eva | VisionTransformer) and hasattr(network, "set_input_size")  # older Evas have not
 
 
 def _whole(name: str, *, pretrained: bool = False) -> Any:

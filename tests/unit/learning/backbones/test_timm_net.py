@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.abc
+import pickle
 import sys
 from pathlib import Path
 
@@ -110,6 +111,18 @@ def test_maps_are_patches_alone_normed_at_positions_of_their_grid(name: str, tmp
         assert torch.allclose(maps[-1], patches, atol=1e-5)
     assert backbone.layers == (0, 1, 3)
     assert backbone.identity.endswith("/0,1,3,norm")
+
+
+def test_a_transformer_that_was_sent_elsewhere_finds_its_positions_again(tmp_path: Path) -> None:
+    """As Ray sends it: after a size of its own, another one."""
+    name = "vit_tinytest_patch14_dinov2"
+    backbone = timm_net.load(name, weights=tiny_networks.written(tmp_path, name))
+    images = np.random.default_rng(0).integers(0, 256, (1, 42, 84, 3), dtype=np.uint8)
+    expected = backbone.maps(images)
+    backbone.spec((84, 42))
+    sent = pickle.loads(pickle.dumps(backbone))
+    for ours, theirs in zip(sent.maps(images), expected, strict=True):
+        assert np.array_equal(ours, theirs)
 
 
 def test_a_transformer_takes_multiples_of_its_patch(tmp_path: Path) -> None:
