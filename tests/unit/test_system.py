@@ -10,10 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
+from google.protobuf.message import EncodeError
 
 from blemish import system
-from blemish.errors import BlemishError, ConfigError, ResourceError
+from blemish.errors import BlemishError, ConfigError, ExportError, ResourceError
 from blemish.learning import footprint
+from blemish.learning.onnx_parts import written
 from blemish.learning.sources.features import FeatureSource
 from blemish.methods import padim, patchcore
 from blemish.system import Free, Gate, check_memory, free_memory, is_out_of_memory, memory_for
@@ -112,6 +114,28 @@ def test_a_size_that_cannot_fit_is_refused_with_one_that_does(monkeypatch: pytes
     footprint.check(kept, fewer, SPEC, (640, 640), 5, 16)
     monkeypatch.setattr(footprint, "free_memory", lambda: None)
     footprint.check(kept, config, SPEC, (640, 640), 5, 16)
+
+
+def test_what_a_graph_cannot_hold_is_refused_however_much_memory_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A WideResNet-50-2 at 256 x 256, all channels."""
+    monkeypatch.setattr(footprint, "free_memory", lambda: None)
+    kept, wide = padim.PaDiM.fitted_buffers, FeatureSpec((2, 3), (512, 1024), ((32, 32), (16, 16)))
+    with pytest.raises(ExportError, match="256x256 comes to 2.25 GiB, and a graph holds 2 GiB at most") as caught:
+        footprint.check(kept, padim.Config(), wide, (256, 256), 5, 16)
+    assert "channels=100" in str(caught.value.hint)
+    footprint.check(kept, padim.Config(channels=550), wide, (256, 256), 5, 16)
+    footprint.check(patchcore.PatchCore.fitted_buffers, patchcore.Config(), wide, (256, 256), 5, 16)
+
+
+def test_a_graph_that_is_too_large_says_so() -> None:
+    """As protobuf refuses to write it."""
+
+    class Large:
+        def SerializeToString(self) -> bytes:  # noqa: N802  (protobuf's name)
+            raise EncodeError("Failed to serialize proto")
+
+    with pytest.raises(ExportError, match="larger than 2 GiB"):
+        written(Large())
 
 
 def test_a_bank_is_bounded_by_its_pool() -> None:

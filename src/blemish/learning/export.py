@@ -17,7 +17,7 @@ from blemish.errors import ExportError
 from blemish.inspection.engines import Engine, Outputs, Precision, ReferenceEngine
 from blemish.inspection.graph_parts import FEATURES, HEAD
 from blemish.learning.heads import CATEGORY, Scaled, Vote
-from blemish.learning.onnx_parts import leads_to
+from blemish.learning.onnx_parts import leads_to, written
 from blemish.ops.arrays import exact, top
 from blemish.ops.drawing import Drawn, Graph
 from blemish.types import Batch, FeatureSpec, Pyramid
@@ -68,7 +68,7 @@ def _draw_head(of: Method[Any] | Scaled, *, category: bool = False) -> bytes:
 def _drawn(graph: Graph, score: Drawn, anomaly_map: Drawn, size: tuple[int, ...]) -> bytes:
     outputs: dict[str, tuple[Drawn, tuple[int, ...], type]]
     outputs = {"score": (score, (), np.float32), "anomaly_map": (anomaly_map, tuple(size), np.float32)}
-    return bytes(graph.model(outputs).SerializeToString())
+    return written(graph.model(outputs))
 
 
 def _draw_vote(vote: Vote, spec: FeatureSpec, *, category: bool = False, behind: bool = False) -> bytes:
@@ -83,7 +83,7 @@ def _draw_vote(vote: Vote, spec: FeatureSpec, *, category: bool = False, behind:
     }
     if category:
         outputs[CATEGORY] = (top(votes, 1)[1][:, 0], (), np.int64)
-    return bytes(graph.model(outputs).SerializeToString())
+    return written(graph.model(outputs))
 
 
 def export_plain(method: Method[Any]) -> bytes:
@@ -112,7 +112,7 @@ def _beside(router: bytes, head: bytes) -> bytes:
         [*first.graph.initializer, *second.graph.initializer],
     )
     model = onnx.helper.make_model(graph, opset_imports=second.opset_import, ir_version=second.ir_version)
-    return bytes(model.SerializeToString())
+    return written(model)
 
 
 def merge(backbone: bytes, head: bytes) -> bytes:
@@ -129,7 +129,7 @@ def merge(backbone: bytes, head: bytes) -> bytes:
     graph.initializer.extend(constants)
     del graph.value_info[:]  # the exporter gives unlike dimensions one name, and ONNX Runtime believes it
     second.producer_name = "blemish"
-    return bytes(second.SerializeToString())
+    return written(second)
 
 
 def _prefixed(model: Any, prefix: str) -> Any:

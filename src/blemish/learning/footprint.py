@@ -11,7 +11,8 @@ import math
 from collections.abc import Collection
 from typing import Any
 
-from blemish.errors import ResourceError
+from blemish.errors import ExportError, ResourceError
+from blemish.learning.onnx_parts import MOST
 from blemish.ops.patches import grid_of
 from blemish.system import free_memory, size_text
 from blemish.types import FeatureSpec
@@ -32,6 +33,11 @@ def _pool(config: Any, spec: FeatureSpec, count: int) -> int:
     return 2 * 4 * patches * sum(spec.channels)
 
 
+def _drawn(kept: Collection[str], config: Any, spec: FeatureSpec) -> int:
+    """What the graph holds of the Gaussians: a factor at each position, in float32."""
+    return _gaussians(config, spec) // 8 if "whiten" in kept and hasattr(config, "channels") else 0
+
+
 def needed(kept: Collection[str], config: Any, spec: FeatureSpec, count: int, batch: int) -> tuple[int, str]:
     """The least bytes for learning from `count` images, `batch` at a time, and which option besides smaller images
     reduces them. The method is recognised by what it keeps: fitted buffers of the names `kept`, and a `pool` in its
@@ -46,7 +52,16 @@ def needed(kept: Collection[str], config: Any, spec: FeatureSpec, count: int, ba
 
 
 def check(kept: Collection[str], config: Any, spec: FeatureSpec, size: tuple[int, int], count: int, batch: int) -> None:
-    """ResourceError, with a size that may fit, where learning at this (H, W) cannot."""
+    """ResourceError, with a size that may fit, where learning at this (H, W) cannot; ExportError where the graph could
+    not hold what is learned.
+    """
+    held = _drawn(kept, config, spec)
+    if held > MOST:
+        raise ExportError(
+            f"what is kept for each position at {size[1]}x{size[0]} comes to {size_text(held)}, and a graph holds "
+            f"{size_text(MOST)} at most",
+            hint="channels=100 (--set channels=100), a smaller image_size (--image-size), or fewer levels (--layer)",
+        )
     free = free_memory()
     least, other = needed(kept, config, spec, count, batch)
     if free is None or least <= free.bytes:

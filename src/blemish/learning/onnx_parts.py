@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from blemish.errors import ExportError
+from blemish.system import size_text
+
+MOST = 2**31  # bytes of an ONNX file, less one
+
 
 def leads_to(graph: Any, outputs: Sequence[str]) -> tuple[list[Any], list[Any]]:
     """Nodes and constants of an ONNX graph that these outputs are computed from."""
@@ -18,3 +23,21 @@ def leads_to(graph: Any, outputs: Sequence[str]) -> tuple[list[Any], list[Any]]:
         needed.add(name)
     nodes = [node for node in graph.node if needed.intersection(node.output)]
     return nodes, [each for each in graph.initializer if each.name in needed]
+
+
+def written(model: Any) -> bytes:
+    """An ONNX model's bytes; ExportError where they are more than such a file can hold."""
+    from google.protobuf.message import EncodeError
+
+    try:
+        return bytes(model.SerializeToString())
+    except EncodeError as error:
+        raise too_large() from error
+
+
+def too_large() -> ExportError:
+    """The error for a graph of more bytes than ONNX files can hold."""
+    return ExportError(
+        f"the graph is larger than {size_text(MOST)}, and ONNX files are not",
+        hint="choose a smaller network, fewer levels (--layer), fewer channels, or smaller images",
+    )

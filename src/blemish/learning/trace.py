@@ -10,6 +10,7 @@ import torch
 
 from blemish.inspection.graph_parts import FEATURES
 from blemish.learning.heads import CATEGORY, Scaled
+from blemish.learning.onnx_parts import too_large
 from blemish.nn.precision import Exact
 from blemish.ops.drawing import OPSET
 from blemish.types import Batch, Pyramid
@@ -98,19 +99,24 @@ class _Plain(torch.nn.Module):
 
 def _to_onnx(module: torch.nn.Module, arguments: tuple[Any, ...], inputs: list[str], outputs: list[str]) -> bytes:
     buffer = io.BytesIO()
-    with warnings.catch_warnings(), torch.no_grad():
-        # The tracing exporter is deprecated but takes a second where the new one takes eight, and it keeps the
-        # module path in the node names, by which an engine finds the coarse products.
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            module,
-            arguments,
-            buffer,  # type: ignore[arg-type]  # a file object is documented and works
-            dynamo=False,
-            opset_version=OPSET,
-            input_names=inputs,
-            output_names=outputs,
-            dynamic_axes={name: {0: "batch"} for name in inputs + outputs},
-            do_constant_folding=False,  # engines fold when they load; folded copies of a bank would double the file
-        )
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            # The tracing exporter is deprecated but takes a second where the new one takes eight, and it keeps the
+            # module path in the node names, by which an engine finds the coarse products.
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                module,
+                arguments,
+                buffer,  # type: ignore[arg-type]  # a file object is documented and works
+                dynamo=False,
+                opset_version=OPSET,
+                input_names=inputs,
+                output_names=outputs,
+                dynamic_axes={name: {0: "batch"} for name in inputs + outputs},
+                do_constant_folding=False,  # engines fold when they load; folded copies of a bank would double the file
+            )
+    except RuntimeError as error:
+        if "2GiB" not in str(error):
+            raise
+        raise too_large() from error
     return buffer.getvalue()
