@@ -43,10 +43,10 @@ class TimmBackbone(TorchBackbone):
         super().__init__()
         self.network = network.requires_grad_(False)
         self.layers, self.digest, self.licence = layers, digest, licence
-        normed = ",norm" if getattr(network, "norm", False) is True else ""
-        self.identity = f"{name}@{digest[:16]}/{','.join(map(str, layers))}{normed}"
-        self.stride = int(max(network.feature_info.reduction()))
         self._channels_last = getattr(network, "output_fmt", "NCHW") == "NHWC"
+        made = ",norm" if getattr(network, "norm", False) is True else ",nhwc" if self._channels_last else ""
+        self.identity = f"{name}@{digest[:16]}/{','.join(map(str, layers))}{made}"
+        self.stride = int(max(network.feature_info.reduction()))
         inner: Any = getattr(network, "model", None)  # in a list below: it is registered already
         self._sized = [(inner, inner.patch_embed.img_size, inner.pos_embed)] if _has_positions(inner) else []
         self.register_buffer("_mean", mean, persistent=False)

@@ -177,6 +177,7 @@ def test_channels_come_first_from_networks_that_have_them_last(tmp_path: Path) -
     spec = backbone.spec((64, 96))
     assert spec.grids == ((8, 12), (4, 6))
     assert spec.channels == tuple(backbone.network.feature_info.channels())
+    assert backbone.identity.endswith("/1,2,nhwc")  # features of before are not taken for these
 
 
 def test_a_network_for_one_size_says_which(tmp_path: Path) -> None:
