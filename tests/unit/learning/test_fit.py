@@ -31,7 +31,8 @@ from blemish.learning.options import FitOptions
 from blemish.learning.sources.features import FeatureSource
 from blemish.learning.sources.image import plan_geometry
 from blemish.learning.training import Plan
-from blemish.methods.base import Phase
+from blemish.methods.base import Method, Phase
+from blemish.methods.padim import PaDiM
 from blemish.types import Record
 from tests.fakes import FakeBackbone, defective_image, good_image, write_images
 from tests.tiny import GRADIENT, SAMPLE, TRAINED, fit_tiny
@@ -48,11 +49,29 @@ def records_of(count: int, units: int | None = None) -> list[Record]:
 Parts = list[tuple[set[str], set[str]]]
 
 
+class Folding(PaDiM):
+    """One that cannot leave images out of what it has learned."""
+
+    left_out = Method.left_out
+
+
+class Costly(Folding):
+    """One that learns for minutes, too."""
+
+    needs = replace(PaDiM.needs, costly=True)
+
+
+class CostlyOnce(PaDiM):
+    """One that learns for minutes, but once."""
+
+    needs = Costly.needs
+
+
 def plan(
-    records: Sequence[Record], rate: float, *, costly: bool = False, **options: object
+    records: Sequence[Record], rate: float, method: type[Method[Any]] = Folding, **options: object
 ) -> tuple[str | None, Parts]:
     with_rate = build(FitOptions, {"false_alarm_rate": rate, **options})
-    split = holdout.plan_calibration(records, with_rate, costly=costly)
+    split = holdout.plan_calibration(records, with_rate, method)
     parts = [(split.learn, split.held)] if split.kind == "split" else split.folds
     return split.kind, [({r.id for r in learn}, {r.id for r in held}) for learn, held in parts]
 
@@ -73,10 +92,10 @@ def test_what_is_chosen(count: int, rate: float, kind: str | None) -> None:
     (37, "cross", None), (38, "split", 19), (60, "split", 19), (94, "split", 19), (200, "split", 40),
 ])  # fmt: skip
 def test_where_learning_is_costly_half_may_be_held_out(count: int, kind: str, held: int | None) -> None:
-    chosen, parts = plan(records_of(count), 0.05, costly=True)
+    chosen, parts = plan(records_of(count), 0.05, Costly)
     assert chosen == kind
     assert held is None or len(parts[0][1]) == held
-    assert plan(records_of(count), 0.05, costly=True, calibration="folds")[0] == "cross"
+    assert plan(records_of(count), 0.05, Costly, calibration="folds")[0] == "cross"
 
 
 @pytest.mark.parametrize(("count", "kept", "held"), [(100, 8, 20), (38, 5, 19), (28, 5, 19), (27, 8, 0), (20, 1, 0)])
@@ -151,7 +170,7 @@ def test_one_unit_cannot_be_split() -> None:
 def test_what_was_asked_for_and_cannot_be(calibration: str, count: int) -> None:
     with pytest.raises(CalibrationError, match=f"{count} good images .* 0.05 by {calibration}") as caught:
         plan(records_of(count), 0.05, calibration=calibration)
-    assert "19 good images in folds or about 95 with 20% held out" in str(caught.value.hint)
+    assert "19 good images that are all learned from or about 95 with 20% held out" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +181,9 @@ def test_what_was_asked_for(calibration: str, kind: str | None) -> None:
 
 
 def test_the_warning_says_how_many_are_needed() -> None:
-    with pytest.warns(UserWarning, match="10 good images cannot promise .* 0.05: .* 19 good images in folds .* 95 "):
+    with pytest.warns(
+        UserWarning, match="10 good images cannot promise .* 0.05: .* 19 good images that are all learned from .* 95 "
+    ):
         plan(records_of(10), 0.05)
 
 
@@ -237,7 +258,7 @@ def test_what_is_held_out_is_not_learned(tmp_path: Path) -> None:
     """The method of a split is the method of the part that it learns from, alone."""
     records = write_images(tmp_path / "good", 10)
     options = build(FitOptions, {"false_alarm_rate": 0.4, "calibration": "split"})
-    split = holdout.plan_calibration(records, options)
+    split = holdout.plan_calibration(records, options, PaDiM)
     learn, held = split.learn, split.held
     split = fit_tiny(tmp_path, records, false_alarm_rate=0.4, calibration="split")
     alone = fit_tiny(tmp_path, learn, calibration="none")
