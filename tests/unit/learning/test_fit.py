@@ -17,6 +17,7 @@ from PIL import Image
 from blemish.config import build
 from blemish.data.image.preprocess import Preprocess
 from blemish.errors import CalibrationError, ConfigError, DataError
+from blemish.inspection.calibrate import formats
 from blemish.inspection.conformal import images_needed
 from blemish.inspection.engines import best_precision
 from blemish.inspection.inspector import Inspector
@@ -96,6 +97,36 @@ def test_where_learning_is_costly_half_may_be_held_out(count: int, kind: str, he
     assert chosen == kind
     assert held is None or len(parts[0][1]) == held
     assert plan(records_of(count), 0.05, Costly, calibration="folds")[0] == "cross"
+
+
+@pytest.mark.parametrize("method", [PaDiM, CostlyOnce])
+@pytest.mark.parametrize(
+    ("count", "kind"),
+    [(19, "leave_one_out"), (38, "leave_one_out"), (92, "leave_one_out"), (95, "split"), (200, "split")],
+)
+def test_a_method_that_can_leaves_each_image_out_once(method: type[Method[Any]], count: int, kind: str) -> None:
+    """It holds none out where a fifth is too few, and learns no folds unless the pool proves too small."""
+    assert plan(records_of(count), 0.05, method)[0] == kind
+    split = holdout.plan_calibration(records_of(count), build(FitOptions, {}), method)
+    assert len(split.learn) == (count if kind == "leave_one_out" else count - round(0.2 * count))
+    assert len(split.folds) == (holdout.FOLDS if kind == "leave_one_out" else 0)
+    assert plan(records_of(count), 0.05, method, calibration="folds")[0] == "cross"
+    asked = holdout.plan_calibration(records_of(count), build(FitOptions, {"calibration": "leave_one_out"}), method)
+    assert (asked.kind, len(asked.learn), asked.folds) == ("leave_one_out", count, ())
+
+
+@pytest.mark.parametrize(("count", "units", "per"), [(18, None, "image"), (60, 18, "unit"), (60, 1, "image")])
+def test_too_few_to_leave_out(count: int, units: int | None, per: str) -> None:
+    with pytest.raises(CalibrationError, match=r"0\.05 by leave_one_out"):
+        plan(records_of(count, units), 0.05, PaDiM, calibration="leave_one_out", promise_per=per)
+
+
+def test_what_cannot_leave_out_says_so() -> None:
+    with pytest.raises(ConfigError, match="rd cannot leave images out") as caught:
+        holdout.plan_calibration(
+            records_of(100), build(FitOptions, {"calibration": "leave_one_out", "method": "rd"}), Folding
+        )
+    assert "--calibration" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize(("count", "kept", "held"), [(100, 8, 20), (38, 5, 19), (28, 5, 19), (27, 8, 0), (20, 1, 0)])
@@ -276,6 +307,47 @@ def test_folds_learn_from_all(tmp_path: Path) -> None:
     assert folds.tensors == fit_tiny(tmp_path, records, calibration="none").tensors
     assert folds.meta.data.learned_from == 8
     assert {(c.kind, c.n) for c in folds.calibrators.values()} == {("cross", 8)}
+
+
+@pytest.mark.parametrize("units", [None, 5])
+@pytest.mark.parametrize("precision", ["auto", "bf16"])
+def test_left_out_scores_are_those_of_models_without(tmp_path: Path, units: int | None, precision: str) -> None:
+    """In each number format as its graph gives them; of the whole unit's images, none was learned."""
+    records = [replace(r, unit=units and f"u{i % units}") for i, r in enumerate(write_images(tmp_path / "good", 10))]
+    given = {"false_alarm_rate": 0.2, "precision": precision}
+    model = fit_tiny(tmp_path, records, calibration="leave_one_out", **given)
+    whole = fit_tiny(tmp_path, records, calibration="none", **given)
+    assert (model.tensors, model.graph) == (whole.tensors, whole.graph)
+    assert model.meta.data.learned_from == 10
+    assert set(model.calibrators) == set(formats())
+    expected: dict[str, list[tuple[float, float]]] = {p: [] for p in model.calibrators}
+    for unit in {r.whole for r in records}:
+        without = fit_tiny(tmp_path, [r for r in records if r.whole != unit], calibration="none", **given)
+        for p, values in expected.items():
+            line = Inspector(replace(without, meta=replace(without.meta, precision=p)), threads=1)
+            results = [line.inspect(r.path) for r in records if r.whole == unit]
+            values += [(r.score, float(r.anomaly_map.max())) for r in results]
+    for p, calibrator in model.calibrators.items():
+        scores, peaks = zip(*sorted(expected[p]), strict=True)
+        assert calibrator.kind == "leave_one_out"
+        assert list(calibrator.scores) == pytest.approx(scores, rel=2e-3 if p == "f32" else 0.02)
+        assert list(calibrator.peaks) == pytest.approx(peaks, rel=2e-3 if p == "f32" else 0.02)
+        assert len(set(calibrator.units)) == (units or 0)
+    assert model.parity.get("formats", {}).get("images", 10) == 10
+
+
+def test_a_pool_that_was_condensed_gets_folds(tmp_path: Path) -> None:
+    """Or an error, where nothing else was asked for."""
+    records = write_images(tmp_path / "good", 24)  # two batches
+    small = {"bank": 10, "pool": 60}
+    model = fit_tiny(tmp_path, records, method="patchcore", held_out=0.1, options=small)
+    assert {c.kind for c in model.calibrators.values()} == {"cross"}
+    assert model.meta.data.learned_from == 24
+    enough = fit_tiny(tmp_path, records, method="patchcore", held_out=0.1)
+    assert {c.kind for c in enough.calibrators.values()} == {"leave_one_out"}
+    with pytest.raises(CalibrationError, match="24 parts do not fit into the pool") as caught:
+        fit_tiny(tmp_path, records, method="patchcore", calibration="leave_one_out", options=small)
+    assert "pool" in str(caught.value.hint)
 
 
 def test_folds_build_no_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
