@@ -197,7 +197,9 @@ def learn(
     scores: list[Scores] = []
     if kind == "leave_one_out" and not method.keeps:  # too much was condensed
         if not split.folds:
-message = f"{len(split.learn)} {plan.modality.part}s do not fit into the pool: what was condensed keeps them all"
+            message = (
+                f"{len(split.learn)} {plan.modality.part}s do not fit into the pool: what was condensed keeps them all"
+            )
             raise CalibrationError(message, hint="calibration split or folds, or a larger pool (--set pool)")
         kind = "cross"
     if kind == "leave_one_out":
