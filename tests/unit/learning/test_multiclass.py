@@ -448,9 +448,9 @@ def test_heads_share_one_budget(data: list[Record], tmp_path: Path, monkeypatch:
     shares: list[float] = []
     whole = run.teach
 
-    def noted(plan: FitPlan, records: Sequence[Record], share: float = 1.0) -> Any:
+    def noted(plan: FitPlan, records: Sequence[Record], share: float, *, keeps: bool) -> Any:
         shares.append(share)
-        return whole(plan, records, share)
+        return whole(plan, records, share, keeps=keeps)
 
     monkeypatch.setattr(run, "teach", noted)
     model = fit_model(tmp_path, data, method="dfc", budget="1h")
