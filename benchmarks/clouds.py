@@ -193,9 +193,10 @@ def measure(mesh: Path, seed: int, options: dict[str, Any]) -> dict[str, Any]:
         none = np.zeros(len(sample), np.bool_)
         return Scan(method.look(sample), sample[:, :3], none if labels is None else labels)
 
-    for cloud in first:
-        method.take(method.look(kind.prepare(kind.read(cloud))))
-    normal = np.concatenate(method._pool)
+    for k, cloud in enumerate(first):
+        features = method.look(kind.prepare(kind.read(cloud))).features
+        method._pool.add(features, [(str(k), len(features))])
+    normal = np.concatenate(method._pool.parts)
     method.conclude()
 
     made = []

@@ -6,7 +6,7 @@ import copy
 import inspect
 import json
 from collections import Counter
-from dataclasses import FrozenInstanceError, fields, is_dataclass
+from dataclasses import FrozenInstanceError, fields, is_dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -448,3 +448,39 @@ def test_learning_goes_on_from_a_finished_model(name: str, models: Fitted) -> No
     scores = [float(run(method, world.batch([x])).score[0]) for x in (world.good(77), world.defective(78)[0])]
     assert np.isfinite(scores).all()
     assert scores[1] > scores[0]
+
+
+@every_method
+def test_what_is_left_out_was_never_learned(name: str) -> None:
+    """Its scores are those of a method that has learned the others alone: exactly, or where what is learned depends on
+    draws, as nearly as those of two such methods that draw differently."""
+    if not methods.get(name).leaves_out():
+        pytest.skip("it cannot leave out what it has learned")
+    world = world_of(name)
+
+    def batch(images: list[int]) -> Batch:
+        return replace(world.batch([world.good(i) for i in images]), ids=tuple(map(str, images)))
+
+    def learned(images: list[int], seed: int = 0) -> Method:
+        method = methods.get(name)(settings(name), world.spec(world.size), world.size, seed)
+        method.keeps = True
+        observing.train(method, [batch([i]) for i in images])
+        assert method.keeps
+        return method
+
+    whole = learned(list(range(TRAIN)))
+    known, apart = copy.deepcopy(whole.fitted_state()), []
+    for unit in ([0], [2], [5], [1, 7, 8]):
+        found, right, other = (
+            whole.left_out(batch(unit), batch(unit)),
+            *(learned([i for i in range(TRAIN) if i not in unit], seed)(batch(unit)) for seed in (0, 1)),
+        )
+        assert found.score.shape == right.score.shape
+        assert found.anomaly_map.shape == right.anomaly_map.shape
+        apart += [
+            [np.abs(a - right.score).mean() for a in (found.score, other.score, 0)],
+            [np.abs(a - right.anomaly_map).mean() for a in (found.anomaly_map, other.anomaly_map, 0)],
+        ]
+    for differences in (np.mean(apart[::2], 0), np.mean(apart[1::2], 0)):
+        assert differences[0] <= 1.5 * differences[1] + 1e-3 * differences[2]
+    assert all(np.array_equal(known[k], v) for k, v in whole.fitted_state().items())

@@ -167,6 +167,17 @@ def test_a_model_that_sees_nothing_gets_no_promise(
     assert caught.value.hint
 
 
+@pytest.mark.parametrize("change", [flat, blind_to_grey])
+def test_nor_does_one_that_leaves_images_out(
+    tmp_path: Path, records: list[Record], monkeypatch: pytest.MonkeyPatch, change: Change
+) -> None:
+    """Left-out scores come from the method; what runs is asked for a plain picture."""
+    changed(monkeypatch, change, ("f32",))
+    monkeypatch.setattr("blemish.learning.export.certify", lambda *_: {})
+    with pytest.raises(CalibrationError, match="plain grey picture"):
+        fit_tiny(tmp_path, records, calibration="leave_one_out")
+
+
 @pytest.mark.parametrize(
     ("change", "message"), [(flat, "all have the score 3.5"), (blind_to_grey, "plain grey picture")]
 )

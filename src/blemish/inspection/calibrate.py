@@ -8,7 +8,7 @@ chosen by comparing the scores of the held-out images in both (`agreement`).
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -30,6 +30,9 @@ RANK = 0.999  # least rank correlation between the scores in both formats
 EQUAL = 1e-6  # of the largest score: scores that differ by less are the same
 
 _WRONG = "do all good images show the part, lit and in focus? one that does not among the held-out ones is enough"
+
+More = dict[str, tuple[float, float]]
+"""By record id: what is added to its score, and to the largest value of its map."""
 
 
 @dataclass
@@ -54,11 +57,21 @@ def deployed_model(model: Model, kind: Modality[Any]) -> Deployed:
     return Deployed(lambda p: open_model(model, precision=p), kind)
 
 
-def good_scores(deployed: Deployed, records: Sequence[Record], track: Track = no_track) -> Scores:
-    """Run each sample through a model as it will run."""
+def good_scores(
+    deployed: Deployed,
+    records: Sequence[Record],
+    track: Track = no_track,
+    more: Mapping[Precision, More] | None = None,
+) -> Scores:
+    """Run each sample through a model as it will run.
+
+    `more` by number format is added to the score and to the largest value of the map: what a sample that the model has
+    learned would get more if it had not.
+    """
     found = Scores({p: [] for p in deployed.engines}, deployed.blank())
-    for _, precision, _, row in deployed.scored(records, track):
-        found.rows[precision].append(row)
+    for record, precision, _, (score, peak, unit, content) in deployed.scored(records, track):
+        further = (0.0, 0.0) if more is None else more[precision][record.id]
+        found.rows[precision].append((score + further[0], peak + further[1], unit, content))
     return found
 
 

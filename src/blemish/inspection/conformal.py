@@ -16,6 +16,11 @@ Cross conformal (Vovk 2015): with few samples, K models are fitted on K - 1 fold
 the pooled scores calibrate the model fitted on all. Each fold model has seen less than the deployed one, so its scores
 tend to be higher and the threshold tends to err on the good parts' side; but no finite-sample theorem covers the single
 deployed model (for the ensemble of the K models the bound is about 2 alpha: Barber et al. 2021, Theorem 4).
+
+Leave-one-out: the same with as many folds as there are samples (the jackknife), where a method gives each sample's
+score without it directly from what it has learned. Those models have seen all but one sample, so their scores are
+nearly those of new ones, and the threshold errs less. A theorem needs the ensemble here too (the jackknife+, Barber et
+al. 2021), or a model that one sample hardly changes (Steinberger and Leeb 2023).
 """
 
 from __future__ import annotations
@@ -31,7 +36,7 @@ from typing import Any, Literal
 
 from blemish.errors import CalibrationError, ConfigError
 
-Kind = Literal["split", "cross"]
+Kind = Literal["split", "cross", "leave_one_out"]
 
 
 def check_rate(alpha: float) -> None:
@@ -173,12 +178,17 @@ class Calibrator:
     @property
     def promise(self) -> str:
         """The sentence for people."""
-        source = f"{self.n} held-out good images" if self.kind == "split" else f"{self.n} good images in folds"
-        if self.units:
-            source += f" of {len(set(self.units))} units"
         if self.exact:
-            return f"at most {self.alpha:.3g} of good parts rejected, from {source}"
-        return f"about {self.alpha:.3g} of good parts rejected, from {source} (no finite-sample guarantee)"
+            return f"at most {self.alpha:.3g} of good parts rejected, from {self.source}"
+        return f"about {self.alpha:.3g} of good parts rejected, from {self.source} (no finite-sample guarantee)"
+
+    @property
+    def source(self) -> str:
+        """What the threshold was made from, for people."""
+        units = f" of {len(set(self.units))} units" if self.units else ""
+        if self.kind == "split":
+            return f"{self.n} held-out good images{units}"
+        return f"{self.n} good images{units}" + (" in folds" if self.kind == "cross" else ", each left out once")
 
     @property
     def exact(self) -> bool:

@@ -73,13 +73,13 @@ def adapt(
         raise ConfigError(f"{options.method} cannot continue learning", hint="fit again with all images")
     if not 0 < share <= 1:
         raise ConfigError(f"the share of the steps has to lie in (0, 1], not {share}")
-    split = plan_calibration(good, options, costly=bool(cls.fitted_modules) or cls.needs.costly)
+    split = plan_calibration(good, options, cls)
     modality = registry.of(model.meta)
     plan = FitPlan.of(split.learn, options, backbone=backbone, cache=cache, track=track, modality=modality)
     data = model.meta.data
 
-    def taught(records: Sequence[Record], _: float) -> Taught:
-        return teach_more(plan, restored(), records, data.learned_from, share, RATE)
+    def taught(records: Sequence[Record], _: float, keeps: bool) -> Taught:
+        return teach_more(plan, restored(), records, data.learned_from, share, RATE, keeps=keeps)
 
     learned = learn(plan, split, taught)
     data = replace(

@@ -60,8 +60,7 @@ def fit(
         if cache is None and cls.fitted_modules:  # steps need the same features many times
             folder = stack.enter_context(TemporaryDirectory(prefix="blemish-features-"))
             cache = FeatureCache(Path(folder))
-        costly = bool(cls.fitted_modules) or cls.needs.costly
-        split = Split(good) if routing else plan_calibration(good, options, costly=costly)
+        split = Split(good) if routing else plan_calibration(good, options, cls)
         plan = FitPlan.of(split.learn, options, backbone=backbone, cache=cache, track=track, spread=spread, blind=blind)
         if routing:
             return fit_multiclass(plan, good, routing, start)

@@ -111,10 +111,11 @@ class FitOptions:
     )
 
     false_alarm_rate: float = option(0.05, "Share of good parts that may be rejected.", "Promise")
-    calibration: Literal["auto", "split", "folds", "none"] = option(
+    calibration: Literal["auto", "split", "leave_one_out", "folds", "none"] = option(
         "auto",
-        "How the threshold is made: split (an exact promise), folds (all images are learned from; no exact promise), "
-        "none; auto: split, else folds, else none with a warning.",
+        "How the threshold is made: split (an exact promise), leave_one_out or folds (all images are learned from; no "
+        "exact promise), none; auto: split where enough can be held out, else leave_one_out where the method has it, "
+        "else folds, else none with a warning.",
         "Promise",
     )
     held_out: float = option(0.2, "Share of the good images kept for the threshold, where it is a split.", "Promise")

@@ -20,14 +20,24 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from blemish import config, methods
 from blemish.data.image.preprocess import Preprocess
 from blemish.data.modality import Modality
-from blemish.errors import ConfigError
-from blemish.inspection.calibrate import Deployed, Scores, agreement, calibrators, deployed_model, good_scores, unit_id
+from blemish.errors import CalibrationError, ConfigError
+from blemish.inspection.calibrate import (
+    Deployed,
+    More,
+    Scores,
+    agreement,
+    calibrators,
+    deployed_model,
+    good_scores,
+    unit_id,
+)
 from blemish.inspection.conformal import Calibrator
-from blemish.inspection.engines import ISA_LIMITS, Engine, calm_torch
+from blemish.inspection.engines import ISA_LIMITS, Engine, Precision, calm_torch
 from blemish.inspection.meta import BackboneMeta, DataMeta, Meta
 from blemish.inspection.modelfile import Model
 from blemish.learning import export, footprint, observing
@@ -40,9 +50,9 @@ from blemish.learning.sources.base import Learning, Source
 from blemish.learning.sources.features import BATCH, FeatureSource
 from blemish.learning.sources.image import SCENE, ImageSamples, read_textures, scenes
 from blemish.learning.sources.registry import learning_for
-from blemish.learning.splits import Split, split_at_random
+from blemish.learning.splits import Split, by_unit, split_at_random
 from blemish.system import release_memory
-from blemish.types import Needs, PhaseReport, Record, Track, no_track
+from blemish.types import Needs, PhaseReport, Prediction, Record, Track, no_track
 
 if TYPE_CHECKING:
     from blemish.learning.backbones.base import Backbone
@@ -170,41 +180,85 @@ class Learned:
 def learn(
     plan: FitPlan,
     split: Split,
-    taught: Callable[[Sequence[Record], float], Taught] | None = None,
+    taught: Callable[[Sequence[Record], float, bool], Taught] | None = None,
     frozen: Callable[[Method[Any]], Frozen] | None = None,
 ) -> Learned:
     """Teach, freeze, certify, calibrate.
 
-    `taught` gives a method that has learned the records with a share of the budget, `frozen` what runs it; as in fit
-    where they are not given. Folds are learned one by one before the whole.
+    `taught` gives a method that has learned the records with a share of the budget, and keeps what it needs to leave
+    some of them out where it is told to; `frozen` what runs it; as in fit where they are not given.
     """
-    taught = taught or (lambda records, share: teach(plan, records, share))
+    taught = taught or (lambda records, share, keeps: teach(plan, records, share, keeps=keeps))
     frozen = frozen or (lambda method: freeze(plan, method))
-    share = plan.share / (len(split.folds) + 1)
-    scores: list[Scores] = []
-    for part in split.folds:
-        method = taught(part.learn, share).method
-        scores.append(good_scores(_deployed(plan, method, frozen(method).graph), part.held, plan.track))
-    method, seen, report = taught(split.learn, share)
+    share, kind = plan.share / (len(split.folds) + 1), split.kind
+    method, seen, report = taught(split.learn, share, kind == "leave_one_out")
     graph, reference = frozen(method)
     deployed = _deployed(plan, method, graph)
-    if split.held:
+    scores: list[Scores] = []
+    if kind == "leave_one_out" and not method.keeps:  # too much was condensed
+        if not split.folds:
+            message = (
+                f"{len(split.learn)} {plan.modality.part}s do not fit into the pool: what was condensed keeps them all"
+            )
+            raise CalibrationError(message, hint="calibration split or folds, or a larger pool (--set pool)")
+        kind = "cross"
+    if kind == "leave_one_out":
+        more = left_out(plan, method, split.learn, deployed.engines)
+        scores.append(good_scores(deployed, split.learn, plan.track, more))
+    elif kind == "split":
         scores.append(good_scores(deployed, split.held, plan.track))
+    else:
+        for part in split.folds:
+            fold = taught(part.learn, share, False).method
+            scores.append(good_scores(_deployed(plan, fold, frozen(fold).graph), part.held, plan.track))
     parity: dict[str, Any] = {}
     if reference is not None:
         parity = export.certify(deployed.engines, reference(), _golden(plan.modality, split.learn))
         if plan.backbone is not None and (known := _checked(plan.backbone, plan.cache)):
             parity["backbone"] = known
     made: dict[str, Calibrator] = {}
-    if split.kind is not None:
+    if kind is not None:
         options = plan.options
         per_unit = options.promise_per == "unit"
-        made = calibrators(scores, options.false_alarm_rate, split.kind, per_unit=per_unit, blind=plan.blind)
+        made = calibrators(scores, options.false_alarm_rate, kind, per_unit=per_unit, blind=plan.blind)
     return Learned(method, seen, report, graph, parity, made, agreement(scores))
 
 
-def teach(plan: FitPlan, records: Sequence[Record], share: float = 1.0) -> Taught:
-    """The method, fitted on these records."""
+def left_out(
+    plan: FitPlan, method: Method[Any], records: Sequence[Record], formats: Iterable[Precision]
+) -> dict[Precision, More]:
+    """How much higher the score and the largest value of the map of each record are where its unit was not learned, by
+    number format of the features; both sides in the method's own arithmetic.
+    """
+    learned, needs = plan.source, plan.needs
+    sources = {
+        p: learned
+        if p == learned.precision
+        else plan.half.open(plan.modality, plan.backbone, plan.cache, precision=p, image=needs.image)
+        for p in formats
+    }
+    found: dict[Precision, More] = {p: {} for p in sources}
+    units = by_unit(records).values()
+    with method.computing():
+        for unit in plan.track(units, "leave out", len(units)):
+            known = method.converted(next(learned.batches(unit, len(unit))))
+            for precision, source in sources.items():
+                batch = known if source is learned else method.converted(next(source.batches(unit, len(unit))))
+                further = _tops(method.left_out(known, batch)) - _tops(method.predict(batch))
+                found[precision] |= {
+                    name: (float(s), float(m)) for name, (s, m) in zip(batch.ids, further, strict=True)
+                }
+    return found
+
+
+def _tops(prediction: Prediction) -> NDArray[Any]:
+    """(B, 2): score, and largest value of the map."""
+    score, anomaly_map = np.asarray(prediction.score), np.asarray(prediction.anomaly_map)
+    return np.stack([score, anomaly_map.reshape(len(score), -1).max(1)], 1)
+
+
+def teach(plan: FitPlan, records: Sequence[Record], share: float = 1.0, *, keeps: bool = False) -> Taught:
+    """The method, fitted on these records; with `keeps` it can leave some of them out again (`Method.left_out`)."""
     source, chunk = plan.source, plan.chunk
     source.seen.clear()
     good, held = split_at_random(records, plan.needs.held, plan.options.seed)
@@ -220,6 +274,7 @@ def teach(plan: FitPlan, records: Sequence[Record], share: float = 1.0) -> Taugh
     else:
         done = plan.spread.observe(chunk, chunks) if plan.spread else (chunk.observe(source, part) for part in chunks)
         observing.merge(method, plan.track(_noted(done, seen), "learn", len(chunks)))
+    method.keeps = keeps
     observing.conclude(method)
     release_memory()  # sums and pools are several times as large as what is kept of them
     if not method.fitted_modules:
@@ -232,7 +287,14 @@ def teach(plan: FitPlan, records: Sequence[Record], share: float = 1.0) -> Taugh
 
 
 def teach_more(
-    plan: FitPlan, method: Method[Any], records: Sequence[Record], known: int, share: float, rate: float
+    plan: FitPlan,
+    method: Method[Any],
+    records: Sequence[Record],
+    known: int,
+    share: float,
+    rate: float,
+    *,
+    keeps: bool = False,
 ) -> Taught:
     """Learn these records beside what a method knows from `known` others, in a share of the steps, at a lower rate."""
     plan.source.seen.clear()
@@ -246,6 +308,7 @@ def teach_more(
         report = schedule.report
     else:
         method.recall(known)
+        method.keeps = keeps
         observing.train(method, _batches(plan, good))
     return Taught(method, frozenset(plan.source.seen), tuple(report))
 

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from blemish.data.image.modality import Images
 from blemish.data.layouts import by_folder
@@ -17,6 +17,9 @@ from blemish.errors import CalibrationError, ConfigError, DataError
 from blemish.inspection.conformal import Kind, images_needed
 from blemish.learning.options import FitOptions
 from blemish.types import Record
+
+if TYPE_CHECKING:
+    from blemish.methods.base import Method
 
 FOLDS = 5
 STRANGE = 10  # times as many images as a rate needs tell how strange good ones look: a limit on time only
@@ -31,12 +34,12 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Split:
-    """What a model learns from, and how its threshold is made: of what is held out, of folds, or not at all."""
+    """What a model learns from, and how its threshold is made: of what is held out, of all, or not at all."""
 
     learn: list[Record]
     kind: Kind | None = None
     held: list[Record] = field(default_factory=list)
-    folds: tuple[Part, ...] = ()  # each learned without its held-out records, beside the whole
+    folds: tuple[Part, ...] = ()  # each learned without its held-out records, beside the whole, where none is left out
 
 
 def good_training_records(records: Iterable[Record]) -> list[Record]:
@@ -65,25 +68,33 @@ def without_copies(records: Sequence[Record], kind: type[Modality[Any]] = Images
     return list(first.values())
 
 
-def plan_calibration(good: Sequence[Record], options: FitOptions, *, costly: bool = False) -> Split:
+def plan_calibration(good: Sequence[Record], options: FitOptions, method: type[Method[Any]]) -> Split:
     """How to calibrate, and what is held out for it.
 
-    A split where enough images can be held out, folds where all together are enough, otherwise nothing and a warning;
-    or what the options ask for, or CalibrationError. Units stay whole: pictures of one thing are never on both sides.
+    A split where enough images can be held out; otherwise, where all together are enough, each left out once by a
+    method that can do that, or folds; otherwise nothing and a warning. Or what the options ask for, or
+    CalibrationError. Units stay whole: pictures of one thing are never on both sides.
 
-    `costly`: learning is training by gradient, which folds do six times over. Then as many as a promise needs are held
-    out instead, if necessary more than `held_out`, up to half of them.
+    Where learning is costly (training by gradient), folds do it six times over. Then as many as a promise needs are
+    held out instead, if necessary more than `held_out`, up to half of them.
+
+    ConfigError where images are to be left out by a method that cannot.
     """
     requested, needed = options.calibration, images_needed(options.false_alarm_rate)
+    leaves_out, costly = method.leaves_out(), bool(method.fitted_modules) or method.needs.costly
+    if requested == "leave_one_out" and not leaves_out:
+        message = f"{options.method} cannot leave images out of what it has learned"
+        raise ConfigError(message, hint="calibration auto, split or folds (--calibration)")
     if requested == "none":
         return Split(list(good))
-    units = _by_unit(good)
+    units = by_unit(good)
     order = sorted(units)
     random.Random(options.seed).shuffle(order)
     if requested in ("auto", "split"):
         held: list[Record] = []
         taken = 0
-        least = needed if costly and requested == "auto" and len(order) >= 2 * needed else 0  # units
+        half = costly and not leaves_out and requested == "auto" and len(order) >= 2 * needed
+        least = needed if half else 0  # units
         while taken < len(order) - 1 and (len(held) < round(options.held_out * len(good)) or taken < least):
             held += units[order[taken]]  # at least one unit is left to learn from
             taken += 1
@@ -91,12 +102,15 @@ def plan_calibration(good: Sequence[Record], options: FitOptions, *, costly: boo
         if taken >= needed or (requested == "split" and options.promise_per == "image" and len(held) >= needed):
             return Split(_without(good, held), "split", held)
     counted = len(order) if options.promise_per == "unit" else len(good)
-    if requested in ("auto", "folds") and counted >= needed and len(order) > 1:
-        folds = [[r for name in order[k::FOLDS] for r in units[name]] for k in range(min(FOLDS, len(order)))]
-        return Split(list(good), "cross", folds=tuple(Part(_without(good, fold), fold) for fold in folds))
+    if requested != "split" and counted >= needed and len(order) > 1:
+        parts = [[r for name in order[k::FOLDS] for r in units[name]] for k in range(min(FOLDS, len(order)))]
+        folds = tuple(Part(_without(good, part), part) for part in parts)
+        if requested == "leave_one_out":
+            return Split(list(good), requested)
+        return Split(list(good), "leave_one_out" if leaves_out and requested == "auto" else "cross", folds=folds)
     what = "good images" if options.promise_per == "image" else "units of good images"
     advice = (
-        f"it takes {needed} {what} in folds or about {math.ceil(needed / options.held_out)} with "
+        f"it takes {needed} {what} that are all learned from or about {math.ceil(needed / options.held_out)} with "
         f"{options.held_out:.0%} held out"
     )
     message = f"{counted} {what} cannot promise a false-alarm rate of {options.false_alarm_rate:g}"
@@ -113,12 +127,14 @@ def hold_out(category_records: Sequence[Record], kept: Sequence[Record], options
     are left to learn from. Folds are not possible here, so a few units are enough where images are counted: the promise
     then says "about". `kept` are learned from.
 
-    Raises CalibrationError where a requested split is not possible, ConfigError for folds.
+    Raises CalibrationError where a requested split is not possible, ConfigError for folds and leave_one_out.
     """
-    if options.calibration == "folds":
-        raise ConfigError("folds calibrate a model of one product", hint="calibration auto, split or none")
+    if options.calibration in ("folds", "leave_one_out"):
+        raise ConfigError(
+            f"{options.calibration} calibrates a model of one product", hint="calibration auto, split or none"
+        )
     needed, fixed = images_needed(options.false_alarm_rate), {r.whole for r in kept}
-    units = _by_unit(r for r in category_records if r.whole not in fixed)
+    units = by_unit(r for r in category_records if r.whole not in fixed)
     order = sorted(units)
     random.Random(options.seed).shuffle(order)
     held: list[Record] = []
@@ -148,16 +164,24 @@ def new_to_the_router(
     if options.calibration == "none":
         return []
     out = {r.id for r in held}
-    units = _by_unit(r for r in sorted(category_records, key=lambda r: r.id) if r.id not in out and r.id not in anchors)
+    units = by_unit(r for r in sorted(category_records, key=lambda r: r.id) if r.id not in out and r.id not in anchors)
     draw = random.Random(options.seed)
     order = [draw.sample(units[name], len(units[name])) for name in draw.sample(sorted(units), len(units))]
     turns = [record for turn in zip_longest(*order) for record in turn if record is not None]
     return turns[: max(STRANGE * images_needed(options.false_alarm_rate) - len(held), 0)]
 
 
+def by_unit(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """The records of each unit."""
+    units: dict[str, list[Record]] = {}
+    for record in records:
+        units.setdefault(record.whole, []).append(record)
+    return units
+
+
 def split_at_random(records: Sequence[Record], share: float, seed: int) -> Part:
     """The records that training steps see, and the others: about `share` at random, whole units, never the last one."""
-    units = _by_unit(records)
+    units = by_unit(records)
     order = sorted(units)
     random.Random(seed).shuffle(order)
     held: list[Record] = []
@@ -166,13 +190,6 @@ def split_at_random(records: Sequence[Record], share: float, seed: int) -> Part:
             break
         held += units[name]
     return Part(_without(records, held), held)
-
-
-def _by_unit(records: Iterable[Record]) -> dict[str, list[Record]]:
-    units: dict[str, list[Record]] = {}
-    for record in records:
-        units.setdefault(record.whole, []).append(record)
-    return units
 
 
 def _without(records: Sequence[Record], excluded: Sequence[Record]) -> list[Record]:

@@ -86,6 +86,7 @@ class Method(ABC, Generic[C]):
     fitted_buffers: ClassVar[tuple[str, ...]] = ()
     fitted_modules: ClassVar[tuple[str, ...]] = ()
     published: ClassVar[tuple[Published, ...]] = ()
+    keeps = False  # whether `conclude` keeps what `left_out` needs
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -152,7 +153,24 @@ class Method(ABC, Generic[C]):
         return bool(cls.fitted_modules) or cls.recall is not Method.recall
 
     def conclude(self) -> None:  # noqa: B027
-        """Turn the observed statistics into the fitted buffers."""
+        """Turn the observed statistics into the fitted buffers; where `keeps` is set, keep what `left_out` needs, or
+        unset it where too much was condensed for that.
+        """
+
+    def left_out(self, learned: Batch, judged: Batch) -> Prediction:
+        """What the images of `judged` would get if those of `learned` had not been learned.
+
+        `learned` are all images of one unit as `observe` has seen them, with their ids, of a method whose `conclude`
+        was asked to keep what is needed (`keeps`); `judged` are mostly the same, perhaps in another number format. No
+        learning again: the statistics of all give those of the others. A method that has this learns from all images
+        and makes its threshold from all.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def leaves_out(cls) -> bool:
+        """Whether the method says how images are left out."""
+        return cls.left_out is not Method.left_out
 
     def phases(self) -> tuple[Phase, ...]:
         """What is trained by gradient, in order; nothing where `conclude` does everything."""

@@ -18,6 +18,7 @@ Differs  the voxel is a share of the typical part's diagonal and at least one an
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -27,10 +28,10 @@ from numpy.typing import NDArray
 from blemish.errors import ConfigError
 from blemish.methods.base import Method, Published
 from blemish.ops.arrays import softmax
-from blemish.ops.coreset import greedy_k_centre
 from blemish.ops.draws import Draws
 from blemish.ops.histograms import Looked, Radii, look, spread
 from blemish.ops.neighbours import nearest, nearest_within
+from blemish.ops.pool import Kept, Pool
 from blemish.types import Batch, FeatureSpec, Needs, Prediction
 
 Floats = NDArray[np.float32]
@@ -92,10 +93,8 @@ class Fpfh(Method[Config]):
         super().__init__(config, spec, size, seed)
         self.radii = Radii(**{name: getattr(config, name) for name in Radii._fields})
         self._voxel = min(max(config.voxel, config.spacings * spec.spacing), COARSEST)
-        self._pool: list[Floats] = []
-        self._pooled = self._seen = 0
-        self._radius = 0.0
-        self._random = Draws(seed)
+        self._pool = Pool(config.coreset_ratio, config.bank, config.pool, Draws(seed))
+        self._kept: Kept | None = None
 
     def look(self, sample: Floats) -> Looked:
         """Points, normals and histograms of a sample (N, 6); rows of NaN are no points."""
@@ -104,53 +103,38 @@ class Fpfh(Method[Config]):
 
     def observe(self, batch: Batch) -> None:
         assert batch.x is not None
-        for sample in batch.x:
-            self.take(self.look(sample))
-
-    def take(self, seen: Looked) -> None:
-        """Offer the points of a normal cloud to the bank."""
-        self._make_room(len(seen.features))
-        self._pool.append(seen.features)
-        self._pooled += len(seen.features)
-        self._seen += len(seen.features)
-
-    def _make_room(self, points: int) -> None:
-        if self._pooled + points > self.config.pool:
-            self.condense()
+        for name, sample in zip(batch.ids, batch.x, strict=True):
+            features = self.look(sample).features
+            self._pool.add(features, [(name, len(features))])
 
     def condense(self) -> None:
-        if self._pooled > 2 * self.config.bank:
-            self._pool = [self._pick(2 * self.config.bank)]
-            self._pooled = len(self._pool[0])
+        self._pool.condense()
 
     def merge(self, other: Self) -> None:
-        self._make_room(other._pooled)
-        self._pool += other._pool
-        self._pooled += other._pooled
-        self._seen += other._seen
-        self._radius = max(self._radius, other._radius)  # each side covers its own points
-
-    def _pick(self, k: int) -> Floats:
-        points = np.concatenate(self._pool)
-        self._pool = []
-        picks, radius = greedy_k_centre(points, k, start=self._random.below(len(points)))
-        self._radius += radius
-        return points[picks]
+        self._pool.merge(other._pool)
 
     def conclude(self) -> None:
-        size = max(1, min(round(self.config.coreset_ratio * self._seen), self.config.bank))
-        bank = self._pick(size)
+        bank, self._kept = self._pool.coreset(keep=self.keeps)
+        self.keeps = self._kept is not None
         self.voxel = np.array(self._voxel)
         self.centre = bank.mean(0)
+        self._remember(bank)
+        self.radius = np.array(self._pool.radius, np.float32)
+
+    def _remember(self, bank: Floats) -> None:
         self.memory = bank - self.centre
         self.support = nearest_within(self.memory, self.config.neighbours)
-        self.radius = np.array(self._radius, np.float32)
 
     def recall(self, samples: int) -> None:
-        self._pool = [self.memory + self.centre]
-        self._pooled = len(self.memory)
-        self._seen = round(len(self.memory) / self.config.coreset_ratio)  # a bank at its limit stays at it
-        self._radius, self._voxel = float(self.radius), float(self.voxel)
+        seen = round(len(self.memory) / self.config.coreset_ratio)  # a bank at its limit stays at it
+        self._pool.recall(self.memory + self.centre, seen, float(self.radius))
+        self._voxel = float(self.voxel)
+
+    def left_out(self, learned: Batch, judged: Batch) -> Prediction:
+        assert self._kept is not None
+        without = copy(self)
+        without._remember(self._kept.without(learned.ids))
+        return without.predict(judged)
 
     def predict(self, batch: Batch) -> Prediction:
         assert batch.x is not None

@@ -22,7 +22,7 @@ from blemish.errors import ConfigError
 from blemish.methods.base import Method, Published
 from blemish.ops.arrays import coarse_product, columns, sqrt, total
 from blemish.ops.draws import Draws
-from blemish.ops.gaussians import PositionGaussians, whitening
+from blemish.ops.gaussians import PositionGaussians, Without, whitening
 from blemish.ops.patches import grid_of, patch_descriptors
 from blemish.ops.scoring import top_mean
 from blemish.ops.smoothing import smooth_map, upsampling_matrix
@@ -63,6 +63,7 @@ class PaDiM(Method[Config]):
         keep = min(config.channels or channels, channels)
         self._draw = np.sort(Draws(seed).permutation(channels)[:keep])
         self._statistics = PositionGaussians()
+        self._without: Without | None = None
         self._rows = upsampling_matrix(self.grid[0], size[0], config.sigma)
         self._columns = upsampling_matrix(self.grid[1], size[1], config.sigma)
 
@@ -83,6 +84,8 @@ class PaDiM(Method[Config]):
         ridge = self.config.ridge * variance if variance > 0 else 1.0  # one image or constant ones: Euclidean
         self.drawn = self._draw
         self.mean = self._statistics.mean().astype(np.float32)
+        if self.keeps:
+            self._without = Without(self._statistics, self.config.ridge)
         self._statistics = PositionGaussians()
         self.whiten = whitening(covariance, ridge)
 
@@ -93,7 +96,15 @@ class PaDiM(Method[Config]):
     def predict(self, batch: Batch) -> Prediction:
         centred = (self._descriptors(batch, self.drawn) - self.mean).transpose(1, 0, 2)  # (P, B, C)
         white = coarse_product(centred, self.whiten)
-        distance = sqrt(total(white * white, 2)).transpose(1, 0)  # (B, P), Eq. 2
+        return self._judged(sqrt(total(white * white, 2)).transpose(1, 0))  # Eq. 2
+
+    def left_out(self, learned: Batch, judged: Batch) -> Prediction:
+        assert self._without is not None
+        samples = (self._descriptors(batch, self.drawn) for batch in (learned, judged))
+        return self._judged(self._without.distances(*samples))
+
+    def _judged(self, distance: Any) -> Prediction:
+        """From the distance of each patch, (B, P)."""
         anomaly_map = smooth_map(distance.reshape(-1, *self.grid), self._rows, self._columns)
         return Prediction(top_mean(distance, self.config.top), anomaly_map)
 

@@ -15,6 +15,7 @@ Differs  the coreset is exact farthest-first over all patches in the full space,
 from __future__ import annotations
 
 import math
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -24,10 +25,10 @@ from numpy.typing import NDArray
 from blemish.errors import ConfigError
 from blemish.methods.base import Method, Published
 from blemish.ops.arrays import constant, picked, repeated, rows, softmax, sqrt, top, total
-from blemish.ops.coreset import greedy_k_centre
 from blemish.ops.draws import Draws
 from blemish.ops.neighbours import nearest, nearest_within
 from blemish.ops.patches import grid_of, patch_descriptors
+from blemish.ops.pool import Kept, Pool
 from blemish.ops.scoring import top_mean
 from blemish.ops.smoothing import smooth_map, upsampling_matrix
 from blemish.types import Batch, FeatureSpec, Prediction
@@ -73,12 +74,10 @@ class PatchCore(Method[Config]):
     def __init__(self, config: Config, spec: FeatureSpec, size: tuple[int, int], seed: int = 0) -> None:
         super().__init__(config, spec, size, seed)
         self.grid = grid_of(spec, config.level)
-        self._pool: list[Floats] = []
-        self._pooled = self._seen = 0
-        self._radius = 0.0
+        self._pool = Pool(config.coreset_ratio, config.bank, config.pool, Draws(seed))
+        self._kept: Kept | None = None
         self._rows = upsampling_matrix(self.grid[0], size[0], config.sigma)
         self._columns = upsampling_matrix(self.grid[1], size[1], config.sigma)
-        self._random = Draws(seed)
 
     def _descriptors(self, batch: Batch) -> Any:
         assert batch.pyramid is not None
@@ -87,47 +86,33 @@ class PatchCore(Method[Config]):
     def observe(self, batch: Batch) -> None:
         x = self._descriptors(batch)
         patches = np.ascontiguousarray(x.reshape(-1, x.shape[2]))
-        self._make_room(len(patches))
-        self._pool.append(patches)
-        self._pooled += len(patches)
-        self._seen += len(patches)
-
-    def _make_room(self, patches: int) -> None:
-        if self._pooled + patches > self.config.pool:
-            self.condense()
+        self._pool.add(patches, [(name, x.shape[1]) for name in batch.ids])
 
     def condense(self) -> None:
-        if self._pooled > 2 * self.config.bank:
-            self._pool = [self._pick(2 * self.config.bank)]
-            self._pooled = len(self._pool[0])
+        self._pool.condense()
 
     def merge(self, other: Self) -> None:
-        self._make_room(other._pooled)
-        self._pool += other._pool
-        self._pooled += other._pooled
-        self._seen += other._seen
-        self._radius = max(self._radius, other._radius)  # each side covers its own patches
-
-    def _pick(self, k: int) -> Floats:
-        points = np.concatenate(self._pool)
-        self._pool = []
-        picks, radius = greedy_k_centre(points, k, start=self._random.below(len(points)))
-        self._radius += radius
-        return points[picks]
+        self._pool.merge(other._pool)
 
     def conclude(self) -> None:
-        size = max(1, min(round(self.config.coreset_ratio * self._seen), self.config.bank))
-        bank = self._pick(size)
+        bank, self._kept = self._pool.coreset(keep=self.keeps)
+        self.keeps = self._kept is not None
         self.centre = bank.mean(0)
+        self._remember(bank)
+        self.radius = np.array(self._pool.radius, np.float32)
+
+    def _remember(self, bank: Floats) -> None:
         self.memory = bank - self.centre
         self.support = nearest_within(self.memory, self.config.neighbours)
-        self.radius = np.array(self._radius, np.float32)
 
     def recall(self, samples: int) -> None:
-        self._pool = [self.memory + self.centre]
-        self._pooled = len(self.memory)
-        self._seen = samples * self.grid[0] * self.grid[1]
-        self._radius = float(self.radius)
+        self._pool.recall(self.memory + self.centre, samples * math.prod(self.grid), float(self.radius))
+
+    def left_out(self, learned: Batch, judged: Batch) -> Prediction:
+        assert self._kept is not None
+        without = copy(self)
+        without._remember(self._kept.without(learned.ids))
+        return without.predict(judged)
 
     def predict(self, batch: Batch) -> Prediction:
         x = (self._descriptors(batch) - self.centre).reshape(-1, self.memory.shape[1])

@@ -13,11 +13,18 @@ Floats = NDArray[np.float32]
 
 
 def greedy_k_centre(
-    points: Floats, k: int, *, start: int = 0, lazy: int = 1024, tile: int = 8192
+    points: Floats,
+    k: int,
+    *,
+    start: int = 0,
+    lazy: int = 1024,
+    tile: int = 8192,
+    near: NDArray[np.int64] | None = None,
 ) -> tuple[NDArray[np.int64], float]:
     """The indices of k points chosen farthest-first (Gonzalez 1985; PatchCore Algorithm 1), and the covering radius.
 
-    points (n, d) float32 -> indices (k,) int64, radius = the largest distance of any point to its nearest pick.
+    points (n, d) float32 -> indices (k,) int64, radius = the largest distance of any point to its nearest pick. Where
+    `near` (n,) is given, the index of each point's nearest pick is written to it.
 
     Exact lazy batches: the `lazy` points that are farthest now are played against each other alone for as long as the
     best of them is at least as far as the next one outside; the distances of all others can only fall, so the picks
@@ -33,7 +40,7 @@ def greedy_k_centre(
     first = np.array([start])
     picks = [start]
     distance.fill(np.inf)
-    _bring_up_to_date(distance, centred, norms, first, tile)
+    _bring_up_to_date(distance, centred, norms, first, tile, near)
     while len(picks) < k:
         size = min(lazy, n - 1)
         top = np.argpartition(-distance, size)[: size + 1]
@@ -41,19 +48,32 @@ def greedy_k_centre(
         pool, limit = top[:size], float(distance[top[size]])
         chosen = pool[_play(centred[pool], norms[pool], distance[pool], limit, k - len(picks))]
         picks.extend(chosen.tolist())
-        _bring_up_to_date(distance, centred, norms, chosen, tile)
+        _bring_up_to_date(distance, centred, norms, chosen, tile, near)
     return np.array(picks), float(np.sqrt(max(float(distance.max()), 0.0)))
 
 
-def _bring_up_to_date(distance: Floats, points: Floats, norms: Floats, chosen: NDArray[np.int64], tile: int) -> None:
-    """Squared distance of every point to its nearest pick, after `chosen` have joined the picks; in place."""
+def _bring_up_to_date(
+    distance: Floats,
+    points: Floats,
+    norms: Floats,
+    chosen: NDArray[np.int64],
+    tile: int,
+    near: NDArray[np.int64] | None,
+) -> None:
+    """Squared distance of every point to its nearest pick, and which it is, after `chosen` joined; in place."""
     doubled, theirs = -2 * points[chosen], norms[chosen]
     for s in range(0, len(distance), tile):
         part = slice(s, s + tile)
         block = points[part] @ doubled.T
         block += theirs
-        np.minimum(distance[part], block.min(1) + norms[part], out=distance[part])
+        found = block.min(1) + norms[part]
+        if near is not None:
+            closer = np.flatnonzero(found < distance[part])
+            near[s + closer] = chosen[block[closer].argmin(1)]
+        np.minimum(distance[part], found, out=distance[part])
     distance[chosen] = -np.inf  # never picked twice, even among identical points
+    if near is not None:
+        near[chosen] = chosen
 
 
 def _play(points: Floats, norms: Floats, distance: Floats, limit: float, most: int) -> list[int]:

@@ -11,6 +11,7 @@ Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
 _BLOCK = 32  # positions that are factored at a time
+_CONSTANT = 1e-7  # share of the scatter that is rounding: products are summed up in float32
 
 
 class PositionGaussians:
@@ -81,6 +82,53 @@ class PositionGaussians:
         found += self.outer
         found /= max(self.n - 1, 1)
         return found
+
+
+class Without:
+    """Distances to the Gaussians of all samples but some, from the statistics of all: exact, by a downdate.
+
+    D (C, k) are the k samples of one position that are left out, around the mean of all n, S is the scatter around it,
+    n' = n - k, and G = I + 1 1^T / n'. Without them the mean moves by -D 1 / n' and the scatter is S - D G D^T. The
+    ridge r is a share of the variance that is left, so L = (n' - 1) r is that share of the mean scatter. With
+    A = (S + L I)^-1, Woodbury's identity gives the inverse of what is left: A + A D (G^-1 - D^T A D)^-1 D^T A. S is
+    kept by its eigenvectors, so that A costs a division whatever L is.
+    """
+
+    def __init__(self, statistics: PositionGaussians, ridge: float) -> None:
+        self.n, self.ridge = statistics.n, ridge
+        self.mean = statistics.mean()  # (P, C)
+        scatter = statistics.covariance()
+        scatter *= max(self.n - 1, 1)
+        self.spread = float(_diagonals(scatter).mean())
+        self.values = np.empty(self.mean.shape)
+        for start in range(0, len(scatter), _BLOCK):
+            part = slice(start, start + _BLOCK)
+            self.values[part], scatter[part] = np.linalg.eigh(scatter[part])
+        self.vectors = scatter  # (P, C, C), in the columns
+
+    def distances(self, left_out: Floats, judged: Floats) -> Floats:
+        """Samples (k, P, C) that are among the n, and others or the same (B, P, C) -> (B, P) Mahalanobis distances."""
+        k, left = len(left_out), self.n - len(left_out)
+        if left < 1:
+            raise ValueError(f"{k} of {self.n} samples are left out, and none is left")
+        gone = self._turned(left_out)  # (P, C, k)
+        apart = self._turned(judged) + gone.sum(2, keepdims=True) / left  # (P, C, B), around the mean that is left
+        gram = gone.transpose(0, 2, 1) @ gone
+        spread = self.spread - float((gram * (np.eye(k) + 1 / left)).sum()) / self.mean.size
+        if left == 1 or spread <= _CONSTANT * self.spread:  # what is left does not vary: Euclidean
+            squares = (apart**2).sum(1)
+        else:
+            loaded = np.maximum(self.values, 0)[:, :, None] + self.ridge * spread  # (P, C, 1)
+            inner = np.linalg.inv(np.eye(k) - 1 / self.n - gone.transpose(0, 2, 1) @ (gone / loaded))
+            cross = gone.transpose(0, 2, 1) @ (apart / loaded)  # (P, k, B)
+            squares = (left - 1) * ((apart**2 / loaded).sum(1) + (cross * (inner @ cross)).sum(1))
+        found: Floats = np.sqrt(squares.T).astype(np.float32)
+        return found
+
+    def _turned(self, x: Floats) -> Doubles:
+        """(B, P, C) -> (P, C, B), around the mean of all and along the eigenvectors."""
+        turned: Doubles = self.vectors.transpose(0, 2, 1) @ (x - self.mean).transpose(1, 2, 0)
+        return turned
 
 
 def _diagonals(matrices: Doubles) -> Doubles:

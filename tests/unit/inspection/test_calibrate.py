@@ -52,3 +52,18 @@ def test_a_short_format_in_which_scores_overtake_each_other_is_not_harmless() ->
 def test_without_a_short_format_there_is_nothing_to_compare() -> None:
     for scores in ([EXACT], [[], []], []):
         assert chosen_format("auto", compared(scores)) == "f32"
+
+
+def test_what_a_learned_image_would_get_more_is_added_in_its_number_format(tmp_path: Path) -> None:
+    model = fit_tiny(tmp_path / "model", calibration="none")
+    good = write_images(tmp_path / "good", 3, first=500)
+    deployed = deployed_model(model, registry.of(model.meta))
+    plain = good_scores(deployed, good)
+    more = {p: {r.id: (k + 10.0 * i, 100.0 + i) for i, r in enumerate(good)} for k, p in enumerate(deployed.engines)}
+    found = good_scores(deployed, good, more=more)
+    for k, (precision, rows) in enumerate(found.rows.items()):
+        for i, ((score, peak, *of), (before, peak_before, *same)) in enumerate(
+            zip(rows, plain.rows[precision], strict=True)
+        ):
+            assert (score, peak) == (before + k + 10.0 * i, peak_before + 100.0 + i)
+            assert of == same

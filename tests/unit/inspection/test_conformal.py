@@ -137,6 +137,15 @@ def test_the_sentence() -> None:
     cross = Calibrator.fit([float(i) for i in range(50)], [1.0] * 50, 0.05, "cross")
     assert "at most" not in cross.promise
     assert "no finite-sample guarantee" in cross.promise
+    for kind, source in (
+        ("cross", "50 good images{} in folds"),
+        ("leave_one_out", "50 good images{}, each left out once"),
+    ):
+        for units, of in (((), ""), ([i // 2 for i in range(50)], " of 25 units")):
+            found = Calibrator.fit([float(i) for i in range(50)], [1.0] * 50, 0.05, kind, units, per_unit=bool(units))
+            sentence = f"about 0.05 of good parts rejected, from {source.format(of)} (no finite-sample guarantee)"
+            assert found.promise == sentence
+            assert not found.exact
 
 
 def test_the_wide_threshold_is_counted_by_units() -> None:

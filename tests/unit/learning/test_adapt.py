@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from blemish.data.image.decode import read_image
 from blemish.detector import Detector
 from blemish.errors import ConfigError, DataError
 from blemish.evaluation.bench.cell import method_digest
+from blemish.inspection.inspector import Inspector
 from blemish.inspection.modelfile import Model
 from blemish.learning.fitted import restore
 from blemish.learning.observing import train
@@ -99,13 +101,13 @@ def test_a_bank_goes_on_and_covers_both_lots() -> None:
         assert float(cdist(patches, bank).min(1).max()) <= float(again.radius) * (1 + 1e-3) + 1e-3
 
 
-def test_what_is_recalled_has_no_part_in_the_digest_of_a_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_recalled_or_left_out_has_no_part_in_the_digest_of_a_cell(monkeypatch: pytest.MonkeyPatch) -> None:
     name, options = ADAPTABLE[0], {}
     whole = inspect.getsource(inspect.getmodule(methods.get(name)))
     marks = []
     for text in (
         whole,
-        whole.replace("def recall(self", "def recall(self, *_"),
+        whole.replace("def recall(self", "def recall(self, *_").replace("def left_out(self", "def left_out(self, *_"),
         whole.replace("def predict(", "def other("),
     ):
         monkeypatch.setattr(inspect, "getsource", lambda _, text=text: text)
@@ -135,6 +137,23 @@ def test_a_new_station_is_learned_and_promised(name: str, tmp_path: Path) -> Non
     assert after.model.graph != model.graph
     after.save(tmp_path / "m")
     assert Detector.load(tmp_path / "m").inspect(fresh[0]).score == after.inspect(fresh[0]).score
+
+
+@pytest.mark.parametrize("name", ["padim", "patchcore"])
+def test_each_image_of_a_small_new_station_is_left_out_once(name: str, tmp_path: Path) -> None:
+    """Of what is known and new together: as if it had not been among the new ones."""
+    model = fit_tiny(tmp_path, method=name, options={"coreset_ratio": 1.0} if name == "patchcore" else {})
+    new = sorted(station(tmp_path / "new", 10).iterdir())
+    adapted = detector(model).adapt(new).model
+    assert adapted.meta.adapted[0].learned_from == 10
+    calibrator = adapted.calibrators["f32"]
+    assert (calibrator.kind, calibrator.n) == ("leave_one_out", 10)
+    for path in new[:3]:
+        without = detector(replace(model, run={**model.run, "calibration": "none"})).adapt(
+            [p for p in new if p != path]
+        )
+        score = Inspector(replace(without.model, meta=replace(without.model.meta, precision="f32"))).inspect(path).score
+        assert min(abs(score - s) for s in calibrator.scores) < 0.02 * score
 
 
 @pytest.mark.learns

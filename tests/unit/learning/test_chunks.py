@@ -106,7 +106,7 @@ def test_what_another_machine_is_sent_gives_the_image_to_a_method_that_asks_for_
 def test_what_another_machine_sends_back_is_condensed(tmp_path: Path) -> None:
     chunk = chunk_of("patchcore", options={"bank": 4, "pool": 10_000, "level": 0})
     method, seen = chunk.observe(chunk.source(threads=1), write_images(tmp_path / "good", 3))
-    assert method._pooled == 8
+    assert method._pool.size == 8
     assert len(seen) == 3
 
 
@@ -131,7 +131,7 @@ def test_a_merged_coreset_covers_every_patch_within_its_radius() -> None:
     parts = [observed("patchcore", range(i, i + 5), **options) for i in range(0, 20, 5)]
     for part in parts:
         part.condense()
-        assert part._pooled == 20
+        assert part._pool.size == 20
     observing.merge(parts[0], parts[1:])
     observing.conclude(parts[0])
     bank = parts[0].memory + parts[0].centre

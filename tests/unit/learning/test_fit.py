@@ -17,6 +17,7 @@ from PIL import Image
 from blemish.config import build
 from blemish.data.image.preprocess import Preprocess
 from blemish.errors import CalibrationError, ConfigError, DataError
+from blemish.inspection.calibrate import formats
 from blemish.inspection.conformal import images_needed
 from blemish.inspection.engines import best_precision
 from blemish.inspection.inspector import Inspector
@@ -31,7 +32,8 @@ from blemish.learning.options import FitOptions
 from blemish.learning.sources.features import FeatureSource
 from blemish.learning.sources.image import plan_geometry
 from blemish.learning.training import Plan
-from blemish.methods.base import Phase
+from blemish.methods.base import Method, Phase
+from blemish.methods.padim import PaDiM
 from blemish.types import Record
 from tests.fakes import FakeBackbone, defective_image, good_image, write_images
 from tests.tiny import GRADIENT, SAMPLE, TRAINED, fit_tiny
@@ -48,11 +50,29 @@ def records_of(count: int, units: int | None = None) -> list[Record]:
 Parts = list[tuple[set[str], set[str]]]
 
 
+class Folding(PaDiM):
+    """One that cannot leave images out of what it has learned."""
+
+    left_out = Method.left_out
+
+
+class Costly(Folding):
+    """One that learns for minutes, too."""
+
+    needs = replace(PaDiM.needs, costly=True)
+
+
+class CostlyOnce(PaDiM):
+    """One that learns for minutes, but once."""
+
+    needs = Costly.needs
+
+
 def plan(
-    records: Sequence[Record], rate: float, *, costly: bool = False, **options: object
+    records: Sequence[Record], rate: float, method: type[Method[Any]] = Folding, **options: object
 ) -> tuple[str | None, Parts]:
     with_rate = build(FitOptions, {"false_alarm_rate": rate, **options})
-    split = holdout.plan_calibration(records, with_rate, costly=costly)
+    split = holdout.plan_calibration(records, with_rate, method)
     parts = [(split.learn, split.held)] if split.kind == "split" else split.folds
     return split.kind, [({r.id for r in learn}, {r.id for r in held}) for learn, held in parts]
 
@@ -73,10 +93,40 @@ def test_what_is_chosen(count: int, rate: float, kind: str | None) -> None:
     (37, "cross", None), (38, "split", 19), (60, "split", 19), (94, "split", 19), (200, "split", 40),
 ])  # fmt: skip
 def test_where_learning_is_costly_half_may_be_held_out(count: int, kind: str, held: int | None) -> None:
-    chosen, parts = plan(records_of(count), 0.05, costly=True)
+    chosen, parts = plan(records_of(count), 0.05, Costly)
     assert chosen == kind
     assert held is None or len(parts[0][1]) == held
-    assert plan(records_of(count), 0.05, costly=True, calibration="folds")[0] == "cross"
+    assert plan(records_of(count), 0.05, Costly, calibration="folds")[0] == "cross"
+
+
+@pytest.mark.parametrize("method", [PaDiM, CostlyOnce])
+@pytest.mark.parametrize(
+    ("count", "kind"),
+    [(19, "leave_one_out"), (38, "leave_one_out"), (92, "leave_one_out"), (95, "split"), (200, "split")],
+)
+def test_a_method_that_can_leaves_each_image_out_once(method: type[Method[Any]], count: int, kind: str) -> None:
+    """It holds none out where a fifth is too few, and learns no folds unless the pool proves too small."""
+    assert plan(records_of(count), 0.05, method)[0] == kind
+    split = holdout.plan_calibration(records_of(count), build(FitOptions, {}), method)
+    assert len(split.learn) == (count if kind == "leave_one_out" else count - round(0.2 * count))
+    assert len(split.folds) == (holdout.FOLDS if kind == "leave_one_out" else 0)
+    assert plan(records_of(count), 0.05, method, calibration="folds")[0] == "cross"
+    asked = holdout.plan_calibration(records_of(count), build(FitOptions, {"calibration": "leave_one_out"}), method)
+    assert (asked.kind, len(asked.learn), asked.folds) == ("leave_one_out", count, ())
+
+
+@pytest.mark.parametrize(("count", "units", "per"), [(18, None, "image"), (60, 18, "unit"), (60, 1, "image")])
+def test_too_few_to_leave_out(count: int, units: int | None, per: str) -> None:
+    with pytest.raises(CalibrationError, match=r"0\.05 by leave_one_out"):
+        plan(records_of(count, units), 0.05, PaDiM, calibration="leave_one_out", promise_per=per)
+
+
+def test_what_cannot_leave_out_says_so() -> None:
+    with pytest.raises(ConfigError, match="rd cannot leave images out") as caught:
+        holdout.plan_calibration(
+            records_of(100), build(FitOptions, {"calibration": "leave_one_out", "method": "rd"}), Folding
+        )
+    assert "--calibration" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize(("count", "kept", "held"), [(100, 8, 20), (38, 5, 19), (28, 5, 19), (27, 8, 0), (20, 1, 0)])
@@ -151,7 +201,7 @@ def test_one_unit_cannot_be_split() -> None:
 def test_what_was_asked_for_and_cannot_be(calibration: str, count: int) -> None:
     with pytest.raises(CalibrationError, match=f"{count} good images .* 0.05 by {calibration}") as caught:
         plan(records_of(count), 0.05, calibration=calibration)
-    assert "19 good images in folds or about 95 with 20% held out" in str(caught.value.hint)
+    assert "19 good images that are all learned from or about 95 with 20% held out" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +212,9 @@ def test_what_was_asked_for(calibration: str, kind: str | None) -> None:
 
 
 def test_the_warning_says_how_many_are_needed() -> None:
-    with pytest.warns(UserWarning, match="10 good images cannot promise .* 0.05: .* 19 good images in folds .* 95 "):
+    with pytest.warns(
+        UserWarning, match="10 good images cannot promise .* 0.05: .* 19 good images that are all learned from .* 95 "
+    ):
         plan(records_of(10), 0.05)
 
 
@@ -237,7 +289,7 @@ def test_what_is_held_out_is_not_learned(tmp_path: Path) -> None:
     """The method of a split is the method of the part that it learns from, alone."""
     records = write_images(tmp_path / "good", 10)
     options = build(FitOptions, {"false_alarm_rate": 0.4, "calibration": "split"})
-    split = holdout.plan_calibration(records, options)
+    split = holdout.plan_calibration(records, options, PaDiM)
     learn, held = split.learn, split.held
     split = fit_tiny(tmp_path, records, false_alarm_rate=0.4, calibration="split")
     alone = fit_tiny(tmp_path, learn, calibration="none")
@@ -255,6 +307,47 @@ def test_folds_learn_from_all(tmp_path: Path) -> None:
     assert folds.tensors == fit_tiny(tmp_path, records, calibration="none").tensors
     assert folds.meta.data.learned_from == 8
     assert {(c.kind, c.n) for c in folds.calibrators.values()} == {("cross", 8)}
+
+
+@pytest.mark.parametrize("units", [None, 5])
+@pytest.mark.parametrize("precision", ["auto", "bf16"])
+def test_left_out_scores_are_those_of_models_without(tmp_path: Path, units: int | None, precision: str) -> None:
+    """In each number format as its graph gives them; of the whole unit's images, none was learned."""
+    records = [replace(r, unit=units and f"u{i % units}") for i, r in enumerate(write_images(tmp_path / "good", 10))]
+    given = {"false_alarm_rate": 0.2, "precision": precision}
+    model = fit_tiny(tmp_path, records, calibration="leave_one_out", **given)
+    whole = fit_tiny(tmp_path, records, calibration="none", **given)
+    assert (model.tensors, model.graph) == (whole.tensors, whole.graph)
+    assert model.meta.data.learned_from == 10
+    assert set(model.calibrators) == set(formats())
+    expected: dict[str, list[tuple[float, float]]] = {p: [] for p in model.calibrators}
+    for unit in {r.whole for r in records}:
+        without = fit_tiny(tmp_path, [r for r in records if r.whole != unit], calibration="none", **given)
+        for p, values in expected.items():
+            line = Inspector(replace(without, meta=replace(without.meta, precision=p)), threads=1)
+            results = [line.inspect(r.path) for r in records if r.whole == unit]
+            values += [(r.score, float(r.anomaly_map.max())) for r in results]
+    for p, calibrator in model.calibrators.items():
+        scores, peaks = zip(*sorted(expected[p]), strict=True)
+        assert calibrator.kind == "leave_one_out"
+        assert list(calibrator.scores) == pytest.approx(scores, rel=2e-3 if p == "f32" else 0.02)
+        assert list(calibrator.peaks) == pytest.approx(peaks, rel=2e-3 if p == "f32" else 0.02)
+        assert len(set(calibrator.units)) == (units or 0)
+    assert model.parity.get("formats", {}).get("images", 10) == 10
+
+
+def test_a_pool_that_was_condensed_gets_folds(tmp_path: Path) -> None:
+    """Or an error, where nothing else was asked for."""
+    records = write_images(tmp_path / "good", 24)  # two batches
+    small = {"bank": 10, "pool": 60}
+    model = fit_tiny(tmp_path, records, method="patchcore", held_out=0.1, options=small)
+    assert {c.kind for c in model.calibrators.values()} == {"cross"}
+    assert model.meta.data.learned_from == 24
+    enough = fit_tiny(tmp_path, records, method="patchcore", held_out=0.1)
+    assert {c.kind for c in enough.calibrators.values()} == {"leave_one_out"}
+    with pytest.raises(CalibrationError, match="24 parts do not fit into the pool") as caught:
+        fit_tiny(tmp_path, records, method="patchcore", calibration="leave_one_out", options=small)
+    assert "pool" in str(caught.value.hint)
 
 
 def test_folds_build_no_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -342,8 +342,9 @@ def test_a_picture_beside_the_products_is_no_product(data: list[Record], tmp_pat
 
 
 def test_what_cannot_be_is_said(data: list[Record], made: Made, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="folds"):
-        fit_model(tmp_path, data, method="padim", multi_class=True, calibration="folds")
+    for way in ("folds", "leave_one_out"):
+        with pytest.raises(ConfigError, match=way):
+            fit_model(tmp_path, data, method="padim", multi_class=True, calibration=way)
     with pytest.raises(ConfigError, match="routes by itself"):
         fit_model(tmp_path, data, method="dfc", options={"head": "dfc"})
     with pytest.raises(EngineError, match="runs on openvino"):
@@ -447,9 +448,9 @@ def test_heads_share_one_budget(data: list[Record], tmp_path: Path, monkeypatch:
     shares: list[float] = []
     whole = run.teach
 
-    def noted(plan: FitPlan, records: Sequence[Record], share: float = 1.0) -> Any:
+    def noted(plan: FitPlan, records: Sequence[Record], share: float, *, keeps: bool) -> Any:
         shares.append(share)
-        return whole(plan, records, share)
+        return whole(plan, records, share, keeps=keeps)
 
     monkeypatch.setattr(run, "teach", noted)
     model = fit_model(tmp_path, data, method="dfc", budget="1h")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -71,6 +73,53 @@ def test_position_matters(backbone: FakeBackbone) -> None:
     train(method, [arrays_of(backbone, [half(i, 0) for i in range(30)])])
     same, mirrored = method(arrays_of(backbone, [half(90, 0), half(90, 1)])).score
     assert mirrored > 2 * same
+
+
+def kept(backbone: FakeBackbone, images: list[int], **options: object) -> PaDiM:
+    method = PaDiM(Config(**options), backbone.spec(SIZE), SIZE)
+    method.keeps = True
+    train(method, [arrays_of(backbone, [good_image(i)]) for i in images])
+    return method
+
+
+@pytest.mark.parametrize(
+    ("count", "unit"), [(12, [3]), (40, [0]), (12, [1, 4, 5]), (9, list(range(1, 9))), (2, [1]), (3, [0, 2])]
+)
+@pytest.mark.parametrize("options", [{}, {"channels": 9, "ridge": 1e-3}, {"level": 0, "ridge": 0.5}])
+def test_left_out_is_as_if_never_learned(
+    backbone: FakeBackbone, count: int, unit: list[int], options: dict[str, Any]
+) -> None:
+    method = kept(backbone, list(range(count)), **options)
+    again = kept(backbone, [i for i in range(count) if i not in unit], **options)
+    learned = arrays_of(backbone, [good_image(i) for i in unit])
+    for judged in (learned, arrays_of(backbone, [good_image(99), good_image(unit[0])])):
+        found, expected = method.left_out(learned, judged), again(judged)
+        np.testing.assert_allclose(found.score, expected.score, rtol=1e-4)
+        np.testing.assert_allclose(found.anomaly_map, expected.anomaly_map, rtol=1e-3)
+        assert found.score.dtype == found.anomaly_map.dtype == np.float32
+
+
+def test_what_was_recalled_and_more_can_be_left_out(backbone: FakeBackbone) -> None:
+    method = kept(backbone, list(range(12)))
+    method.recall(12)
+    method.keeps = True
+    train(method, [arrays_of(backbone, [good_image(i)]) for i in range(50, 56)])
+    again = kept(backbone, [*range(12), *range(51, 56)])
+    one = arrays_of(backbone, [good_image(50)])
+    np.testing.assert_allclose(method.left_out(one, one).score, again(one).score, rtol=2e-2)
+
+
+def test_one_has_to_be_left(backbone: FakeBackbone) -> None:
+    method, batch = kept(backbone, [0, 1]), arrays_of(backbone, [good_image(0), good_image(1)])
+    with pytest.raises(ValueError, match="2 of 2 samples"):
+        method.left_out(batch, batch)
+
+
+def test_what_does_not_vary_without_an_image(backbone: FakeBackbone) -> None:
+    """All others are one image: without it, distances are Euclidean."""
+    method, again = kept(backbone, [5, 0, 0, 0, 0]), kept(backbone, [0, 0, 0, 0])
+    one = arrays_of(backbone, [good_image(5)])
+    np.testing.assert_allclose(method.left_out(one, one).score, again(one).score, rtol=1e-4)
 
 
 @pytest.mark.parametrize("bad", [{"ridge": 0}, {"channels": -1}, {"top": 0}, {"neighbourhood": 2}, {"sigma": -1}])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -86,7 +88,55 @@ def test_pool_bounds_what_fit_holds(backbone: FakeBackbone) -> None:
     method = PatchCore(Config(bank=16, pool=96), backbone.spec(SIZE), SIZE)
     for i in range(40):
         method.observe(arrays_of(backbone, [good_image(i)]))
-        assert sum(map(len, method._pool)) <= 96
+        assert sum(map(len, method._pool.parts)) <= 96
+
+
+def kept(backbone: FakeBackbone, images: list[int], **options: object) -> PatchCore:
+    method = PatchCore(Config(**options), backbone.spec(SIZE), SIZE)
+    method.keeps = True
+    train(method, [one(backbone, [i]) for i in images])
+    return method
+
+
+def one(backbone: FakeBackbone, images: list[int]) -> Batch:
+    return replace(arrays_of(backbone, [good_image(i) for i in images]), ids=tuple(map(str, images)))
+
+
+@pytest.mark.parametrize("unit", [[3], [0, 4, 5]])
+@pytest.mark.parametrize("neighbours", [1, 4])
+def test_left_out_of_a_whole_bank_is_as_if_never_learned(
+    backbone: FakeBackbone, unit: list[int], neighbours: int
+) -> None:
+    options = {"coreset_ratio": 1.0, "neighbours": neighbours}
+    method = kept(backbone, list(range(8)), **options)
+    again = kept(backbone, [i for i in range(8) if i not in unit], **options)
+    learned = one(backbone, unit)
+    for judged in (learned, one(backbone, [77])):
+        found, expected = method.left_out(learned, judged), again(judged)
+        np.testing.assert_allclose(found.score, expected.score, rtol=1e-4)
+        np.testing.assert_allclose(found.anomaly_map, expected.anomaly_map, rtol=1e-3)
+
+
+def test_left_out_of_a_coreset_is_nearly_as_if_never_learned(backbone: FakeBackbone) -> None:
+    """Within a quarter of what scores of good images vary by; learned images score far lower."""
+    images = list(range(10))
+    method = kept(backbone, images, coreset_ratio=0.25, level=0)
+    probes = [one(backbone, [i]) for i in images]
+    found, seen = (
+        np.concatenate([p.score for p in each])
+        for each in ((method.left_out(p, p) for p in probes), (method(p) for p in probes))
+    )
+    anew = np.array(
+        [kept(backbone, [j for j in images if j != i], coreset_ratio=0.25, level=0)(probes[i]).score[0] for i in images]
+    )
+    assert np.abs(found - anew).mean() < 0.25 * anew.std()
+    assert np.corrcoef(found.argsort().argsort(), anew.argsort().argsort())[0, 1] > 0.8
+    assert np.abs(seen - anew).mean() > anew.std()
+
+
+def test_nothing_is_left_out_of_a_condensed_pool(backbone: FakeBackbone) -> None:
+    assert kept(backbone, list(range(8))).keeps
+    assert not kept(backbone, list(range(40)), coreset_ratio=0.05, bank=16, pool=96).keeps
 
 
 @pytest.mark.parametrize(

@@ -72,11 +72,14 @@ def digest(cell: Cell, records: Sequence[Record]) -> str:
 
 
 def method_digest(name: str, options: dict[str, Any]) -> str:
-    """Of the code of a method's own file, and of its heads' where it routes; `recall` alone serves adapted models."""
+    """Of the code of a method's own file, and of its heads' where it routes; `recall` serves adapted models alone,
+    and `left_out` thresholds."""
     cls = methods.get(name)
     routing = cls.routing(config.build(cls.Config, options))
     used = [cls, *([methods.get(routing.head)] if routing is not None and routing.head else [])]
-    return code_digest(*(inspect.getsource(sys.modules[each.__module__]) for each in used), without=("recall",))
+    return code_digest(
+        *(inspect.getsource(sys.modules[each.__module__]) for each in used), without=("recall", "left_out")
+    )
 
 
 def _named(options: dict[str, Any]) -> dict[str, Any]:

@@ -134,8 +134,7 @@ def _headline(overall: Summary, calibrator: Calibrator | None, seen: int) -> str
     if alarms:
         origin = ""
         if calibrator is not None:
-            kind = "held-out good images" if calibrator.kind == "split" else "good images in folds"
-            origin = f" {_promised(calibrator).capitalize()}, from {calibrator.n:,} {kind}."
+            origin = f" {_promised(calibrator).capitalize()}, from {calibrator.source}."
         parts.append(
             f"<p>Of {alarms.of:,} good parts{'' if seen else ' that the model had never seen'}, "
             f"{alarms.count:,} were rejected: "

@@ -49,8 +49,8 @@ class Source(Protocol):
         """Records with their samples, in order."""
         ...
 
-    def batches(self, records: Iterable[Record]) -> Iterator[Batch]:
-        """The same as batches for a method."""
+    def batches(self, records: Iterable[Record], size: int | None = None) -> Iterator[Batch]:
+        """The same as batches for a method, of `size` samples, or `batch`."""
         ...
 
     def freeze(self, method: Method[Any], vote: Vote | None = None) -> bytes:
@@ -99,10 +99,10 @@ class PlainSource:
         """Records with their samples, in order."""
         return ((record, self.prepared(record)) for record in records)
 
-    def batches(self, records: Iterable[Record]) -> Iterator[Batch]:
+    def batches(self, records: Iterable[Record], size: int | None = None) -> Iterator[Batch]:
         """The same as batches for a method."""
         remaining = iter(records)
-        while block := list(islice(remaining, self.batch)):
+        while block := list(islice(remaining, size or self.batch)):
             yield self.stacked(block)
 
     def stacked(self, records: Sequence[Record]) -> Batch:

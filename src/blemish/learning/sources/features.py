@@ -148,14 +148,14 @@ class FeatureSource:
                 for _, future in waiting:
                     future.cancel()
 
-    def batches(self, records: Iterable[Record]) -> Iterator[Batch]:
+    def batches(self, records: Iterable[Record], size: int | None = None) -> Iterator[Batch]:
         """The same as batches for a method."""
         ids: list[str] = []
         maps: list[Maps] = []
         for record, sample in self.stream(records):
             ids.append(record.id)
             maps.append(sample)
-            if len(maps) == BATCH:
+            if len(maps) == (size or self.batch):
                 yield self._batch(ids, maps)
                 ids, maps = [], []
         if maps:
