@@ -102,6 +102,28 @@ def cutpaste(
 
 
 @app.command()
+def graded(
+    in_: Images,
+    out: Out,
+    seed: Seed = 0,
+    count: Count = 1,
+    images: Most = None,
+    variant: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="spot, crack, chip, gap, moved, bent or uneven; repeatable, none = all."),
+    ] = None,
+    area: Area = None,
+    layout: Layout = None,
+    threads: Threads = 1,
+    sheet: Picture = True,
+    max_pixels: MaxPixels = 100_000_000,
+) -> int:
+    """Changes of graded sizes in the image's own tones and pieces, to compare methods with."""
+    given = {"variant": tuple(variant or ()), "area": area}
+    return _images("graded", in_, out, given, None, seed, count, images, layout, threads, sheet, max_pixels)
+
+
+@app.command()
 def surface3d(
     in_: Annotated[Path, typer.Argument(metavar="IN", help="PLY, PCD, STL, OBJ, TIFF, XYZ, NPY, or a folder of them.")],
     out: Out,

@@ -44,6 +44,7 @@ def write_cloud(path: Path, count: int = 2000) -> Path:
         ("perlin", ["--area", "0.01", "0.1", "--opacity", "0.5", "1", "--threshold", "0.4", "--finest", "4"]),
         ("texture", ["--shape", "blob", "--shape", "thread", "--textures", "textures"]),
         ("cutpaste", ["--variant", "scar", "--variant", "shift"]),
+        ("graded", ["--variant", "crack", "--variant", "uneven", "--area", "0.01", "0.05"]),
     ],
 )
 def test_images_get_defects(
@@ -82,6 +83,7 @@ def test_wrong_arguments_are_named(tmp_path: Path, run: Any) -> None:
     failed(run("perlin", good), 2, "--out")
     failed(run("cutpaste", good, *out, "--opacity", 0.1, 0.2), 2, "No such option")
     failed(run("cutpaste", good, *out, "--variant", "scra"), 2, "'scra'", "scar")
+    failed(run("graded", good, *out, "--variant", "crak"), 2, "'crak'", "crack")
     failed(run("perlin", good, *out, "--area", 0.5, 0.1), 2, "a mask of 0.5 to 0.1")
     failed(run("texture", good, *out, "--textures", tmp_path / "none"), 1, "holds no images")
     assert not (tmp_path / "made").exists()

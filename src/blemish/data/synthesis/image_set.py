@@ -24,6 +24,7 @@ from blemish.data.image.decode import read_image
 from blemish.data.listing import images_in
 from blemish.data.synthesis.contact_sheet import Row, contact_sheet
 from blemish.data.synthesis.cutpaste import CutPaste
+from blemish.data.synthesis.graded import AREA, Graded
 from blemish.data.synthesis.masks import Mask, Masker, Shape, blob_mask, box_mask, perlin_mask, thread_mask
 from blemish.data.synthesis.seeding import generator_for
 from blemish.data.synthesis.texture import FromImages, PasteTexture, Procedural
@@ -43,12 +44,13 @@ TRIES, LEVELS, SEEN = 6, 4, 0.5
 class StudioOptions:
     """What the defects are like; what a kind does not know is refused. ConfigError for values that make none."""
 
-    area: tuple[float, float] | None = None  # share of the image, least and most: perlin, texture (blob, box)
+    area: tuple[float, float] | None = None  # share of the image, least and most: perlin, texture (blob, box), graded
     opacity: tuple[float, float] | None = None  # of what is painted, 0 to 1: perlin, texture
     threshold: float | None = None  # of the noise, -1 to 1; higher makes smaller islands: perlin
     finest: int | None = None  # at most 2 to the power of this many cells across the image: perlin
     shape: tuple[str, ...] = ()  # blob, box, thread; at random among those: texture
-    variant: tuple[str, ...] = ()  # patch, scar, blur, shift; at random among those: cutpaste
+    # patch, scar, blur, shift: cutpaste; spot, crack, chip, gap, moved, bent, uneven: graded; at random among those
+    variant: tuple[str, ...] = ()
     textures: tuple[Array, ...] = field(default=(), repr=False)  # images to paint with; drawn ones if none are given
 
 
@@ -58,6 +60,7 @@ def maker(kind: str, options: StudioOptions) -> Callable[[Array, np.random.Gener
     perlin    a texture in islands of Perlin noise (Zavrtanik et al., DRAEM, ICCV 2021)
     texture   a texture in one blob, box or thread
     cutpaste  a piece of the image itself elsewhere, out of focus, or in another colour (Li et al., CutPaste, CVPR 2021)
+    graded    changes of graded sizes that show nothing but the picture's own tones and pieces
     """
     if kind not in KINDS:
         raise ConfigError(f"no kind of defect '{kind}'", hint=nearest(kind, list(KINDS)))
@@ -66,6 +69,8 @@ def maker(kind: str, options: StudioOptions) -> Callable[[Array, np.random.Gener
             raise ConfigError(f"option '{name}' means nothing to {kind}", hint=f"it has {', '.join(KINDS[kind])}")
     if kind == "cutpaste":
         return CutPaste(options.variant) if options.variant else CutPaste()
+    if kind == "graded":
+        return Graded(options.variant or Graded.kinds, options.area or AREA)
     source = FromImages(options.textures) if options.textures else Procedural()
     opacity = options.opacity or PasteTexture.opacity
     mask = _islands(options) if kind == "perlin" else _single(options)
@@ -76,6 +81,7 @@ KINDS = {
     "perlin": ("area", "opacity", "threshold", "finest", "textures"),
     "texture": ("area", "opacity", "shape", "textures"),
     "cutpaste": ("variant",),
+    "graded": ("variant", "area"),
 }
 """Kinds of defects, and the options that each has."""
 

@@ -134,6 +134,8 @@ def test_options_do_what_they_say() -> None:
         ("texture", {"area": (0.1, 2.0)}, "'area'"),
         ("cutpaste", {"variant": ("scra",)}, "unknown kind of defect 'scra'"),
         ("cutpaste", {"opacity": (0.1, 0.2)}, "'opacity' means nothing to cutpaste"),
+        ("graded", {"opacity": (0.1, 0.2)}, "'opacity' means nothing to graded"),
+        ("graded", {"area": (0.1, 2.0)}, "'area'"),
         ("perlim", {}, "no kind of defect 'perlim'"),
     ],
 )
