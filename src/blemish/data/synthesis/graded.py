@@ -77,7 +77,7 @@ def _moved(image: Image, mask: Mask, generator: np.random.Generator) -> NDArray[
     angle = generator.uniform(0, 2 * math.pi)
     step = round(reach * math.sin(angle)), round(reach * math.cos(angle))
     y, x = (_mirrored(np.arange(n) + s, n) for n, s in zip(mask.shape, step, strict=True))
-    return image[y[:, None], x[None]]
+    return np.asarray(image[y[:, None], x[None]])
 
 
 def _bent(image: Image, mask: Mask, generator: np.random.Generator) -> NDArray[Any]:
@@ -196,7 +196,7 @@ def _softened(mask: Mask, generator: np.random.Generator) -> NDArray[np.float32]
     if generator.random() < 0.5:
         return mask.astype(np.float32)
     depth = np.asarray(cv2.distanceTransform(np.pad(mask.astype(np.uint8), 1), cv2.DIST_L2, 3), np.float32)[1:-1, 1:-1]
-    return np.minimum(depth / max(float(depth.max()) / 2, 1), 1)
+    return np.asarray(np.minimum(depth / max(float(depth.max()) / 2, 1), 1), np.float32)
 
 
 def _around(image: Image, mask: Mask) -> NDArray[np.float32]:
@@ -204,7 +204,8 @@ def _around(image: Image, mask: Mask) -> NDArray[np.float32]:
     depth = float(cv2.distanceTransform(np.pad(mask.astype(np.uint8), 1), cv2.DIST_L2, 3).max())
     box = (2 * math.ceil(depth) + 3,) * 2
     outside = (~mask).astype(np.float32)
-    total, weight = image * outside[..., None], outside
+    total: NDArray[Any] = image * outside[..., None]
+    weight: NDArray[Any] = outside
     for _ in range(2):
         total, weight = (np.asarray(cv2.blur(v, box, borderType=cv2.BORDER_REPLICATE)) for v in (total, weight))
     return np.asarray(total / np.maximum(weight, 1e-6)[..., None], np.float32)
