@@ -98,6 +98,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/heartbeats.py --seeds 0 1 2 --adapt --page docs/results/heartbeats.md \
 		--variants default "global only" "local only" "no own positions" "raw targets"
 	$(BIN)/python benchmarks/promise.py
+	$(BIN)/python benchmarks/ranks.py
 	$(BIN)/python benchmarks/made_defects.py
 	$(BIN)/python benchmarks/surface3d.py --page docs/results/surface3d.md
 	$(BIN)/blemish bench benchmarks/choices.toml --out .bench/choices

@@ -15,6 +15,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ from blemish.data.image.decode import read_image
 from blemish.data.synthesis.graded import KINDS
 from blemish.data.synthesis.image_set import StudioOptions, damage, maker
 from blemish.data.synthesis.seeding import generator_for
+from blemish.evaluation.metrics.intervals import delong_paired
 from blemish.evaluation.metrics.ranking import auroc
 from blemish.evaluation.synthetic import RULES, Trial, agreement, rank_correlation
 from blemish.files import write_whole
@@ -64,6 +66,7 @@ MOST = 320  # good images of a set
 TESTED = 200  # good images of a test set, and defective ones
 GOOD = 60  # held-out images, where few enough repeats reach that
 REPEATS = 3  # at most, where their number is not given
+CLEAR = 0.05  # p-value of DeLong's paired test, below which two methods differ
 VERSION = 1  # of what is drawn and scored
 
 Scores = dict[str, Any]
@@ -187,6 +190,27 @@ def correlations(found: Found, figure: Callable[[list[Scores]], float]) -> list[
     ]
 
 
+def clear_pairs(methods: dict[str, list[Scores]]) -> list[tuple[str, str]]:
+    """(better, worse): pairs of methods whose real AUROCs differ clearly."""
+    pairs = []
+    for a, b in combinations(methods, 2):
+        first, second = methods[a][0], methods[b][0]
+        difference = delong_paired(first["labels"], first["test"], second["test"])
+        if difference.p_value < CLEAR:
+            pairs.append((a, b) if difference.value > 0 else (b, a))
+    return pairs
+
+
+def ordered(found: Found, figure: Callable[[list[Scores]], float]) -> list[float]:
+    """Share of the clear pairs that a figure orders rightly, for each set; equal figures count half."""
+    shares = []
+    for methods in found.values():
+        figures = {name: figure(scores) for name, scores in methods.items()}
+        rightly = [0.5 * (1 + np.sign(figures[a] - figures[b])) for a, b in clear_pairs(methods)]
+        shares.append(float(np.mean(rightly)) if rightly else math.nan)
+    return shares
+
+
 def real(repeats: list[Scores]) -> float:
     """AUROC on the test images."""
     return auroc(repeats[0]["labels"], repeats[0]["test"])
@@ -206,9 +230,10 @@ def page(found: Found) -> str:
     confirmed = [i for i, name in enumerate(names) if name in CONFIRMED_ON]
 
     def row(title: str, values: list[float]) -> str:
-        others = [v for i, v in enumerate(values) if i not in confirmed]
-        means = [f"{np.mean(v):.2f}" if v else "–" for v in (values, others, [values[i] for i in confirmed])]
-        return f"| {title} | " + " | ".join(f"{v:.2f}" for v in values) + " | " + " | ".join(means) + " |"
+        developed = [v for i, v in enumerate(values) if i not in confirmed]
+        parts = [values, developed, [values[i] for i in confirmed]]
+        means = [float(np.nanmean(v)) if np.isfinite(v).any() else math.nan for v in parts]
+        return f"| {title} | " + " | ".join("–" if math.isnan(v) else f"{v:.2f}" for v in (*values, *means)) + " |"
 
     def by(generator: str, rule: str, kind: str | None = None) -> Callable[[list[Scores]], float]:
         return lambda scores: RULES[rule](joined(scores, generator, kind))
@@ -233,19 +258,36 @@ def page(found: Found) -> str:
         "",
         "The last row is what a perfect generator would reach with AUROC: what it lacks comes of the held-out good images,",
         "which are few, and of few groups. `rise`: how far a defect raises the score of its own image, median, in standard",
-        "deviations of good images (`blemish.evaluation.synthetic`); `found`: share above all but 5 % of good images.",
+        "deviations of good images; `overtaken`: the same in places among good images; `found`: share above all but 5 % of",
+        "good images (`blemish.evaluation.synthetic`). A figure that is the same for all methods counts as 0.",
         "",
-        "Bootstrap over good images, test images and what was made of them, `graded` with `rise`, 95 %:",
+        "## `graded` with `rise`, with intervals",
+        "95 %, bootstrap over good images with what was made of them, and over test images.",
         "",
+        "| set | correlation | good scores | defects | pairs of methods | of them clear |",
+        "|---|---|---|---|---|---|",
     ]
     for name, each in found.items():
         trials = [joined(scores, "graded") for scores in each.values()]
         first = next(iter(each.values()))[0]
         estimate = agreement(trials, first["labels"], [np.array(scores[0]["test"]) for scores in each.values()])
         lines.append(
-            f"- {name}: {estimate.value:.2f} ({estimate.low:.2f} to {estimate.high:.2f}); "
-            f"{len(trials[0].good)} good scores, {len(trials[0].defects)} defects"
+            f"| {name} | {estimate.value:.2f} ({estimate.low:.2f} to {estimate.high:.2f}) | {len(trials[0].good)} "
+            f"| {len(trials[0].defects)} | {math.comb(len(each), 2)} | {len(clear_pairs(each))} |"
         )
+    lines += [
+        "",
+        "## Clear pairs",
+        "Where all methods are about as good, their order is chance, and no correlation can be high. So: of the pairs of",
+        f"methods whose real AUROCs differ clearly (DeLong's paired test, p < {CLEAR:g}), the share that is ordered rightly;",
+        "chance is 0.50.",
+        "",
+        head,
+        "|---|" + "---|" * (len(names) + 3),
+    ]
+    for generator in GENERATORS:
+        lines += [row(f"`{generator}`, {rule}", ordered(found, by(generator, rule))) for rule in RULES]
+    lines.append(row("*real defects* against held-out good images, AUROC", ordered(found, bound)))
     lines += ["", "## Each kind of `graded`, by `rise`", "", head, "|---|" + "---|" * (len(names) + 3)]
     lines += [row(kind, correlations(found, by("graded", "rise", kind))) for kind in GENERATORS["graded"]]
     for name, each in found.items():

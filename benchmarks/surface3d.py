@@ -22,6 +22,7 @@ from blemish.data.cloud.formats import read_cloud, write_cloud
 from blemish.data.image.decode import read_image
 from blemish.data.synthesis.cloud_sheets import Look, parameter_grid, sheet
 from blemish.data.synthesis.contact_sheet import contact_sheet
+from blemish.data.synthesis.graded import KINDS
 from blemish.data.synthesis.image_set import StudioOptions, maker, pictures_of
 from blemish.data.synthesis.image_set import damage as paint
 from blemish.data.synthesis.seeding import generator_for
@@ -137,6 +138,18 @@ def pictures(out: Path, folder: Path, textures: Path) -> None:
             rows.append((f"{kind}, {mask.mean():.1%} of the image", pictures_of(image, changed, mask)))
     heads = ["original", "with defect", "mask"]
     _jpeg(out / "images.jpg", contact_sheet("Synthetic defects", "three kinds", heads, rows, side=170, across=2), 1000)
+    graded(out, textures)
+
+
+def graded(out: Path, textures: Path) -> None:
+    """Each variant of `graded`, on a texture."""
+    image, rows = read_image(textures / "brick.png"), []
+    for variant in KINDS:
+        make = maker("graded", StudioOptions(variant=(variant,), area=(0.004, 0.04)))
+        changed, mask = paint(image, make, generator_for(2, variant))
+        rows.append((f"{variant}, {mask.mean():.1%} of the image", pictures_of(image, changed, mask)))
+    heads = ["original", "with defect", "mask"]
+    _jpeg(out / "graded.jpg", contact_sheet("graded", "each variant", heads, rows, side=170, across=2), 1000)
 
 
 def _jpeg(file: Path, picture: np.ndarray, width: int) -> None:

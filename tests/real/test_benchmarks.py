@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from blemish.types import Cloud
-from tests.fakes import write_images
+from tests.fakes import write_images, write_mvtec
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
@@ -152,3 +152,40 @@ def test_light(tmp_path: Path) -> None:
     row = page.splitlines()[-1].strip("| ").split(" | ")
     assert row[:2] == ["padim", "8"]
     assert all(float(cell) > 0 for cell in row[2:])
+
+
+def test_ranks(tmp_path: Path) -> None:
+    write_mvtec(tmp_path / "data" / "mtd", train=24, test=8)
+    words = ["--data", tmp_path / "data", "--sets", "mtd", "--repeats", 2, "--out", tmp_path / "page.md"]
+    words += ["--methods", "padim,padim-1,padim-stride32"]
+    page = run(tmp_path, "ranks.py", *words)
+    for row in ("| `graded`, rise |", "| `cutpaste`, AUROC |", "| crack |", "| padim-stride32 |", "| *real defects*"):
+        assert row in page
+    assert (tmp_path / "page.md").read_text(encoding="utf-8") in page
+    models = tmp_path / ".bench" / "ranks" / "mtd"
+    held = [json.loads((models / "padim" / str(k) / "held.json").read_text()) for k in range(2)]
+    assert held[0] != held[1]
+    scores = json.loads((models / "padim" / "0" / "scores.json").read_text())
+    assert len(scores["good"]) == len(held[0])
+    assert set(scores["defects"]["graded"]["kind"]) == {"spot", "crack", "chip", "gap", "moved", "bent", "uneven"}
+    times = {path: path.stat().st_mtime_ns for path in models.rglob("*.json")}
+    assert run(tmp_path, "ranks.py", *words).endswith(page[page.index("# Do") :])
+    assert times == {path: path.stat().st_mtime_ns for path in models.rglob("*.json")}
+    (models / "padim" / "1" / "scores.json").unlink()
+    (models / "padim" / "1" / "held.json").unlink()
+    with pytest.raises(AssertionError, match="which images were held out"):
+        run(tmp_path, "ranks.py", *words)
+
+
+@pytest.mark.parametrize("kind", ["graded", "cutpaste"])
+def test_made_defects(tmp_path: Path, kind: str) -> None:
+    """Trees of one kind of defects."""
+    write_mvtec(tmp_path / "set", train=20)
+    code = f"""
+from pathlib import Path
+from blemish.data import layouts
+from blemish.learning.splits import good_training_records
+from made_defects import write
+print(write({kind!r}, good_training_records(layouts.index(Path('set'))), Path('made')))"""
+    assert "'learn': 14, 'good': 3, 'made': 3" in parts_of(tmp_path, code)
+    assert len(list((tmp_path / "made" / "ground_truth" / "made").iterdir())) == 3

@@ -81,7 +81,7 @@ def _moved(image: Image, mask: Mask, generator: np.random.Generator) -> NDArray[
 
 
 def _bent(image: Image, mask: Mask, generator: np.random.Generator) -> NDArray[Any]:
-    """The same structure, pushed aside by up to half of the area's radius."""
+    """The same structure, pushed aside by half to all of the area's radius."""
     depth = np.asarray(cv2.distanceTransform(np.pad(mask.astype(np.uint8), 1), cv2.DIST_L2, 3), np.float32)[1:-1, 1:-1]
     radius, angle = max(float(depth.max()), 1.0), generator.uniform(0, 2 * math.pi)
     push = np.sin(depth * np.float32(math.pi / 2 / radius)) * np.float32(radius * generator.uniform(0.5, 1.0))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 
+import blemish
 from blemish.data.synthesis.graded import KINDS, WIDE, Graded
 from blemish.data.synthesis.texture import Image, visible
 from blemish.errors import ConfigError, DataError
@@ -147,3 +151,14 @@ def test_other_sizes_are_refused(area: tuple[float, float]) -> None:
 def test_other_images_are_refused() -> None:
     with pytest.raises(DataError, match="uint8"):
         Graded()(np.zeros((8, 8), np.uint8), rng())
+
+
+def test_no_method_trains_with_what_methods_are_compared_with() -> None:
+    source = Path(blemish.__file__).parent
+    importing = {
+        file.relative_to(source).as_posix()
+        for file in source.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Import | ast.ImportFrom) and "synthesis.graded" in ast.unparse(node)
+    }
+    assert importing == {"data/synthesis/image_set.py"}
