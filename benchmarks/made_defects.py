@@ -4,9 +4,9 @@
     blemish bench benchmarks/choices.toml --out .bench/choices
 
 Nothing is ever chosen on test images, so these trees hold training images alone: of each set 70 % stay to learn from,
-15 % are good test images and 15 % get a defect of `--kind`, a command of `blemish synthesize`: `graded` ranks methods
-best (docs/results/ranks.md), `cutpaste` is what the tables of earlier choices were made with. No method is trained with
-either. Units stay whole. Figures on them say which of two options to take, and nothing else.
+15 % are good test images and 15 % get a defect of `--kind`, a command of `blemish synthesize`. No method is trained with
+`graded`; earlier choices were made with `cutpaste`, in colour on grey images too. What such figures can rank is measured
+(docs/results/ranks.md). Units stay whole. Figures on them say which of two options to take, and nothing else.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from PIL import Image
 from blemish.data import layouts
 from blemish.data.image.decode import read_image
 from blemish.data.image.preprocess import Preprocess
-from blemish.data.synthesis.image_set import KINDS, StudioOptions, maker
+from blemish.data.synthesis.image_set import KINDS, StudioOptions, damage, maker
 from blemish.learning.splits import good_training_records, split_at_random
 from blemish.types import Record
 
@@ -47,11 +47,12 @@ def write(kind: str, records: list[Record], root: Path) -> dict[str, int]:
         (root / folder).mkdir(parents=True)
         for number, record in enumerate(sorted(part, key=lambda r: r.id)):
             image = read_image(record.path)
-            rgb = Preprocess(image.shape[:2])(image)
             if folder == "test/made":
-                rgb, mask = make(rgb, np.random.default_rng([number, 7]))
+                # on the image as it is, not as RGB: a colour on a grey surface is found by everything
+                image, mask = damage(image, make, np.random.default_rng([number, 7]))
                 (root / "ground_truth/made").mkdir(parents=True, exist_ok=True)
                 Image.fromarray(mask.astype(np.uint8) * 255).save(root / f"ground_truth/made/{number:03d}_mask.png")
+            rgb = Preprocess(image.shape[:2])(image)
             Image.fromarray(rgb).save(root / folder / f"{number:03d}.png")
     return {"learn": len(learn), "good": len(good), "made": len(spoilt)}
 

@@ -5,7 +5,8 @@
 Each method learns from about 80 % of the good training images of a set, whole groups, and scores the others, the same
 with synthetic defects, and the test images. `--models` holds SET/METHOD/REPEAT/: the model, `held.json` (the images held
 out, by their ids) and `scores.json`; what is there is kept, what is missing is made. Repeats hold out other images, as
-many times as it takes to have held out 60, or `--repeats`. Real figures are those of the first repeat's model.
+many times as it takes to have held out 60, or `--repeats`. Real figures are those of the first repeat's model. With
+`--frozen` fast scorers of frozen features (`frozen_scorers.py`) take the place of methods; no models are kept.
 """
 
 from __future__ import annotations
@@ -31,9 +32,8 @@ from blemish.data.synthesis.image_set import StudioOptions, damage, maker
 from blemish.data.synthesis.seeding import generator_for
 from blemish.evaluation.metrics.intervals import delong_paired
 from blemish.evaluation.metrics.ranking import auroc
-from blemish.evaluation.synthetic import RULES, Trial, agreement, rank_correlation
+from blemish.evaluation.synthetic import RULES, Trial, agreement, rank_correlation, rise
 from blemish.files import write_whole
-from blemish.inspection.inspector import Inspector
 from blemish.learning.splits import good_training_records, split_at_random
 from blemish.types import Record
 
@@ -148,21 +148,39 @@ def scored(folder: Path, name: str, parts: Split, repeat: int, threads: int, mad
     if ids != [r.id for r in parts.held]:
         raise SystemExit(f"{folder / 'held.json'} names other images than repeat {repeat} holds out")
     line = detector.inspector(threads=threads)
-    values = {"version": VERSION, "good": _scores(line, (r.path for r in parts.held)), "defects": {}}
+    values = measured(lambda images: {name: [float(r.score) for r in line.inspect_many(images)]}, parts, repeat, made)
+    write_whole(kept, json.dumps(values[name]).encode())
+    return values[name]
+
+
+def frozen(folder: Path, parts: Split, repeat: int, threads: int, made: dict[str, Drawn]) -> dict[str, Scores]:
+    """What each of the fast scorers gives, by its name."""
+    from frozen_scorers import Frozen
+
+    kept = folder / "scores.json"
+    if not kept.is_file():
+        scorers = Frozen(parts.learn, threads).fit(read_image(r.path) for r in parts.learn)
+        write_whole(kept, json.dumps(measured(scorers.scores, parts, repeat, made)).encode())
+    return dict(json.loads(kept.read_text(encoding="utf-8")))
+
+
+def measured(
+    score: Callable[[Iterable[Any]], dict[str, list[float]]], parts: Split, repeat: int, made: dict[str, Drawn]
+) -> dict[str, Scores]:
+    """All that is scored, for each name that `score` gives a list of scores for."""
+    values: dict[str, Scores] = {}
+    for name, scores in score(read_image(r.path) for r in parts.held).items():
+        values[name] = {"version": VERSION, "good": scores, "defects": {}, "labels": [], "test": []}
     for generator in GENERATORS:
         if generator not in made:
             made[generator] = drawn(parts.held, generator, repeat)
         columns = made[generator]._asdict()
-        values["defects"][generator] = {"score": _scores(line, columns.pop("image")), **columns}
-    tested = parts.test if repeat == 0 else []
-    values["labels"] = [r.label for r in tested]
-    values["test"] = _scores(line, (r.path for r in tested))
-    write_whole(kept, json.dumps(values).encode())
+        for name, scores in score(columns.pop("image")).items():
+            values[name]["defects"][generator] = {"score": scores, **columns}
+    if repeat == 0:
+        for name, scores in score(read_image(r.path) for r in parts.test).items():
+            values[name] |= {"labels": [r.label for r in parts.test], "test": scores}
     return values
-
-
-def _scores(line: Inspector, images: Iterable[Any]) -> list[float]:
-    return [float(result.score) for result in line.inspect_many(images)]
 
 
 def joined(repeats: list[Scores], generator: str, kind: str | None = None) -> Trial:
@@ -180,6 +198,32 @@ def joined(repeats: list[Scores], generator: str, kind: str | None = None) -> Tr
 
 Found = dict[str, dict[str, list[Scores]]]
 """Set -> method -> repeats."""
+
+
+def _raised(trial: Trial) -> Any:
+    """How far each defect raises its own image's score, in deviations of good ones; sorted."""
+    return np.sort((trial.defects - trial.good[trial.source]) / trial.good.std(ddof=1))
+
+
+def _quartiles(trial: Trial) -> float:
+    low, high = np.quantile(trial.good, [0.25, 0.75])
+    return float(np.median(trial.defects - trial.good[trial.source]) / (high - low))
+
+
+TRIED: dict[str, Callable[[Trial], float]] = {
+    "mean rise": lambda trial: float(_raised(trial).mean()),
+    "interquartile mean of the rises": lambda t: float(_raised(t)[len(t.source) // 4 : -(len(t.source) // 4)].mean()),
+    "70th percentile of the rises": lambda trial: float(np.quantile(_raised(trial), 0.7)),
+    "40th percentile of the rises": lambda trial: float(np.quantile(_raised(trial), 0.4)),
+    "rise in quartile ranges of good scores": _quartiles,
+    "rise of squared scores": lambda t: rise(Trial(t.good * abs(t.good), t.defects * abs(t.defects), t.source)),
+    "share above all but 20 % of good images": lambda t: float((t.defects > np.quantile(t.good, 0.8)).mean()),
+}
+
+
+def worst_kind(repeats: list[Scores]) -> float:
+    """AUROC on the kind of `graded` that is found worst."""
+    return min(RULES["AUROC"](joined(repeats, "graded", kind)) for kind in KINDS)
 
 
 def correlations(found: Found, figure: Callable[[list[Scores]], float]) -> list[float]:
@@ -290,6 +334,11 @@ def page(found: Found) -> str:
     lines.append(row("*real defects* against held-out good images, AUROC", ordered(found, bound)))
     lines += ["", "## Each kind of `graded`, by `rise`", "", head, "|---|" + "---|" * (len(names) + 3)]
     lines += [row(kind, correlations(found, by("graded", "rise", kind))) for kind in GENERATORS["graded"]]
+    lines += ["", "## Other rules", "On `graded`, tried while the rule was made, and no better.", ""]
+    lines += [head, "|---|" + "---|" * (len(names) + 3)]
+    for title, rule in TRIED.items():
+        lines.append(row(title, correlations(found, lambda scores, rule=rule: rule(joined(scores, "graded")))))
+    lines.append(row("AUROC on the kind that is found worst", correlations(found, worst_kind)))
     for name, each in found.items():
         lines += [
             "",
@@ -313,20 +362,30 @@ def main() -> None:
     parser.add_argument("--models", type=Path, default=Path(".bench/ranks"))
     parser.add_argument("--repeats", type=int, help="of every set")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=Path("docs/results/ranks.md"))
+    parser.add_argument("--frozen", action="store_true", help="fast scorers in place of methods")
+    parser.add_argument("--out", type=Path, help="docs/results/ranks.md, or ranks_frozen.md")
     arguments = parser.parse_args()
+    out = arguments.out or Path("docs/results/ranks_frozen.md" if arguments.frozen else "docs/results/ranks.md")
     found: Found = {}
     for set_ in arguments.sets.split(","):
         for repeat in range(arguments.repeats or repeats_of(set_, arguments.data)):
             parts, made = split(set_, repeat, arguments.data), dict[str, Drawn]()
+            if arguments.frozen:
+                scorers = frozen(
+                    arguments.models / set_ / "frozen" / str(repeat), parts, repeat, arguments.threads, made
+                )
+                for name, scores in scorers.items():
+                    found.setdefault(set_, {}).setdefault(name, []).append(scores)
+                print(set_, "frozen", repeat, flush=True)
+                continue
             for name in arguments.methods.split(","):
                 folder = arguments.models / set_ / name / str(repeat)
                 scores = scored(folder, name, parts, repeat, arguments.threads, made)
                 found.setdefault(set_, {}).setdefault(name, []).append(scores)
                 print(set_, name, repeat, flush=True)
     text = page(found)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(text, encoding="utf-8")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(text, encoding="utf-8")
     print(text)
 
 
