@@ -99,6 +99,7 @@ bench: $(VENV)/.dev
 		--variants default "global only" "local only" "no own positions" "raw targets"
 	$(BIN)/python benchmarks/promise.py
 	$(BIN)/python benchmarks/ranks.py
+	$(BIN)/python benchmarks/ranks.py --frozen
 	$(BIN)/python benchmarks/made_defects.py
 	$(BIN)/python benchmarks/surface3d.py --page docs/results/surface3d.md
 	$(BIN)/blemish bench benchmarks/choices.toml --out .bench/choices

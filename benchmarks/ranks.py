@@ -66,6 +66,7 @@ MOST = 320  # good images of a set
 TESTED = 200  # good images of a test set, and defective ones
 GOOD = 60  # held-out images, where few enough repeats reach that
 REPEATS = 3  # at most, where their number is not given
+FROZEN = 2  # repeats of the fast scorers
 CLEAR = 0.05  # p-value of DeLong's paired test, below which two methods differ
 VERSION = 1  # of what is drawn and scored
 
@@ -267,7 +268,7 @@ def bound(repeats: list[Scores]) -> float:
     return auroc([0] * len(good) + [1] * len(defects), [*good, *defects])
 
 
-def page(found: Found) -> str:
+def page(found: Found, fast: bool) -> str:
     """The page, in Markdown."""
     names = list(found)
     methods = list(next(iter(found.values())))
@@ -284,13 +285,16 @@ def page(found: Found) -> str:
 
     head = "| | " + " | ".join(names) + " | mean | developed on | confirmed on |"
     lines = [
-        "# Do synthetic defects rank methods as real ones do?",
+        "# Do synthetic defects rank fast scorers as real ones do?"
+        if fast
+        else "# Do synthetic defects rank methods as real ones do?",
         "",
-        f"Made by `python benchmarks/ranks.py`: {len(methods)} methods and variants of them ({', '.join(methods)}),",
-        f"each learned from about {1 - HELD:.0%} of at most {MOST} good images; the others are held out, in whole groups.",
+        f"Made by `python benchmarks/ranks.py{' --frozen' if fast else ''}`: {len(methods)} {'fast scorers of frozen features' if fast else 'methods and variants of them'}, each learned",
+        f"from about {1 - HELD:.0%} of at most {MOST} good images; the others are held out, in whole groups.",
         "Spearman's rank correlation over methods between a figure on synthetic defects (made on held-out good images) and",
-        "the AUROC on real ones. Nothing but good images enters the first. Kinds and rule were made while the figures of",
-        "the sets under *developed on* were seen; those under *confirmed on* were not.",
+        "the AUROC on real ones. Nothing but good images enters the first. The kinds of `graded` were made while figures of",
+        "the sets under *developed on* were seen, and not changed after those under *confirmed on* were. All defects are drawn",
+        "on the image as it is: grey images stay grey.",
         "",
         head,
         "|---|" + "---|" * (len(names) + 3),
@@ -305,7 +309,7 @@ def page(found: Found) -> str:
         "deviations of good images; `overtaken`: the same in places among good images; `found`: share above all but 5 % of",
         "good images (`blemish.evaluation.synthetic`). A figure that is the same for all methods counts as 0.",
         "",
-        "## `graded` with `rise`, with intervals",
+        "## `graded`, AUROC, with intervals",
         "95 %, bootstrap over good images with what was made of them, and over test images.",
         "",
         "| set | correlation | good scores | defects | pairs of methods | of them clear |",
@@ -332,9 +336,9 @@ def page(found: Found) -> str:
     for generator in GENERATORS:
         lines += [row(f"`{generator}`, {rule}", ordered(found, by(generator, rule))) for rule in RULES]
     lines.append(row("*real defects* against held-out good images, AUROC", ordered(found, bound)))
-    lines += ["", "## Each kind of `graded`, by `rise`", "", head, "|---|" + "---|" * (len(names) + 3)]
-    lines += [row(kind, correlations(found, by("graded", "rise", kind))) for kind in GENERATORS["graded"]]
-    lines += ["", "## Other rules", "On `graded`, tried while the rule was made, and no better.", ""]
+    lines += ["", "## Each kind of `graded`, AUROC", "", head, "|---|" + "---|" * (len(names) + 3)]
+    lines += [row(kind, correlations(found, by("graded", "AUROC", kind))) for kind in GENERATORS["graded"]]
+    lines += ["", "## Other rules", "On `graded`; tried, and not clearly better in all sets.", ""]
     lines += [head, "|---|" + "---|" * (len(names) + 3)]
     for title, rule in TRIED.items():
         lines.append(row(title, correlations(found, lambda scores, rule=rule: rule(joined(scores, "graded")))))
@@ -368,7 +372,8 @@ def main() -> None:
     out = arguments.out or Path("docs/results/ranks_frozen.md" if arguments.frozen else "docs/results/ranks.md")
     found: Found = {}
     for set_ in arguments.sets.split(","):
-        for repeat in range(arguments.repeats or repeats_of(set_, arguments.data)):
+        least = FROZEN if arguments.frozen else repeats_of(set_, arguments.data)
+        for repeat in range(arguments.repeats or least):
             parts, made = split(set_, repeat, arguments.data), dict[str, Drawn]()
             if arguments.frozen:
                 scorers = frozen(
@@ -383,7 +388,7 @@ def main() -> None:
                 scores = scored(folder, name, parts, repeat, arguments.threads, made)
                 found.setdefault(set_, {}).setdefault(name, []).append(scores)
                 print(set_, name, repeat, flush=True)
-    text = page(found)
+    text = page(found, arguments.frozen)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(text, encoding="utf-8")
     print(text)

@@ -1,8 +1,8 @@
 """How methods are compared without defects: rules from scores of good samples and of the same with synthetic defects.
 
-The strength of a synthetic defect is arbitrary, and an AUROC depends on it: of methods that find all of them, or none,
-it says nothing, and between these it follows whatever strength was chosen. `rise` asks instead how far a defect raises
-the score of its own sample, in units of what good samples differ by.
+`separation` (AUROC) on graded defects orders methods as well as any rule that was tried. `rise` and `overtaken` compare
+a sample with itself, and `rise` goes on where every defect is found; `found` counts at a rate of false alarms. How far
+each of them agrees with real defects is measured by `benchmarks/ranks.py`.
 """
 
 from __future__ import annotations
@@ -79,10 +79,10 @@ def overtaken(trial: Trial) -> float:
 
 
 RULES: dict[str, Callable[[Trial], float]] = {
-    "rise": rise,
-    "overtaken": overtaken,
     "AUROC": separation,
     "found": found,
+    "rise": rise,
+    "overtaken": overtaken,
 }
 
 
@@ -101,7 +101,7 @@ def agreement(
     trials: list[Trial],
     labels: ArrayLike,
     scores: list[NDArray[Any]],
-    rule: Callable[[Trial], float] = rise,
+    rule: Callable[[Trial], float] = separation,
     *,
     draws: int = 300,
     seed: int = 0,
