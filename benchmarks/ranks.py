@@ -47,12 +47,14 @@ SETS: dict[str, tuple[str, str | None]] = {
 }
 CONFIRMED_ON = ("elpv_mono", "elpv_poly")  # not seen while the kinds and the rule were made
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "padim-1": ("padim", {"neighbourhood": 1}),
-    "padim-5": ("padim", {"neighbourhood": 5}),
+    "padim-1": ("padim", {"windows": (1,)}),
+    "padim-5": ("padim", {"windows": (5,)}),
+    "padim-max": ("padim", {"top": 0.0}),
     "padim-stride16": ("padim", {"layers": (3,)}),
     "padim-stride32": ("padim", {"layers": (4,)}),
-    "patchcore-1": ("patchcore", {"neighbourhood": 1}),
-    "patchcore-5": ("patchcore", {"neighbourhood": 5}),
+    "patchcore-1": ("patchcore", {"windows": (1,)}),
+    "patchcore-5": ("patchcore", {"windows": (5,)}),
+    "patchcore-max": ("patchcore", {"top": 0.0}),
     "patchcore-stride16": ("patchcore", {"layers": (3,)}),
     "patchcore-1percent": ("patchcore", {"coreset_ratio": 0.01}),
     "rd-150": ("rd", {"steps": 150}),
