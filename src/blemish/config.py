@@ -37,7 +37,10 @@ def build(cls: type[T], options: Mapping[str, Any], *, also: Sequence[str] = ())
         if name not in names:
             raise ConfigError(f"unknown option '{name}'", hint=nearest(name, [*names, *also]))
     try:
-        config = TypeAdapter(cls).validate_python({name: _plain(value) for name, value in options.items()})
+        several = {f.name for f in dataclasses.fields(cls) if str(f.type).startswith("tuple[")}  # type: ignore[arg-type]
+        plain = {name: _plain(value) for name, value in options.items()}
+        given = {k: v.split(",") if k in several and isinstance(v, str) else v for k, v in plain.items()}
+        config = TypeAdapter(cls).validate_python(given)
     except ValidationError as error:
         first = error.errors()[0]
         message = first["msg"].removeprefix("Value error, ")

@@ -22,7 +22,7 @@ _STEP = 32  # pixels between the sizes that are proposed
 
 def _gaussians(config: Any, spec: FeatureSpec) -> int:
     """At each position, in doubles: sums, covariance, the same with its ridge, and its factor."""
-    channels = sum(spec.channels)
+    channels = len(config.windows) * sum(spec.channels)
     used = min(config.channels or channels, channels)
     return 4 * 8 * math.prod(grid_of(spec, config.level)) * used**2
 
@@ -30,7 +30,7 @@ def _gaussians(config: Any, spec: FeatureSpec) -> int:
 def _pool(config: Any, spec: FeatureSpec, count: int) -> int:
     """The pool of patches, and its copy while the bank is chosen from it."""
     patches = min(count * math.prod(grid_of(spec, config.level)), int(config.pool))
-    return 2 * 4 * patches * sum(spec.channels)
+    return 2 * 4 * patches * len(config.windows) * sum(spec.channels)
 
 
 def _drawn(kept: Collection[str], config: Any, spec: FeatureSpec) -> int:

@@ -3,15 +3,16 @@
 Paper    Defard et al., PaDiM: a Patch Distribution Modeling Framework, ICPR 2021 workshops.
 Suits    parts that always lie the same way; cheapest at inspection.
 Fit      one pass; mean and covariance of the patch descriptor at every grid position, in constant memory.
-Predict  a patch is as anomalous as its Mahalanobis distance to the Gaussian of its position; the image takes its
-         worst patch.
-Differs  all channels by default instead of 100 drawn ones; descriptors are averaged over 3 x 3 positions; the ridge is
-         relative to the mean variance, so that it means the same for every backbone; the score is the maximum over
-         patches, not over the blurred map.
+Predict  a patch is as anomalous as its Mahalanobis distance to the Gaussian of its position; the image takes the mean
+         of its worst hundredth of patches.
+Differs  all channels by default instead of 100 drawn ones; descriptors are averaged over 3 x 3 positions, and have the
+         square root of their length; the ridge is relative to the mean variance, so that it means the same for every
+         backbone; the score is taken of patches, not of the blurred map, and of a share of them (`top=0`: of one).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -23,8 +24,8 @@ from blemish.methods.base import Method, Published
 from blemish.ops.arrays import coarse_product, columns, sqrt, total
 from blemish.ops.draws import Draws
 from blemish.ops.gaussians import PositionGaussians, Without, whitening
-from blemish.ops.patches import grid_of, patch_descriptors
-from blemish.ops.scoring import top_mean
+from blemish.ops.patches import Border, Length, check_windows, grid_of, patch_descriptors
+from blemish.ops.scoring import SHARE, check_share, highest_share
 from blemish.ops.smoothing import smooth_map, upsampling_matrix
 from blemish.types import Batch, FeatureSpec, Prediction
 
@@ -33,16 +34,18 @@ from blemish.types import Batch, FeatureSpec, Prediction
 class Config:
     channels: int = 0  # descriptor channels drawn at random; 0 keeps all
     ridge: float = 0.01  # added to the covariance's diagonal, as a share of the mean variance over all positions
-    neighbourhood: int = 3  # side of the window that each level is averaged over
+    windows: tuple[int, ...] = (3,)  # sides of the windows that each level is averaged over, one descriptor each
+    length: Length = "root"  # of each descriptor: its square root, as it is, or 1
+    border: Border = "zeros"  # what lies around the map in a window's mean; inside: only places that are there count
     level: int = -1  # pyramid level whose grid is used: 0 the finest, -1 the coarsest
-    top: int = 1  # patches whose mean distance is the image score
+    top: float = SHARE  # share of the patches whose mean distance is the image score; 0 takes the worst one
     sigma: float = 4.0  # blur of the anomaly map, in pixels of the network's input
 
     def __post_init__(self) -> None:
-        if self.channels < 0 or self.ridge <= 0 or self.top < 1 or self.sigma < 0:
-            raise ConfigError("channels >= 0, ridge > 0, top >= 1 and sigma >= 0 are required")
-        if self.neighbourhood < 1 or self.neighbourhood % 2 == 0:
-            raise ConfigError(f"neighbourhood has to be odd and positive, not {self.neighbourhood}")
+        if self.channels < 0 or self.ridge <= 0 or self.sigma < 0:
+            raise ConfigError("channels >= 0, ridge > 0 and sigma >= 0 are required")
+        check_windows(self.windows)
+        check_share(self.top)
 
 
 class PaDiM(Method[Config]):
@@ -59,9 +62,9 @@ class PaDiM(Method[Config]):
     def __init__(self, config: Config, spec: FeatureSpec, size: tuple[int, int], seed: int = 0) -> None:
         super().__init__(config, spec, size, seed)
         self.grid = grid_of(spec, config.level)
-        channels = sum(spec.channels)
-        keep = min(config.channels or channels, channels)
-        self._draw = np.sort(Draws(seed).permutation(channels)[:keep])
+        self._channels = len(config.windows) * sum(spec.channels)
+        keep = min(config.channels or self._channels, self._channels)
+        self._draw = np.sort(Draws(seed).permutation(self._channels)[:keep])
         self._statistics = PositionGaussians()
         self._without: Without | None = None
         self._rows = upsampling_matrix(self.grid[0], size[0], config.sigma)
@@ -69,8 +72,9 @@ class PaDiM(Method[Config]):
 
     def _descriptors(self, batch: Batch, drawn: NDArray[np.int64]) -> Any:
         assert batch.pyramid is not None
-        x = patch_descriptors(batch.pyramid.maps, self.spec, self.grid, self.config.neighbourhood)
-        return x if len(drawn) == sum(self.spec.channels) else columns(x, drawn)
+        c = self.config
+        x = patch_descriptors(batch.pyramid.maps, self.spec, self.grid, c.windows, c.length, c.border)
+        return x if len(drawn) == self._channels else columns(x, drawn)
 
     def observe(self, batch: Batch) -> None:
         self._statistics.add(self._descriptors(batch, self._draw))
@@ -106,7 +110,7 @@ class PaDiM(Method[Config]):
     def _judged(self, distance: Any) -> Prediction:
         """From the distance of each patch, (B, P)."""
         anomaly_map = smooth_map(distance.reshape(-1, *self.grid), self._rows, self._columns)
-        return Prediction(top_mean(distance, self.config.top), anomaly_map)
+        return Prediction(highest_share(distance, self.config.top, math.prod(self.grid)), anomaly_map)
 
 
 METHOD = PaDiM

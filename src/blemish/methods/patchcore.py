@@ -3,13 +3,14 @@
 Paper    Roth et al., Towards Total Recall in Industrial Anomaly Detection, CVPR 2022.
 Suits    parts that move or vary; the default.
 Fit      one pass; every normal patch is offered to the bank, a greedy k-centre coreset keeps a share of them.
-Predict  a patch is as anomalous as it is far from the bank; the image takes its worst patch, re-weighted on request
-         (Eq. 7).
+Predict  a patch is as anomalous as it is far from the bank; the image takes the mean of its worst hundredth of patches,
+         re-weighted on request (Eq. 7).
 Differs  the coreset is exact farthest-first over all patches in the full space, without random projection or
-         pre-sampling; the search is exact; descriptors use the mean over 3 x 3 positions; re-weighting is off by
-         default. Beyond `pool` patches the pool is condensed by the same coreset rule and filled further, and so
-         is each chunk of a large set: the covering radii of successive passes add up, so the bank still covers every
-         patch seen within their sum.
+         pre-sampling; the search is exact; a descriptor holds the position alone beside the mean over 3 x 3, each with
+         the square root of its length, and the bank half the share of patches; re-weighting is off by default.
+         `windows=3 length=raw coreset_ratio=0.1 top=0` is the paper's way. Beyond `pool` patches the pool is condensed
+         by the same coreset rule and filled further, and so is each chunk of a large set: the covering radii of
+         successive passes add up, so the bank still covers every patch seen within their sum.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ from blemish.methods.base import Method, Published
 from blemish.ops.arrays import constant, picked, repeated, rows, softmax, sqrt, top, total
 from blemish.ops.draws import Draws
 from blemish.ops.neighbours import nearest, nearest_within
-from blemish.ops.patches import grid_of, patch_descriptors
+from blemish.ops.patches import Border, Length, check_windows, grid_of, patch_descriptors
 from blemish.ops.pool import Kept, Pool
-from blemish.ops.scoring import top_mean
+from blemish.ops.scoring import SHARE, check_share, highest_share
 from blemish.ops.smoothing import smooth_map, upsampling_matrix
 from blemish.types import Batch, FeatureSpec, Prediction
 
@@ -38,12 +39,14 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Config:
-    coreset_ratio: float = 0.1  # share of all patches kept, in (0, 1]
-    bank: int = 20_000  # maximum number of patches kept, whatever the ratio: it bounds the time of an inspection
-    pool: int = 1_000_000  # maximum number of patches in memory while learning; more are condensed on the way
+    coreset_ratio: float = 0.05  # share of all patches kept, in (0, 1]
+    bank: int = 10_000  # maximum number of patches kept, whatever the ratio: it bounds the time of an inspection
+    pool: int = 500_000  # maximum number of patches in memory while learning; more are condensed on the way
     neighbours: int = 1  # b in Eq. 7; 1 turns the re-weighting off, the paper uses 9
-    top: int = 1  # patches whose mean distance is the image score
-    neighbourhood: int = 3  # side of the window that each level is averaged over
+    top: float = SHARE  # share of the patches whose mean distance is the image score; 0 takes the worst one
+    windows: tuple[int, ...] = (1, 3)  # sides of the windows that each level is averaged over, one descriptor each
+    length: Length = "root"  # of each descriptor: its square root, as it is, or 1
+    border: Border = "zeros"  # what lies around the map in a window's mean; inside: only places that are there count
     level: int = -1  # pyramid level whose grid is used: 0 the finest, -1 the coarsest
     sigma: float = 4.0  # blur of the anomaly map, in pixels of the network's input
 
@@ -52,10 +55,10 @@ class Config:
             raise ConfigError(f"coreset_ratio has to be in (0, 1], not {self.coreset_ratio}")
         if self.bank < 1 or self.pool < 4 * self.bank:
             raise ConfigError("bank >= 1 and pool >= 4 * bank are required")
-        if self.neighbours < 1 or self.top < 1 or self.sigma < 0:
-            raise ConfigError("neighbours >= 1, top >= 1 and sigma >= 0 are required")
-        if self.neighbourhood < 1 or self.neighbourhood % 2 == 0:
-            raise ConfigError(f"neighbourhood has to be odd and positive, not {self.neighbourhood}")
+        if self.neighbours < 1 or self.sigma < 0:
+            raise ConfigError("neighbours >= 1 and sigma >= 0 are required")
+        check_windows(self.windows)
+        check_share(self.top)
 
 
 class PatchCore(Method[Config]):
@@ -81,7 +84,8 @@ class PatchCore(Method[Config]):
 
     def _descriptors(self, batch: Batch) -> Any:
         assert batch.pyramid is not None
-        return patch_descriptors(batch.pyramid.maps, self.spec, self.grid, self.config.neighbourhood)
+        c = self.config
+        return patch_descriptors(batch.pyramid.maps, self.spec, self.grid, c.windows, c.length, c.border)
 
     def observe(self, batch: Batch) -> None:
         x = self._descriptors(batch)
@@ -118,7 +122,7 @@ class PatchCore(Method[Config]):
         x = (self._descriptors(batch) - self.centre).reshape(-1, self.memory.shape[1])
         distance, index = nearest(x, self.memory)
         distance = distance.reshape(-1, math.prod(self.grid))
-        score = top_mean(distance, self.config.top)
+        score = highest_share(distance, self.config.top, math.prod(self.grid))
         if self.config.neighbours > 1:
             score = score * self._weight(x, distance, index)
         anomaly_map = smooth_map(distance.reshape(-1, *self.grid), self._rows, self._columns)

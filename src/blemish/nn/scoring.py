@@ -5,12 +5,19 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from blemish.ops.scoring import counted
+
 
 def top_mean(patch_scores: Tensor, k: int) -> Tensor:
     """(B, P) -> (B,): the mean of the k largest patch scores; k = 1 is the maximum."""
     if k == 1:
         return patch_scores.amax(1)
     return patch_scores.topk(min(k, int(patch_scores.shape[1])), dim=1).values.mean(1)
+
+
+def highest_share(patch_scores: Tensor, share: float) -> Tensor:
+    """(B, P) -> (B,): the mean of the highest share of the places; 0 is the maximum."""
+    return top_mean(patch_scores, counted(share, int(patch_scores.shape[1])))
 
 
 def peak(anomaly_map: Tensor, share: float) -> Tensor:
@@ -20,8 +27,7 @@ def peak(anomaly_map: Tensor, share: float) -> Tensor:
     """
     if share == 0:
         return anomaly_map.flatten(1).amax(1)
-    places = anomaly_map[:, ::4, ::4].flatten(1)
-    return places.topk(max(round(share * int(places.shape[1])), 1), 1).values.mean(1)
+    return highest_share(anomaly_map[:, ::4, ::4].flatten(1), share)
 
 
 def window_peak(anomaly_map: Tensor, side: int) -> Tensor:

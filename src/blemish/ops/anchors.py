@@ -127,7 +127,7 @@ class Anchors:
 
     def local(self, level: Any, grid: tuple[int, int]) -> Any:
         """(B, D, h, w) -> (B, h * w, D): means over 3 x 3, standardised, of length one."""
-        x = mean_around(level, 3).reshape(-1, len(self.mean), grid[0] * grid[1]).transpose(0, 2, 1)
+        x = mean_around(level, 3, "inside").reshape(-1, len(self.mean), grid[0] * grid[1]).transpose(0, 2, 1)
         return unit((x - self.mean) / self.deviation, 2)
 
     def add(self, categories: Sequence[Floats], draws: Draws) -> None:

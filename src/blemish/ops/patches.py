@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from blemish.errors import ConfigError
-from blemish.ops.arrays import joined
+from blemish.ops.arrays import at_least, joined, sqrt, total
 from blemish.ops.drawing import Drawn
 from blemish.ops.smoothing import interpolation
 from blemish.types import FeatureSpec
+
+Border = Literal["zeros", "inside"]
+Length = Literal["root", "raw", "unit"]
+TINY = 1e-12  # least squared length that is divided by
 
 
 def grid_of(spec: FeatureSpec, level: int) -> tuple[int, int]:
@@ -24,19 +28,26 @@ def grid_of(spec: FeatureSpec, level: int) -> tuple[int, int]:
     return h, w
 
 
-def mean_around(x: Any, side: int) -> Any:
-    """(B, C, h, w): the mean over `side` x `side` places; at the border over those that are there."""
+def mean_around(x: Any, side: int, border: Border = "zeros") -> Any:
+    """(B, C, h, w): the mean over `side` x `side` places; at the border over those that are there (`inside`), or with
+    `zeros` around the map, as in the reference implementations of PatchCore and PaDiM.
+
+    With zeros a descriptor at the border is shorter, and so are its distances. That suits places whose features vary
+    more, since the network saw its own padding there.
+    """
     half = side // 2
     if half == 0:
         return x
     if isinstance(x, Drawn):
-        shape = [side, side]
-        return x.graph.node("AveragePool", [x], 4, kernel_shape=shape, pads=[half] * 4, count_include_pad=0)
+        shape, counted = [side, side], int(border == "zeros")
+        return x.graph.node("AveragePool", [x], 4, kernel_shape=shape, pads=[half] * 4, count_include_pad=counted)
     h, w = x.shape[2:]
-    padded = np.pad(x, ((0, 0), (0, 0), (half, half), (half, half)))
-    lines: NDArray[Any] = sum((padded[:, :, i : i + h] for i in range(1, side)), padded[:, :, :h])
+    wide = np.pad(x, ((0, 0), (0, 0), (half, half), (half, half)))
+    lines: NDArray[Any] = sum((wide[:, :, i : i + h] for i in range(1, side)), wide[:, :, :h])
     sums: NDArray[Any] = sum((lines[:, :, :, i : i + w] for i in range(1, side)), lines[:, :, :, :w])
-    return sums / (_counted(h, half)[:, None] * _counted(w, half))
+    return (
+        sums / np.float32(side * side) if border == "zeros" else sums / (_counted(h, half)[:, None] * _counted(w, half))
+    )
 
 
 def _counted(n: int, half: int) -> NDArray[np.float32]:
@@ -62,16 +73,47 @@ def to_grid(x: Any, place: tuple[int, int], grid: tuple[int, int]) -> Any:
     return x.reshape(*x.shape[:2], grid[0], block[0], grid[1], block[1]).mean((3, 5))
 
 
-def patch_descriptors(levels: Sequence[Any], spec: FeatureSpec, grid: tuple[int, int], neighbourhood: int = 3) -> Any:
+def shortened(x: Any, length: Length) -> Any:
+    """(..., C): each vector in its direction, with the square root of its length (`root`), or length 1.
+
+    Along the last axis: an engine adds up channels in another order where they come from a convolution, and the last
+    bits of the sum would depend on what stands before.
+    """
+    if length == "raw":
+        return x
+    squared = at_least(total(x * x, -1, keepdims=True), TINY)
+    return x / (sqrt(sqrt(squared)) if length == "root" else sqrt(squared))
+
+
+def patch_descriptors(
+    levels: Sequence[Any],
+    spec: FeatureSpec,
+    grid: tuple[int, int],
+    windows: Sequence[int] = (3,),
+    length: Length = "raw",
+    border: Border = "zeros",
+) -> Any:
     """Locally aware patch features, all levels on one grid.
 
-    Each level (B, C_l, *grid_l) of `spec` is averaged over `neighbourhood` x `neighbourhood` positions (PatchCore Eq.
-    2, with the mean as the aggregation; the border averages over what is there), brought to `grid` and concatenated.
+    Each level (B, C_l, *grid_l) of `spec` is averaged over each window of n x n positions (PatchCore Eq. 2, with the
+    mean as the aggregation), brought to `grid`, and concatenated.
 
-    Returns (B, h*w, sum of channels).
+    Lengths: of raw features those places decide that the network answers strongly, edges above all, and a change on a
+    plain surface is small beside them; of vectors of length 1 noise on a plain surface counts as much as a structure.
+    The square root lies between (power normalisation, Perronnin et al., ECCV 2010, taken of whole vectors).
+
+    Returns (B, h*w, windows x sum of channels).
     """
-    found = [
-        to_grid(mean_around(x, neighbourhood), (place[0], place[1]), grid)
-        for x, place in zip(levels, spec.grids, strict=True)
-    ]
-    return joined(found, 1).reshape(-1, sum(spec.channels), math.prod(grid)).transpose(0, 2, 1)
+    found = []
+    for window in windows:
+        for x, channels, place in zip(levels, spec.channels, spec.grids, strict=True):
+            level = to_grid(mean_around(x, window, border), (place[0], place[1]), grid)
+            patches = level.reshape(-1, channels, math.prod(grid)).transpose(0, 2, 1)
+            found.append(shortened(patches, length))
+    return joined(found, 2)
+
+
+def check_windows(windows: Sequence[int]) -> None:
+    """ConfigError unless there are windows, each of an odd side."""
+    if not windows or any(window < 1 or window % 2 == 0 for window in windows):
+        raise ConfigError(f"windows have to be odd and positive, not {tuple(windows)}", hint="1 is the place alone")

@@ -108,18 +108,18 @@ class TestReal:
         recipe = tmp_path / "recipe.json"
         recipe.write_text(json.dumps({
             "method": "padim", "image_size": "64", "seed": 7, "calibration": "none",
-            "options": {"channels": 9, "top": 2},
+            "options": {"channels": 9, "top": 0.2},
         }))  # fmt: skip
         arguments = ("fit", tmp_path / "good", "--out", tmp_path / "m", "--recipe", recipe)
         assert run(*arguments).code == 0
         made = json.loads((tmp_path / "m" / "run.json").read_text())
         assert (made["seed"], made["image_size"]) == (7, "64")
-        assert (made["options"]["channels"], made["options"]["top"]) == (9, 2)
-        assert run(*arguments, "--seed", 8, "--set", "top=3").code == 0
+        assert (made["options"]["channels"], made["options"]["top"]) == (9, 0.2)
+        assert run(*arguments, "--seed", 8, "--set", "top=0.3").code == 0
         made = json.loads((tmp_path / "m" / "run.json").read_text())
         config = json.loads((tmp_path / "m" / "model.json").read_text())["config"]
         assert (made["seed"], made["image_size"]) == (8, "64")
-        assert (config["channels"], config["top"]) == (9, 3)
+        assert (config["channels"], config["top"]) == (9, 0.3)
         others = [name for name in SAMPLE if name != "padim" and not methods.get(name).fitted_modules]
         assert run(*arguments, "--method", others[0]).code == 0  # the recipe's own options mean nothing to it
         made = json.loads((tmp_path / "m" / "run.json").read_text())

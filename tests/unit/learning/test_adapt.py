@@ -30,7 +30,6 @@ from blemish.methods.padim import Config as PadimConfig
 from blemish.methods.padim import PaDiM
 from blemish.methods.patchcore import Config as PatchCoreConfig
 from blemish.methods.patchcore import PatchCore
-from blemish.ops.patches import patch_descriptors
 from blemish.types import Record
 from tests.fakes import SIZE, FakeBackbone, arrays_of, batch_of, good_image
 from tests.tiny import GRADIENT, fit_tiny
@@ -97,7 +96,7 @@ def test_a_bank_goes_on_and_covers_both_lots() -> None:
     bank = again.memory + again.centre
     assert len(bank) == round(0.5 * 16 * again.grid[0] * again.grid[1]), "each old image weighs as much as a new one"
     for lot in lots:
-        patches = patch_descriptors(lot.pyramid.maps, again.spec, again.grid).reshape(-1, bank.shape[1])
+        patches = again._descriptors(lot).reshape(-1, bank.shape[1])
         assert float(cdist(patches, bank).min(1).max()) <= float(again.radius) * (1 + 1e-3) + 1e-3
 
 

@@ -19,7 +19,8 @@ from blemish.learning.options import OPTIONS, FitOptions, by_name
     ("image_size", 256, "256"), ("image_size", np.int64(64), "64"), ("image_size", "320x128", "320x128"),
     ("roi", Path("a/roi.png"), str(Path("a/roi.png"))), ("weights", Path("w.pt"), "w.pt"), ("textures", None, None),
     ("layers", [2, 3], (2, 3)), ("layers", np.array([1, 2]), (1, 2)), ("views", ["flip_h"], ("flip_h",)),
-    ("views", ("flip_h", "turn_180"), ("flip_h", "turn_180")), ("seed", "7", 7), ("held_out", np.float64(0.25), 0.25),
+    ("views", "flip_h,turn_180", ("flip_h", "turn_180")),
+    ("seed", "7", 7), ("held_out", np.float64(0.25), 0.25),
     ("multi_class", "true", True), ("budget", 90, "90"), ("max_pixels", np.int32(9), 9),
 ])  # fmt: skip
 def test_values_as_users_give_them(name: str, given: object, kept: object) -> None:
@@ -29,7 +30,7 @@ def test_values_as_users_give_them(name: str, given: object, kept: object) -> No
 
 
 @pytest.mark.parametrize(("given", "named"), [
-    ({"views": "flip_h"}, "views"), ({"layers": 2}, "layers"), ({"image_size": True}, "image_size"),
+    ({"views": 5}, "views"), ({"layers": 2}, "layers"), ({"image_size": True}, "image_size"),
     ({"calibration": "some"}, "calibration"), ({"promise_per": "thing"}, "promise_per"), ({"roi": 5.5j}, "roi"),
     ({"seed": -1}, "seed"), ({"max_pixels": 0}, "max_pixels"), ({"budget": "soon"}, "soon"),
     ({"method": "padim", "channels": "many"}, "channels"),

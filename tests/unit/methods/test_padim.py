@@ -12,6 +12,7 @@ from blemish.errors import ConfigError
 from blemish.learning.observing import train
 from blemish.methods.padim import Config, PaDiM
 from blemish.ops.patches import patch_descriptors
+from blemish.types import Batch
 from tests.fakes import SIZE, FakeBackbone, arrays_of, good_image
 
 
@@ -19,13 +20,21 @@ def fit(backbone: FakeBackbone, count: int = 30, seed: int = 0, **options: objec
     method = PaDiM(Config(**options), backbone.spec(SIZE), SIZE, seed)
     batch = arrays_of(backbone, [good_image(i) for i in range(count)])
     train(method, [batch])
-    return method, patch_descriptors(batch.pyramid.maps, method.spec, method.grid, method.config.neighbourhood)
+    return method, descriptors(method, batch)
+
+
+def descriptors(method: PaDiM, batch: Batch) -> NDArray[np.float32]:
+    """(B, P, C), by the method's options."""
+    assert batch.pyramid is not None
+    windows, length = method.config.windows, method.config.length
+    found: NDArray[np.float32] = patch_descriptors(batch.pyramid.maps, method.spec, method.grid, windows, length)
+    return found
 
 
 def test_patch_scores_are_mahalanobis_distances(backbone: FakeBackbone) -> None:
-    method, x = fit(backbone, level=0, sigma=0.0, ridge=0.05)
+    method, x = fit(backbone, level=0, sigma=0.0, ridge=0.05, top=0)
     batch = arrays_of(backbone, [good_image(99)])
-    q = patch_descriptors(batch.pyramid.maps, method.spec, method.grid, 3)[0].astype(np.float64)
+    q = descriptors(method, batch)[0].astype(np.float64)
     covariances = [np.cov(x[:, p].T.astype(np.float64)) for p in range(x.shape[1])]
     ridge = 0.05 * np.mean([np.diag(c).mean() for c in covariances])
     expected = []
@@ -122,7 +131,7 @@ def test_what_does_not_vary_without_an_image(backbone: FakeBackbone) -> None:
     np.testing.assert_allclose(method.left_out(one, one).score, again(one).score, rtol=1e-4)
 
 
-@pytest.mark.parametrize("bad", [{"ridge": 0}, {"channels": -1}, {"top": 0}, {"neighbourhood": 2}, {"sigma": -1}])
+@pytest.mark.parametrize("bad", [{"ridge": 0}, {"channels": -1}, {"top": 1}, {"windows": (2,)}, {"sigma": -1}])
 def test_options_out_of_range(bad: dict[str, float]) -> None:
     with pytest.raises(ConfigError):
         Config(**bad)

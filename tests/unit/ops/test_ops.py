@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from scipy.spatial.distance import cdist, pdist
 
+from blemish.errors import ConfigError
 from blemish.ops import neighbours
 from blemish.ops.coreset import greedy_k_centre
 from blemish.ops.gaussians import PositionGaussians, whitening
 from blemish.ops.neighbours import nearest, nearest_within
-from blemish.ops.patches import patch_descriptors, to_grid
-from blemish.ops.scoring import top_mean
+from blemish.ops.patches import mean_around, patch_descriptors, shortened, to_grid
+from blemish.ops.scoring import check_share, highest_share, top_mean
 from blemish.ops.smoothing import smooth_map, upsampling_matrix
 from blemish.types import FeatureSpec
 
@@ -142,12 +143,18 @@ def test_one_matrix_is_interpolation_then_blur(n: int, out: int, sigma: float) -
 def test_patch_descriptors_average_windows_and_blocks() -> None:
     fine = np.arange(64, dtype=np.float32).reshape(1, 1, 8, 8)
     coarse = np.ones((1, 2, 4, 4), np.float32)
-    x = patch_descriptors((fine, coarse), FeatureSpec((0, 1), (1, 2), ((8, 8), (4, 4))), (4, 4), neighbourhood=1)
+    spec = FeatureSpec((0, 1), (1, 2), ((8, 8), (4, 4)))
+    x = patch_descriptors((fine, coarse), spec, (4, 4), windows=(1,))
     assert x.shape == (1, 16, 3)
     assert x[0, 0].tolist() == [(0 + 1 + 8 + 9) / 4, 1, 1]
+    both = patch_descriptors((fine, coarse), spec, (4, 4), windows=(1, 3))
+    assert both.shape == (1, 16, 6)
+    assert np.array_equal(both[:, :, :3], x)
+    assert np.array_equal(both[:, :, 3:], patch_descriptors((fine, coarse), spec, (4, 4), windows=(3,)))
     wide = patch_descriptors((fine,), FeatureSpec((0,), (1,), ((8, 8),)), (8, 8))[0, :, 0].reshape(8, 8)
     assert wide[1, 1] == fine[0, 0, :3, :3].mean()
-    assert wide[0, 0] == fine[0, 0, :2, :2].mean()  # the border averages over what is there
+    assert wide[0, 0] == fine[0, 0, :2, :2].sum() / 9  # zeros lie around the map
+    assert mean_around(fine, 3, "inside")[0, 0, 0, 0] == fine[0, 0, :2, :2].mean()
     bent = to_grid(fine, (8, 8), (3, 5))
     np.testing.assert_allclose(bent[0, 0], cv2.resize(fine[0, 0], (5, 3), interpolation=cv2.INTER_LINEAR), atol=1e-5)
 
@@ -156,3 +163,20 @@ def test_top_mean() -> None:
     scores = np.array([[1.0, 5.0, 3.0], [2.0, 2.0, 9.0]])
     assert top_mean(scores, 1).tolist() == [5, 9]
     assert top_mean(scores, 2).tolist() == [4, 5.5]
+
+
+def test_the_highest_share_of_places_is_one_at_least() -> None:
+    scores = np.arange(10, dtype=np.float32)[None]
+    assert highest_share(scores, 0, 10).tolist() == highest_share(scores, 0.04, 10).tolist() == [9]
+    assert highest_share(scores, 0.2, 10).tolist() == [8.5]
+    with pytest.raises(ConfigError, match="in \\[0, 1\\)"):  # counted in places, as it once was, 1 was the maximum
+        check_share(1)
+
+
+def test_a_shortened_vector_keeps_its_direction() -> None:
+    x = normal(2, 12, 5)
+    length = np.linalg.norm(x, axis=2, keepdims=True)
+    np.testing.assert_allclose(shortened(x, "root"), x / np.sqrt(length), rtol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(shortened(x, "unit"), axis=2), 1, rtol=1e-5)
+    assert shortened(x, "raw") is x
+    assert not shortened(np.zeros((1, 3, 2), np.float32), "root").any()
