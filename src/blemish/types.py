@@ -98,9 +98,10 @@ class Needs:
     image: bool = False  # the normalised image too, in `Batch.x`
     twin: str | None = None  # a damaged twin of each training sample, by a maker of `data.synthesis.MAKERS`
     category: bool = False  # the decided category of each sample too, in `Batch.category`
+    views: bool = False  # of a method without steps: observes further views of the images too
     second: bool = False  # uses a second frozen network where the options name one
     costly: bool = False  # learns for minutes without phases: a split is preferred to folds, as with phases
-    held: float = 0.0  # share of what is learned from that no step sees: `Method.settle` gets it
+    held: float = 0.0  # share of what is learned from that no step sees: for `settle`, and to end a flat phase by
     graph: bool = True  # False: cannot be one graph; say why in `reason`
     reason: str | None = None
     engine: str | None = None  # what runs its models then, a name of `inspection.cloud_engine.ENGINES`
@@ -261,6 +262,7 @@ class PhaseReport:
     precision: str | None = None  # number format of the networks that learned
     kept: bool = False  # it was learned before, and found in the cache
     resumed: bool = False  # an earlier run had finished it
+    flat: bool = False  # it ended before its maximum since the loss on held-out samples had stopped falling
     seconds: float | None = None
     first: dict[str, float] | None = None
     last: dict[str, float] | None = None
@@ -268,7 +270,15 @@ class PhaseReport:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, without fields that hold their empty default."""
-        silent = {"resumed": False, "seconds": None, "first": None, "last": None, "category": None, "precision": None}
+        silent = {
+            "resumed": False,
+            "flat": False,
+            "seconds": None,
+            "first": None,
+            "last": None,
+            "category": None,
+            "precision": None,
+        }
         return {k: v for k, v in asdict(self).items() if k not in silent or v != silent[k]}
 
 

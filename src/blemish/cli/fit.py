@@ -91,7 +91,7 @@ def _one(detector: Any, folder: Path) -> None:
     detector.save(folder)
     model = detector.model
     for phase in model.meta.training:
-        if phase.steps < phase.planned:
+        if phase.steps < phase.planned and not phase.flat:
             print(
                 f"warning: the budget ended phase {phase.phase} after {phase.steps} of {phase.planned} steps",
                 file=sys.stderr,
@@ -107,6 +107,7 @@ def _one(detector: Any, folder: Path) -> None:
             "backbone": model.meta.to_json()["backbone"],
             "network_input": registry.of(model.meta).takes,
             **({} if inspected is None else {"inspected": inspected}),
+            **({"views": list(model.meta.views)} if model.meta.views else {}),
             "promise": detector.promise,
             "parity": model.parity.get("engines"),
             "precision": model.meta.precision,

@@ -71,6 +71,7 @@ class Meta:
     training: tuple[PhaseReport, ...] = ()
     backbone: BackboneMeta = BackboneMeta("", "")
     weights: str | None = None  # the local file that was asked for
+    views: tuple[str, ...] = ()  # of good images that were learned too: those asked for, and those they suggested
     inspected: float | None = None  # share of the picture inside the region of interest
     data: DataMeta = DataMeta()
     software: dict[str, str] = field(default_factory=dict)
@@ -81,8 +82,9 @@ class Meta:
     def to_json(self) -> dict[str, Any]:
         """Plain values, without fields that hold their empty default."""
         value = asdict(self)
-        for name, silent in (("graph", True), ("engine", None), ("inspected", None), ("vote", None), ("adapted", ())):
-            if value[name] == silent:
+        silent = {"graph": True, "engine": None, "inspected": None, "vote": None, "views": (), "adapted": ()}
+        for name, empty in silent.items():
+            if value[name] == empty:
                 del value[name]
         for name in ("weights_sha256", "licence"):
             if not value["backbone"][name]:

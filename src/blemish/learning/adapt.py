@@ -74,6 +74,7 @@ def adapt(
     if not 0 < share <= 1:
         raise ConfigError(f"the share of the steps has to lie in (0, 1], not {share}")
     split = plan_calibration(good, options, cls)
+    options = replace(options, views=model.meta.views)
     modality = registry.of(model.meta)
     plan = FitPlan.of(split.learn, options, backbone=backbone, cache=cache, track=track, modality=modality)
     data = model.meta.data

@@ -23,7 +23,7 @@ from blemish.learning.multiclass import fit_multiclass
 from blemish.learning.options import FitOptions
 from blemish.learning.run import FitPlan, describe, head_of, learn, load_backbone, recipe, tensors
 from blemish.learning.sources.base import Learning
-from blemish.learning.sources.image import check_views
+from blemish.learning.sources.image import AUTO, check_views
 from blemish.learning.sources.registry import learning_for
 from blemish.learning.splits import Split, choose, plan_calibration
 from blemish.types import Record, Routing, Track, no_track
@@ -89,7 +89,7 @@ def _checked(options: FitOptions) -> tuple[Learning, Routing | None]:
     if options.textures is not None and half.backbone and not needs.twin:
         message = f"{options.method} learns from no synthetic defects, and takes no textures"
         raise ConfigError(message, hint="leave textures out (--textures)")
-    if options.views and half.backbone and not head.fitted_modules:
+    if set(options.views) - {AUTO} and half.backbone and not head.takes_views():
         message = f"{options.method} is not trained, and takes no further views"
         raise ConfigError(message, hint="leave views out (--view)")
     parse_image_size(options.image_size)

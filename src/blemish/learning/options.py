@@ -104,7 +104,11 @@ class FitOptions:
         "Training",
     )
     views: tuple[str, ...] = option(
-        (), "Views of a good part that are good parts too: flip_h, flip_v, turn_180.", "Training", flag="--view"
+        ("auto",),
+        "Views of a good part that are good parts too: flip_h, flip_v, turn_90, turn_180, turn_270, tilt_left, "
+        "tilt_right (by 10 degrees), same; auto: those in which good images score like good images.",
+        "Training",
+        flag="--view",
     )
     textures: str | None = option(
         None, "Folder of images that synthetic defects take their texture from.", "Training", file=True

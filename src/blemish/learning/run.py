@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -48,7 +49,7 @@ from blemish.learning.code_digest import learning_sources
 from blemish.learning.options import FitOptions, seconds
 from blemish.learning.sources.base import Learning, Source
 from blemish.learning.sources.features import BATCH, FeatureSource
-from blemish.learning.sources.image import SCENE, ImageSamples, read_textures, scenes
+from blemish.learning.sources.image import AUTO, SCENE, ImageSamples, read_textures, scenes
 from blemish.learning.sources.registry import learning_for
 from blemish.learning.splits import Split, by_unit, split_at_random
 from blemish.system import release_memory
@@ -112,6 +113,8 @@ class FitPlan:
         precision = "bf16" if options.precision == "bf16" else "f32"
         source = half.open(modality, backbone, cache, precision=precision, image=needs.image)
         textures = tuple(read_textures(options.textures)) if needs.twin else ()
+        if AUTO in options.views:
+            options = replace(options, views=_views(options, method_class, source, records))
         return cls(
             options, method_class, settings, half, modality, source, backbone, cache, track, spread, textures, blind
         )
@@ -332,6 +335,7 @@ def describe(plan: FitPlan, good: Sequence[Record], learned_from: Sequence[Recor
         training=learned.report,
         backbone=BackboneMeta(name, source.identity, tuple(source.layers), *_weights(plan.backbone)),
         weights=options.weights,
+        views=options.views if learned.method.takes_views() else (),
         inspected=None if options.roi is None else round(plan.modality.preprocess.inspected, 4),
         data=DataMeta(
             good_images=len(good),
@@ -455,8 +459,35 @@ def _checked(backbone: Backbone, cache: FeatureCache | None) -> dict[str, float]
     return found
 
 
+def _views(
+    options: FitOptions, method: type[Method[Any]], source: Source, records: Sequence[Record]
+) -> tuple[str, ...]:
+    """The views that are asked for, with those that the good images suggest; none of what has or takes none."""
+    named = tuple(view for view in options.views if view != AUTO)
+    if not method.takes_views() or not isinstance(source, FeatureSource):
+        return named
+    from blemish.learning.views import suggested
+
+    seen = set(source.seen)  # looking does not mean that the model has learned it
+    found = suggested(source, records, options.seed)
+    source.seen.clear()
+    source.seen |= seen
+    return tuple(dict.fromkeys((*named, *found)))
+
+
 def _batches(plan: FitPlan, records: Sequence[Record]) -> Iterable[Any]:
-    return plan.track(plan.source.batches(records), "learn", math.ceil(len(records) / plan.source.batch))
+    whole = plan.source.batches(records)
+    if plan.options.views and plan.needs.views:
+        whole = chain(whole, *(_seen_as(plan, records, view) for view in plan.options.views if view != "same"))
+    return plan.track(whole, "learn", math.ceil(len(records) / plan.source.batch))
+
+
+def _seen_as(plan: FitPlan, records: Sequence[Record], view: str) -> Iterator[Any]:
+    """The images turned, for a method that observes them so too."""
+    samples = plan.half.samples(plan.source, records, plan.needs, plan.options, plan.textures)
+    assert isinstance(samples, ImageSamples)
+    size = plan.source.batch
+    return (samples.seen_as(view, start, start + size) for start in range(0, len(records), size))
 
 
 def _noted(done: Iterable[Observed], seen: set[str]) -> Iterator[Method[Any]]:

@@ -180,13 +180,14 @@ def by_unit(records: Iterable[Record]) -> dict[str, list[Record]]:
 
 
 def split_at_random(records: Sequence[Record], share: float, seed: int) -> Part:
-    """The records that training steps see, and the others: about `share` at random, whole units, never the last one."""
+    """The records that training steps see, and the others: about `share` at random, one unit at least where there is a
+    share, whole units, never the last one."""
     units = by_unit(records)
     order = sorted(units)
     random.Random(seed).shuffle(order)
     held: list[Record] = []
     for name in order[:-1]:
-        if len(held) >= round(share * len(records)):
+        if len(held) >= (max(round(share * len(records)), 1) if share else 0):
             break
         held += units[name]
     return Part(_without(records, held), held)

@@ -1,6 +1,7 @@
 """The only training loop. It gets training data only, so it cannot look at test data.
 
     phases     each: begin, steps of AdamW along a cosine, the last step kept
+    measure    all samples                          (what the finished networks make of good ones)
     settle     the samples that no step has seen    (levels of scores)
 
 A step's samples, and what the method draws in it, depend on seed, phase and step alone. So a run that was killed goes
@@ -17,6 +18,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from time import monotonic
 from typing import Any, Protocol
 
@@ -32,6 +34,11 @@ from blemish.types import Batch, PhaseReport, Track
 
 SNAPSHOT = 30.0  # seconds between two snapshots
 FEWEST = 20  # steps of a phase, however small the budget
+WATCHED = 64  # held-out samples on which a flat phase is watched
+EVERY = 25  # steps between two looks at them
+PATIENCE = 4  # looks in a row that have to be no better before the loss counts as flat
+BETTER = 0.01  # share by which a loss has to be lower than the lowest before it, to be better
+TAIL = 0.25  # share of a flat phase's steps in which its rate falls
 
 
 class Store(Protocol):
@@ -104,15 +111,22 @@ def run_phases(method: Any, samples: Samples, held: Samples | None, plan: Plan) 
     ends = None if plan.budget is None else monotonic() + plan.budget
     for number, phase in enumerate(phases):
         seconds = None if ends is None else max(ends - monotonic(), 0.0) * phase.steps / max(left, 1)
-        _run(method, number, phase, samples, plan, seconds)
+        _run(method, number, phase, samples, held, plan, seconds)
         left -= phase.steps
-    method.requires_grad_(False)
-    method.eval()
-    with torch.no_grad():
-        method.settle(_looked(method, held if held is not None and len(held) else samples))
+    _finish(method, samples, held)
     method.trained = True
     if plan.store is not None:
         plan.store.drop(plan.name)
+
+
+@torch.no_grad()
+def _finish(method: Any, samples: Samples, held: Samples | None) -> None:
+    """What follows the last step."""
+    method.requires_grad_(False)
+    method.eval()
+    apart = held if held is not None and len(held) else None
+    method.measure(chain(_looked(method, samples), _looked(method, apart) if apart else ()))
+    method.settle(_looked(method, apart or samples))
 
 
 @exactly()
@@ -130,20 +144,24 @@ def go_on(method: Any, samples: Samples, held: Samples | None, plan: Plan, share
         if phase.shared:
             continue
         paces = tuple(pace._replace(rate=rate * pace.rate) for pace in phase.paces)
-        shorter = replace(phase, steps=max(round(share * phase.steps), 1), rate=rate * phase.rate, paces=paces)
+        steps = max(round(share * phase.steps), 1)
+        shorter = replace(phase, steps=steps, rate=rate * phase.rate, paces=paces, flat=False)
         state = {name: value.clone() for name, value in method.fitted_state().items()}
         with torch.no_grad():
             method.begin(phase, _looked(method, samples))
         method.load_fitted(state)
         plan.report.append(_PhaseRun(method, number, shorter, samples, plan, None).steps())
-    method.requires_grad_(False)
-    method.eval()
-    with torch.no_grad():
-        method.settle(_looked(method, held if held is not None and len(held) else samples))
+    _finish(method, samples, held)
 
 
 def _run(
-    method: TorchMethod[Any], number: int, phase: Phase, samples: Samples, plan: Plan, seconds: float | None
+    method: TorchMethod[Any],
+    number: int,
+    phase: Phase,
+    samples: Samples,
+    held: Samples | None,
+    plan: Plan,
+    seconds: float | None,
 ) -> None:
     """One phase: from the cache, from a snapshot, or from its first step."""
     kept = plan.shared(phase) if phase.shared and plan.shared is not None and plan.store is not None else None
@@ -153,7 +171,7 @@ def _run(
         _load(method, phase, found)
         plan.report[-1] = replace(plan.report[-1], kept=True)
         return
-    run = _PhaseRun(method, number, phase, data, plan, None if kept else seconds)
+    run = _PhaseRun(method, number, phase, data, plan, None if kept else seconds, held)
     saved_phase = run.resume()
     if saved_phase > number:
         # a later phase's snapshot holds the result of this one
@@ -168,14 +186,41 @@ def _run(
         plan.store.put(kept, _learned(method, phase))
 
 
+class _Watch:
+    """Whether the loss on held-out samples still falls: what a flat phase ends by."""
+
+    def __init__(self, errors: Sequence[float] = (), flat_at: int = -1, elapsed: float = 0.0) -> None:
+        self.errors = list(errors)  # at each look
+        self.flat_at = flat_at  # step from which the rate falls; -1 while it does not
+        self.elapsed = elapsed  # seconds until then
+
+    @property
+    def flat(self) -> bool:
+        """Whether none of the last looks was better than the best one before them."""
+        before, last = self.errors[:-PATIENCE], self.errors[-PATIENCE:]
+        return bool(before) and min(last) > (1 - BETTER) * min(before)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"errors": self.errors, "flat_at": self.flat_at, "elapsed": self.elapsed}
+
+
 class _PhaseRun:
-    """The steps of one phase."""
+    """The steps of one phase; `held` are samples that no step sees."""
 
     def __init__(
-        self, method: TorchMethod[Any], number: int, phase: Phase, samples: Samples, plan: Plan, seconds: float | None
+        self,
+        method: TorchMethod[Any],
+        number: int,
+        phase: Phase,
+        samples: Samples,
+        plan: Plan,
+        seconds: float | None,
+        held: Samples | None = None,
     ) -> None:
         self.method, self.number, self.phase, self.samples, self.plan = method, number, phase, samples, plan
         self.seconds = seconds
+        self.held = held if phase.flat and held is not None and len(held) else None
+        self.watch = _Watch()
         method.requires_grad_(False)
         groups = _groups(method, phase)
         self.parameters = [p.requires_grad_() for group in groups for p in group["params"]]
@@ -186,20 +231,59 @@ class _PhaseRun:
 
     def progress(self) -> float:
         """Progress in [0, 1) while steps remain: in steps, or in time where that ends first."""
-        done = self.step / max(self.phase.steps, 1)
+        return self._share(0, 0.0, self.phase.steps)
+
+    def _share(self, start: int, elapsed: float, steps: int) -> float:
+        """Of the `steps` that follow `start`, or of the time that is left then."""
+        done = (self.step - start) / max(steps, 1)
         if self.seconds is not None and self.step >= FEWEST:
-            done = max(done, self.elapsed / max(self.seconds, 1e-9))
+            done = max(done, (self.elapsed - elapsed) / max(self.seconds - elapsed, 1e-9))
         return done
+
+    def falling(self) -> float:
+        """The same of the stretch in which the rate falls: the whole phase, or the tail of a flat one."""
+        if self.held is None:
+            return self.progress()
+        at = self.watch.flat_at
+        if at < 0:
+            return 0.0
+        tail = min(max(math.ceil(at * TAIL / (1 - TAIL)), 1), self.phase.steps - at)
+        return self._share(at, self.watch.elapsed, tail)
+
+    def look(self) -> None:
+        """Before a step of a flat phase: whether its rate is to fall from here on."""
+        if self.held is None or self.watch.flat_at >= 0:
+            return
+        if self.step and self.step % EVERY == 0:
+            self.watch.errors.append(self._error(self.held))
+        if self.watch.flat or self.progress() >= 1 - TAIL:
+            self.watch.flat_at, self.watch.elapsed = self.step, self.elapsed
+
+    @torch.no_grad()
+    def _error(self, held: Samples) -> float:
+        """The mean loss of held-out samples, always with the same draws."""
+        self.method.eval()
+        total, count = 0.0, min(len(held), WATCHED)
+        for number, start in enumerate(range(0, count, self.phase.batch)):
+            batch = held.batch(range(start, min(start + self.phase.batch, count)))
+            self.method.generator.manual_seed(seed_of(self.seed, self.number, number, 4))
+            terms = self.method.loss(self.phase, self.method.converted(batch), 1.0)
+            total += len(batch.ids) * sum(float(term) for term in terms.values())
+        self._learn()
+        return total / count
+
+    def _learn(self) -> None:
+        self.method.eval()
+        for name in self.phase.learns:
+            if isinstance(part := getattr(self.method, name), nn.Module):
+                part.train()
 
     def steps(self) -> PhaseReport:
         """Run them; what is to be reported."""
         phase, method = self.phase, self.method
         first: dict[str, float] = {}
         terms: dict[str, float] = {}
-        method.eval()
-        for name in phase.learns:
-            if isinstance(part := getattr(method, name), nn.Module):
-                part.train()
+        self._learn()
         self.networks = learning_modules(method) if self.plan.bf16 else []
         started, before, kept_at = monotonic(), self.elapsed, monotonic()
         draws = Draws(self.samples, phase, self.seed, self.number)
@@ -208,6 +292,7 @@ class _PhaseRun:
             if self.plan.track is not None:
                 todo = self.plan.track(todo, f"train: {phase.name}", phase.steps - self.step)
             for batch in todo:
+                self.look()
                 terms = self._step(batch)
                 first = first or terms
                 self.step += 1
@@ -215,18 +300,24 @@ class _PhaseRun:
                 if self.plan.store is not None and monotonic() - kept_at > self.plan.snapshot_every:
                     self.plan.store.put(self.plan.name, self._snapshot())
                     kept_at = monotonic()
-                if self.progress() >= 1:
+                if self.progress() >= 1 or self.falling() >= 1:
                     break
-        took = round(self.elapsed, 2)
         return PhaseReport(
-            phase.name, phase.steps, self.step, self.plan.precision, seconds=took, first=first, last=terms
+            phase.name,
+            phase.steps,
+            self.step,
+            self.plan.precision,
+            flat=self.watch.flat,
+            seconds=round(self.elapsed, 2),
+            first=first,
+            last=terms,
         )
 
     def _step(self, batch: Batch) -> dict[str, float]:
         phase, method = self.phase, self.method
-        progress = min(self.progress(), 1.0)
+        progress, fallen = min(self.progress(), 1.0), min(self.falling(), 1.0)
         for group in self.optimiser.param_groups:
-            group["lr"] = group["rate"] * (phase.floor + (1 - phase.floor) * 0.5 * (1 + math.cos(math.pi * progress)))
+            group["lr"] = group["rate"] * (phase.floor + (1 - phase.floor) * 0.5 * (1 + math.cos(math.pi * fallen)))
         method.generator.manual_seed(seed_of(self.seed, self.number, self.step, 1))
         self.optimiser.zero_grad(set_to_none=True)
         with networks_in_bf16(self.networks) if self.networks else nullcontext():
@@ -252,7 +343,7 @@ class _PhaseRun:
         tensors = {f"method.{k}": v.contiguous() for k, v in self.method.state_dict().items()}
         for i, state in enumerate(self.optimiser.state_dict()["state"].values()):
             tensors |= {f"optimiser.{i}.{k}": v.contiguous() for k, v in state.items()}
-        at = {"phase": self.number, "step": self.step, "elapsed": self.elapsed}
+        at = {"phase": self.number, "step": self.step, "elapsed": self.elapsed, "watch": self.watch.to_json()}
         return save(_apart(tensors), metadata={"at": json.dumps(at)})
 
     def resume(self) -> int:
@@ -273,7 +364,7 @@ class _PhaseRun:
                     _, i, name = key.split(".", 2)
                     state["state"].setdefault(int(i), {})[name] = value
             self.optimiser.load_state_dict(state)
-            self.step, self.elapsed = at["step"], at["elapsed"]
+            self.step, self.elapsed, self.watch = at["step"], at["elapsed"], _Watch(**at["watch"])
         return saved_phase
 
 

@@ -21,6 +21,9 @@ from blemish.types import Batch, FeatureSpec, Needs, Prediction, Pyramid, Routin
 
 C = TypeVar("C")
 
+HELD = 0.1
+"""Share of the good images that no step sees, where a phase ends by their loss."""
+
 
 class Published(NamedTuple):
     """A published figure, shown beside ours and never in its place."""
@@ -46,7 +49,8 @@ class Phase:
     """A stretch of training: which parts learn, for how long, and how.
 
     Everything that `learns` does not name is frozen and in eval mode. The rate falls along a cosine to `floor` of
-    itself.
+    itself. Of a `flat` phase `steps` is the maximum: the rate stays as it is until the loss on samples that no step
+    sees (`Needs.held`) has stopped falling, then it falls along the cosine for a third as many steps again.
     """
 
     name: str
@@ -61,6 +65,7 @@ class Phase:
     clip: float = 0.0  # largest norm of the gradient; 0 = any
     balanced: bool = False  # all categories are drawn equally often; else all samples are
     data: Literal["good", "scenes"] = "good"  # scenes: synthetic images that are the same for every data set
+    flat: bool = False  # ends earlier where the loss on held-out samples stops falling
     shared: bool = False  # what was learned is kept in the cache, for every fit that would learn the same, of any seed
     depends: tuple[str, ...] = ()  # options of the method that a shared phase depends on
 
@@ -131,6 +136,11 @@ class Method(ABC, Generic[C]):
         it sees every batch itself.
         """
         raise NotImplementedError
+
+    @classmethod
+    def takes_views(cls) -> bool:
+        """Whether further views of good images are learned from: by steps, or by looking at them as well."""
+        return bool(cls.fitted_modules) or cls.needs.views
 
     def condense(self) -> None:  # noqa: B027
         """Condense what was observed, where that is possible with a stated loss; called at the end of each chunk."""

@@ -7,16 +7,17 @@ Fit      all frozen levels are mapped onto each other and fused with unequal wei
          into a one-class embedding, and restored by a decoder; coordinate attention stands before the embedding and
          behind every stage of the decoder. After a warm-up the cells of all good images fill a memory by k-means; from
          then on each cell is pulled at least half-way to rows of the memory, which follows the cells and forgets.
-Predict  a place is as anomalous as restored and frozen features differ, summed over the levels; the image takes the
-         mean of the highest hundredth of the blurred map.
+Predict  a place is as anomalous as restored and frozen features differ, each level as a z-score of good images at that
+         place, summed over the levels; the image takes the mean of the highest hundredth of the blurred map.
 Differs  the abstract alone names the parts; equations and sizes are reconstructed from the work that it builds on
-         (RD4AD, coordinate attention, MNAD, MemAE). A light decoder and a fixed number of steps.
+         (RD4AD, coordinate attention, MNAD, MemAE). A light decoder; steps until the loss on held-out good
+         images is flat.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -24,16 +25,18 @@ import torch
 from torch import Tensor, nn
 
 from blemish.errors import ConfigError
-from blemish.methods.base import Phase, Published
+from blemish.methods.base import HELD, Phase, Published
 from blemish.methods.torch_base import TorchMethod
 from blemish.nn.attention import CoordinateAttention
 from blemish.nn.blocks import MirroredDecoder
 from blemish.nn.level_maps import LevelMaps
 from blemish.nn.mapping import MutualMappingFusion
 from blemish.nn.memory import EmbeddingMemory
+from blemish.nn.place_scores import PlaceScores, Way
 from blemish.nn.precision import Exact
 from blemish.nn.reverse import OneClassEmbedding, embedding_stride, restoring_maps, restoring_terms
 from blemish.nn.scoring import peak
+from blemish.ops.scoring import SHARE, check_share
 from blemish.types import Batch, FeatureSpec, Needs, Prediction
 
 CELLS = 16384  # of the embedding that the memory starts from, drawn from those of all images
@@ -41,7 +44,8 @@ CELLS = 16384  # of the embedding that the memory starts from, drawn from those 
 
 @dataclass(frozen=True)
 class Config:
-    steps: int = 400  # of training, whatever the number of images
+    steps: int = 600  # of training at most
+    until: Literal["flat", "steps"] = "flat"  # ends when the loss on held-out good images has stopped falling, or never
     batch: int = 16  # images in a step
     rate: float = 2e-3  # at the start; it falls along a cosine
     cos: Literal["position", "image"] = "position"  # what the loss compares: single positions, or whole maps
@@ -50,8 +54,9 @@ class Config:
     joined: int = 128  # most channels that a level is brought to before the levels are joined
     widths: tuple[int, ...] = (32, 64, 96)  # of fusion and decoder, finest first; the last one holds for all below
     blocks: int = 2  # residual units of the embedding, and of each stage of the decoder
+    levels: Way = "z"  # how level maps are added: by each place's mean and spread on good images, or plainly (sum)
     sigma: float = 4.0  # blur of the anomaly map, in pixels of the network's input
-    top: float = 0.01  # share of the map whose mean is the image score; 0 takes its highest place, as RD4AD does
+    top: float = SHARE  # share of the map whose mean is the image score; 0 takes its highest place, as RD4AD does
     fusion: Literal["mutual", "off"] = "mutual"  # off: the levels are joined as they are
     maps: Literal["both", "down", "up"] = "both"  # from finer levels to coarser ones (down), the other way, or both
     weights: Literal["learned", "equal"] = "learned"  # with which the mapped levels are fused
@@ -75,8 +80,7 @@ class Config:
             raise ConfigError("widths are wanted, all sizes have to be at least 1, and batch at least 2")
         if self.rate <= 0 or self.temperature <= 0 or min(self.sigma, self.compact, self.separate) < 0:
             raise ConfigError("rate and temperature > 0, sigma, compact and separate >= 0 are required")
-        if not 0 <= self.top <= 1:
-            raise ConfigError("top is a share of the map: it has to lie in [0, 1]")
+        check_share(self.top)
         if not 0.3 <= self.floor <= 1:
             raise ConfigError("floor has to lie between 0.3 and 1", hint="below, the memory could be got past")
         if not (0 < self.warm_up < 1 and 0 <= self.ramp < 1 - self.warm_up):
@@ -85,13 +89,28 @@ class Config:
 
 class EMMFRD(TorchMethod[Config]):
     needs = Needs(strides=(8, 16, 32))
-    brief = {"steps": 100, "rate": 2e-2, "sigma": 6.0, "embedding": 8, "widths": (8, 12, 16), "slots": 8, "nearest": 4}
-    fitted_modules = ("fusion", "embedding", "memory", "decoder")
+    # a coarsest level of 2 x 2 cells, as small images have, would outweigh the others in z-scores
+    brief = {
+        "steps": 100,
+        "until": "steps",
+        "levels": "sum",
+        "rate": 2e-2,
+        "sigma": 6.0,
+        "embedding": 8,
+        "widths": (8, 12, 16),
+        "slots": 8,
+        "nearest": 4,
+    }
+    fitted_modules = ("fusion", "embedding", "memory", "decoder", "place_scores")
     published = (
         Published("MVTec AD", "I-AUROC", 0.981, "not stated in the abstract", "Tong et al. 2024"),
         Published("MVTec AD", "P-AUROC", 0.983, "not stated in the abstract", "Tong et al. 2024"),
         Published("MVTec AD", "AUPRO@0.3", 0.950, "not stated in the abstract", "Tong et al. 2024; image by image"),
     )
+
+    @classmethod
+    def wants(cls, config: Config) -> Needs:
+        return replace(cls.needs, held=HELD if config.until == "flat" else 0.0)
 
     def __init__(self, config: Config, spec: FeatureSpec, size: tuple[int, int], seed: int = 0) -> None:
         super().__init__(config, spec, size, seed)
@@ -121,6 +140,7 @@ class EMMFRD(TorchMethod[Config]):
         self._cells: Tensor | None = None  # of the step's embedding, for the write that follows it
         self.to(memory_format=torch.channels_last)  # a step is a sixth faster on a CPU
         self.exact_features = Exact()
+        self.place_scores = PlaceScores(spec.grids, config.levels)
         self.level_maps = LevelMaps(spec.grids, size, config.sigma)
 
     def _fusion(self, widths: list[int]) -> nn.Module:
@@ -149,10 +169,12 @@ class EMMFRD(TorchMethod[Config]):
         c = self.config
         network = ("embedding", "decoder") if c.fusion == "off" else ("embedding", "decoder", "fusion")
         phase = partial(Phase, batch=c.batch, rate=c.rate, betas=(0.5, 0.999), decay=0.0)
+        flat = c.until == "flat"
         if c.memory == "off":
-            return (phase("train", c.steps, network),)
+            return (phase("train", c.steps, network, flat=flat),)
         warm = max(round(c.steps * c.warm_up), 1)
-        return phase("warm-up", warm, network, floor=1.0), phase("train", c.steps - warm, (*network, "memory"))
+        train = phase("train", c.steps - warm, (*network, "memory"), flat=flat)
+        return phase("warm-up", warm, network, floor=1.0), train
 
     def begin(self, phase: Phase, batches: Iterable[Batch]) -> None:
         """After the warm-up, the cells of all good images fill the memory; of many, CELLS are drawn at random."""
@@ -193,12 +215,18 @@ class EMMFRD(TorchMethod[Config]):
             self.memory.write(self._cells)
             self._cells = None
 
-    def predict(self, batch: Batch) -> Prediction:
+    def places(self, batch: Batch) -> list[Tensor]:
+        """(B, h_l, w_l) a level: how far restored and frozen features are apart."""
         assert batch.pyramid is not None
-        restored = self.decoder(self.memory(self._embedded(batch)))
-        exact = self.exact_features
-        places = restoring_maps([exact(x) for x in batch.pyramid.maps], [exact(x) for x in restored])
-        anomaly_map = self.level_maps(places)
+        exact, restored = self.exact_features, self.decoder(self.memory(self._embedded(batch)))
+        return restoring_maps([exact(x) for x in batch.pyramid.maps], [exact(x) for x in restored])
+
+    def measure(self, batches: Iterable[Batch]) -> None:
+        """What good images have at each place."""
+        self.place_scores.measure(map(self.places, batches))
+
+    def predict(self, batch: Batch) -> Prediction:
+        anomaly_map = self.level_maps(self.place_scores(self.places(batch)))
         return Prediction(peak(anomaly_map, self.config.top), anomaly_map)
 
 

@@ -9,8 +9,8 @@ Fit      the global teacher first, where no pretrained one is given: a small tra
          and embedded (OCE); student R rebuilds the CNN's features from clean ones, student D has to match R although
          boxes of the CNN's features were replaced by draws from their places' Gaussians (LMGN).
 Predict  no noise; a cell is as anomalous as 1 - cosine between the CNN's features and the students', mean of both
-         students, summed over levels; the image takes the mean of the highest hundredth of
-         the smoothed map.
+         students, each level as a z-score of good images at that cell, summed over levels; the image takes the mean of
+         the highest hundredth of the smoothed map.
 Differs  the global teacher is learned in-house on the good images unless a second backbone is named; the embedding lies
          at stride 32; decoders are narrower than the features and upsample bilinearly; widths, weights of the loss,
          boxes and schedule are reconstructions.
@@ -18,8 +18,9 @@ Differs  the global teacher is learned in-house on the good images unless a seco
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import log2
 from typing import Literal
 
@@ -27,7 +28,7 @@ import torch
 from torch import Tensor, cat, nn
 
 from blemish.errors import ConfigError
-from blemish.methods.base import Phase, Published
+from blemish.methods.base import HELD, Phase, Published
 from blemish.methods.torch_base import TorchMethod
 from blemish.nn.algf import Exchange, LocalGlobalFusion, pointwise
 from blemish.nn.blocks import MirroredDecoder, Residual, conv3, norm_of, resized
@@ -35,9 +36,11 @@ from blemish.nn.grids import to_grid
 from blemish.nn.level_maps import LevelMaps
 from blemish.nn.lmgn import LocalGaussians, draw_boxes, standard_noise
 from blemish.nn.losses import cosine_map, cosine_whole, masked_mean
+from blemish.nn.place_scores import PlaceScores, Way
 from blemish.nn.precision import Exact
 from blemish.nn.scoring import peak
 from blemish.nn.transformer import MaskedGuess, SmallTransformer, hidden_cells
+from blemish.ops.scoring import SHARE, check_share
 from blemish.types import Batch, FeatureSpec, Needs, Prediction
 
 Grid = tuple[int, ...]
@@ -46,7 +49,8 @@ HEADS = 4
 
 @dataclass(frozen=True)
 class Config:
-    steps: int = 200  # of fusion and students, 16 images each
+    steps: int = 300  # of fusion and students at most, 16 images each
+    until: Literal["flat", "steps"] = "flat"  # ends when the loss on held-out good images has stopped falling, or never
     rate: float = 1e-2  # theirs
     teachers: Literal["both", "cnn", "global", "random"] = "both"  # random: an untrained transformer, to compare only
     csa: Exchange = "tokens"  # exchange: cross attention, a gate of channels, or a plain sum
@@ -66,8 +70,9 @@ class Config:
     teacher_width: int = 96  # channels of its tokens
     teacher_depth: int = 4  # its blocks
     hidden: float = 0.5  # share of the patches that it has to guess
+    levels: Way = "z"  # how level maps are added: by each place's mean and spread on good images, or plainly (sum)
     sigma: float = 4.0  # blur of the anomaly map, in pixels of the network's input
-    top: float = 0.01  # share of the map whose mean is the image score; 0 takes its highest place
+    top: float = SHARE  # share of the map whose mean is the image score; 0 takes its highest place
 
     def __post_init__(self) -> None:
         if min(self.steps, self.rate, self.teacher_steps, self.teacher_rate) <= 0:
@@ -78,8 +83,7 @@ class Config:
             raise ConfigError(f"widths of {HEADS} channels or more are required, not {self.widths}")
         if min(self.denoising, self.ridge, self.strength, self.sigma) < 0:
             raise ConfigError("denoising, ridge, strength and sigma cannot be negative")
-        if not 0 <= self.top <= 1:
-            raise ConfigError("top is a share of the map: it has to lie in [0, 1]")
+        check_share(self.top)
         if self.neighbourhood < 1 or self.neighbourhood % 2 == 0:
             raise ConfigError(f"neighbourhood has to be odd and positive, not {self.neighbourhood}")
         if self.teacher_width < 1 or self.teacher_width % max(self.teacher_width // 32, 1) or self.teacher_depth < 1:
@@ -141,9 +145,12 @@ class Student(nn.Module):
 
 class HetNet(TorchMethod[Config]):
     needs = Needs(strides=(8, 16, 32), image=True, second=True)
-    fitted_modules = ("teacher", "fusion", "students")
+    fitted_modules = ("teacher", "fusion", "students", "place_scores")
+    # a coarsest level of 2 x 2 cells, as small images have, would outweigh the others in z-scores
     brief = {
         "steps": 80,
+        "until": "steps",
+        "levels": "sum",
         "teacher_steps": 10,
         "teacher_width": 16,
         "teacher_depth": 1,
@@ -164,7 +171,8 @@ class HetNet(TorchMethod[Config]):
     @classmethod
     def wants(cls, config: Config) -> Needs:
         second = config.teachers in ("both", "global")
-        return Needs(strides=cls.needs.strides, image=config.teachers != "cnn", second=second)
+        held = HELD if config.until == "flat" else 0.0
+        return Needs(strides=cls.needs.strides, image=config.teachers != "cnn", second=second, held=held)
 
     def __init__(self, config: Config, spec: FeatureSpec, size: tuple[int, int], seed: int = 0) -> None:
         super().__init__(config, spec, size, seed)
@@ -200,6 +208,7 @@ class HetNet(TorchMethod[Config]):
         self._moments = [torch.zeros(spec.channels[first - 1], dtype=torch.float64)] * 2
         self._seen = 0
         self.exact_features = Exact()
+        self.place_scores = PlaceScores(grids, config.levels)
         self.maps = LevelMaps(grids, size, config.sigma)
         self.to(memory_format=torch.channels_last)
 
@@ -224,7 +233,8 @@ class HetNet(TorchMethod[Config]):
 
     def phases(self) -> tuple[Phase, ...]:
         c = self.config
-        students = Phase("students", c.steps, ("fusion", "students"), rate=c.rate, betas=(0.5, 0.999), decay=0.0)
+        phase = partial(Phase, betas=(0.5, 0.999), decay=0.0, flat=c.until == "flat")
+        students = phase("students", c.steps, ("fusion", "students"), rate=c.rate)
         if not self.in_house or c.teachers == "random":
             return (students,)
         teacher = Phase(
@@ -290,7 +300,8 @@ class HetNet(TorchMethod[Config]):
         compare = cosine_map if self.config.cos == "position" else cosine_whole
         return torch.stack([compare(x, y).mean() for x, y in zip(targets, rebuilt, strict=True)]).sum()
 
-    def predict(self, batch: Batch) -> Prediction:
+    def places(self, batch: Batch) -> list[Tensor]:
+        """(B, h_l, w_l) a level: how far rebuilt and frozen features are apart."""
         local, others = self.features(batch)
         fused = self.fusion(local, others)
         chosen = "RD" if self.config.scoring == "both" else self.config.scoring
@@ -299,7 +310,14 @@ class HetNet(TorchMethod[Config]):
         for level, target in enumerate(local):
             exact = self.exact_features(target)
             maps.append(torch.stack([cosine_map(exact, r[level]) for r in rebuilt]).mean(0))
-        anomaly_map = self.maps(maps)
+        return maps
+
+    def measure(self, batches: Iterable[Batch]) -> None:
+        """What good images have at each place."""
+        self.place_scores.measure(map(self.places, batches))
+
+    def predict(self, batch: Batch) -> Prediction:
+        anomaly_map = self.maps(self.place_scores(self.places(batch)))
         return Prediction(peak(anomaly_map, self.config.top), anomaly_map)
 
 

@@ -31,6 +31,7 @@ from blemish.nn.level_maps import LevelMaps
 from blemish.nn.prototypes import apart, distinct, nearest_means, positions, squared
 from blemish.nn.scoring import peak
 from blemish.nn.transport import FINEST, barycentres, sinkhorn, sinkhorn_pot
+from blemish.ops.scoring import SHARE, check_share
 from blemish.types import Batch, FeatureSpec, Needs, Prediction
 
 LARGEST = 2**25  # maximum entries of a cost matrix: a batch that would need more is made smaller
@@ -59,7 +60,7 @@ class Config:
     neighbourhood: int = 1  # side of the square of cells whose mean is inspected
     same: float = 0.999  # cosine above which a prototype of the same cell as another is dropped as its copy; 1: none is
     keep: int = 1024  # maximum number of images learned from
-    top: float = 0.0  # share of the map whose mean is the image score; 0 takes its highest place, as the paper does
+    top: float = SHARE  # share of the map whose mean is the image score; 0 takes its highest place, as the paper does
     sigma: float = 0.0  # blur of the anomaly map, in pixels of the network's input
 
     def __post_init__(self) -> None:
@@ -68,8 +69,9 @@ class Config:
             raise ConfigError(
                 "sizes have to be 1 or more, layers not negative, and those of one kind of level positive"
             )
-        if not 0 < self.alpha <= 1 or not 0 <= self.momentum < 1 or not 0 < self.same <= 1 or not 0 <= self.top <= 1:
-            raise ConfigError("alpha and same in (0, 1], momentum in [0, 1) and top in [0, 1] are required")
+        if not 0 < self.alpha <= 1 or not 0 <= self.momentum < 1 or not 0 < self.same <= 1:
+            raise ConfigError("alpha and same in (0, 1] and momentum in [0, 1) are required")
+        check_share(self.top)
         if self.epsilon < FINEST or self.tolerance < 0 or self.sigma < 0:
             raise ConfigError(f"epsilon >= {FINEST}, tolerance >= 0 and sigma >= 0 are required")
         if self.neighbourhood < 1 or self.neighbourhood % 2 == 0:
@@ -95,7 +97,7 @@ class Prototypes(NamedTuple):
 
 
 class ProtoOT(TorchMethod[Config]):
-    needs = Needs(strides=(8, 16), costly=True)
+    needs = Needs(strides=(8, 16), costly=True, views=True)
     brief = {"steps": 20, "momentum": 0.8, "metric": "euclidean"}
     fitted_buffers = ("prototypes", "places", "counts", "largest")
     published = (

@@ -14,23 +14,26 @@ Differs  only the abstract was available: reconstruction in place of imitation, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from blemish.errors import ConfigError
-from blemish.methods.base import Phase, Published
+from blemish.methods.base import HELD, Phase, Published
 from blemish.methods.torch_base import TorchMethod
 from blemish.nn.grids import to_grid
 from blemish.nn.inpaint import PixelStem, Restorer, block_masks, complementary_masks, damaged_cells, on_grid
 from blemish.nn.level_maps import LevelMaps
 from blemish.nn.losses import cosine_map, cosine_whole, masked_mean
+from blemish.nn.place_scores import PlaceScores, Way
 from blemish.nn.precision import Exact
 from blemish.nn.scoring import peak
 from blemish.ops.patches import grid_of
+from blemish.ops.scoring import SHARE, check_share
 from blemish.types import Batch, FeatureSpec, Needs, Prediction, Pyramid
 
 Maps = Sequence[Tensor]
@@ -38,7 +41,8 @@ Maps = Sequence[Tensor]
 
 @dataclass(frozen=True)
 class Config:
-    steps: int = 250  # of training, 16 images each
+    steps: int = 400  # of training at most, 16 images each
+    until: Literal["flat", "steps"] = "flat"  # ends when the loss on held-out good images has stopped falling, or never
     rate: float = 3e-3  # of AdamW, at the start
     width: int = 96  # channels of the tokens and of the context encoder
     units: int = 4  # residual units of the context encoder
@@ -58,7 +62,8 @@ class Config:
     evidence: Literal["features", "image"] = "features"  # what the student sees: the teacher's features, or pixels
     imitation: bool = False  # the plain form: nothing hidden, nothing damaged, the student copies
     ensemble: int = 0  # inspect with this many complementary masks, each cell taken where it was hidden; 0 = one pass
-    top: float = 0.01  # share of the map whose mean is the image score; 0 takes its highest place
+    top: float = SHARE  # share of the map whose mean is the image score; 0 takes its highest place
+    levels: Way = "z"  # how level maps are added: by each place's mean and spread on good images, or plainly (sum)
     sigma: float = 4.0  # blur of the anomaly map, in pixels of the network's input
 
     def __post_init__(self) -> None:
@@ -74,8 +79,7 @@ class Config:
             raise ConfigError("damage_p and ramp lie in [0, 1], pc_share in (0, 1]")
         if min(self.visible, self.magnitude, self.consistency, self.sigma, self.ensemble) < 0:
             raise ConfigError("visible, magnitude, consistency, sigma and ensemble cannot be negative")
-        if not 0 <= self.top <= 1:
-            raise ConfigError("top is a share of the map: it has to lie in [0, 1]")
+        check_share(self.top)
         if self.ensemble == 1 or (self.ensemble and self.imitation):
             raise ConfigError("an ensemble takes two masks or more, and a student that knows them")
         if self.pc_on == "clean_vs_damaged" and not self.damage_p:
@@ -121,9 +125,9 @@ class Student(nn.Module):
 class RBD(TorchMethod[Config]):
     needs = Needs(strides=(8, 16, 32), twin="texture")
     # the raw cosine has no direction where a rectified backbone of very few channels gives nothing but zeros
-    brief = {"steps": 40, "width": 24, "units": 2, "decoder": (16, 16, 16), "space": "standard"}
+    brief = {"steps": 40, "until": "steps", "width": 24, "units": 2, "decoder": (16, 16, 16), "space": "standard"}
     fitted_buffers = ("mean", "std")
-    fitted_modules = ("tokeniser", "student")
+    fitted_modules = ("tokeniser", "student", "place_scores")
     published = (
         Published("MVTec AD", "I-AUROC", 0.9961, "not stated in the abstract", "Zhao and Guo 2025"),
         Published("MVTec AD", "P-AUROC", 0.9823, "not stated in the abstract", "Zhao and Guo 2025"),
@@ -134,7 +138,9 @@ class RBD(TorchMethod[Config]):
     @classmethod
     def wants(cls, config: Config) -> Needs:
         damage = config.damage_p > 0 and not config.imitation
-        return Needs(strides=(8, 16, 32), twin="texture" if damage else None, image=config.evidence == "image")
+        twin = "texture" if damage else None
+        held = HELD if config.until == "flat" else 0.0
+        return Needs(strides=(8, 16, 32), twin=twin, image=config.evidence == "image", held=held)
 
     def __init__(self, config: Config, spec: FeatureSpec, size: tuple[int, int], seed: int = 0) -> None:
         super().__init__(config, spec, size, seed)
@@ -152,6 +158,7 @@ class RBD(TorchMethod[Config]):
             restorer = Restorer(config.width, code, spec.channels, spec.grids, widths, start % levels, config.units)
             self.student = Student(restorer, config.width)
         self.to(memory_format=torch.channels_last)  # faster on a CPU
+        self.place_scores = PlaceScores(spec.grids, config.levels)
         self.maps = LevelMaps(spec.grids, size, config.sigma)
         self.exact_maps = Exact()
         self._count = 0
@@ -201,7 +208,8 @@ class RBD(TorchMethod[Config]):
     # --------------------------------------------------------------------------------------------------- training
     def phases(self) -> tuple[Phase, ...]:
         c = self.config
-        return (Phase("restore", c.steps, ("tokeniser", "student"), rate=c.rate, floor=0.01, clip=1.0),)
+        phase = partial(Phase, floor=0.01, clip=1.0, flat=c.until == "flat")
+        return (phase("restore", c.steps, ("tokeniser", "student"), rate=c.rate),)
 
     def tokens(self, batch: Batch, maps: Maps) -> Tensor:
         """(B, width, *grid): what the student sees of a sample."""
@@ -315,11 +323,18 @@ class RBD(TorchMethod[Config]):
         own = [on_grid(masks, grid).unsqueeze(1) for grid in self.spec.grids]  # (k, 1, *grid_l)
         return [(x * m.to(x.dtype)).sum(1) for x, m in zip(made, own, strict=True)]
 
-    def predict(self, batch: Batch) -> Prediction:
+    def places(self, batch: Batch) -> list[Tensor]:
+        """(B, h_l, w_l) a level: how far restored and frozen features are apart."""
         assert batch.pyramid is not None
         teacher = self.standard([self.exact_maps(x) for x in batch.pyramid.maps])
-        made = [self.exact_maps(x) for x in self.restored(batch)]
-        anomaly_map = self.maps(self.positions(made, teacher))
+        return self.positions([self.exact_maps(x) for x in self.restored(batch)], teacher)
+
+    def measure(self, batches: Iterable[Batch]) -> None:
+        """What good images have at each place."""
+        self.place_scores.measure(map(self.places, batches))
+
+    def predict(self, batch: Batch) -> Prediction:
+        anomaly_map = self.maps(self.place_scores(self.places(batch)))
         return Prediction(peak(anomaly_map, self.config.top), anomaly_map)
 
 

@@ -4,35 +4,40 @@ Paper    Deng and Li, Anomaly Detection via Reverse Distillation from One-Class 
 Suits    defects of texture and of shape at once, at the price of training.
 Fit      the frozen levels are joined and squeezed into a small embedding; a decoder that mirrors the network restores
          them, coarsest first; both learn on good images that each level's cosine distance is small.
-Predict  a place is as anomalous as restored and frozen features differ, summed over the levels; the image takes the
-         mean of the highest hundredth of the blurred map.
-Differs  a light decoder with bilinear upsampling instead of the mirrored network; a fixed number of steps along a
-         cosine instead of 200 epochs; the loss takes positions one by one, as the paper writes it, not whole maps, as
-         its code does (`cos`).
+Predict  a place is as anomalous as restored and frozen features differ, each level as a z-score of good images at that
+         place, summed over the levels; the image takes the mean of the highest hundredth of the blurred map.
+Differs  a light decoder with bilinear upsampling instead of the mirrored network; steps until the loss on held-out good
+         images is flat instead of 200 epochs; levels are plainly summed in the paper (`levels=sum`); the loss takes
+         positions one by one, as the paper writes it, not whole maps, as its code does (`cos`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from blemish.errors import ConfigError
-from blemish.methods.base import Phase, Published
+from blemish.methods.base import HELD, Phase, Published
 from blemish.methods.torch_base import TorchMethod
 from blemish.nn.blocks import MirroredDecoder
 from blemish.nn.level_maps import LevelMaps
+from blemish.nn.place_scores import PlaceScores, Way
 from blemish.nn.precision import Exact
 from blemish.nn.reverse import OneClassEmbedding, embedding_stride, restoring_maps, restoring_terms
 from blemish.nn.scoring import peak
+from blemish.ops.scoring import SHARE, check_share
 from blemish.types import Batch, FeatureSpec, Needs, Prediction
 
 
 @dataclass(frozen=True)
 class Config:
-    steps: int = 400  # of training, whatever the number of images
+    steps: int = 600  # of training at most
+    until: Literal["flat", "steps"] = "flat"  # ends when the loss on held-out good images has stopped falling, or never
     batch: int = 16  # images in a step
     rate: float = 2e-3  # at the start; it falls along a cosine
     cos: Literal["position", "image"] = "position"  # what the loss compares: single positions, or whole maps
@@ -41,26 +46,41 @@ class Config:
     joined: int = 128  # most channels that a level is brought to before the levels are joined
     widths: tuple[int, ...] = (32, 64, 96)  # of the decoder, finest first; the last one holds for all levels below
     blocks: int = 2  # residual units of the embedding, and of each stage of the decoder
+    levels: Way = "z"  # how level maps are added: by each place's mean and spread on good images, or plainly (sum)
     sigma: float = 4.0  # blur of the anomaly map, in pixels of the network's input
-    top: float = 0.01  # share of the map whose mean is the image score; 0 takes its highest place, as RD4AD does
+    top: float = SHARE  # share of the map whose mean is the image score; 0 takes its highest place, as RD4AD does
 
     def __post_init__(self) -> None:
         numbers = (self.steps, self.embedding, self.embedding_stride, self.joined, self.blocks, *self.widths)
         if not self.widths or min(numbers) < 1 or self.batch < 2:
             raise ConfigError("widths are wanted, all sizes have to be at least 1, and batch at least 2")
-        if self.rate <= 0 or self.sigma < 0 or not 0 <= self.top <= 1:
-            raise ConfigError("rate > 0, sigma >= 0 and a top in [0, 1] are required")
+        if self.rate <= 0 or self.sigma < 0:
+            raise ConfigError("rate > 0 and sigma >= 0 are required")
+        check_share(self.top)
 
 
 class ReverseDistillation(TorchMethod[Config]):
     needs = Needs(strides=(8, 16, 32))
-    brief = {"steps": 100, "rate": 2e-2, "sigma": 6.0, "embedding": 8, "widths": (8, 12, 16)}
-    fitted_modules = ("embedding", "decoder")
+    # a coarsest level of 2 x 2 cells, as small images have, would outweigh the others in z-scores
+    brief = {
+        "steps": 100,
+        "until": "steps",
+        "levels": "sum",
+        "rate": 2e-2,
+        "sigma": 6.0,
+        "embedding": 8,
+        "widths": (8, 12, 16),
+    }
+    fitted_modules = ("embedding", "decoder", "place_scores")
     published = (
         Published("MVTec AD", "I-AUROC", 0.985, "WideResNet-50-2", "Deng and Li 2022"),
         Published("MVTec AD", "P-AUROC", 0.978, "WideResNet-50-2", "Deng and Li 2022"),
         Published("MVTec AD", "AUPRO@0.3", 0.939, "WideResNet-50-2", "Deng and Li 2022; image by image"),
     )
+
+    @classmethod
+    def wants(cls, config: Config) -> Needs:
+        return replace(cls.needs, held=HELD if config.until == "flat" else 0.0)
 
     def __init__(self, config: Config, spec: FeatureSpec, size: tuple[int, int], seed: int = 0) -> None:
         super().__init__(config, spec, size, seed)
@@ -79,11 +99,13 @@ class ReverseDistillation(TorchMethod[Config]):
             )
         self.to(memory_format=torch.channels_last)  # a step is a sixth faster on a CPU
         self.exact_features = Exact()
+        self.place_scores = PlaceScores(spec.grids, config.levels)
         self.level_maps = LevelMaps(spec.grids, size, config.sigma)
 
     def phases(self) -> tuple[Phase, ...]:
         c = self.config
-        return (Phase("train", c.steps, self.fitted_modules, c.batch, c.rate, betas=(0.5, 0.999), decay=0.0),)
+        phase = partial(Phase, betas=(0.5, 0.999), decay=0.0, flat=c.until == "flat")
+        return (phase("train", c.steps, ("embedding", "decoder"), c.batch, c.rate),)
 
     def _restored(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The features again, by way of the embedding alone."""
@@ -94,13 +116,19 @@ class ReverseDistillation(TorchMethod[Config]):
         maps = batch.pyramid.maps
         return restoring_terms(maps, self._restored(maps), whole=self.config.cos == "image")  # Eq. 2
 
-    def predict(self, batch: Batch) -> Prediction:
+    def places(self, batch: Batch) -> list[Tensor]:
+        """(B, h_l, w_l) a level: how far restored and frozen features are apart (Eq. 1)."""
         assert batch.pyramid is not None
-        maps = batch.pyramid.maps
+        maps, exact = batch.pyramid.maps, self.exact_features
         restored = self._restored(maps)
-        exact = self.exact_features
-        places = restoring_maps([exact(x) for x in maps], [exact(x) for x in restored])  # Eq. 1
-        anomaly_map = self.level_maps(places)
+        return restoring_maps([exact(x) for x in maps], [exact(x) for x in restored])
+
+    def measure(self, batches: Iterable[Batch]) -> None:
+        """What good images have at each place."""
+        self.place_scores.measure(map(self.places, batches))
+
+    def predict(self, batch: Batch) -> Prediction:
+        anomaly_map = self.level_maps(self.place_scores(self.places(batch)))
         return Prediction(peak(anomaly_map, self.config.top), anomaly_map)
 
 

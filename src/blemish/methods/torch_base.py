@@ -60,6 +60,9 @@ class TorchMethod(nn.Module, Method[C]):
     def after(self, phase: Phase, progress: float) -> None:  # noqa: B027
         """Called after a step, without gradients."""
 
+    def measure(self, batches: Iterable[Batch]) -> None:  # noqa: B027
+        """Called after the last step, without gradients, with all samples: those that steps have seen, then others."""
+
     def settle(self, batches: Iterable[Batch]) -> None:  # noqa: B027
         """Called last, without gradients, with the samples that no step has seen (`Needs.held`)."""
 

@@ -58,7 +58,7 @@ def test_every_option_is_taken_by_its_flag(run: Any, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(("words", "error"), [
-    (("--calibration", "some"), "'some' is not one of 'auto', 'split', 'folds', 'none'"),
+    (("--calibration", "some"), "'some' is not one of 'auto', 'split', 'leave_one_out', 'folds', 'none'"),
     (("--promise-per", "part"), "'part' is not one of 'image', 'unit'"),
     (("--max-pixels", "0"), "0 is not in the range 1<=x<=178956970"),
     (("--layer", "two"), "'two' is not a valid int"),

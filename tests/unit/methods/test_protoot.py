@@ -187,7 +187,7 @@ def on_images(images: int = 12, **options: Any) -> ProtoOT:
 
 
 def test_maps_of_all_sets_are_averaged_and_the_score_is_the_peak_of_that(backbone: FakeBackbone) -> None:
-    both = on_images()
+    both = on_images(top=0.0)
     probe = batch_of(backbone, [good_image(50), defective_image(51)[0]])
     out = both(probe)
     assert [(k.level, k.alpha) for k in both.kinds] == [(i, a) for i in range(3) for a in (0.3, 0.0)]

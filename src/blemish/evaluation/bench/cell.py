@@ -62,7 +62,7 @@ def digest(cell: Cell, records: Sequence[Record]) -> str:
     """
     value = {
         "schema": SCHEMA,
-        "options": _named(config.to_json(config.build(FitOptions, cell.options))),
+        "options": _named(_taken(config.to_json(config.build(FitOptions, cell.options)))),
         "setting": [cell.setting, cell.category],
         "data": data_digest(records, cell.learning.modality),
         "weights": weights_digest(config.build(FitOptions, cell.options)),
@@ -80,6 +80,11 @@ def method_digest(name: str, options: dict[str, Any]) -> str:
     return code_digest(
         *(inspect.getsource(sys.modules[each.__module__]) for each in used), without=("recall", "left_out")
     )
+
+
+def _taken(options: dict[str, Any]) -> dict[str, Any]:
+    """Without views where the method takes none."""
+    return options if methods.get(options["method"]).takes_views() else {**options, "views": []}
 
 
 def _named(options: dict[str, Any]) -> dict[str, Any]:

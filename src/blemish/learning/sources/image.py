@@ -16,6 +16,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -57,21 +58,47 @@ SCENES = 1024  # synthetic images that a data-independent phase learns from
 KEPT = 1024  # images that stay decoded, where a method takes pixels: decoding takes as long as a small network's step
 ASPECT = 0.02  # by which width / height of a region of interest and of a picture may differ, beside the rounding
 MEASURED = 32  # 8-bit images whose brightness is looked up
+TILT = 10.0  # degrees of a tilted view
 SCENE = (256, 256)  # their size, whatever the size of the images
+
+
+def _tilted(degrees: float) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    """Turned about the middle, what lies outside mirrored in."""
+
+    def view(x: NDArray[Any]) -> NDArray[Any]:
+        high, wide = x.shape[:2]
+        turn = cv2.getRotationMatrix2D(((wide - 1) / 2, (high - 1) / 2), degrees, 1)
+        return np.asarray(cv2.warpAffine(x, turn, (wide, high), borderMode=cv2.BORDER_REFLECT_101))
+
+    return view
+
 
 VIEWS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
     "same": lambda x: x,
     "flip_h": lambda x: x[:, ::-1],
     "flip_v": lambda x: x[::-1],
     "turn_180": lambda x: x[::-1, ::-1],
+    "turn_90": lambda x: np.rot90(x, 1, (0, 1)),
+    "turn_270": lambda x: np.rot90(x, 3, (0, 1)),
+    "tilt_left": _tilted(TILT),
+    "tilt_right": _tilted(-TILT),
 }
+AUTO = "auto"
+"""Stands for the views that the good images suggest (`learning.views`)."""
 
 
-def check_views(views: Sequence[str]) -> None:
-    """ConfigError on a name that is no view."""
+def check_views(views: Sequence[str], size: tuple[int, int] | None = None) -> None:
+    """ConfigError on a name that is no view, and on a quarter turn where the network's input is not square."""
     for view in views:
-        if view not in VIEWS:
-            raise ConfigError(f"no view '{view}'", hint=nearest(view, list(VIEWS)))
+        if view not in VIEWS and view != AUTO:
+            raise ConfigError(f"no view '{view}'", hint=nearest(view, [*VIEWS, AUTO]))
+        if size is not None and not fits(view, size):
+            raise ConfigError(f"{view} needs a square input, not {size[1]}x{size[0]}", hint="image_size=256sq")
+
+
+def fits(view: str, size: tuple[int, int]) -> bool:
+    """Whether a turned input has the size of the input."""
+    return size[0] == size[1] or view not in ("turn_90", "turn_270")
 
 
 @dataclass(frozen=True)
@@ -133,7 +160,7 @@ class ImageSamples:
         views: Sequence[str] = (),
         textures: Sequence[Image] = (),
     ) -> None:
-        check_views(views)
+        check_views(views, source.preprocess.size)
         self.source, self.items, self.needs = source, items, needs
         self.views = ("same", *(v for v in views if v != "same"))
         self.maker = MAKERS[needs.twin](textures) if needs.twin else None
@@ -164,6 +191,11 @@ class ImageSamples:
             return self._stacked(chosen, rows)
         twins = [self._twin(i, v, draw % TWINS) for i, v, draw in zip(chosen, views, draws, strict=True)]
         return self._stacked(chosen, rows, twins)
+
+    def seen_as(self, view: str, start: int, stop: int) -> Batch:
+        """Samples by number, all in one view."""
+        chosen = self.items[start:stop]
+        return self._stacked(chosen, [self._one(item, view) for item in chosen])
 
     def _one(self, item: Item, view: str) -> tuple[Maps, NDArray[np.float32] | None]:
         data = item.data()

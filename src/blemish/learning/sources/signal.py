@@ -111,7 +111,7 @@ def _open(
 def _samples(
     source: WindowSource, records: Sequence[Record], needs: Needs, options: FitOptions, textures: Sequence[Any]
 ) -> WindowSamples:
-    if options.views or textures or needs.twin:
+    if set(options.views) - {"auto"} or textures or needs.twin:
         raise ConfigError("views, textures and synthetic defects are for images", hint="leave them out")
     return WindowSamples(source, records)
 
