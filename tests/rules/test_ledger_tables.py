@@ -28,8 +28,8 @@ def entries(name: str) -> dict[str, suite.Entry]:
 
 @pytest.mark.parametrize("name", SUITES)
 def test_the_code_of_every_cell_is_the_method_s(name: str) -> None:
-    rows = [row for row in table(name) if row.code]
-    assert rows or name == "variants", "tables of earlier versions name no code"
+    """Or the row says that an earlier version was measured."""
+    rows = [row for row in table(name) if row.code and not row.earlier]
     assert {row.label for row in table(name)} <= set(entries(name))
     for label, setting, code in sorted({(row.label, row.setting, row.code) for row in rows}):
         entry = entries(name)[label]
@@ -43,9 +43,9 @@ def test_cells_of_a_small_set_are_found_in_the_table(name: str, where: str, shar
         pytest.skip(f"../shared/data/{where} is not there")
     chosen = suite.read(ROOT / "benchmarks" / f"{name}.toml", seeds=[0])
     (data,) = [data for data in chosen.data if data.name == where]
-    known = {row.digest: row for row in table(name) if row.where.startswith(where)}
+    known = {row.digest: row for row in table(name) if row.where.startswith(where) and not row.earlier}
     set_cells = list(suite.Suite(name, chosen.entries, (data,), (0,), chosen.settings, chosen.fit).cells())
     records = set_cells[0].records()
     found = [known.get(cells.digest(cell, records)) for cell in set_cells]
-    assert len([row for row in found if row]) == len([row for row in known.values() if row.seed == 0]) > 5
+    assert len([row for row in found if row]) == len([row for row in known.values() if row.seed == 0])
     assert all(row is None or row.label == cell.method.label for row, cell in zip(found, set_cells, strict=True))

@@ -51,12 +51,18 @@ def run(
         do = _engine(engine, jobs, address)
         outcome = bench.run(chosen, out, known=finished_marks, engine=do, verify=verify, track=track)
     marks = [job.mark for job in outcome.jobs]
-    folders = bench.finished_folders(outcome.jobs, needed=finished_marks.isdisjoint(marks))
+    folders = bench.finished_folders(outcome.jobs, needed=not earlier.cells)
     finished = len(finished_marks.intersection(marks).union(job.mark for job in outcome.jobs if job.folder in folders))
     place = page or out / "ledger.md"
     if not verify:
         earlier = replace(earlier, pairs=(*earlier.pairs, *results.read(out).pairs))
-        tables = results.collect(folders, earlier, marks)
+        there = finished_marks | {job.mark for job in outcome.jobs if job.folder in folders}
+        unfinished = {
+            (job.cell.where, job.cell.method.label, job.cell.seed): number
+            for number, job in enumerate(outcome.jobs)
+            if job.mark not in there
+        }
+        tables = results.collect(folders, earlier, marks, unfinished)
         results.write(tables, out)
         if page is not None:
             results.write(tables, page.with_suffix(""))

@@ -16,7 +16,12 @@ from blemish.files import write_whole
 IMAGE = ("I-AUROC", "I-AP", "I-F1max")
 PIXEL = ("P-AUROC", "P-AP", "AUPRO@0.3", "AUPRO@0.05", "sPRO@0.05")
 LEVEL = 0.05  # of the tests
+MARK = "†"
 PARTLY = "{} of its cells are not finished: some methods have fewer seeds here than others.\n\n"
+EARLIER = (
+    f"{MARK} of an earlier version of the method, whose cell has not been run again: not to be compared with the "
+    "others, and in no paired test with them.\n\n"
+)
 
 
 def write(tables: Tables, page: Path, *, command: str, missing: int = 0) -> None:
@@ -47,6 +52,7 @@ def _head(tables: Tables, command: str, missing: int, title: str) -> str:
         "it runs what is missing and nothing else; `--verify` runs cells again and compares every figure and every "
         "score.\n\n"
         f"{PARTLY.format(missing) if missing else ''}"
+        f"{EARLIER if any(c.earlier for c in cells) else ''}"
         f"- Backbone {one('backbone').replace('|', '/')}, number format {one('precision')}, blemish {one('blemish')}, "
         f"{one('processor')} with {one('cores')} cores.\n"
         "- Methods learn from all good training images, last state; no option was chosen on these test images. Raw "
@@ -77,7 +83,7 @@ def _set(tables: Tables, where: str) -> str:
         found = {m: [r for r in overall if r.label == label and r.metric == m] for m in metrics}
         rows.append(
             [
-                label,
+                f"{label} {MARK}" if any(c.earlier for c in labelled) else label,
                 *(figure(found[m], compact=m not in ("I-AUROC", "AUPRO@0.3", "P-AUROC")) for m in metrics),
                 f"{median(c.cpu_ms for c in labelled):.1f}",
                 "" if labelled[0].ratio is None else f"{median(c.ratio or 0 for c in labelled):.2f}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any, TypeVar
@@ -70,6 +70,7 @@ class CellRow:
     computed: int
     alone: str = ""
     code: str = ""
+    earlier: bool = False  # measured with an earlier version of the method, whose cell has not been run again
     features_seconds: float
     fit_seconds: float
     fit_peak_mb: float
@@ -139,15 +140,28 @@ ROWS: dict[str, type[Any]] = {"results": FigureRow, "cells": CellRow, "pairs": P
 Row = TypeVar("Row", bound=FigureRow | CellRow | ScoresRow)
 
 
-def collect(folders: Sequence[Path], known: Tables | None = None, marks: Sequence[str] = ()) -> Tables:
+Key = tuple[str, str, int]  # where, label, seed
+
+
+def collect(
+    folders: Sequence[Path],
+    known: Tables | None = None,
+    marks: Sequence[str] = (),
+    unfinished: Mapping[Key, int] | None = None,
+) -> Tables:
     """Sum up the cells in these folders, and the cells of `marks` (digests, in order) that only `known` tables have.
 
-    Pairs that `known` has are not tested again.
+    Of cells that are `unfinished` (with their place in the order) an `earlier` row of `known` stays, marked as such:
+    other code or options have measured it. Pairs that `known` has are not tested again.
     """
     known = known or Tables()
     found = {record["digest"]: (folder, record) for folder in folders for record in [store.record(folder)]}
-    taken = set(marks) - set(found)
     place = {mark: number for number, mark in enumerate(marks)}
+    taken, waiting = set(marks) - set(found), unfinished or {}
+    old = {row.digest: waiting.get((row.where, row.label, row.seed)) for row in known.cells if row.digest not in place}
+    kept = {mark: number for mark, number in old.items() if number is not None}
+    place |= kept
+    taken |= set(kept)
 
     def joined(new: Iterable[Row], earlier: Iterable[Row]) -> tuple[Row, ...]:
         rows = [*new, *(row for row in earlier if row.digest in taken)]
@@ -155,7 +169,8 @@ def collect(folders: Sequence[Path], known: Tables | None = None, marks: Sequenc
         return tuple(rows)
 
     records = [record for _, record in found.values()]
-    cells = joined(map(_cell, records), known.cells)
+    earlier = [replace(row, earlier=row.earlier or row.digest in kept) for row in known.cells]
+    cells = joined(map(_cell, records), earlier)
     scores = joined((_scores(folder, record) for folder, record in found.values()), known.scores)
     pairs = _Pairs({mark: folder for mark, (folder, _) in found.items()}, scores, known.pairs)
     figures = joined((row for record in records for row in _figures(record)), known.results)
@@ -256,6 +271,8 @@ class _Pairs:
             jobs.setdefault((cell.where, cell.seed), []).append(cell)
         for together in jobs.values():
             for a, b in combinations(together, 2):
+                if a.earlier != b.earlier:
+                    continue
                 plain = (a.label == a.method, b.label == b.method)
                 if all(plain) or (any(plain) and a.method == b.method):
                     yield from self.tested(a, b)

@@ -143,6 +143,25 @@ def test_a_run_goes_on_from_tables_alone(tables: results.Tables, folders: list[P
     assert results.collect(folders[6:], known, marks[6:]).cells == tables.cells[6:]
 
 
+def test_rows_of_an_earlier_version_stay_until_their_cell_is_run_again(
+    tables: results.Tables, folders: list[Path]
+) -> None:
+    """Marked, without paired tests against new ones; what the suite no longer has goes."""
+    known, marks = results.collect(folders[:2]), [f"new {i}" for i in range(2)]
+    old = known.cells[0]
+    waiting = {(old.where, old.label, old.seed): 0}
+    found = results.collect(folders[2:], known, [*marks, *(row.digest for row in tables.cells[2:])], waiting)
+    assert [row.earlier for row in found.cells] == [True] + [False] * (len(tables.cells) - 2)
+    assert found.cells[0] == replace(old, earlier=True)
+    assert {row.digest for row in found.scores} == {row.digest for row in found.cells}
+    assert old.digest not in {mark for pair in found.pairs for mark in (pair.digest_a, pair.digest_b)}
+    page = ledger.text(found, {}, "blemish bench x", missing=2)
+    assert f"| {old.label} {ledger.MARK} |" in page
+    assert f"{ledger.MARK} of an earlier version" in page
+    again = results.collect(folders, found, [row.digest for row in tables.cells])
+    assert not any(row.earlier for row in again.cells)
+
+
 def test_tables_survive_parquet(tables: results.Tables, tmp_path: Path) -> None:
     results.write(tables, tmp_path)
     assert results.read(tmp_path) == tables
