@@ -88,6 +88,8 @@ bench: $(VENV)/.dev
 	$(BIN)/blemish bench benchmarks/several.toml --out .bench/several --page docs/several.md
 	$(BIN)/blemish bench benchmarks/several_ablations.toml --out .bench/several_ablations \
 		--page docs/several_ablations.md
+	$(BIN)/blemish bench benchmarks/strength.toml --out .bench/strength --page docs/strength.md
+	$(BIN)/python benchmarks/held_out.py
 	$(BIN)/python benchmarks/heads.py
 	$(BIN)/python benchmarks/unknown.py
 	$(BIN)/python benchmarks/categories.py

@@ -126,7 +126,9 @@ def test_the_page_is_that_of_the_code(file: str, made: Callable[[], str], argume
     assert committed == made(), f"python -m blemish.cli.reference{argument} > docs/{file}"
 
 
-@pytest.mark.parametrize("page", ["ledger.md", "variants.md", "ablations.md", "several.md", "several_ablations.md"])
+@pytest.mark.parametrize(
+    "page", ["ledger.md", "variants.md", "ablations.md", "several.md", "several_ablations.md", "strength.md"]
+)
 @pytest.mark.slow
 def test_the_ledger_is_that_of_its_tables(page: str) -> None:
     pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install 'blemish[bench]'")

@@ -13,7 +13,7 @@ from blemish.evaluation.bench import cell as cells
 from blemish.evaluation.bench import results, suite
 
 ROOT = Path(__file__).resolve().parents[2]
-SUITES = ["ledger", "variants", "ablations", "several", "several_ablations"]
+SUITES = ["ledger", "variants", "ablations", "several", "several_ablations", "strength"]
 
 
 @lru_cache
