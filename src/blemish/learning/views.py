@@ -1,9 +1,9 @@
 """Which views of a good part are good parts too, as the good images themselves say. No PyTorch.
 
 A part that is flipped, turned or tilted is a good one where held-out good images, so turned, look no stranger than they
-did before. What judges is a Gaussian at each place: of a part that always lies the same way it knows
-every place, and a mirrored one is strange; of parts at any angle it has learned what all angles have in common. Each
-half of the images is judged by the other.
+did before. What judges is a Gaussian at each place: of a part that always lies the same way it knows every place, and a
+mirrored one is strange; of parts at any angle it has learned what all angles have in common. Each half of the images is
+judged by the other. Of several products in one model all are judged together.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from blemish.data.image.preprocess import Preprocess
-from blemish.learning import views
+from blemish.learning import run, views
 from blemish.learning.options import FitOptions
 from blemish.learning.run import FitPlan
 from blemish.learning.sources.features import FeatureSource
@@ -76,3 +76,14 @@ def test_a_plan_asks_for_them_where_the_method_takes_views(backbone: FakeBackbon
     assert planned("padim") == ()
     assert planned("pbas", "turn_180", "auto") == ("turn_180", "flip_h")
     assert planned("pbas", "same") == ("same",)
+
+
+@pytest.mark.slow
+def test_a_method_without_steps_observes_the_views_too(backbone: FakeBackbone, tmp_path: Path) -> None:
+    good = records(tmp_path / "x", flipped=True)
+    for asked, times in ((("same",), 1), (("flip_h",), 2)):
+        plan = FitPlan.of(
+            good, FitOptions(method="protoot", image_size="48sq", views=asked), backbone=backbone, cache=None
+        )
+        ids = [name for batch in run._batches(plan, good) for name in batch.ids]
+        assert sorted(ids) == sorted(times * [record.id for record in good])

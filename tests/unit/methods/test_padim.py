@@ -27,12 +27,14 @@ def descriptors(method: PaDiM, batch: Batch) -> NDArray[np.float32]:
     """(B, P, C), by the method's options."""
     assert batch.pyramid is not None
     windows, length = method.config.windows, method.config.length
-    found: NDArray[np.float32] = patch_descriptors(batch.pyramid.maps, method.spec, method.grid, windows, length)
+    found: NDArray[np.float32] = patch_descriptors(
+        batch.pyramid.maps, method.spec, method.grid, windows, length, method.config.border
+    )
     return found
 
 
 def test_patch_scores_are_mahalanobis_distances(backbone: FakeBackbone) -> None:
-    method, x = fit(backbone, level=0, sigma=0.0, ridge=0.05, top=0)
+    method, x = fit(backbone, level=0, sigma=0.0, ridge=0.05, top=0, border="inside")
     batch = arrays_of(backbone, [good_image(99)])
     q = descriptors(method, batch)[0].astype(np.float64)
     covariances = [np.cov(x[:, p].T.astype(np.float64)) for p in range(x.shape[1])]

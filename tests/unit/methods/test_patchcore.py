@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,9 @@ def descriptors(method: PatchCore, batch: Batch) -> NDArray[np.float32]:
     """(B, P, C), by the method's options."""
     assert batch.pyramid is not None
     windows, length = method.config.windows, method.config.length
-    found: NDArray[np.float32] = patch_descriptors(batch.pyramid.maps, method.spec, method.grid, windows, length)
+    found: NDArray[np.float32] = patch_descriptors(
+        batch.pyramid.maps, method.spec, method.grid, windows, length, method.config.border
+    )
     return found
 
 
@@ -52,8 +55,9 @@ def test_the_whole_bank_gives_zero_on_training_images(backbone: FakeBackbone) ->
     assert method(arrays_of(backbone, [good_image(3)])).score.item() == pytest.approx(0, abs=1e-3)
 
 
-def test_score_is_the_largest_nearest_distance(backbone: FakeBackbone) -> None:
-    method, _ = fit(backbone, coreset_ratio=0.5)
+@pytest.mark.parametrize("options", [{}, {"border": "inside"}, {"length": "raw", "windows": (3,)}])
+def test_score_is_the_largest_nearest_distance(backbone: FakeBackbone, options: dict[str, Any]) -> None:
+    method, _ = fit(backbone, coreset_ratio=0.5, **options)
     batch, x = probe(backbone, method)
     distance = np.stack([cdist(one, method.memory + method.centre).min(1) for one in x])
     np.testing.assert_allclose(method(batch).score, distance.max(1), rtol=1e-3, atol=1e-3)
