@@ -97,9 +97,11 @@ class Needs:
     strides: tuple[int, ...] = (8, 16)  # of the pyramid's levels, where the options name no layers
     image: bool = False  # the normalised image too, in `Batch.x`
     twin: str | None = None  # a damaged twin of each training sample, by a maker of `data.synthesis.MAKERS`
+    fresh: bool = False  # a new twin in each step; else a few of each view, whose features are kept
     category: bool = False  # the decided category of each sample too, in `Batch.category`
     views: bool = False  # of a method without steps: observes further views of the images too
     second: bool = False  # uses a second frozen network where the options name one
+    apart: bool = False  # where one model for several categories is asked for: a head for each of them
     costly: bool = False  # learns for minutes without phases: a split is preferred to folds, as with phases
     held: float = 0.0  # share of what is learned from that no step sees: for `settle`, and to end a flat phase by
     graph: bool = True  # False: cannot be one graph; say why in `reason`

@@ -93,7 +93,7 @@ def _checked(options: FitOptions) -> tuple[Learning, Routing | None]:
         message = f"{options.method} is not trained, and takes no further views"
         raise ConfigError(message, hint="leave views out (--view)")
     parse_image_size(options.image_size)
-    routing = routing or (Routing() if options.multi_class else None)
+    routing = routing or (Routing(separate=needs.apart) if options.multi_class else None)
     if routing and not half.backbone:  # a router needs the features of a frozen network
         raise ConfigError(f"{options.method} learns no images, and only images are told apart by product")
     return half, routing

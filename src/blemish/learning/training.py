@@ -34,6 +34,7 @@ from blemish.types import Batch, PhaseReport, Track
 
 SNAPSHOT = 30.0  # seconds between two snapshots
 FEWEST = 20  # steps of a phase, however small the budget
+LOOKED = 16  # samples that are looked at together
 WATCHED = 64  # held-out samples on which a flat phase is watched
 EVERY = 25  # steps between two looks at them
 PATIENCE = 4  # looks in a row that have to be no better before the loss counts as flat
@@ -103,6 +104,16 @@ def _looked(method: TorchMethod[Any], samples: Samples) -> Iterator[Batch]:
     return map(method.converted, in_order(samples))
 
 
+def _judged(method: TorchMethod[Any], samples: Samples, size: int, count: int) -> Iterator[Batch]:
+    """The first `count` samples, as what no step has seen is looked at: undamaged, or, where the method learns from
+    damaged copies, in one of their views with such a copy each, always the same ones.
+    """
+    twins = method.wants(method.config).twin is not None
+    for start in range(0, count, size):
+        generator = torch.Generator().manual_seed(seed_of(start, 5)) if twins else None
+        yield method.converted(samples.batch(range(start, min(start + size, count)), generator))
+
+
 @exactly()
 def run_phases(method: Any, samples: Samples, held: Samples | None, plan: Plan) -> None:
     """All that follows `conclude`."""
@@ -126,7 +137,8 @@ def _finish(method: Any, samples: Samples, held: Samples | None) -> None:
     method.eval()
     apart = held if held is not None and len(held) else None
     method.measure(chain(_looked(method, samples), _looked(method, apart) if apart else ()))
-    method.settle(_looked(method, apart or samples))
+    last = apart or samples
+    method.settle(_judged(method, last, LOOKED, len(last)))
 
 
 @exactly()
@@ -264,10 +276,9 @@ class _PhaseRun:
         """The mean loss of held-out samples, always with the same draws."""
         self.method.eval()
         total, count = 0.0, min(len(held), WATCHED)
-        for number, start in enumerate(range(0, count, self.phase.batch)):
-            batch = held.batch(range(start, min(start + self.phase.batch, count)))
+        for number, batch in enumerate(_judged(self.method, held, self.phase.batch, count)):
             self.method.generator.manual_seed(seed_of(self.seed, self.number, number, 4))
-            terms = self.method.loss(self.phase, self.method.converted(batch), 1.0)
+            terms = self.method.loss(self.phase, batch, 1.0)
             total += len(batch.ids) * sum(float(term) for term in terms.values())
         self._learn()
         return total / count

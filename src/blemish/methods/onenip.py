@@ -10,17 +10,18 @@ Predict  the router's category decides the prompt, an image in the middle of its
          token.
 Differs  half the paper's width; pre-norm layers, positions that start with the variance of tokens, products drawn
          equally often: fewer steps do; three levels, standardised; the prompt never is the image itself, and at
-         inspection is always the same one; the scale of the probability comes from training images and not from those
-         that are inspected; the refiner is taught at its own stride; synthetic defects have drawn textures unless
-         others are given; a fixed number of steps at a rate that falls along a cosine. The paper's choices are
-         options.
+         inspection is always the same one; the scale of the probability comes from held-out good images and the same
+         with synthetic defects, not from those that are inspected; the refiner is taught at its own stride; synthetic
+         defects have drawn textures unless others are given; steps until the loss on held-out good images is flat. The
+         paper's choices are options. `score` as in uniad.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, Self
 
 import torch
@@ -28,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blemish.errors import ConfigError, DataError
-from blemish.methods.base import Phase, Published
+from blemish.methods.base import HELD, Phase, Published
 from blemish.methods.torch_base import TorchMethod
 from blemish.nn.bank import FeatureBank
 from blemish.nn.blocks import resized
@@ -50,16 +51,18 @@ from blemish.nn.masked import (
 from blemish.nn.moments import ChannelMoments
 from blemish.nn.precision import Exact
 from blemish.nn.refiner import FINER, Refiner
-from blemish.nn.scoring import window_peak
+from blemish.nn.residuals import Residuals
+from blemish.nn.scoring import peak, window_peak
+from blemish.ops.scoring import check_share
 from blemish.types import Batch, FeatureSpec, Needs, Prediction
 
-MEMORY = 0.98  # of the running mean of a step's largest error: about the last 50 steps count
 FEW = 8  # samples of a step below which the refiner's batch norms become group norms
 
 
 @dataclass(frozen=True)
 class Config:
-    steps: int = 1000  # of training, whatever the number of images
+    steps: int = 3000  # of training at most
+    until: Literal["flat", "steps"] = "flat"  # ends when the loss on held-out good images has stopped falling, or never
     batch: int = 4  # images in a step, each with a damaged twin and a prompt
     balanced: bool = True  # products are drawn equally often, by decided category; the paper draws images so
     rate: float = 1e-3  # at the start; it falls along a cosine
@@ -88,6 +91,10 @@ class Config:
     mask: Where = "all"  # which attentions look past a token and its neighbours
     neighbours: int = 0  # side of the window that is looked past; 1 = the token alone, 0 = 2 floor(n / 4) + 1 of n
     jitter: float = 1.21  # length of the noise on a token, as a share of its own; the paper's alpha / sqrt(channels)
+    score: Literal["distance", "spread"] = "distance"  # of channels: alike, or over their spread on good images there
+    top: float = (
+        0.0  # share of the map whose mean is the image score; 0: the highest mean of a token's square, as there
+    )
 
     def __post_init__(self) -> None:
         sizes = (self.steps, self.width, self.hidden, self.encoders, self.decoders, self.heads, self.stride)
@@ -99,6 +106,7 @@ class Config:
             raise ConfigError("rate has to be positive; clip, jitter, neighbours and dice cannot be negative")
         if not all(0 <= share < 1 for share in (self.dropout, self.attention_dropout)) or not 0 <= self.fusion <= 1:
             raise ConfigError("dropout and attention_dropout lie in [0, 1), fusion in [0, 1]")
+        check_share(self.top)
 
     @property
     def twins(self) -> bool:
@@ -145,9 +153,10 @@ class PromptedReconstructor(nn.Module):
 
 
 class OneNIP(TorchMethod[Config]):
-    needs = Needs(strides=(4, 8, 16), twin="mixed", category=True, held=0.1)
+    needs = Needs(strides=(4, 8, 16), twin="mixed", fresh=True, category=True, held=HELD)
     brief = {
         "steps": 40,
+        "until": "steps",
         "batch": 8,
         "rate": 4e-3,
         "clip": 1.0,
@@ -160,7 +169,7 @@ class OneNIP(TorchMethod[Config]):
         "refiner_width": 8,
     }
     fitted_buffers = ("mean", "scale", "prompts", "balance")
-    fitted_modules = ("network", "refiner")
+    fitted_modules = ("network", "refiner", "residuals")
     published = (
         Published("MVTec AD", "I-AUROC", 0.980, "EfficientNet-B4", "Gao 2024, corrected code; one model for all"),
         Published("MVTec AD", "P-AUROC", 0.979, "EfficientNet-B4", "Gao 2024, corrected code; one model for all"),
@@ -173,12 +182,11 @@ class OneNIP(TorchMethod[Config]):
     scale: Tensor
     prompts: Tensor  # (K, N, width), encoded, one a category
     balance: Tensor  # (), what a probability of 1 weighs in units of distance
-    largest: Tensor  # (2,) running sum of the largest errors of steps, and of their weights
 
     @classmethod
     def wants(cls, config: Config) -> Needs:
         twin = "mixed" if config.twins else None
-        return Needs(strides=(4, 8, 16), twin=twin, category=config.prompt == "category", held=0.1)
+        return replace(cls.needs, twin=twin, category=config.prompt == "category")
 
     def __init__(self, config: Config, spec: FeatureSpec, size: tuple[int, int], seed: int = 0) -> None:
         super().__init__(config, spec, size, seed)
@@ -197,7 +205,7 @@ class OneNIP(TorchMethod[Config]):
         self.exact_features = Exact()
         self.level_maps = LevelMaps([self.grid], size, 0.0)
         self.fine_maps = LevelMaps([(FINER * self.grid[0], FINER * self.grid[1])], size, 0.0)
-        self.register_buffer("largest", torch.zeros(2))
+        self.residuals = Residuals(channels, self.grid, even=config.score == "distance")
         self._moments, self._bank = ChannelMoments(channels), FeatureBank(config.kept, seed)
 
     # ------------------------------------------------------------------------------------------- features and prompts
@@ -236,7 +244,8 @@ class OneNIP(TorchMethod[Config]):
     # ------------------------------------------------------------------------------------------------------- training
     def phases(self) -> tuple[Phase, ...]:
         c = self.config
-        return (Phase("train", c.steps, self.fitted_modules, c.batch, c.rate, clip=c.clip, balanced=c.balanced),)
+        phase = partial(Phase, clip=c.clip, balanced=c.balanced, flat=c.until == "flat")
+        return (phase("train", c.steps, ("network", "refiner"), c.batch, c.rate),)
 
     def loss(self, phase: Phase, batch: Batch, progress: float) -> dict[str, Tensor]:
         """Squared errors against the clean features, of good images and of damaged ones, and the masks' Dice."""
@@ -257,16 +266,9 @@ class OneNIP(TorchMethod[Config]):
         if c.restoration:
             terms["restore"] = share * F.mse_loss(rebuilt[count:], clean)
         apart = rebuilt - seen
-        if c.twins:
-            self._note(apart[count:].detach())
         if c.refiner:
             terms["refine"] = c.dice * self._dice(apart, batch)
         return terms
-
-    def _note(self, apart: Tensor) -> None:
-        """The distance of the worst place of this step's damaged images from its reconstruction."""
-        worst = apart.square().sum(2).sqrt().max()
-        self.largest.mul_(MEMORY).add_((1 - MEMORY) * torch.stack([worst, torch.ones_like(worst)]))
 
     def _dice(self, apart: Tensor, batch: Batch) -> Tensor:
         assert batch.mask is not None
@@ -278,15 +280,21 @@ class OneNIP(TorchMethod[Config]):
             mask = F.interpolate(mask, size=(int(said.shape[2]), int(said.shape[3])), mode="area")
         return dice_loss(said.sigmoid(), torch.cat([torch.zeros_like(mask), mask]))
 
-    def settle(self, batches: Iterable[Batch]) -> None:
-        """Encodes each category's prompt; balance is the middle of the smallest and the largest distance.
-
-        The smallest is that of held-out good images; the largest theirs or that of the last steps' damaged images.
-        """
+    def measure(self, batches: Iterable[Batch]) -> None:
+        """Encodes each category's prompt; then what residuals good images have at each place."""
         self.prompts = self.network.encoder(self._tokens(self._bank.medoids(self.scale.flatten())))
-        places = torch.cat([self._apart(batch).square().sum(1).sqrt().flatten() for batch in batches])
-        largest = torch.maximum(places.max(), self.largest[0] / self.largest[1].clamp_min(1e-9))
-        self.balance = (largest + places.min()) / 2
+        self.residuals.measure(map(self._apart, batches))
+
+    def settle(self, batches: Iterable[Batch]) -> None:
+        """Balance is the middle of the smallest and the largest distance, of held-out good images and of the same with
+        synthetic defects: what is compared with is clean, as at inspection.
+        """
+        places: list[Tensor] = []
+        for batch in batches:
+            seen = [batch] if batch.twin is None else [batch, replace(batch, pyramid=batch.twin)]
+            places += [self.residuals(self._apart(one)).flatten() for one in seen]
+        distances = torch.cat(places)
+        self.balance = (distances.max() + distances.min()) / 2
         self._bank = FeatureBank(self.config.kept, self.seed)
 
     # ----------------------------------------------------------------------------------------------------- inspection
@@ -308,10 +316,12 @@ class OneNIP(TorchMethod[Config]):
 
     def predict(self, batch: Batch) -> Prediction:
         apart = self._apart(batch)
-        anomaly_map = self.level_maps([apart.square().sum(1).sqrt()])
+        anomaly_map = self.level_maps([self.residuals(apart)])
         if self.config.refiner:
             fine = self.fine_maps([self.refiner(apart.abs())[:, 0]]).sigmoid()
             anomaly_map = (1 - self.config.fusion) * anomaly_map + self.config.fusion * self.balance * fine
+        if self.config.top:
+            return Prediction(peak(anomaly_map, self.config.top), anomaly_map)
         return Prediction(window_peak(anomaly_map, self.config.stride), anomaly_map)
 
 

@@ -17,7 +17,7 @@ Differs  far fewer prototypes, smaller batches, and a fixed number of steps inst
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -37,6 +37,7 @@ from blemish.types import Batch, FeatureSpec, Needs, Prediction
 LARGEST = 2**25  # maximum entries of a cost matrix: a batch that would need more is made smaller
 HALF = 65504.0  # largest number of float16
 TINY = 1e-6  # smallest cost that counts as one
+COMPARED = 32  # images that tell how much good ones vary, and as many that they are compared with
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class Config:
     alpha: float = 0.3  # share of the distance on the grid in the cost of local prototypes; global ones have 0
     layers_fine: int = 2  # prototypes at each cell of levels of strides below 16; 0 leaves these levels out
     layers_coarse: int = 8  # the same for strides of 16 and more; the paper has 16 everywhere
+    variety: float = 0.2  # layers double while that brings good images nearer by this share; 0: they stay as stated
+    most: int = 16  # layers that this comes to at most
     batch_fine: int = 4  # images in a step, for strides below 16
     batch_coarse: int = 8  # the same for strides of 16 and more
     steps: int = 50  # of each set, whatever the number of images
@@ -60,17 +63,19 @@ class Config:
     neighbourhood: int = 1  # side of the square of cells whose mean is inspected
     same: float = 0.999  # cosine above which a prototype of the same cell as another is dropped as its copy; 1: none is
     keep: int = 1024  # maximum number of images learned from
+    heads: Literal["own", "shared"] = "own"  # of several categories in one model: prototypes of their own, or the same
     top: float = SHARE  # share of the map whose mean is the image score; 0 takes its highest place, as the paper does
     sigma: float = 0.0  # blur of the anomaly map, in pixels of the network's input
 
     def __post_init__(self) -> None:
-        sizes = (self.batch_fine, self.batch_coarse, self.steps, self.iterations, self.keep)
+        sizes = (self.batch_fine, self.batch_coarse, self.steps, self.iterations, self.keep, self.most)
         if min(sizes) < 1 or min(self.layers_fine, self.layers_coarse) < 0 or not self.layers_fine + self.layers_coarse:
             raise ConfigError(
                 "sizes have to be 1 or more, layers not negative, and those of one kind of level positive"
             )
-        if not 0 < self.alpha <= 1 or not 0 <= self.momentum < 1 or not 0 < self.same <= 1:
-            raise ConfigError("alpha and same in (0, 1] and momentum in [0, 1) are required")
+        shares = (self.momentum, self.variety)
+        if not 0 < self.alpha <= 1 or not 0 < self.same <= 1 or not all(0 <= share < 1 for share in shares):
+            raise ConfigError("alpha and same in (0, 1], momentum and variety in [0, 1) are required")
         check_share(self.top)
         if self.epsilon < FINEST or self.tolerance < 0 or self.sigma < 0:
             raise ConfigError(f"epsilon >= {FINEST}, tolerance >= 0 and sigma >= 0 are required")
@@ -97,7 +102,7 @@ class Prototypes(NamedTuple):
 
 
 class ProtoOT(TorchMethod[Config]):
-    needs = Needs(strides=(8, 16), costly=True, views=True)
+    needs = Needs(strides=(8, 16), costly=True, views=True, apart=True)
     brief = {"steps": 20, "momentum": 0.8, "metric": "euclidean"}
     fitted_buffers = ("prototypes", "places", "counts", "largest")
     published = (
@@ -110,6 +115,10 @@ class ProtoOT(TorchMethod[Config]):
     places: Tensor  # (sum of M, 2) on the grid, in [0, 1]
     counts: Tensor  # (S,) M of each set
     largest: Tensor  # (S,) feature cost in the second half of training
+
+    @classmethod
+    def wants(cls, config: Config) -> Needs:
+        return replace(cls.needs, apart=config.heads == "own")
 
     def __init__(self, config: Config, spec: FeatureSpec, size: tuple[int, int], seed: int = 0) -> None:
         super().__init__(config, spec, size, seed)
@@ -150,13 +159,34 @@ class ProtoOT(TorchMethod[Config]):
             self._seen += 1
 
     def conclude(self) -> None:
-        learned = [self._learn(kind) for kind in self.kinds]
+        learned = [self._learn(self._varied(kind)) for kind in self.kinds]
         self.prototypes = torch.cat([features.flatten() for features, _, _ in learned])
         self.places = torch.cat([places for _, places, _ in learned])
         self.counts = torch.tensor([len(places) for _, places, _ in learned])
         self.largest = torch.stack([largest for _, _, largest in learned])
         self._kept = []
         self._unpack()
+
+    def _varied(self, kind: Kind) -> Kind:
+        """The set with layers in proportion to what good images show: as many images as layers are drawn, and twice as
+        many while those come nearer to the others, cell by cell, by a share of `variety`.
+        """
+        images = torch.randperm(len(self._kept), generator=self._generator(kind))[: 2 * COMPARED].tolist()
+        known, others = images[: len(images) // 2][: self.config.most], images[len(images) // 2 :]
+        if not self.config.variety or 2 * kind.layers > len(known):
+            return kind
+        features = [
+            self._scaled(torch.stack([self._kept[i][kind.level].float().T for i in part])) for part in (known, others)
+        ]
+        cells = [part.transpose(0, 1) for part in features]  # (P, n, C)
+        cost = torch.stack([self._feature_cost(x, y) for x, y in zip(cells[1], cells[0], strict=True)])  # (P, n, m)
+        layers, nearest = kind.layers, cost[:, :, : kind.layers].amin(2).mean()
+        while 2 * layers <= len(known):
+            further = cost[:, :, : 2 * layers].amin(2).mean()
+            if further > (1 - self.config.variety) * nearest:
+                break
+            layers, nearest = 2 * layers, further
+        return kind._replace(layers=layers)
 
     def _learn(self, kind: Kind) -> tuple[Tensor, Tensor, Tensor]:
         """Prototypes (M, C), their places (M, 2) and the largest cosine cost () of one set."""

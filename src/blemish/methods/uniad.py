@@ -10,15 +10,18 @@ Predict  a token is as anomalous as far as its features lie from the rebuilt one
          the highest mean of the map over a square of one token.
 Differs  half the paper's width; layers are pre-norm, and positions start with the variance of tokens: both learn in far
          fewer steps; products are drawn equally often; three levels without that of stride 2, brought to one grid by
-         means of areas, channels standardised; a fixed number of steps at a rate that falls along a cosine instead of
+         means of areas, channels standardised; steps until the loss on held-out good images is flat instead of
          1000 epochs; jitter by its share of a token's length, not by the paper's alpha, which depends on the channels;
-         the map is bilinear between centres of tokens. The paper's choices are options.
+         the map is bilinear between centres of tokens. The paper's choices are options. Beside the paper's score stands
+         one whose channels count by their spread at the place on good images (`score`).
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, Self
 
 import torch
@@ -26,20 +29,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blemish.errors import ConfigError
-from blemish.methods.base import Phase, Published
+from blemish.methods.base import HELD, Phase, Published
 from blemish.methods.torch_base import TorchMethod
 from blemish.nn.grids import joined
 from blemish.nn.level_maps import LevelMaps
 from blemish.nn.masked import MaskedEncoder, Norm, QueryLayer, Where, drop_attention, jittered, xavier
 from blemish.nn.moments import ChannelMoments
 from blemish.nn.precision import Exact
-from blemish.nn.scoring import window_peak
+from blemish.nn.residuals import Residuals
+from blemish.nn.scoring import peak, window_peak
+from blemish.ops.scoring import check_share
 from blemish.types import Batch, FeatureSpec, Needs, Prediction
 
 
 @dataclass(frozen=True)
 class Config:
-    steps: int = 3000  # of training, whatever the number of images
+    steps: int = 6000  # of training at most
+    until: Literal["flat", "steps"] = "flat"  # ends when the loss on held-out good images has stopped falling, or never
     batch: int = 2  # images in a step: more and smaller steps learn more from the same images
     balanced: bool = True  # products are drawn equally often, by decided category; the paper draws images so
     rate: float = 1e-3  # at the start; it falls along a cosine
@@ -61,6 +67,10 @@ class Config:
     queries: bool = True  # learned ones in each decoder layer; off: decoding starts from the encoder's memory
     jitter: float = 1.21  # length of the noise on a token, as a share of its own; the paper's alpha / sqrt(channels)
     jitter_share: float = 1.0  # of the steps that are jittered
+    score: Literal["distance", "spread"] = "distance"  # of channels: alike, or over their spread on good images there
+    top: float = (
+        0.0  # share of the map whose mean is the image score; 0: the highest mean of a token's square, as there
+    )
     sigma: float = 0.0  # blur of the anomaly map, in pixels of the network's input; the paper has none
 
     def __post_init__(self) -> None:
@@ -75,6 +85,7 @@ class Config:
             raise ConfigError("dropout and attention_dropout lie in [0, 1)")
         if not 0 <= self.jitter_share <= 1:
             raise ConfigError("jitter_share lies in [0, 1]")
+        check_share(self.top)
 
 
 class Reconstructor(nn.Module):
@@ -113,6 +124,7 @@ class UniAD(TorchMethod[Config]):
     needs = Needs(strides=(4, 8, 16))
     brief = {
         "steps": 40,
+        "until": "steps",
         "batch": 8,
         "rate": 4e-3,
         "clip": 1.0,
@@ -124,7 +136,7 @@ class UniAD(TorchMethod[Config]):
         "stride": 8,
     }
     fitted_buffers = ("mean", "scale")
-    fitted_modules = ("network",)
+    fitted_modules = ("network", "residuals")
     published = (
         Published("MVTec AD", "I-AUROC", 0.965, "EfficientNet-B4", "You et al. 2022; one model for all classes"),
         Published("MVTec AD", "P-AUROC", 0.968, "EfficientNet-B4", "You et al. 2022; one model for all classes"),
@@ -133,6 +145,10 @@ class UniAD(TorchMethod[Config]):
     )
     mean: Tensor  # (C, 1, 1) of the joined channels
     scale: Tensor
+
+    @classmethod
+    def wants(cls, config: Config) -> Needs:
+        return replace(cls.needs, held=HELD if config.until == "flat" else 0.0)
 
     def __init__(self, config: Config, spec: FeatureSpec, size: tuple[int, int], seed: int = 0) -> None:
         super().__init__(config, spec, size, seed)
@@ -143,6 +159,7 @@ class UniAD(TorchMethod[Config]):
         except ValueError as error:
             raise ConfigError(str(error), hint="take a larger image, or smaller stride or neighbours") from error
         self.exact_features = Exact()
+        self.residuals = Residuals(sum(spec.channels), self.grid, even=config.score == "distance")
         self.level_maps = LevelMaps([self.grid], size, config.sigma)
         self._moments = ChannelMoments(sum(spec.channels))
 
@@ -166,7 +183,8 @@ class UniAD(TorchMethod[Config]):
 
     def phases(self) -> tuple[Phase, ...]:
         c = self.config
-        return (Phase("train", c.steps, self.fitted_modules, c.batch, c.rate, clip=c.clip, balanced=c.balanced),)
+        phase = partial(Phase, clip=c.clip, balanced=c.balanced, flat=c.until == "flat")
+        return (phase("train", c.steps, ("network",), c.batch, c.rate),)
 
     def loss(self, phase: Phase, batch: Batch, progress: float) -> dict[str, Tensor]:
         """The mean squared error; 1 is that of the mean feature, where channels are standardised."""
@@ -179,13 +197,22 @@ class UniAD(TorchMethod[Config]):
             rebuilt = self.network(seen)
         return {"restore": F.mse_loss(rebuilt.float(), clean)}
 
-    def predict(self, batch: Batch) -> Prediction:
+    def apart(self, batch: Batch) -> Tensor:
+        """(B, C, h, w): rebuilt less frozen features, in float32."""
         assert batch.pyramid is not None
         exact = self.exact_features
         rebuilt = exact(self.network(self.tokens(batch.pyramid.maps)))
-        apart = rebuilt - self.tokens(tuple(exact(x) for x in batch.pyramid.maps))
-        places = apart.square().sum(2).sqrt().reshape(-1, *self.grid)
-        anomaly_map = self.level_maps([places])
+        apart: Tensor = rebuilt - self.tokens(tuple(exact(x) for x in batch.pyramid.maps))
+        return apart.transpose(1, 2).reshape(-1, int(apart.shape[2]), *self.grid)
+
+    def measure(self, batches: Iterable[Batch]) -> None:
+        """What residuals good images have at each place."""
+        self.residuals.measure(map(self.apart, batches))
+
+    def predict(self, batch: Batch) -> Prediction:
+        anomaly_map = self.level_maps([self.residuals(self.apart(batch))])
+        if self.config.top:
+            return Prediction(peak(anomaly_map, self.config.top), anomaly_map)
         return Prediction(window_peak(anomaly_map, self.config.stride), anomaly_map)
 
 

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from blemish.data.image.preprocess import Preprocess
 from blemish.learning import training
+from blemish.learning.backbones.cache import FeatureCache
+from blemish.learning.sources.features import FeatureSource
+from blemish.learning.sources.image import ImageSamples, files
 from blemish.learning.training import EVERY, PATIENCE, TAIL, Plan
 from blemish.methods.base import Phase
 from blemish.methods.torch_base import TorchMethod
 from blemish.types import Batch, Needs, PhaseReport, Prediction
-from tests.fakes import SIZE, FakeBackbone, FakeSamples, good_image
+from tests.fakes import SIZE, FakeBackbone, FakeSamples, good_image, write_images
 from tests.unit.learning.test_training import Killed, Memory
 
 pytestmark = pytest.mark.slow
@@ -115,3 +120,32 @@ def test_a_killed_run_looks_on(backbone: FakeBackbone) -> None:
     _, again = run(backbone, plan=Plan(store=store, name="run"), stop=-1)
     _, whole = run(backbone)
     assert (again.steps, again.flat) == (whole.steps, whole.flat)
+
+
+class Twinned(Falling):
+    """Learns from damaged copies too."""
+
+    needs = Needs(twin="texture", fresh=True)
+    watched: list[Tensor]
+    settled: list[bool]
+
+    def loss(self, phase: Phase, batch: Batch, progress: float) -> dict[str, Tensor]:
+        assert batch.twin is not None
+        if not self.part.training:
+            self.watched.append(batch.twin.maps[0].clone())
+        return super().loss(phase, batch, progress)
+
+    def settle(self, batches: Any) -> None:
+        self.settled = [batch.twin is not None for batch in batches]
+
+
+def test_what_learns_from_damaged_copies_is_watched_on_the_same_ones(backbone: FakeBackbone, tmp_path: Path) -> None:
+    source = FeatureSource(backbone, Preprocess(SIZE), FeatureCache(tmp_path / "cache"), precision="f32")
+    items = files(write_images(tmp_path / "good", 8), source.preprocess)
+    parts = [ImageSamples(source, part, Twinned.needs) for part in (items[3:], items[:3])]
+    method = Twinned(Config(steps=3 * EVERY), backbone.spec(SIZE), SIZE)
+    method.watched = []
+    training.learn(method, parts[0], parts[1])
+    assert len(method.watched) == 2  # before the last quarter
+    assert torch.equal(*method.watched)
+    assert method.settled == [True]

@@ -285,6 +285,17 @@ def test_calibrating_again_makes_new_thresholds(made: Made, data: list[Record], 
     assert detector.promise.startswith("at most 0.2")
 
 
+@pytest.mark.parametrize(("heads", "count"), [("own", len(KINDS) + 1), ("shared", 0)])
+def test_a_method_may_ask_for_heads_of_its_own(data: list[Record], tmp_path: Path, heads: str, count: int) -> None:
+    model = fit_model(tmp_path, data, method="protoot", multi_class=True, options={"heads": heads, "steps": 4})
+    assert len(model.heads) == count  # the router is one of them
+    assert model.categories is not None
+    assert model.categories.names == tuple(sorted(KINDS))
+    assert Inspector(model).inspect(data[0].path).category == data[0].group
+    alone = [r for r in data if r.group == "dots"]
+    assert not fit_model(tmp_path / "alone", alone, method="protoot", options={"steps": 4}).heads
+
+
 def test_a_category_with_few_images_is_named(data: list[Record], tmp_path: Path) -> None:
     with_few_dots = [r for r in data if r.group != "dots"] + [r for r in data if r.group == "dots"][:4]
     with pytest.warns(UserWarning, match=r"too few held-out good images for a promise of 0.2: dots"):

@@ -35,7 +35,7 @@ from tests.products import COUNT, SIZE, Products, damaged, product
 from tests.reconstructors import randn, trainable
 
 PAPER = {**reconstructors.PAPER, "refiner_width": 128, "dice_at": "image", "attention_dropout": 0.1}
-TOY = {**reconstructors.TOY, "steps": 100, "refiner_width": 16}
+TOY = {**reconstructors.TOY, "until": "steps", "steps": 100, "refiner_width": 16}
 
 
 def test_the_papers_size_counts_what_the_paper_has() -> None:
@@ -193,7 +193,7 @@ def learned(**options: Any) -> OneNIP:
     """A model of all three products; twins show a piece of the next product."""
     backbone = FakeBackbone()
     method = OneNIP(Config(**{**TOY, **options}), backbone.spec(SIZE), SIZE)
-    training.learn(method, Products(backbone, twins=True), held=Products(backbone, 2, first=50))
+    training.learn(method, Products(backbone, twins=True), held=Products(backbone, 2, first=50, twins=True))
     return method
 
 
@@ -278,20 +278,21 @@ def test_the_map_is_the_stated_mixture() -> None:
     assert average_precision(labels, fine.numpy().ravel()) > average_precision(labels, coarse.numpy().ravel())
 
 
-def test_the_balance_comes_from_learned_and_held_images(backbone: FakeBackbone) -> None:
+def test_the_balance_lies_between_held_good_images_and_their_twins(backbone: FakeBackbone) -> None:
     method = OneNIP(Config(**TOY), backbone.spec(SIZE), SIZE)
     samples = Products(backbone, 2, twins=True)
     observing.train(method, in_order(samples))
     method.eval()
-    method.largest.copy_(torch.tensor([5000.0, 0.5]))
+    good, damaged = samples.all, replace(samples.all, pyramid=samples.all.twin)
     with torch.no_grad():
-        method.settle(in_order(samples))
-        low = method._apart(samples.all).norm(dim=1).min()
-    torch.testing.assert_close(method.balance, (10_000 + low) / 2)
-    noted = OneNIP(Config(**TOY), backbone.spec(SIZE), SIZE)
-    for worst in (3.0, 4.0):
-        noted._note(torch.full((2, 5, 1), 1.0) * torch.tensor([[[1.0]], [[worst]]]))
-    assert float(noted.largest[0] / noted.largest[1]) == pytest.approx((0.98 * 3 + 4) / 1.98)
+        method.measure([good])
+        far = [method._apart(batch).norm(dim=1) for batch in (good, damaged)]
+        for known in ([good], [good, good]):
+            method.settle(known)
+            lowest, highest = min(x.min() for x in far), max(x.max() for x in far)
+            torch.testing.assert_close(method.balance, (highest + lowest) / 2)
+        method.settle([replace(good, twin=None)])
+        torch.testing.assert_close(method.balance, (far[0].max() + far[0].min()) / 2)
 
 
 @pytest.mark.slow

@@ -23,7 +23,14 @@ from tests.tiny import in_formats
 
 SIDE, WIDTH = 8, 16  # of the drawn world: an 8 x 8 grid of 16 channels, each quadrant with a feature of its own
 GRID = (SIDE, SIDE)
-TOY: dict[str, Any] = {"layers_coarse": 2, "batch_coarse": 8, "steps": 60, "init": "uniform", "same": 1.0}
+TOY: dict[str, Any] = {
+    "layers_coarse": 2,
+    "batch_coarse": 8,
+    "steps": 60,
+    "init": "uniform",
+    "same": 1.0,
+    "variety": 0.0,
+}
 
 
 def quadrants() -> Tensor:
@@ -111,6 +118,30 @@ def test_global_prototypes_know_no_place(by_alpha: dict[float, ProtoOT]) -> None
     plain, moved = by_alpha[0.0], again
     expected = plain.costs(batch(maps), plain.sets[0])[:, order]
     torch.testing.assert_close(moved.costs(batch(shuffle(maps)), moved.sets[0]), expected, rtol=0.01, atol=1e-3)
+
+
+def several(kinds: int, count: int = 48) -> Tensor:
+    """(count, WIDTH, 8, 8) of that many products in turn, whose cells show one feature each."""
+    features = 2 * torch.randn(kinds, WIDTH, generator=torch.Generator().manual_seed(8))
+    noise = torch.randn(count, WIDTH, *GRID, generator=torch.Generator().manual_seed(9))
+    return features[torch.arange(count) % kinds][:, :, None, None] + 0.3 * noise
+
+
+def test_what_varies_gets_more_prototypes() -> None:
+    def layers(kinds: int, **options: Any) -> int:
+        method = toy(several(kinds), sets="global", steps=2, layers_coarse=2, **{"variety": 0.2, **options})
+        return len(method.places) // SIDE**2
+
+    assert layers(1) == 2
+    assert layers(3) > 2
+    assert layers(8) == 16
+    assert layers(8, most=4) == 4
+    assert layers(8, variety=0.0) == 2
+
+
+def test_a_few_images_are_not_counted_twice() -> None:
+    method = toy(several(2, count=3), sets="global", steps=2, layers_coarse=2, variety=0.2)
+    assert len(method.places) == 2 * SIDE**2, "one image to compare with tells nothing"
 
 
 def test_alpha_of_one_sees_no_feature() -> None:

@@ -120,11 +120,15 @@ class FeatureSource:
             cached = self.cache.get(key, self.spec)
             if cached is not None:
                 return cached
-        maps = tuple(m[0] for m in self._engine(image()[None]))
-        self.computed += 1
+        maps = self.extracted(image())
         if self.cache is not None:
             self.cache.put(key, maps)
         return maps
+
+    def extracted(self, image: NDArray[np.uint8]) -> Maps:
+        """Feature maps of a prepared image (H, W, 3), past the cache."""
+        self.computed += 1
+        return tuple(m[0] for m in self._engine(image[None]))
 
     def normalised(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(H, W, 3) uint8 -> (3, H, W) float32, as the graph does it."""

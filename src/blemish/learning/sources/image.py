@@ -1,7 +1,7 @@
 """Training samples by number: frozen features of images, of their flipped views and of their damaged copies.
 
-All of it comes through the cache, so that a step runs no backbone and memory does not grow with the data. A damaged
-copy (twin) depends on the image's bytes and the copy's number alone.
+All but fresh twins comes through the cache, so that a step runs no backbone and memory does not grow with the data. A
+damaged copy (twin) depends on the image's bytes and the copy's number alone.
 """
 
 from __future__ import annotations
@@ -189,6 +189,10 @@ class ImageSamples:
         rows = [self._one(item, view) for item, view in zip(chosen, views, strict=True)]
         if self.maker is None:
             return self._stacked(chosen, rows)
+        if self.needs.fresh:
+            numbers = torch.randint(2**62, (len(chosen),), generator=generator).tolist()
+            fresh = [self._fresh_twin(*each) for each in zip(chosen, views, numbers, strict=True)]
+            return self._stacked(chosen, rows, fresh)
         twins = [self._twin(i, v, draw % TWINS) for i, v, draw in zip(chosen, views, draws, strict=True)]
         return self._stacked(chosen, rows, twins)
 
@@ -211,16 +215,19 @@ class ImageSamples:
     def _twin(self, item: Item, view: str, number: int) -> tuple[Maps, NDArray[np.bool_]]:
         data = item.data()
         variant = f"|{view}|{self.made_by}|{number}"
-        seed = hashlib.sha256(data + variant.encode()).digest()[:8]
-
-        @lru_cache(1)
-        def made() -> tuple[Image, NDArray[np.bool_]]:
-            image = np.ascontiguousarray(VIEWS[view](item.image(data)))
-            assert self.maker is not None
-            return self.maker(image, np.random.default_rng(int.from_bytes(seed, "little")))  # type: ignore[no-any-return]
-
+        made = lru_cache(1)(lambda: self._damaged(item, view, number))
         maps = self.source.cached(data, variant, lambda: made()[0])
         return maps, self._mask(data, variant, lambda: made()[1])
+
+    def _fresh_twin(self, item: Item, view: str, number: int) -> tuple[Maps, NDArray[np.bool_]]:
+        """One that is hardly ever wanted again, and not kept."""
+        image, mask = self._damaged(item, view, number)
+        return self.source.extracted(image), mask
+
+    def _damaged(self, item: Item, view: str, number: int) -> tuple[Image, NDArray[np.bool_]]:
+        assert self.maker is not None
+        seed = hashlib.sha256(item.data() + f"|{view}|{self.made_by}|{number}".encode()).digest()[:8]
+        return self.maker(self._drawn(item, view), np.random.default_rng(int.from_bytes(seed, "little")))  # type: ignore[no-any-return]
 
     def _mask(self, data: bytes, variant: str, make: Callable[[], NDArray[np.bool_]]) -> NDArray[np.bool_]:
         """A twin's mask, one bit a pixel in the cache."""

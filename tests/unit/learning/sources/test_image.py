@@ -75,6 +75,20 @@ def test_every_twin_and_view_is_drawn(source: FeatureSource, tmp_path: Path) -> 
     assert len(masks) == 3 * TWINS
 
 
+def test_fresh_twins_are_other_ones_in_each_step(source: FeatureSource, tmp_path: Path) -> None:
+    made = samples(source, tmp_path, Needs(twin="texture", fresh=True))
+    seen = [made.batch([0], drawn(s)) for s in range(3 * TWINS)]
+    assert len({batch.mask.tobytes() for batch in seen}) > TWINS
+    again = made.batch([0], drawn(2))
+    assert np.array_equal(again.mask, seen[2].mask)
+    for one, other, clean in zip(again.twin.maps, seen[2].twin.maps, again.pyramid.maps, strict=True):
+        assert np.array_equal(one, other)
+        assert (one != clean).any()
+    twin = samples(source, tmp_path, Needs(twin="texture"))
+    views = [made.batch([i], drawn(7)).pyramid.maps[0] for i in (1, 2)]
+    assert all(np.array_equal(twin.batch([i], drawn(7)).pyramid.maps[0], v) for i, v in zip((1, 2), views, strict=True))
+
+
 def test_views_are_turned_images_not_turned_features(source: FeatureSource, tmp_path: Path) -> None:
     made = samples(source, tmp_path, Needs(image=True), views=("flip_v",))
     seen = [made.batch([0], drawn(s)) for s in range(20)]
