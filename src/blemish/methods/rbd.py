@@ -46,6 +46,7 @@ class Config:
     rate: float = 3e-3  # of AdamW, at the start
     width: int = 96  # channels of the tokens and of the context encoder
     units: int = 4  # residual units of the context encoder
+    code: int = 112  # channels of what it hands to the decoder, which sees nothing else
     decoder: tuple[int, ...] = (40, 64, 96)  # channels of the decoder's stages, finest first; the last one goes on
     level: int = -1  # pyramid level whose grid the tokens have, 0 the finest; -1 = the middle one
     ratio: tuple[float, float] = (0.3, 0.6)  # share of the cells that are hidden, drawn per sample between these
@@ -67,9 +68,10 @@ class Config:
     sigma: float = 4.0  # blur of the anomaly map, in pixels of the network's input
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.rate <= 0 or self.units < 1 or self.width < 2 or min(self.decoder, default=0) < 1:
+        sizes = (self.steps, self.units, self.code, min(self.decoder, default=0))
+        if min(sizes) < 1 or self.rate <= 0 or self.width < 2:
             raise ConfigError(
-                "steps, rate, width, units and the decoder's widths have to be positive, the width 2 or more"
+                "steps, rate, width, units, code and the decoder's widths have to be positive, the width 2 or more"
             )
         if not 0 < self.ratio[0] <= self.ratio[1] < 1 or min(self.blocks, default=0) < 1:
             raise ConfigError(
@@ -125,7 +127,10 @@ class Student(nn.Module):
 class RBD(TorchMethod[Config]):
     needs = Needs(strides=(8, 16, 32), twin="texture")
     # the raw cosine has no direction where a rectified backbone of very few channels gives nothing but zeros
-    brief = {"steps": 40, "until": "steps", "width": 24, "units": 2, "decoder": (16, 16, 16), "space": "standard"}
+    brief = {
+        **{"steps": 40, "until": "steps", "space": "standard"},
+        **{"width": 24, "units": 2, "code": 12, "decoder": (16, 16, 16)},
+    }
     fitted_buffers = ("mean", "std")
     fitted_modules = ("tokeniser", "student", "place_scores")
     published = (
@@ -154,8 +159,9 @@ class RBD(TorchMethod[Config]):
                 self.tokeniser = PixelStem(size, self.grid, config.width)
             else:
                 self.tokeniser = Tokeniser(spec.channels, self.grid, config.width)
-            code = config.width // 2
-            restorer = Restorer(config.width, code, spec.channels, spec.grids, widths, start % levels, config.units)
+            restorer = Restorer(
+                config.width, config.code, spec.channels, spec.grids, widths, start % levels, config.units
+            )
             self.student = Student(restorer, config.width)
         self.to(memory_format=torch.channels_last)  # faster on a CPU
         self.place_scores = PlaceScores(spec.grids, config.levels)
