@@ -177,6 +177,22 @@ def test_ranks(tmp_path: Path) -> None:
         run(tmp_path, "ranks.py", *words)
 
 
+def test_light_and_pose(tmp_path: Path) -> None:
+    write_mvtec(tmp_path / "data" / "mtd", train=24, test=8)
+    words = ["--data", tmp_path / "data", "--sets", "mtd", "--methods", "padim,patchcore"]
+    page = run(tmp_path, "light_and_pose.py", *words)
+    rows = [line for line in page.splitlines() if line.startswith("| as it is")]
+    assert len(rows) == 2
+    assert rows[0] == "| as it is | 0.00 | 0.00 |"  # at most a twentieth of eight good images
+    assert sum(line.startswith("| a shadow across") for line in page.splitlines()) == 2
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / ".bench").rglob("*.json")}
+    assert len(times) == 2
+    assert run(tmp_path, "light_and_pose.py", *words) == page
+    assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / ".bench").rglob("*.json")}
+    with pytest.raises(AssertionError, match="no set of"):
+        run(tmp_path, "light_and_pose.py", "--sets", "none")
+
+
 @pytest.mark.parametrize("kind", ["graded", "cutpaste"])
 def test_made_defects(tmp_path: Path, kind: str) -> None:
     """Trees of one kind of defects."""
