@@ -16,6 +16,7 @@ Differs  the abstract names CAC, CIM, LFR and separate heads, and no more: ancho
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -24,12 +25,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blemish.errors import ConfigError
-from blemish.methods.base import Phase, Published
+from blemish.methods.base import Pace, Phase, Published
 from blemish.methods.torch_base import TorchMethod
+from blemish.nn.averages import Averages, measured_anew
 from blemish.nn.blocks import resized
 from blemish.nn.level_maps import LevelMaps
+from blemish.nn.place_scores import PlaceScores, Way
 from blemish.nn.precision import Exact
-from blemish.nn.scoring import top_mean
+from blemish.nn.scoring import highest_share
+from blemish.ops.patches import Border
+from blemish.ops.scoring import SHARE, check_share
 from blemish.types import Batch, FeatureSpec, Needs, Prediction, Routing
 
 CAPACITY = ((32, 1 / 3), (96, 2 / 3))  # (rank below this, share of the hidden units that is used)
@@ -46,24 +51,31 @@ class Config:
     vote: Literal["reliable", "plain"] = "reliable"  # anchors that several categories share count less, or all alike
     head: str = "own"  # the method of the heads: own, or any other by name
     head_options: dict[str, Any] = field(default_factory=dict)  # the options of another method as head
-    width: int = 128  # channels behind the adaptor
-    hidden: int = 128  # of the discriminator
+    width: int = 0  # channels behind the adaptor; 0 = as many as the levels have together
+    hidden: int = 512  # of the discriminator
     capacity: Literal["fixed", "rank"] = "fixed"  # rank: hidden units by the rank of the category's features
     noise: float = 0.25  # on adapted features, as a share of each channel's spread
-    reach: float = 4.0  # noise is multiplied by a random factor of up to this, drawn for each; 1 = plain noise
+    reach: float = 1.0  # noise is multiplied by a random factor of up to this, drawn for each; 1 = one strength
     neighbourhood: int = 3  # side of the square of positions whose mean is inspected
+    border: Border = "zeros"  # of that mean: zeros around the map count, or what lies inside alone
     margin: float = 0.5  # of the hinge
-    steps: int = 200  # of each head; with more, noise is recognised by fine details that defects do not share
+    steps: int = 1500  # of each head
     batch: int = 8  # images in a step
     positions: int = 256  # drawn of each image in a step
-    rate: float = 1e-3  # at the start
-    top: int = 10  # positions whose mean is the image score; 1 = the highest one
+    rate: float = 1e-4  # of the adaptor, at the start; it falls along a cosine
+    discriminator_rate: float = 2e-4  # the same of the discriminator
+    average: float = 0.5  # share of the steps, at the end, over which weights are averaged; 0 = the last ones
+    levels: Way = "z"  # scores by each place's mean and spread on good images, or as they are (sum)
+    top: float = SHARE  # share of the positions whose mean is the image score; 0 takes the highest one, as in SimpleNet
     sigma: float = 4.0  # blur of the anomaly map, in pixels of the network's input
 
     def __post_init__(self) -> None:
-        sizes = (self.width, self.hidden, self.steps, self.batch, self.positions, self.top)
-        if min(*sizes, self.reach) < 1 or min(self.noise, self.margin, self.rate) <= 0 or self.sigma < 0:
-            raise ConfigError("sizes and reach have to be 1 or more, noise, margin, rate positive, sigma not negative")
+        sizes = (self.hidden, self.steps, self.batch, self.positions, self.reach)
+        if min(sizes) < 1 or min(self.noise, self.margin, self.rate, self.discriminator_rate) <= 0:
+            raise ConfigError("sizes and reach have to be 1 or more, noise, margin and rates positive")
+        if min(self.width, self.sigma) < 0 or not 0 <= self.average < 1:
+            raise ConfigError("width and sigma must not be negative, and average has to lie in [0, 1)")
+        check_share(self.top)
         if self.neighbourhood < 1 or self.neighbourhood % 2 == 0:
             raise ConfigError(f"neighbourhood has to be odd and positive, not {self.neighbourhood}")
         if self.head == "own" and self.head_options:
@@ -95,10 +107,11 @@ class DFC(TorchMethod[Config]):
         "positions": 64,
         "shots": 4,
         "anchors": 4,
-        "top": 2,
+        "top": 0.05,
+        "discriminator_rate": 5e-3,
         "neighbourhood": 1,
     }
-    fitted_modules = ("adaptor", "discriminator")
+    fitted_modules = ("adaptor", "discriminator", "place_scores")
     published = (Published("MVTec AD", "I-AUROC", 0.996, "WideResNet-50-2", "SimpleNet, Liu et al. 2023, one each"),)
 
     def __init__(self, config: Config, spec: FeatureSpec, size: tuple[int, int], seed: int = 0) -> None:
@@ -106,8 +119,10 @@ class DFC(TorchMethod[Config]):
         self.grid = spec.grids[min(1, len(spec.grids) - 1)]
         total = sum(spec.channels)
         with self.seeded():
-            self.adaptor = nn.Linear(total, config.width)
-            self.discriminator = Discriminator(config.width, config.hidden)
+            self.adaptor = nn.Linear(total, config.width or total)
+            self.discriminator = Discriminator(config.width or total, config.hidden)
+        self.averages = Averages((self.adaptor, self.discriminator), config.average)
+        self.place_scores = PlaceScores([self.grid], config.levels)
         self.exact_features = Exact()
         self.level_maps = LevelMaps([self.grid], size, config.sigma)
         self._count, self._sum, self._square = 0, torch.zeros(total).double(), torch.zeros(total, total).double()
@@ -130,7 +145,7 @@ class DFC(TorchMethod[Config]):
         assert batch.pyramid is not None
         levels = [_to_grid(level.float(), self.grid) for level in batch.pyramid.maps]
         side = self.config.neighbourhood
-        return F.avg_pool2d(torch.cat(levels, 1), side, 1, side // 2, count_include_pad=False)
+        return F.avg_pool2d(torch.cat(levels, 1), side, 1, side // 2, count_include_pad=self.config.border == "zeros")
 
     def observe(self, batch: Batch) -> None:
         x = self.local(batch).transpose(0, 1).flatten(1).double()
@@ -154,9 +169,15 @@ class DFC(TorchMethod[Config]):
 
     def phases(self) -> tuple[Phase, ...]:
         c = self.config
-        return (Phase("head", c.steps, self.fitted_modules, c.batch, c.rate, floor=0.4, decay=1e-5),)
+        paces = (Pace("discriminator", c.discriminator_rate, 1e-5),)
+        learns = ("adaptor", "discriminator")
+        return (Phase("head", c.steps, learns, c.batch, c.rate, floor=0.4, decay=1e-5, paces=paces),)
 
-    def loss(self, phase: Phase, batch: Batch, progress: float) -> dict[str, Tensor]:
+    def begin(self, phase: Phase, batches: Iterable[Batch]) -> None:  # noqa: ARG002
+        self.averages.restart()
+
+    def _said(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """What the discriminator says of good features at positions drawn in each image, and of the same with noise."""
         x = self.local(batch).permute(0, 2, 3, 1).flatten(1, 2)  # (B, P, C)
         count = min(self.config.positions, x.shape[1])
         drawn = torch.rand(x.shape[:2], generator=self.generator).topk(count, 1).indices
@@ -166,17 +187,38 @@ class DFC(TorchMethod[Config]):
         noise = self.config.noise * far * spread.clamp_min(FLOOR)
         spoilt = good + noise * torch.randn(good.shape, generator=self.generator)
         said = self.discriminator(torch.cat([good, spoilt])).float()
-        margin = self.config.margin
-        return {
-            "good": F.relu(margin - said[: len(good)]).mean(),
-            "spoilt": F.relu(margin + said[len(good) :]).mean(),
-        }
+        return said[: len(good)], said[len(good) :]
 
-    def predict(self, batch: Batch) -> Prediction:
+    def loss(self, phase: Phase, batch: Batch, progress: float) -> dict[str, Tensor]:
+        good, spoilt = self._said(batch)
+        margin = self.config.margin
+        return {"good": F.relu(margin - good).mean(), "spoilt": F.relu(margin + spoilt).mean()}
+
+    def after(self, phase: Phase, progress: float) -> None:
+        self.averages.add(progress)
+
+    def measure(self, batches: Iterable[Batch]) -> None:
+        """The averaged weights, and the batch norm's statistics with them."""
+        if not self.averages.take():
+            return
+        self.generator.manual_seed(self.seed)
+        with measured_anew(self.discriminator.norm):
+            for batch in batches:
+                self._said(batch)
+
+    def settle(self, batches: Iterable[Batch]) -> None:
+        """What good images have at each place."""
+        self.place_scores.measure([self.positions(batch)] for batch in batches)
+
+    def positions(self, batch: Batch) -> Tensor:
+        """(B, h, w): what scores, before its place is considered."""
         x = self.local(batch).permute(0, 2, 3, 1)
         said = self.discriminator(self.adaptor(x).flatten(0, 2)).reshape(x.shape[:3])
-        places = F.softplus(self.config.margin - self.exact_features(said))  # in the order of -D, and positive
-        return Prediction(top_mean(places.flatten(1), self.config.top), self.level_maps([places]))
+        return F.softplus(self.config.margin - self.exact_features(said))  # in the order of -D, and positive
+
+    def predict(self, batch: Batch) -> Prediction:
+        places = self.place_scores([self.positions(batch)])
+        return Prediction(highest_share(places[0].flatten(1), self.config.top), self.level_maps(places))
 
 
 def _to_grid(level: Tensor, grid: tuple[int, ...]) -> Tensor:

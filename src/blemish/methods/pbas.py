@@ -29,12 +29,15 @@ from torch import Tensor, nn
 from blemish.errors import ConfigError
 from blemish.methods.base import Pace, Phase, Published
 from blemish.methods.torch_base import TorchMethod
+from blemish.nn.averages import Averages, measured_anew
 from blemish.nn.boundary import BoundaryDiscriminator, FoldedBoundary, PatchEmbedding
 from blemish.nn.centres import CentreWindow, aligned, anywhere, ray
 from blemish.nn.level_maps import LevelMaps
 from blemish.nn.moments import ChannelMoments
+from blemish.nn.place_scores import PlaceScores, Way
 from blemish.nn.precision import Exact
-from blemish.nn.scoring import top_mean
+from blemish.nn.scoring import highest_share
+from blemish.ops.scoring import SHARE, check_share
 from blemish.types import Batch, FeatureSpec, Needs, Prediction
 
 LEAST = 0.01  # radius, as a share of the mean length of a feature: equal images would have none
@@ -55,25 +58,32 @@ class Config:
     faithful_pool: bool = False  # its values are pooled one after the other as in the paper, or averaged
     standardise: bool = False  # embedded channels by their mean and spread
     width: int = 0  # channels of the embedding; 0 = as many as the levels have together
-    hidden: int = 128  # units of the discriminator
+    place: bool = True  # the discriminator gets the offset from the centre of a cell's place too
+    hidden: int = 128  # units of each discriminator
+    heads: int = 1  # discriminators; their mean logit scores
+    average: float = 0.5  # share of the steps, at the end, over which weights are averaged; 0 = the last ones
+    levels: Way = "z"  # logits by each place's mean and spread on good images, or as they are (sum)
     steps: int = 300  # of training, whatever the number of images
     batch: int = 8  # images in a step
     share: float = 0.25  # of each row's cells that a step sees
     rate: float = 3e-3  # of the projection, at the start; it falls along a cosine
     boundary_rate: float = 6e-3  # the same of the discriminator
     floor: float = 0.05  # of both rates at the end, as a share; 1 = constant, as in the paper
-    top: float = 0.0  # share of the cells whose mean is the image score; 0 takes the highest one, as in the paper
+    top: float = SHARE  # share of the cells whose mean is the image score; 0 takes the highest one, as in the paper
     sigma: float = 4.0  # blur of the anomaly map, in pixels of the network's input
 
     def __post_init__(self) -> None:
-        if min(self.hidden, self.steps, self.batch) < 1 or min(self.width, self.window) < 0:
-            raise ConfigError("hidden, steps and batch have to be 1 or more, width and window not negative")
+        if min(self.hidden, self.heads, self.steps, self.batch) < 1 or min(self.width, self.window) < 0:
+            raise ConfigError("hidden, heads, steps and batch have to be 1 or more, width and window not negative")
         if min(self.k, self.noise, self.rate, self.boundary_rate) <= 0 or self.sigma < 0:
             raise ConfigError("k, noise and rates have to be positive, and sigma not negative")
         if self.neighbourhood < 1 or self.neighbourhood % 2 == 0:
             raise ConfigError(f"neighbourhood has to be odd and positive, not {self.neighbourhood}")
-        if not 0 <= self.momentum < 1 or not 0 < self.share <= 1 or not 0 <= self.floor <= 1 or not 0 <= self.top <= 1:
-            raise ConfigError("momentum in [0, 1), share in (0, 1], floor and top in [0, 1] are required")
+        if not 0 <= self.momentum < 1 or not 0 < self.share <= 1 or not 0 <= self.floor <= 1:
+            raise ConfigError("momentum in [0, 1), share in (0, 1], floor in [0, 1] are required")
+        if not 0 <= self.average < 1:
+            raise ConfigError(f"average is a share of the steps, in [0, 1), not {self.average:g}")
+        check_share(self.top)
         if self.score == "distance" and not self.constraint:
             raise ConfigError("a distance that nothing was learned for", hint="constraint=true, or score=discriminator")
 
@@ -82,7 +92,7 @@ class PBAS(TorchMethod[Config]):
     needs = Needs(strides=(8, 16))
     brief = {"steps": 150, "rate": 3e-3, "boundary_rate": 1e-2, "hidden": 32, "neighbourhood": 1}
     fitted_buffers = ("mean", "spread")
-    fitted_modules = ("projection", "discriminator")
+    fitted_modules = ("projection", "discriminator", "place_scores")
     published = (
         Published("MVTec AD", "I-AUROC", 0.998, "WideResNet-50-2", "Chen et al. 2025; epoch chosen on the test set"),
         Published("MVTec AD", "P-AUROC", 0.986, "WideResNet-50-2", "Chen et al. 2025; epoch chosen on the test set"),
@@ -103,10 +113,12 @@ class PBAS(TorchMethod[Config]):
         with self.seeded():
             self.projection = nn.Linear(width, width)
             nn.init.xavier_normal_(self.projection.weight)
-            self.discriminator = BoundaryDiscriminator(width, config.hidden)
+            self.discriminator = BoundaryDiscriminator(width, config.hidden, config.heads, placed=config.place)
+        self.averages = Averages((self.projection, self.discriminator), config.average)
         count = 1 if config.centres == "single" else self.grid[0] * self.grid[1]
         self.register_buffer("centres", torch.zeros(count, width))
         self.exact_features = Exact()
+        self.place_scores = PlaceScores([self.grid], config.levels)
         self.level_maps = LevelMaps([self.grid], size, config.sigma)
         self._moments = ChannelMoments(width)
         self._search: CentreWindow | None = None
@@ -144,6 +156,7 @@ class PBAS(TorchMethod[Config]):
     def begin(self, phase: Phase, batches: Iterable[Batch]) -> None:
         """Centres of all good images, by the projection as it was drawn (ABL)."""
         self._forget()
+        self.averages.restart()
         total, images, made = torch.zeros(self.embedding.width, *self.grid), 0, False
         for batch in batches:
             for part in torch.split(self._embedded(batch), self.config.batch):
@@ -168,20 +181,32 @@ class PBAS(TorchMethod[Config]):
             self._search = CentreWindow(self.centres, self.grid, None if everywhere else self.config.window)
         return self.centres[self._search.nearest(t, columns)]
 
-    def loss(self, phase: Phase, batch: Batch, progress: float) -> dict[str, Tensor]:
+    def _drawn(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """(T, C) projected features of cells drawn in each row, and their centres: the nearest, and their place's."""
         c = self.config
         x = self._embedded(batch).permute(2, 0, 3, 1)  # (h, B, w, C)
         count = max(round(c.share * self.grid[1]), 1)
         columns = torch.rand(x.shape[:3], generator=self.generator).topk(count, 2).indices
         x = x.gather(2, columns[..., None].expand(-1, -1, -1, x.shape[3]))
         t = self.projection(self._standard(x)).float()
-        offset = (t - self.assigned(t, columns)).flatten(0, 2)  # (T, C)
-        t = t.flatten(0, 2)
+        cells = columns + self.grid[1] * torch.arange(self.grid[0])[:, None, None]
+        place = self.centres[cells if len(self.centres) > 1 else torch.zeros_like(cells)]
+        return t.flatten(0, 2), self.assigned(t, columns).flatten(0, 2), place.flatten(0, 2)
+
+    def _logits(self, t: Tensor, offset: Tensor, radius: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
+        """(T, heads) of features and of their fakes."""
+        both = torch.cat([t, self.fakes(t, offset.detach(), radius.detach())])
+        logits = self.discriminator(both, both - torch.cat([place, place])).float()
+        return logits.chunk(2)
+
+    def loss(self, phase: Phase, batch: Batch, progress: float) -> dict[str, Tensor]:
+        c = self.config
+        t, centre, place = self._drawn(batch)
+        offset = t - centre
         radius = offset.norm(dim=1).mean()
         terms = {"centre": radius} if c.constraint else {}
         if c.score == "discriminator":
-            logits = self.discriminator(torch.cat([t, self.fakes(t, offset.detach(), radius.detach())])).float()
-            good, fake = logits.chunk(2)
+            good, fake = self._logits(t, offset, radius, place)
             terms["good"], terms["fake"] = F.softplus(good).mean(), F.softplus(-fake).mean()  # BCE with logits
         return terms
 
@@ -196,20 +221,39 @@ class PBAS(TorchMethod[Config]):
             unit = ray(offset, LEAST * least, self.generator)
         return t + self.config.k * torch.maximum(radius, least) * unit
 
+    def after(self, phase: Phase, progress: float) -> None:
+        self.averages.add(progress)
+
+    def measure(self, batches: Iterable[Batch]) -> None:
+        """The averaged weights, and the batch norm's statistics with them."""
+        if not self.averages.take():
+            return
+        self.generator.manual_seed(self.seed)
+        with measured_anew(self.discriminator.norm):
+            for batch in batches:
+                t, centre, place = self._drawn(batch)
+                self._logits(t, t - centre, (t - centre).norm(dim=1).mean(), place)
+
     def settle(self, batches: Iterable[Batch]) -> None:
+        """What good images have at each place."""
         self._forget()
+        self.place_scores.measure([self.cells(batch)] for batch in batches)
 
     def _forget(self) -> None:
         """Drop what was derived from weights and centres, which have changed."""
         self._folded, self._search = [], None
 
     def fitted_state(self) -> dict[str, Tensor]:
-        """The centres too where they score; otherwise they are not needed again."""
-        return super().fitted_state() | ({"centres": self.centres} if self.config.score == "distance" else {})
+        """The centres too where they are needed again."""
+        return super().fitted_state() | ({"centres": self.centres} if self._keeps_centres else {})
+
+    @property
+    def _keeps_centres(self) -> bool:
+        return self.config.place or self.config.score == "distance"
 
     def load_fitted(self, state: Mapping[str, Any]) -> None:
         super().load_fitted(state)
-        if self.config.score == "distance":
+        if self._keeps_centres:
             self.centres.copy_(torch.as_tensor(state["centres"]))
         self._forget()
 
@@ -218,7 +262,7 @@ class PBAS(TorchMethod[Config]):
         assert batch.pyramid is not None
         if not self._folded:  # made once
             parts = (self.embedding, self.mean, self.spread, self.projection, self.discriminator)
-            self._folded.append(FoldedBoundary(*parts))
+            self._folded.append(FoldedBoundary(*parts, self.centres))
         return self._folded[0](batch.pyramid.maps)  # type: ignore[no-any-return]
 
     def distances(self, batch: Batch) -> Tensor:
@@ -229,13 +273,14 @@ class PBAS(TorchMethod[Config]):
         far: Tensor = offset.norm(dim=3)
         return far.transpose(0, 1)
 
+    def cells(self, batch: Batch) -> Tensor:
+        """(B, h, w): what scores, before its place is considered."""
+        scores = self.logits(batch) if self.config.score == "discriminator" else self.distances(batch)
+        return self.exact_features(scores)  # type: ignore[no-any-return]
+
     def predict(self, batch: Batch) -> Prediction:
-        if self.config.score == "discriminator":
-            places = self.exact_features(self.logits(batch))
-        else:
-            places = self.distances(batch)
-        highest = max(round(self.config.top * self.grid[0] * self.grid[1]), 1)
-        return Prediction(top_mean(places.flatten(1), highest), self.level_maps([places]))
+        places = self.place_scores([self.cells(batch)])
+        return Prediction(highest_share(places[0].flatten(1), self.config.top), self.level_maps(places))
 
 
 METHOD = PBAS

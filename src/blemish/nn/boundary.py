@@ -76,15 +76,23 @@ def pooling(inside: int, outside: int) -> Tensor:
 
 
 class BoundaryDiscriminator(nn.Module):
-    """(N, C) -> (N,) logits: high for fakes. Linear, batch norm, leaky ReLU, linear without a bias."""
+    """(N, C) -> (N, heads) logits: high for fakes. Linear, batch norm, leaky ReLU, linear without a bias.
 
-    def __init__(self, width: int, hidden: int) -> None:
+    Args:
+        heads: discriminators side by side, each of `hidden` units; none sees another.
+        placed: it also gets each feature's offset from the centre of its place, through a linear layer of its own.
+    """
+
+    def __init__(self, width: int, hidden: int, heads: int = 1, *, placed: bool = False) -> None:
         super().__init__()
-        self.first, self.norm = nn.Linear(width, hidden), nn.BatchNorm1d(hidden)
-        self.last = nn.Linear(hidden, 1, bias=False)
+        self.first, self.norm = nn.Linear(width, heads * hidden), nn.BatchNorm1d(heads * hidden)
+        self.last = nn.Linear(hidden, heads, bias=False)
+        self.beside = nn.Linear(width, heads * hidden, bias=False) if placed else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(F.leaky_relu(self.norm(self.first(x)), LEAK))[:, 0]  # type: ignore[no-any-return]
+    def forward(self, x: Tensor, offset: Tensor) -> Tensor:
+        inner = self.first(x) if self.beside is None else self.first(x) + self.beside(offset)
+        hidden = F.leaky_relu(self.norm(inner), LEAK).unflatten(1, self.last.weight.shape)
+        return torch.einsum("nkh,kh->nk", hidden, self.last.weight)
 
 
 class FoldedBoundary(nn.Module):
@@ -92,11 +100,13 @@ class FoldedBoundary(nn.Module):
 
     Embedding, standardisation, projection, first layer and batch norm (by its running statistics) are linear, so one
     matrix holds them: exact but for rounding. It is applied on each level's own grid, before the coarser ones are
-    resized. Computed again whenever the parts have changed.
+    resized. The centre of each place is a bias there; several discriminators are one, whose logit is the mean of
+    theirs. Computed again whenever the parts have changed.
 
     Args:
         embedding, projection, discriminator: the parts.
         mean, spread: (C,) of embedded features, by which they are standardised.
+        centres: (M, C), of each place in turn or one for all.
     """
 
     @torch.no_grad()
@@ -107,19 +117,26 @@ class FoldedBoundary(nn.Module):
         spread: Tensor,
         projection: nn.Linear,
         discriminator: BoundaryDiscriminator,
+        centres: Tensor,
     ) -> None:
         super().__init__()
         self.embedding = embedding
-        first, norm = discriminator.first, discriminator.norm
+        first, norm, beside = discriminator.first, discriminator.norm, discriminator.beside
         assert norm.running_mean is not None
         assert norm.running_var is not None
         scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-        inner = first.weight.double() @ projection.weight.double() / spread.double()
-        bias = first.weight.double() @ projection.bias.double() + first.bias.double() - inner @ mean.double()
-        self.bias = (scale * (bias - norm.running_mean.double()) + norm.bias.double()).float()[:, None, None]
+        outer = first.weight.double()
+        bias = (first.bias.double() - norm.running_mean.double())[:, None]
+        if beside is not None:
+            outer = outer + beside.weight.double()
+            bias = bias - beside.weight.double() @ centres.double().T
+        inner = outer @ projection.weight.double() / spread.double()
+        bias = bias + (outer @ projection.bias.double() - inner @ mean.double())[:, None]  # (hidden, M) or (hidden, 1)
+        bias = (scale[:, None] * bias + norm.bias.double()[:, None]).float()
+        self.bias = bias.view(len(bias), *(embedding.grid if bias.shape[1] > 1 else (1, 1)))
         whole = scale[:, None] * inner  # (hidden, C)
         self.kernels = [(whole @ matrix.double()).float() for matrix in embedding.matrices]
-        self.last = discriminator.last.weight.detach().clone()[:, :, None, None]
+        self.last = discriminator.last.weight.detach().clone().view(1, -1, 1, 1) / len(discriminator.last.weight)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Levels (B, c_l, *grid_l) -> (B, *grid) logits."""

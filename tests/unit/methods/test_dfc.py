@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,11 @@ import torch
 
 from blemish.errors import ConfigError
 from blemish.evaluation.metrics import auroc
+from blemish.learning.training import Plan
 from blemish.methods.dfc import DFC, Config, rank
 from blemish.types import Batch, FeatureSpec, Pyramid
 from tests.fakes import SIZE, FakeBackbone, batch_of, defective_image, good_image, learn
+from tests.unit.learning.test_training import Memory
 
 SMALL: dict[str, Any] = {
     "steps": 80,
@@ -20,7 +23,8 @@ SMALL: dict[str, Any] = {
     "width": 16,
     "hidden": 24,
     "positions": 64,
-    "top": 2,
+    "discriminator_rate": 5e-3,
+    "top": 0.05,
     "neighbourhood": 1,
 }
 
@@ -46,7 +50,16 @@ def test_levels_come_to_the_middle_grid() -> None:
     constant = tuple(torch.full_like(m, float(i)) for i, m in enumerate(maps))
     local = method.local(Batch(size=(64, 80), pyramid=Pyramid(constant)))
     assert torch.allclose(local[:, :3], torch.zeros(()))
-    assert torch.allclose(local[:, 3:7], torch.ones(()))  # no border is darker: the mean counts what is there
+    ones = torch.ones(2, 4, 8, 10)
+    assert torch.allclose(local[:, 3:7], ones)  # neighbourhood of 1
+    wide = Config(**{**SMALL, "neighbourhood": 3})
+    found = {
+        b: DFC(replace(wide, border=b), spec, (64, 80)).local(Batch((64, 80), Pyramid(constant)))[:, 3:7]
+        for b in ("zeros", "inside")
+    }
+    assert torch.allclose(found["inside"], ones)  # the mean counts what is there
+    torch.testing.assert_close(found["zeros"][:, :, 1:-1, 1:-1], ones[:, :, 1:-1, 1:-1])
+    torch.testing.assert_close(found["zeros"][:, :, 0, 0], torch.full((2, 4), 4 / 9))
 
 
 def test_the_adaptor_starts_at_standardised_features() -> None:
@@ -104,6 +117,68 @@ def test_noise_follows_the_spread_and_cannot_be_outgrown() -> None:
     assert terms[0] == pytest.approx(terms[1], rel=1e-2)  # the discriminator's batch norm sees the same
 
 
+def test_an_adaptor_of_no_width_is_as_wide_as_the_features() -> None:
+    method = DFC(Config(), FakeBackbone().spec(SIZE), SIZE)
+    total = sum(FakeBackbone().spec(SIZE).channels)
+    assert method.adaptor.weight.shape == (total, total)
+
+
+def test_adaptor_and_discriminator_learn_at_their_own_pace() -> None:
+    phase = DFC(Config(), FakeBackbone().spec(SIZE), SIZE).phases()[0]
+    assert phase.rate == Config.rate
+    assert [(p.part, p.rate) for p in phase.paces] == [("discriminator", Config.discriminator_rate)]
+
+
+def test_averages_resume_to_the_same_bits_and_are_no_part_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed where half of what is averaged has passed; without the average other weights come out."""
+    backbone, images = FakeBackbone(), [good_image(i) for i in range(12)]
+
+    def learned(**given: Any) -> dict[str, Any]:
+        average = given.pop("average", 0.5)
+        method = DFC(Config(**{**SMALL, "steps": 20, "average": average}), backbone.spec(SIZE), SIZE)
+        learn(method, backbone, images, **given)
+        return method.fitted_state()
+
+    store, inner = Memory(), DFC.loss
+
+    def dies(self: DFC, phase: Any, batch: Batch, progress: float) -> Any:
+        if round(progress * phase.steps) == 16:
+            raise KeyboardInterrupt
+        return inner(self, phase, batch, progress)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(DFC, "loss", dies)
+        with pytest.raises(KeyboardInterrupt):
+            learned(plan=Plan(store=store, name="run", snapshot_every=0))
+    assert store.kept
+    again, whole = learned(plan=Plan(store=store, name="run", snapshot_every=0)), learned()
+    assert again.keys() == whole.keys()
+    assert all(torch.equal(again[name], whole[name]) for name in whole)
+    assert not [name for name in whole if "averages" in name]
+    assert not torch.equal(learned(average=0.0)["adaptor.weight"], whole["adaptor.weight"])
+
+
+def test_scores_are_counted_from_what_good_images_have_at_each_place() -> None:
+    images = batch_of(FakeBackbone(), [good_image(i) for i in range(12)])
+    for way, most in (("z", 1e-2), ("sum", 10.0)):
+        method = fitted(levels=way, steps=10)
+        with torch.no_grad():
+            shown = method(images).anomaly_map
+        share = float(shown.mean(0).abs().max() / shown.abs().max())
+        assert share < most
+        assert way == "z" or share > 0.1
+
+
+@pytest.mark.parametrize("top", [0.0, 0.05])
+def test_score_is_that_of_the_highest_positions_before_the_blur(top: float) -> None:
+    method = fitted(top=top, steps=5)
+    seen = batch_of(FakeBackbone(), [good_image(i) for i in range(100, 104)])
+    with torch.no_grad():
+        out, places = method.predict(seen), method.place_scores([method.positions(seen)])[0]
+    every = places.flatten(1).sort(1, descending=True).values
+    torch.testing.assert_close(out.score, every[:, : max(round(top * every.shape[1]), 1)].mean(1))
+
+
 def test_capacity_follows_the_rank() -> None:
     generator = torch.Generator().manual_seed(0)
     low = torch.randn(400, 3, generator=generator).double() @ torch.randn(3, 30, generator=generator).double()
@@ -128,7 +203,18 @@ def test_another_head_takes_its_own_options() -> None:
         Config(head_options={"level": 0})
 
 
-@pytest.mark.parametrize("wrong", [{"top": 0}, {"noise": 0.0}, {"sigma": -1.0}, {"shots": 0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"top": 1},
+        {"average": 1},
+        {"discriminator_rate": 0.0},
+        {"width": -1},
+        {"noise": 0.0},
+        {"sigma": -1.0},
+        {"shots": 0},
+    ],
+)
 def test_wrong_options(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         DFC.routing(Config(**wrong))

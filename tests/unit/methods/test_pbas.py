@@ -18,6 +18,7 @@ from blemish.methods.pbas import PBAS, Config
 from blemish.nn.boundary import BoundaryDiscriminator, FoldedBoundary, PatchEmbedding
 from blemish.types import Batch, FeatureSpec, Pyramid
 from tests.fakes import SIZE, FakeBackbone, batch_of, defective_image, good_image, learn
+from tests.unit.learning.test_training import Memory
 
 GRID, WIDTH = (8, 8), 24
 
@@ -53,7 +54,7 @@ class Kept:
         return batch(self.maps[list(indices)])
 
 
-def toy(maps: Tensor, seed: int = 0, **options: Any) -> PBAS:
+def toy(maps: Tensor, seed: int = 0, plan: training.Plan | None = None, **options: Any) -> PBAS:
     """Learned from one level (N, WIDTH, 8, 8)."""
     usual: dict[str, Any] = {
         "neighbourhood": 1,
@@ -65,7 +66,7 @@ def toy(maps: Tensor, seed: int = 0, **options: Any) -> PBAS:
         "standardise": True,
     }
     method = PBAS(Config(**{**usual, **options}), spec_of((WIDTH,), (GRID,)), (64, 64), seed)
-    training.learn(method, Kept(maps))
+    training.learn(method, Kept(maps), plan=plan)
     return method
 
 
@@ -133,31 +134,37 @@ def test_plain_pooling_is_the_mean_of_the_neighbourhood() -> None:
     torch.testing.assert_close(PatchEmbedding(spec.channels, spec.grids, 9)(maps), narrow)
 
 
+@pytest.mark.parametrize("centres", [1, 96])
+@pytest.mark.parametrize("inside", [{}, {"heads": 3}, {"placed": True}, {"heads": 2, "placed": True}])
 @pytest.mark.parametrize(
     "options", [{}, {"width": 9}, {"faithful": True}, {"faithful": True, "width": 20}, {"side": 1}]
 )
-def test_folding_changes_nothing(options: dict[str, Any]) -> None:
+def test_folding_changes_nothing(options: dict[str, Any], inside: dict[str, Any], centres: int) -> None:
     spec = spec_of((6, 10), ((8, 12), (4, 6)))
     embedding = PatchEmbedding(spec.channels, spec.grids, **options)
     width = embedding.width
     mean, spread = drawn(width, seed=3), drawn(width, seed=4).abs() + 0.3
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        projection, discriminator = torch.nn.Linear(width, width), BoundaryDiscriminator(width, 12)
+        projection, discriminator = torch.nn.Linear(width, width), BoundaryDiscriminator(width, 12, **inside)
+    heads, units = inside.get("heads", 1), 12 * inside.get("heads", 1)
+    bank = 2 * drawn(centres, width, seed=15)
     with torch.no_grad():
         for i, value in enumerate(
             (discriminator.norm.weight, discriminator.norm.bias, discriminator.norm.running_mean)
         ):
-            value.copy_(drawn(12, seed=10 + i))
-        discriminator.norm.running_var.copy_(drawn(12, seed=13).square() + 0.2)
-        discriminator.last.weight.copy_(drawn(1, 12, seed=14))
+            value.copy_(drawn(units, seed=10 + i))
+        discriminator.norm.running_var.copy_(drawn(units, seed=13).square() + 0.2)
+        discriminator.last.weight.copy_(drawn(heads, 12, seed=14))
         discriminator.eval()
         maps = levels(spec, 3)
         x = (embedding(maps).permute(0, 2, 3, 1) - mean) / spread
-        expected = discriminator(projection(x).flatten(0, 2)).view(3, 8, 12)
-        folded = FoldedBoundary(embedding, mean, spread, projection, discriminator)
+        t = projection(x)
+        offset = t - bank.view(8, 12, -1) if centres > 1 else t - bank
+        expected = discriminator(t.flatten(0, 2), offset.flatten(0, 2)).mean(1).view(3, 8, 12)
+        folded = FoldedBoundary(embedding, mean, spread, projection, discriminator, bank)
         torch.testing.assert_close(folded(maps), expected, rtol=1e-4, atol=1e-4)
-    assert float(expected.std()) > 0.1
+    assert float(expected.std()) > 0.05
 
 
 def test_a_fake_lies_on_the_ray_a_share_of_the_radius_further_out() -> None:
@@ -211,7 +218,7 @@ def test_the_step_is_no_part_of_the_gradient() -> None:
 
 def test_losses_are_mean_distance_and_binary_cross_entropy() -> None:
     maps = world(20, 1)[0]
-    method = started(maps, share=1.0, exact_assign=True)
+    method = started(maps, share=1.0, exact_assign=True, heads=3)
     method.eval()
     with torch.no_grad():
         terms = method.loss(method.phases()[0], batch(maps[:4]), 0.0)
@@ -220,7 +227,9 @@ def test_losses_are_mean_distance_and_binary_cross_entropy() -> None:
         centre = method.centres[F.cosine_similarity(t[:, None], method.centres[None], dim=2).argmax(1)]
         radius = (t - centre).norm(dim=1).mean()
         fakes = t + 0.25 * radius * F.normalize(t - centre, dim=1)
-        good, fake = torch.sigmoid(method.discriminator(t)), torch.sigmoid(method.discriminator(fakes))
+        place = method.centres.view(8, 1, 8, -1).expand(-1, 4, -1, -1).flatten(0, 2)
+        good = torch.sigmoid(method.discriminator(t, t - place))
+        fake = torch.sigmoid(method.discriminator(fakes, fakes - place))
     assert float(terms["centre"]) == pytest.approx(float(radius), rel=1e-4)
     assert float(terms["good"]) == pytest.approx(float(F.binary_cross_entropy(good, torch.zeros_like(good))), rel=1e-3)
     assert float(terms["fake"]) == pytest.approx(float(F.binary_cross_entropy(fake, torch.ones_like(fake))), rel=1e-3)
@@ -277,27 +286,127 @@ def test_the_radius_falls_to_a_plateau_and_the_boundary_tells_fakes(monkeypatch:
         x = (maps.permute(2, 0, 3, 1) - method.mean) / method.spread
         t = method.projection(x)
         offset = (t - method.assigned(t, torch.arange(8))).flatten(0, 2)
+        place = (t - method.centres.view(8, 1, 8, -1)).flatten(0, 2)
         t = t.flatten(0, 2)
         fakes = method.fakes(t, offset, offset.norm(dim=1).mean())
-        assert float((method.discriminator(t) < 0).double().mean()) > 0.7
-        assert float((method.discriminator(fakes) > 0).double().mean()) > 0.7
+        assert float((method.discriminator(t, place) < 0).double().mean()) > 0.7
+        assert float((method.discriminator(fakes, place + fakes - t) > 0).double().mean()) > 0.7
 
 
 def test_each_part_is_worth_something_in_a_toy() -> None:
-    maps = world(64, 1)[0]
-    full = found(toy(maps))
+    """Of the method as it was published: the discriminator sees features alone, and its highest last logit scores."""
+    maps, plain = world(64, 1)[0], {"place": False, "average": 0.0, "levels": "sum", "top": 0.0}
+
+    def auroc_of(**options: Any) -> float:
+        return found(toy(maps, **plain, **options))
+
+    full = auroc_of()
     assert full > 0.85
-    assert found(toy(maps, score="distance")) < full - 0.1  # no RBO
-    assert found(toy(maps, direction="random")) < full - 0.1
-    assert found(toy(maps, direction="gaussian")) < full - 0.1
-    assert found(toy(maps, constraint=False)) < full - 0.05
-    assert found(toy(maps, k=0.05)) < full - 0.05
+    assert auroc_of(score="distance") < full - 0.1  # no RBO
+    assert auroc_of(direction="random") < full - 0.1
+    assert auroc_of(direction="gaussian") < full - 0.1
+    assert auroc_of(constraint=False) < full - 0.05
+    assert auroc_of(k=0.05) < full - 0.05
 
 
+def test_the_discriminator_knows_the_centre_of_the_place() -> None:
+    """One feature everywhere: only with the centres does it look different at different places."""
+    maps = world(20, 1)[0]
+    same = batch(maps[:2, :, :1, :1].expand(-1, -1, *GRID))
+    with torch.no_grad():
+        found = {place: started(maps, place=place).eval().logits(same) for place in (True, False)}
+    assert float(found[True].std(dim=(1, 2)).min()) > 1e-2
+    assert float(found[False].std(dim=(1, 2)).max()) < 1e-5
+
+
+def test_what_lies_at_the_wrong_place_is_found_by_the_centre_of_the_place() -> None:
+    """Each cell's features are good ones, of another row of the same image: nothing but the place is wrong."""
+    maps, fresh = world(64, 1)[0], world(40, 300)[0]
+
+    def apart(place: bool) -> float:
+        method = toy(maps, place=place, levels="sum")
+        with torch.no_grad():
+            scores = [method.logits(batch(x)).mean((1, 2)) for x in (fresh, fresh.roll(3, 2))]
+        return float(auroc(np.repeat([0, 1], 40), torch.cat(scores).numpy()))
+
+    assert apart(True) > apart(False) + 0.1
+
+
+def test_scores_are_counted_from_what_good_images_have_at_each_place() -> None:
+    maps = world(64, 1)[0]
+    means = {}
+    for way in ("z", "sum"):
+        method = toy(maps, levels=way, steps=10)
+        with torch.no_grad():
+            shown = method(batch(maps)).anomaly_map
+        means[way] = float(shown.mean(0).abs().max() / shown.abs().max())
+    assert means["z"] < 1e-2
+    assert means["sum"] > 0.1
+
+
+def test_weights_are_means_over_the_last_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    maps, seen = world(20, 1)[0], []
+    inner = PBAS.after
+
+    def spy(self: PBAS, phase: Any, progress: float) -> None:
+        seen.append([p.double().clone() for m in (self.projection, self.discriminator) for p in m.parameters()])
+        inner(self, phase, progress)
+
+    monkeypatch.setattr(PBAS, "after", spy)
+    last: dict[float, int] = {0.0: 1, 0.25: 5, 0.9: 18}
+    for average, count in last.items():
+        seen.clear()
+        method = toy(maps, steps=20, average=average)
+        weights = [p for m in (method.projection, method.discriminator) for p in m.parameters()]
+        for weight, steps in zip(weights, zip(*seen[-count:], strict=True), strict=True):
+            torch.testing.assert_close(weight.double(), torch.stack(steps).mean(0), rtol=1e-4, atol=1e-6)
+
+
+def test_the_batch_norm_is_measured_with_the_averaged_weights() -> None:
+    """What it takes for the mean of the hidden units is theirs, of features and fakes alike."""
+    maps = world(20, 1)[0]
+    method = toy(maps, steps=20, share=1.0, rate=5e-2, boundary_rate=5e-2)
+    with torch.no_grad():
+        t, centre, place = method._drawn(batch(maps))
+        fakes = method.fakes(t, t - centre, (t - centre).norm(dim=1).mean())
+        both = torch.cat([t, fakes])
+        d = method.discriminator
+        hidden = d.first(both) + d.beside(both - torch.cat([place, place]))
+    torch.testing.assert_close(d.norm.running_mean, hidden.mean(0), rtol=0.05, atol=0.05)
+    torch.testing.assert_close(d.norm.running_var, hidden.var(0), rtol=0.1, atol=0.05)
+
+
+def test_averages_resume_to_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    maps = world(20, 1)[0]
+    whole = toy(maps, steps=20)
+    store = Memory()
+    inner = PBAS.loss
+
+    def dies(self: PBAS, phase: Any, batch: Batch, progress: float) -> dict[str, Tensor]:
+        if round(progress * phase.steps) == 16:
+            raise KeyboardInterrupt
+        return inner(self, phase, batch, progress)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PBAS, "loss", dies)
+        with pytest.raises(KeyboardInterrupt):
+            toy(maps, plan=training.Plan(store=store, name="run", snapshot_every=0), steps=20)
+    assert store.kept
+    again = toy(maps, plan=training.Plan(store=store, name="run", snapshot_every=0), steps=20)
+    found, expected = again.fitted_state(), whole.fitted_state()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_means_are_no_part_of_the_model() -> None:
+    assert not [name for name in toy(world(20, 1)[0], steps=2).fitted_state() if "averages" in name]
+
+
+@pytest.mark.parametrize("place", [True, False])
 @pytest.mark.parametrize("score", ["discriminator", "distance"])
 @pytest.mark.parametrize("centres", ["aligned", "single"])
-def test_a_model_that_is_saved_scores_the_same(score: str, centres: str, backbone: FakeBackbone) -> None:
-    options: dict[str, Any] = {"steps": 20, "hidden": 16, "score": score, "centres": centres}
+def test_a_model_that_is_saved_scores_the_same(score: str, centres: str, place: bool, backbone: FakeBackbone) -> None:
+    options: dict[str, Any] = {"steps": 20, "hidden": 16, "score": score, "centres": centres, "place": place}
     method = PBAS(Config(**options), backbone.spec(SIZE), SIZE)
     learn(method, backbone, [good_image(i) for i in range(6)])
     other = PBAS(Config(**options), backbone.spec(SIZE), SIZE, seed=1)
@@ -305,7 +414,7 @@ def test_a_model_that_is_saved_scores_the_same(score: str, centres: str, backbon
     seen = batch_of(backbone, [good_image(50), defective_image(51)[0]])
     assert torch.equal(method(seen).score, other(seen).score)
     assert torch.equal(method(seen).anomaly_map, other(seen).anomaly_map)
-    assert ("centres" in method.fitted_state()) == (score == "distance")
+    assert ("centres" in method.fitted_state()) == (place or score == "distance")
 
 
 def test_the_projection_and_the_discriminator_learn_at_their_own_pace(backbone: FakeBackbone) -> None:
@@ -341,10 +450,11 @@ def test_shapes_follow_the_pyramid(
 
 @pytest.mark.parametrize("top", [0.0, 0.1])
 def test_score_is_that_of_the_highest_cells_before_the_blur(top: float) -> None:
-    method = started(world(20, 1)[0], top=top).eval()
+    method = toy(world(20, 1)[0], steps=5, top=top)
+    seen = batch(world(5, 2)[0])
     with torch.no_grad():
-        out, logits = method.predict(batch(world(5, 2)[0])), method.logits(batch(world(5, 2)[0]))
-    every = logits.flatten(1).sort(1, descending=True).values
+        out, cells = method.predict(seen), method.place_scores([method.logits(seen)])[0]
+    every = cells.flatten(1).sort(1, descending=True).values
     torch.testing.assert_close(out.score, every[:, : 6 if top else 1].mean(1))
 
 
@@ -357,7 +467,9 @@ def test_score_is_that_of_the_highest_cells_before_the_blur(top: float) -> None:
         {"momentum": 1},
         {"share": 0},
         {"neighbourhood": 2},
-        {"top": 2},
+        {"top": 1},
+        {"heads": 0},
+        {"average": 1},
         {"window": -1},
         {"score": "distance", "constraint": False},
     ],
