@@ -5,13 +5,15 @@ Suits    several categories, one model, to which further products are added late
 Fit      a few good images of each category become anchors (CAC); anchors vote on the category of all others (CIM); each
          category's local features go to a head of its own (LFR), here an adaptor and a discriminator that learns good
          features from the same ones with noise on them.
-Predict  positions vote on the category; the head of the decided category scores every position; the map is
-         bilinear and blurred, the image takes the mean of its highest positions; scores are put on the scale of each
-         head's good images.
+Predict  positions vote on the category; the head of the decided category scores every position, as a z-score of good
+         images there; the map is bilinear and blurred, the image takes the mean of the highest hundredth of the
+         positions; scores are put on the scale of each head's good images.
 Differs  the abstract names CAC, CIM, LFR and separate heads, and no more: anchors are spherical k-means centres whose
-         votes weigh by their reliability, the head is that of SimpleNet (Liu et al., CVPR 2023), its noise relative to
-         the spread of each channel and up to 4 times as strong, since features far from normal ones were otherwise
-         scored as good. Any other method can be the head (`head`).
+         votes weigh by their reliability, the head is that of SimpleNet (Liu et al., CVPR 2023) at its rates and its
+         adaptor's width. Of that differ: noise relative to the spread of each channel (`noise`), where SimpleNet's is
+         0.015 whatever the features; half the hidden units (`hidden`); some positions of an image in a step
+         (`positions`); weights averaged over the second half of the steps (`average`); z-scores of places (`levels`)
+         and the mean of the highest ones (`top`). Any other method can be the head (`head`).
 """
 
 from __future__ import annotations

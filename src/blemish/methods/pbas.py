@@ -8,12 +8,15 @@ Fit      frozen features of 3 x 3 neighbourhoods go through one linear layer, th
          matching batch means to each other. Then each step pulls features to their nearest centres (ABL), pushes a copy
          of each on along the ray from its centre, by a share k of the mean distance (AFS), and teaches a discriminator
          to tell features from such fakes (RBO). As distances shrink, fakes come closer.
-Predict  the discriminator's logit at each cell; the map is bilinear and blurred, the image takes the highest cells.
-         Centres are not needed: projection and discriminator are folded into one matrix.
-Differs  means over a neighbourhood instead of pooled windows (`faithful_pool`); some cells of each image in a step;
-         centres are searched near a cell (`exact_assign`); logits instead of probabilities; far fewer steps at higher
-         rates along a cosine; the last step is kept, where the published code keeps the epoch that is best on the test
-         set.
+Predict  the discriminator's logit at each cell, as a z-score of good images there; the map is bilinear and blurred, the
+         image takes the mean of the highest hundredth of the cells. No centre is searched: projection and discriminator
+         are folded into one matrix, the centre of a place into its bias.
+Differs  the discriminator gets the offset from the centre of the place beside the feature (`place`); weights are means
+         over the second half of the steps (`average`); logits count from what is usual at a place (`levels`); the
+         highest cell alone scores in the paper (`top`); means over a neighbourhood instead of pooled windows
+         (`faithful_pool`); some cells of each image in a step (`share`); centres are searched near a cell
+         (`exact_assign`); logits instead of probabilities; far fewer steps at higher rates along a cosine; the last
+         step is kept, where the published code keeps the epoch that is best on the test set.
 """
 
 from __future__ import annotations
