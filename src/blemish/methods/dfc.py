@@ -61,7 +61,7 @@ class Config:
     neighbourhood: int = 3  # side of the square of positions whose mean is inspected
     border: Border = "zeros"  # of that mean: zeros around the map count, or what lies inside alone
     margin: float = 0.5  # of the hinge
-    steps: int = 1500  # of each head
+    steps: int = 600  # of each head
     batch: int = 8  # images in a step
     positions: int = 256  # drawn of each image in a step
     rate: float = 1e-4  # of the adaptor, at the start; it falls along a cosine
@@ -104,8 +104,7 @@ class DFC(TorchMethod[Config]):
     brief = {
         "steps": 60,
         "rate": 5e-3,
-        "width": 16,
-        "hidden": 16,
+        "hidden": 64,
         "positions": 64,
         "shots": 4,
         "anchors": 4,

@@ -62,8 +62,7 @@ class Config:
     standardise: bool = False  # embedded channels by their mean and spread
     width: int = 0  # channels of the embedding; 0 = as many as the levels have together
     place: bool = True  # the discriminator gets the offset from the centre of a cell's place too
-    hidden: int = 128  # units of each discriminator
-    heads: int = 1  # discriminators; their mean logit scores
+    hidden: int = 128  # units of the discriminator
     average: float = 0.5  # share of the steps, at the end, over which weights are averaged; 0 = the last ones
     levels: Way = "z"  # logits by each place's mean and spread on good images, or as they are (sum)
     steps: int = 300  # of training, whatever the number of images
@@ -76,8 +75,8 @@ class Config:
     sigma: float = 4.0  # blur of the anomaly map, in pixels of the network's input
 
     def __post_init__(self) -> None:
-        if min(self.hidden, self.heads, self.steps, self.batch) < 1 or min(self.width, self.window) < 0:
-            raise ConfigError("hidden, heads, steps and batch have to be 1 or more, width and window not negative")
+        if min(self.hidden, self.steps, self.batch) < 1 or min(self.width, self.window) < 0:
+            raise ConfigError("hidden, steps and batch have to be 1 or more, width and window not negative")
         if min(self.k, self.noise, self.rate, self.boundary_rate) <= 0 or self.sigma < 0:
             raise ConfigError("k, noise and rates have to be positive, and sigma not negative")
         if self.neighbourhood < 1 or self.neighbourhood % 2 == 0:
@@ -116,7 +115,7 @@ class PBAS(TorchMethod[Config]):
         with self.seeded():
             self.projection = nn.Linear(width, width)
             nn.init.xavier_normal_(self.projection.weight)
-            self.discriminator = BoundaryDiscriminator(width, config.hidden, config.heads, placed=config.place)
+            self.discriminator = BoundaryDiscriminator(width, config.hidden, placed=config.place)
         self.averages = Averages((self.projection, self.discriminator), config.average)
         count = 1 if config.centres == "single" else self.grid[0] * self.grid[1]
         self.register_buffer("centres", torch.zeros(count, width))
@@ -197,7 +196,7 @@ class PBAS(TorchMethod[Config]):
         return t.flatten(0, 2), self.assigned(t, columns).flatten(0, 2), place.flatten(0, 2)
 
     def _logits(self, t: Tensor, offset: Tensor, radius: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
-        """(T, heads) of features and of their fakes."""
+        """(T,) of features and of their fakes."""
         both = torch.cat([t, self.fakes(t, offset.detach(), radius.detach())])
         logits = self.discriminator(both, both - torch.cat([place, place])).float()
         return logits.chunk(2)

@@ -76,23 +76,21 @@ def pooling(inside: int, outside: int) -> Tensor:
 
 
 class BoundaryDiscriminator(nn.Module):
-    """(N, C) -> (N, heads) logits: high for fakes. Linear, batch norm, leaky ReLU, linear without a bias.
+    """(N, C) -> (N,) logits: high for fakes. Linear, batch norm, leaky ReLU, linear without a bias.
 
     Args:
-        heads: discriminators side by side, each of `hidden` units; none sees another.
         placed: it also gets each feature's offset from the centre of its place, through a linear layer of its own.
     """
 
-    def __init__(self, width: int, hidden: int, heads: int = 1, *, placed: bool = False) -> None:
+    def __init__(self, width: int, hidden: int, *, placed: bool = False) -> None:
         super().__init__()
-        self.first, self.norm = nn.Linear(width, heads * hidden), nn.BatchNorm1d(heads * hidden)
-        self.last = nn.Linear(hidden, heads, bias=False)
-        self.beside = nn.Linear(width, heads * hidden, bias=False) if placed else None
+        self.first, self.norm = nn.Linear(width, hidden), nn.BatchNorm1d(hidden)
+        self.last = nn.Linear(hidden, 1, bias=False)
+        self.beside = nn.Linear(width, hidden, bias=False) if placed else None
 
     def forward(self, x: Tensor, offset: Tensor) -> Tensor:
         inner = self.first(x) if self.beside is None else self.first(x) + self.beside(offset)
-        hidden = F.leaky_relu(self.norm(inner), LEAK).unflatten(1, self.last.weight.shape)
-        return torch.einsum("nkh,kh->nk", hidden, self.last.weight)
+        return self.last(F.leaky_relu(self.norm(inner), LEAK))[:, 0]  # type: ignore[no-any-return]
 
 
 class FoldedBoundary(nn.Module):
@@ -100,8 +98,7 @@ class FoldedBoundary(nn.Module):
 
     Embedding, standardisation, projection, first layer and batch norm (by its running statistics) are linear, so one
     matrix holds them: exact but for rounding. It is applied on each level's own grid, before the coarser ones are
-    resized. The centre of each place is a bias there; several discriminators are one, whose logit is the mean of
-    theirs. Computed again whenever the parts have changed.
+    resized. The centre of each place is a bias there. Computed again whenever the parts have changed.
 
     Args:
         embedding, projection, discriminator: the parts.
@@ -136,7 +133,7 @@ class FoldedBoundary(nn.Module):
         self.bias = bias.view(len(bias), *(embedding.grid if bias.shape[1] > 1 else (1, 1)))
         whole = scale[:, None] * inner  # (hidden, C)
         self.kernels = [(whole @ matrix.double()).float() for matrix in embedding.matrices]
-        self.last = discriminator.last.weight.detach().clone().view(1, -1, 1, 1) / len(discriminator.last.weight)
+        self.last = discriminator.last.weight.detach().clone()[:, :, None, None]
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Levels (B, c_l, *grid_l) -> (B, *grid) logits."""

@@ -135,7 +135,7 @@ def test_plain_pooling_is_the_mean_of_the_neighbourhood() -> None:
 
 
 @pytest.mark.parametrize("centres", [1, 96])
-@pytest.mark.parametrize("inside", [{}, {"heads": 3}, {"placed": True}, {"heads": 2, "placed": True}])
+@pytest.mark.parametrize("inside", [{}, {"placed": True}])
 @pytest.mark.parametrize(
     "options", [{}, {"width": 9}, {"faithful": True}, {"faithful": True, "width": 20}, {"side": 1}]
 )
@@ -147,24 +147,23 @@ def test_folding_changes_nothing(options: dict[str, Any], inside: dict[str, Any]
     with torch.random.fork_rng():
         torch.manual_seed(0)
         projection, discriminator = torch.nn.Linear(width, width), BoundaryDiscriminator(width, 12, **inside)
-    heads, units = inside.get("heads", 1), 12 * inside.get("heads", 1)
     bank = 2 * drawn(centres, width, seed=15)
     with torch.no_grad():
         for i, value in enumerate(
             (discriminator.norm.weight, discriminator.norm.bias, discriminator.norm.running_mean)
         ):
-            value.copy_(drawn(units, seed=10 + i))
-        discriminator.norm.running_var.copy_(drawn(units, seed=13).square() + 0.2)
-        discriminator.last.weight.copy_(drawn(heads, 12, seed=14))
+            value.copy_(drawn(12, seed=10 + i))
+        discriminator.norm.running_var.copy_(drawn(12, seed=13).square() + 0.2)
+        discriminator.last.weight.copy_(drawn(1, 12, seed=14))
         discriminator.eval()
         maps = levels(spec, 3)
         x = (embedding(maps).permute(0, 2, 3, 1) - mean) / spread
         t = projection(x)
         offset = t - bank.view(8, 12, -1) if centres > 1 else t - bank
-        expected = discriminator(t.flatten(0, 2), offset.flatten(0, 2)).mean(1).view(3, 8, 12)
+        expected = discriminator(t.flatten(0, 2), offset.flatten(0, 2)).view(3, 8, 12)
         folded = FoldedBoundary(embedding, mean, spread, projection, discriminator, bank)
         torch.testing.assert_close(folded(maps), expected, rtol=1e-4, atol=1e-4)
-    assert float(expected.std()) > 0.05
+    assert float(expected.std()) > 0.1
 
 
 def test_a_fake_lies_on_the_ray_a_share_of_the_radius_further_out() -> None:
@@ -218,7 +217,7 @@ def test_the_step_is_no_part_of_the_gradient() -> None:
 
 def test_losses_are_mean_distance_and_binary_cross_entropy() -> None:
     maps = world(20, 1)[0]
-    method = started(maps, share=1.0, exact_assign=True, heads=3)
+    method = started(maps, share=1.0, exact_assign=True)
     method.eval()
     with torch.no_grad():
         terms = method.loss(method.phases()[0], batch(maps[:4]), 0.0)
@@ -468,7 +467,6 @@ def test_score_is_that_of_the_highest_cells_before_the_blur(top: float) -> None:
         {"share": 0},
         {"neighbourhood": 2},
         {"top": 1},
-        {"heads": 0},
         {"average": 1},
         {"window": -1},
         {"score": "distance", "constraint": False},
