@@ -198,8 +198,8 @@ class PBAS(TorchMethod[Config]):
     def _logits(self, t: Tensor, offset: Tensor, radius: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
         """(T,) of features and of their fakes."""
         both = torch.cat([t, self.fakes(t, offset.detach(), radius.detach())])
-        logits = self.discriminator(both, both - torch.cat([place, place])).float()
-        return logits.chunk(2)
+        logits: Tensor = self.discriminator(both, both - torch.cat([place, place])).float()
+        return logits[: len(t)], logits[len(t) :]
 
     def loss(self, phase: Phase, batch: Batch, progress: float) -> dict[str, Tensor]:
         c = self.config
