@@ -18,7 +18,7 @@ Differs  the abstract names CAC, CIM, LFR and separate heads, and no more: ancho
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -31,6 +31,7 @@ from blemish.methods.base import Pace, Phase, Published
 from blemish.methods.torch_base import TorchMethod
 from blemish.nn.averages import Averages, measured_anew
 from blemish.nn.blocks import resized
+from blemish.nn.boundary import LEAK
 from blemish.nn.level_maps import LevelMaps
 from blemish.nn.place_scores import PlaceScores, Way
 from blemish.nn.precision import Exact
@@ -96,7 +97,7 @@ class Discriminator(nn.Module):
         self.register_buffer("active", torch.ones(hidden))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.last(F.leaky_relu(self.norm(self.first(x)), 0.2) * self.active)[:, 0]  # type: ignore[no-any-return]
+        return self.last(F.leaky_relu(self.norm(self.first(x)), LEAK) * self.active)[:, 0]  # type: ignore[no-any-return]
 
 
 class DFC(TorchMethod[Config]):
@@ -126,6 +127,7 @@ class DFC(TorchMethod[Config]):
         self.place_scores = PlaceScores([self.grid], config.levels)
         self.exact_features = Exact()
         self.level_maps = LevelMaps([self.grid], size, config.sigma)
+        self._folded: list[tuple[Tensor, Tensor, Tensor]] = []  # in a list: no part of the state
         self._count, self._sum, self._square = 0, torch.zeros(total).double(), torch.zeros(total, total).double()
 
     @classmethod
@@ -209,17 +211,38 @@ class DFC(TorchMethod[Config]):
 
     def settle(self, batches: Iterable[Batch]) -> None:
         """What good images have at each place."""
+        self._folded.clear()
         self.place_scores.measure([self.positions(batch)] for batch in batches)
 
     def positions(self, batch: Batch) -> Tensor:
         """(B, h, w): what scores, before its place is considered."""
-        x = self.local(batch).permute(0, 2, 3, 1)
-        said = self.discriminator(self.adaptor(x).flatten(0, 2)).reshape(x.shape[:3])
+        if not self._folded:  # made once
+            self._folded.append(folded(self.adaptor, self.discriminator))
+        weight, bias, last = self._folded[0]
+        said = F.leaky_relu(F.linear(self.local(batch).permute(0, 2, 3, 1), weight, bias), LEAK) @ last
         return F.softplus(self.config.margin - self.exact_features(said))  # in the order of -D, and positive
+
+    def load_fitted(self, state: Mapping[str, Any]) -> None:
+        super().load_fitted(state)
+        self._folded.clear()
 
     def predict(self, batch: Batch) -> Prediction:
         places = self.place_scores([self.positions(batch)])
         return Prediction(highest_share(places[0].flatten(1), self.config.top), self.level_maps(places))
+
+
+@torch.no_grad()
+def folded(adaptor: nn.Linear, discriminator: Discriminator) -> tuple[Tensor, Tensor, Tensor]:
+    """Adaptor, first layer and batch norm (by its running statistics) as one layer's (hidden, C) and (hidden,), and the
+    (hidden,) weights of the units behind it: all linear, so exact but for rounding."""
+    first, norm = discriminator.first, discriminator.norm
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    weight = first.weight.double() @ adaptor.weight.double()
+    bias = first.weight.double() @ adaptor.bias.double() + first.bias.double() - norm.running_mean.double()
+    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+    last = discriminator.last.weight[0].detach() * discriminator.active
+    return (scale[:, None] * weight).float(), (scale * bias + norm.bias.double()).float(), last
 
 
 def _to_grid(level: Tensor, grid: tuple[int, ...]) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from blemish.errors import ConfigError
 from blemish.evaluation.metrics import auroc
 from blemish.learning.training import Plan
-from blemish.methods.dfc import DFC, Config, rank
+from blemish.methods.dfc import DFC, Config, folded, rank
 from blemish.types import Batch, FeatureSpec, Pyramid
 from tests.fakes import SIZE, FakeBackbone, batch_of, defective_image, good_image, learn
 from tests.unit.learning.test_training import Memory
@@ -115,6 +115,25 @@ def test_noise_follows_the_spread_and_cannot_be_outgrown() -> None:
         with torch.no_grad():
             terms.append(float(method.loss(method.phases()[0], batch, 0.0)["spoilt"]))
     assert terms[0] == pytest.approx(terms[1], rel=1e-2)  # the discriminator's batch norm sees the same
+
+
+def test_folding_changes_nothing(method: DFC) -> None:
+    for changed in (method, fitted(capacity="rank", hidden=24)):
+        x = changed.local(batch_of(FakeBackbone(), [good_image(7), defective_image(8)[0]])).permute(0, 2, 3, 1)
+        weight, bias, last = folded(changed.adaptor, changed.discriminator)
+        with torch.no_grad():
+            expected = changed.discriminator(changed.adaptor(x).flatten(0, 2)).view(x.shape[:3])
+        found = torch.nn.functional.leaky_relu(x @ weight.T + bias, 0.2) @ last
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+        assert float(expected.std()) > 0.1
+
+
+def test_a_model_that_is_loaded_over_another_scores_as_it_did(method: DFC) -> None:
+    other, seen = fitted(seed=1, steps=3), batch_of(FakeBackbone(), [good_image(7), defective_image(8)[0]])
+    with torch.no_grad():
+        assert not torch.equal(other(seen).score, method(seen).score)
+        other.load_fitted(method.fitted_state())
+        assert torch.equal(other(seen).score, method(seen).score)
 
 
 def test_an_adaptor_of_no_width_is_as_wide_as_the_features() -> None:
