@@ -82,6 +82,9 @@ class FakeSamples:
     def __len__(self) -> int:
         return len(self.images)
 
+    def maps_of(self, x: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
+        return self.backbone.maps_of(x)
+
     def batch(self, indices: Sequence[int], generator: torch.Generator | None = None) -> Batch:
         chosen = [self.images[i] for i in indices]
         batch = batch_of(self.backbone, chosen, self.needs.image)
@@ -156,7 +159,7 @@ class ImageWorld:
         return FakeSamples(self.backbone, samples, method.wants(method.config))
 
     def head(self, method: Method) -> bytes:
-        return export.export_head(method)
+        return export.export_head(method, trunk=self.trunk(method))
 
     def trunk(self, method: Method) -> bytes:
         return trunk_graph(method.wants(method.config).image)

@@ -96,6 +96,7 @@ class Needs:
     axes: int = 2  # spatial axes of one sample
     strides: tuple[int, ...] = (8, 16)  # of the pyramid's levels, where the options name no layers
     image: bool = False  # the normalised image too, in `Batch.x`
+    again: bool = False  # with `image`: the features of an image that it makes too (`Method.remade`), in `Batch.again`
     twin: str | None = None  # a damaged twin of each training sample, by a maker of `data.synthesis.MAKERS`
     fresh: bool = False  # a new twin in each step; else a few of each view, whose features are kept
     category: bool = False  # the decided category of each sample too, in `Batch.category`
@@ -146,6 +147,7 @@ class Batch:
     x: Any | None = None  # (B, C, *size), normalised as the backbone wants it; signals (B, K leads, L); clouds
     # (B, N, 6), the typical part 1 across: points, and what points out of the material; rows of NaN fill up to N
     ids: tuple[str, ...] = ()
+    again: Pyramid | None = None  # of what the method made of them; in `predict`, `measure` and `settle` alone
     twin: Pyramid | None = None  # the same samples, damaged
     mask: Any | None = None  # (B, *size) bool, where the twins are damaged
     category: Any | None = None  # (B,) int64, as the router decided; None where there is one product

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from blemish.errors import ExportError
 from blemish.inspection.engines import Engine, Outputs, Precision, ReferenceEngine
 from blemish.inspection.graph_parts import FEATURES, HEAD
+from blemish.learning.again import seen_again, sharing, through
 from blemish.learning.heads import CATEGORY, Scaled, Vote
 from blemish.learning.onnx_parts import leads_to, written
 from blemish.ops.arrays import exact, top
@@ -30,21 +31,25 @@ SCORE_LIMIT = 1e-3  # largest |graph - reference| allowed, as a share of the spr
 MAP_LIMIT = 1e-3
 
 
-def export_head(of: Method[Any] | Scaled, vote: Vote | None = None) -> bytes:
-    """ONNX of features_0, … -> score, anomaly_map; with a vote also -> votes, strangeness."""
+def export_head(of: Method[Any] | Scaled, vote: Vote | None = None, *, trunk: bytes = b"") -> bytes:
+    """ONNX of features_0, … -> score, anomaly_map; with a vote also -> votes, strangeness.
+
+    `trunk` is the backbone's graph with the image, for a method that asks for the features of an image that it makes.
+    """
     method = of.method if isinstance(of, Scaled) else of
-    early = method.wants(method.config).category
+    needs = method.wants(method.config)
     if method.arrays == "numpy":
         head, bordered = _draw_head(of, category=vote is not None), False
     else:
         from blemish.learning import trace
 
         head, bordered = trace.trace_head(of, category=vote is not None), trace.bordered(method)
+        head = through(head, trunk) if needs.again else head
     if vote is None:
         return head
     # Where a method draws a border between number formats, the router lies behind it too, but where networks in front
     # of it go by the router.
-    return _beside(_draw_vote(vote, method.spec, category=True, behind=bordered and not early), head)
+    return _beside(_draw_vote(vote, method.spec, category=True, behind=bordered and not needs.category), head)
 
 
 def export_vote(vote: Vote, spec: FeatureSpec) -> bytes:
@@ -126,6 +131,7 @@ def merge(backbone: bytes, head: bytes) -> bytes:
     for mine, theirs in ((graph.node, nodes), (graph.input, [*first.graph.input])):
         del mine[:]
         mine.extend(theirs)
+    sharing(graph, constants, HEAD)
     graph.initializer.extend(constants)
     del graph.value_info[:]  # the exporter gives unlike dimensions one name, and ONNX Runtime believes it
     second.producer_name = "blemish"
@@ -154,7 +160,8 @@ def reference_engine(
         decided: tuple[Any, ...] = () if vote is None else vote.anchors(maps[vote.level])
         category = decided[0].argmax(1) if decided else None
         x = backbone.normalised(images) if needs.image else None
-        return (*_predicted(of, Batch(method.size, Pyramid(maps), x=x, category=category)), *decided)
+        batch = Batch(method.size, Pyramid(maps), x=x, category=category)
+        return (*_predicted(of, seen_again(method, batch, backbone.maps_of)), *decided)
 
     return ReferenceEngine(run)
 

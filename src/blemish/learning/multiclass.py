@@ -30,6 +30,7 @@ from blemish.inspection.modelfile import Model
 from blemish.inspection.promises import promised
 from blemish.inspection.routed import VOTE, head_name
 from blemish.learning import export
+from blemish.learning.again import seen_again
 from blemish.learning.fitted import ANCHORS
 from blemish.learning.heads import Scaled, Vote
 from blemish.learning.options import FitOptions
@@ -111,7 +112,7 @@ def head(plan: FitPlan, part: Part) -> Learned:
 
     def frozen(method: Method[Any]) -> Frozen:
         scaled = comparable(plan, method, part.held or part.learn)
-        found.append(export.export_head(scaled))
+        found.append(export.export_head(scaled, trunk=plan.images.trunk))
         whole = export.merge(plan.images.trunk, found[-1])
         return Frozen(whole, lambda: export.reference_engine(plan.images.backbone, scaled))
 
@@ -217,7 +218,7 @@ def comparable(plan: FitPlan, method: Method[Any], good: Sequence[Record]) -> Sc
     scores, peaks = [], []
     with method.computing():
         for batch in plan.images.batches(good):
-            prediction = method(batch)
+            prediction = method(seen_again(method, batch, plan.images.maps_of))
             scores.append(np.asarray(prediction.score))
             peaks.append(np.asarray(prediction.anomaly_map)[:, ::8, ::8].ravel())
     return Scaled(method, *_scale(np.concatenate(scores)), *_scale(np.concatenate(peaks)))

@@ -11,9 +11,9 @@ from blemish.system import size_text
 MOST = 2**31  # bytes of an ONNX file, less one
 
 
-def leads_to(graph: Any, outputs: Sequence[str]) -> tuple[list[Any], list[Any]]:
-    """Nodes and constants of an ONNX graph that these outputs are computed from."""
-    made = {name: node for node in graph.node for name in node.output}
+def leads_to(graph: Any, outputs: Sequence[str], *, given: str | None = None) -> tuple[list[Any], list[Any]]:
+    """Nodes and constants of an ONNX graph that these outputs are computed from; but not what a `given` tensor is."""
+    made = {name: node for node in graph.node for name in node.output if given not in node.output}
     needed: set[str] = set()
     waiting = list(outputs)
     while waiting:
@@ -21,7 +21,7 @@ def leads_to(graph: Any, outputs: Sequence[str]) -> tuple[list[Any], list[Any]]:
         if name in made and name not in needed:
             waiting += made[name].input
         needed.add(name)
-    nodes = [node for node in graph.node if needed.intersection(node.output)]
+    nodes = [node for node in graph.node if needed.difference([given]).intersection(node.output)]
     return nodes, [each for each in graph.initializer if each.name in needed]
 
 

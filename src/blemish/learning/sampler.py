@@ -10,7 +10,9 @@ from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from blemish.methods.base import Phase
 from blemish.types import Batch
@@ -32,6 +34,14 @@ class OfProducts(Protocol):
 
     @property
     def categories(self) -> Sequence[int]: ...
+
+
+class SeenAgain(Protocol):
+    """Of samples behind a frozen network also what that makes of other images."""
+
+    def maps_of(self, x: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
+        """(B, 3, H, W) normalised -> maps."""
+        ...
 
 
 def in_order(samples: Samples, size: int = 16) -> Iterator[Batch]:

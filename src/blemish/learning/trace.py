@@ -9,11 +9,12 @@ from typing import Any
 import torch
 
 from blemish.inspection.graph_parts import FEATURES
+from blemish.learning.again import MADE, again_names
 from blemish.learning.heads import CATEGORY, Scaled
 from blemish.learning.onnx_parts import too_large
 from blemish.nn.precision import Exact
 from blemish.ops.drawing import OPSET
-from blemish.types import Batch, Pyramid
+from blemish.types import Batch, Needs, Pyramid
 
 
 def trace_backbone(backbone: Any, size: tuple[int, int], *, image: bool = False) -> bytes:
@@ -44,38 +45,52 @@ def bordered(method: Any) -> bool:
 
 
 def trace_head(of: Any, *, category: bool = False) -> bytes:
-    """ONNX of features_0, … [and the category] -> score, anomaly_map: of a `TorchMethod`, or one that is `Scaled`."""
+    """ONNX of features_0, … [and the category] -> score, anomaly_map: of a `TorchMethod`, or one that is `Scaled`.
+
+    Of one that makes an image, ONNX of features_0, …, again/features_0, … -> score, anomaly_map, made.
+    """
     method = of.method if isinstance(of, Scaled) else of
     needs = method.wants(method.config)
     shapes = [(c, *g) for c, g in zip(method.spec.channels, method.spec.grids, strict=True)]
     if needs.image:
         shapes.append((3, *method.size))
     names = [f"{FEATURES}{i}" for i in range(len(shapes))]
+    outputs = ["score", "anomaly_map"]
+    if needs.again:
+        shapes += shapes[: len(method.spec.channels)]
+        names += again_names(len(method.spec.channels))
+        outputs.append(MADE)
     generator = torch.Generator().manual_seed(0)
     given = [torch.rand(2, *shape, generator=generator) for shape in shapes]
     if category:
         names.append(CATEGORY)
         given.append(torch.zeros(2, dtype=torch.int64))
-    return _to_onnx(_Head(of, needs.image, category), tuple(given), names, ["score", "anomaly_map"])
+    return _to_onnx(_Head(of, needs, category), tuple(given), names, outputs)
 
 
 class _Head(torch.nn.Module):
-    """A method as a function of feature maps, and of the normalised image and the category where it asks for them."""
+    """A method as a function of feature maps, and of the normalised image, features of what it makes of it, and the
+    category where it asks for them."""
 
-    def __init__(self, of: Any, image: bool, category: bool) -> None:
+    def __init__(self, of: Any, needs: Needs, category: bool) -> None:
         super().__init__()
         self.scaled = of if isinstance(of, Scaled) else None
         self.method = of.method if isinstance(of, Scaled) else of
-        self.image, self.category = image, category
+        self.needs, self.category = needs, category
         self.eval()
 
     def forward(self, *given: torch.Tensor) -> tuple[torch.Tensor, ...]:
         levels = list(given)
         category = levels.pop() if self.category else None
-        x = levels.pop() if self.image else None
-        prediction = self.method(Batch(self.method.size, Pyramid(tuple(levels)), x=x, category=category))
+        count = len(self.method.spec.channels)
+        again = Pyramid(tuple(levels[-count:])) if self.needs.again else None
+        x = levels[count] if self.needs.image else None
+        batch = Batch(self.method.size, Pyramid(tuple(levels[:count])), x=x, again=again, category=category)
+        prediction = self.method(batch)
         found = (prediction.score, prediction.anomaly_map)
-        return found if self.scaled is None else self.scaled.rescaled(*found)
+        if self.scaled is not None:
+            found = self.scaled.rescaled(*found)
+        return (*found, self.method.remade(batch)) if self.needs.again else found
 
 
 def trace_plain(method: Any) -> bytes:

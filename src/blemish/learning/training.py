@@ -20,14 +20,15 @@ from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from blemish.errors import TrainingDiverged
+from blemish.learning.again import seen_again
 from blemish.learning.observing import train
-from blemish.learning.sampler import Draws, Samples, in_order, seed_of
+from blemish.learning.sampler import Draws, Samples, SeenAgain, in_order, seed_of
 from blemish.methods.base import Phase
 from blemish.methods.torch_base import TorchMethod
 from blemish.types import Batch, PhaseReport, Track
@@ -136,9 +137,18 @@ def _finish(method: Any, samples: Samples, held: Samples | None) -> None:
     method.requires_grad_(False)
     method.eval()
     apart = held if held is not None and len(held) else None
-    method.measure(chain(_looked(method, samples), _looked(method, apart) if apart else ()))
     last = apart or samples
-    method.settle(_judged(method, last, LOOKED, len(last)))
+    all_looked = (_again(method, each, _looked(method, each)) for each in (samples, apart) if each is not None)
+    method.measure(chain.from_iterable(all_looked))
+    method.settle(_again(method, last, _judged(method, last, LOOKED, len(last))))
+
+
+def _again(method: TorchMethod[Any], samples: Samples, batches: Iterator[Batch]) -> Iterator[Batch]:
+    """With the features of what the method makes of them, where it asks for that."""
+    if not method.wants(method.config).again:
+        return batches
+    maps_of = cast(SeenAgain, samples).maps_of
+    return (seen_again(method, batch, maps_of) for batch in batches)
 
 
 @exactly()

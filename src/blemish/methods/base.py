@@ -186,6 +186,12 @@ class Method(ABC, Generic[C]):
         """What is trained by gradient, in order; nothing where `conclude` does everything."""
         return ()
 
+    def remade(self, batch: Batch) -> Any:
+        """(B, 3, *size), normalised as `Batch.x`: the image that the frozen network sees after the sample itself, where
+        the method asks for that (`Needs.again`).
+        """
+        raise NotImplementedError
+
     @abstractmethod
     def predict(self, batch: Batch) -> Prediction:
         """Scores and maps of a batch; changes no state. Call the method itself, which checks that it is fitted."""
@@ -224,5 +230,5 @@ def in_arrays(batch: Batch, convert: Callable[[Any], Any]) -> Batch:
     def levels(pyramid: Pyramid | None) -> Pyramid | None:
         return None if pyramid is None else Pyramid(tuple(map(one, pyramid.maps)))
 
-    changed: dict[str, Any] = {"pyramid": levels(batch.pyramid), "twin": levels(batch.twin)}
+    changed: dict[str, Any] = {name: levels(getattr(batch, name)) for name in ("pyramid", "again", "twin")}
     return replace(batch, **changed, x=one(batch.x), mask=one(batch.mask), category=one(batch.category))

@@ -6,37 +6,43 @@ Suits    a part beside which the repaint is to be shown: what the network thinks
 Fit      the strangest patches of each good image, by frozen features, are replaced by a mosaic, and a U-Net repaints
          the image; then, with the U-Net frozen, two linear layers learn from its errors which patches of its features
          to let through to the decoder.
-Predict  one mask, one pass: a place is as anomalous as the gradients of image and repaint differ over four scales; the
-         image takes the mean of its blurred map's highest hundredth.
-Differs  we know the abstract and a digest. The mask goes by a CNN's features where the authors' earlier work has
-         attention of a transformer; the gate learns from errors on made corruption measured against the clean image
-         (`variant` B), since errors on good images alone (A) carry almost no information; the U-Net is that of RIAD
-         (Zavrtanik et al. 2021), small, at about 128 pixels, with a fixed number of steps.
+Predict  one mask, one repaint, which the frozen network sees too: a place is as anomalous as features of image and
+         repaint differ, each level as a z-score of good images at that place, summed over the levels; the image takes
+         the mean of its blurred map's highest hundredth.
+Differs  we know the abstract and a digest. That line of work compares gradients of image and repaint over four scales
+         (`map=msgms`); the mask goes by a CNN's features where the authors' earlier work has attention of a
+         transformer; the gate learns from errors on made corruption measured against the clean image (`variant` B),
+         since errors on good images alone (A) carry almost no information; the U-Net is that of RIAD (Zavrtanik et al.
+         2021), small, at about 128 pixels, with steps until the loss on held-out good images is flat.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blemish.errors import ConfigError
-from blemish.methods.base import Phase
+from blemish.methods.base import HELD, Phase
 from blemish.methods.torch_base import TorchMethod
 from blemish.nn.attenuation import PatchGate, attenuated, pooled
+from blemish.nn.blocks import resized
 from blemish.nn.grids import joined, to_grid
 from blemish.nn.hiding import drawn, fixed_mask, hidden, strangest
 from blemish.nn.level_maps import LevelMaps
 from blemish.nn.moments import ChannelMoments
+from blemish.nn.place_scores import PlaceScores
 from blemish.nn.precision import Exact
+from blemish.nn.reverse import restoring_maps
 from blemish.nn.scoring import peak
 from blemish.nn.similarity import msgms_loss, msgms_map, ssim
 from blemish.nn.spoiling import spoilt
 from blemish.nn.unet import UNet, inner_size
+from blemish.ops.scoring import SHARE
 from blemish.types import Batch, FeatureSpec, Needs, Prediction
 
 DEPTH = 4  # halvings of the U-Net
@@ -53,8 +59,9 @@ class Config:
     soft: float = 0.05  # width of the step between hidden and seen, so that engines agree on it; 0 = none
     wander: float = 0.3  # share of training images with patches hidden at random; mask=random: all of them
     hint: Literal["mosaic", "zero"] = "mosaic"  # what hidden patches are replaced by
-    width: int = 8  # channels of the U-Net's finest level
-    steps: int = 300  # of the U-Net
+    width: int = 16  # channels of the U-Net's finest level
+    steps: int = 600  # of the U-Net at most
+    until: Literal["flat", "steps"] = "flat"  # ends when the loss on held-out good images has stopped falling, or never
     batch: int = 8  # images in a step, of both phases
     rate: float = 3e-3  # of the U-Net's steps, at the start
     gate: Literal["learned", "off"] | float = "learned"  # a number: the same everywhere, nothing is learned
@@ -65,9 +72,11 @@ class Config:
     skip_only: bool = False  # the bottleneck is let through whole
     gate_steps: int = 150  # of the gate
     gate_rate: float = 2e-2  # of the gate's steps, at the start
-    map: Literal["msgms", "l2+msgms"] = "msgms"  # gradients alone, or squared differences of colour too
+    # what of image and repaint is compared: frozen features; gradients over four scales, with squared differences of
+    # colour or without; or no repaint at all: how strange the image's own features are, by which the mask is made
+    map: Literal["features", "msgms", "l2+msgms", "saliency"] = "features"
     sigma: float = 7.0  # blur of the anomaly map, in pixels of the network's input
-    top: float = 0.01  # share of the map whose mean is the image score; 0 takes its highest place, as RIAD does
+    top: float = SHARE  # share of the map whose mean is the image score; 0 takes its highest place, as RIAD does
 
     def __post_init__(self) -> None:
         if min(self.width, self.steps, self.hidden, self.gate_steps) < 1 or self.batch < 2:
@@ -92,49 +101,63 @@ class Look(NamedTuple):
 
 
 class FADeR(TorchMethod[Config]):
-    needs = Needs(strides=(8, 16), image=True)
+    needs = Needs(strides=(8, 16), image=True, again=True)
     brief = {
-        **{"steps": 40, "batch": 12, "rate": 1e-2, "gate_steps": 10},
+        **{"steps": 40, "until": "steps", "batch": 12, "rate": 1e-2, "gate_steps": 10},
         **{"width": 4, "side": 32, "hidden": 16},
     }
-    fitted_modules = ("unet", "door")
+    fitted_modules = ("unet", "door", "place_scores")
     fitted_buffers = ("low", "span", "usual", "fixed")
     low: Tensor  # (3, 1, 1) darkest value of each channel on good images
     span: Tensor  # () from there to the brightest, of the channel with most of it
-    usual: Tensor  # (C, h, w) mean of the frozen features at each place; empty where the mask is fixed
+    usual: Tensor  # (C, h, w) mean of the frozen features at each place; empty where nothing goes by saliency
     fixed: Tensor  # (1, 1, h, w) the fixed mask; empty where it goes by saliency
+
+    @classmethod
+    def wants(cls, config: Config) -> Needs:
+        if config.map == "saliency":
+            return replace(cls.needs, image=False, again=False)
+        held = HELD if config.until == "flat" else 0.0
+        return replace(cls.needs, again=config.map == "features", held=held)
 
     def __init__(self, config: Config, spec: FeatureSpec, size: tuple[int, int], seed: int = 0) -> None:
         super().__init__(config, spec, size, seed)
         self.inner = inner_size(size, config.side, 2**DEPTH)
         self.grid = self.inner[0] // config.patch, self.inner[1] // config.patch
+        self.paints = config.map != "saliency"
         with self.seeded():
-            self.unet = UNet(config.width, DEPTH)
-            learned = config.gate == "learned"
-            gate = PatchGate(self.unet.widths, self.grid, config.hidden, apart=config.per_skip)
-            self.door: nn.Module = gate if learned else nn.Identity()
+            self.unet: Any = UNet(config.width, DEPTH) if self.paints else nn.Identity()
+            self.door: nn.Module = nn.Identity()
+            if self.paints and config.gate == "learned":
+                self.door = PatchGate(self.unet.widths, self.grid, config.hidden, apart=config.per_skip)
         self.to(memory_format=torch.channels_last)
-        self.exact_images = Exact()
-        self.level_maps = LevelMaps([self.inner], size, config.sigma)
+        self.exact = Exact()
+        grids = {"features": spec.grids, "saliency": spec.grids[:1]}.get(config.map, (self.inner,))
+        self.place_scores = PlaceScores(grids, "z" if config.map == "features" else "sum")
+        self.level_maps = LevelMaps(grids, size, config.sigma)
         self._seen, self._sum = 0, torch.zeros(())
         self._ends = torch.full((3,), torch.inf), torch.full((3,), -torch.inf)
 
     # ------------------------------------------------------------------------------ what good images look like
     def observe(self, batch: Batch) -> None:
-        assert batch.x is not None
-        x = to_grid(batch.x.float(), self.inner).transpose(0, 1).flatten(1)
-        self._ends = torch.minimum(self._ends[0], x.amin(1)), torch.maximum(self._ends[1], x.amax(1))
-        self._seen += len(batch.x)
-        if self.config.mask == "saliency":
+        if batch.x is not None:
+            x = to_grid(batch.x.float(), self.inner).transpose(0, 1).flatten(1)
+            self._ends = torch.minimum(self._ends[0], x.amin(1)), torch.maximum(self._ends[1], x.amax(1))
+        self._seen += len(batch.ids)
+        if self._salient:
             self._sum = self._sum + self._features(batch).double().sum(0)
 
     def conclude(self) -> None:
-        low, high = self._ends
+        c, (low, high) = self.config, self._ends if self.paints else (torch.zeros(3), torch.ones(3))
         self.low, self.span = low[:, None, None], (high - low).amax().clamp_min(LEAST)
-        c = self.config
-        self.usual = (self._sum / self._seen).float() if c.mask == "saliency" else torch.zeros(0)
+        self.usual = (self._sum / self._seen).float() if self._salient else torch.zeros(0)
         self.fixed = torch.zeros(0) if c.mask == "saliency" else fixed_mask(c.mask, self.grid, c.share, self.seed)
         self._sum = torch.zeros(())
+
+    @property
+    def _salient(self) -> bool:
+        """Whether mask or map go by what is strange to the frozen network."""
+        return "saliency" in (self.config.mask, self.config.map)
 
     def _features(self, batch: Batch) -> Tensor:
         """(B, C, h, w): the frozen levels on the finest one's grid."""
@@ -195,9 +218,9 @@ class FADeR(TorchMethod[Config]):
     # ------------------------------------------------------------------------------------------------- training
     def phases(self) -> tuple[Phase, ...]:
         c = self.config
-        base = Phase("repaint", c.steps, ("unet",), c.batch, c.rate, floor=0.0, decay=1e-5)
+        base = Phase("repaint", c.steps, ("unet",), c.batch, c.rate, floor=0.0, decay=1e-5, flat=c.until == "flat")
         gate = Phase("gate", c.gate_steps, ("door",), c.batch, c.gate_rate, decay=0.0)
-        return (base, gate) if c.gate == "learned" else (base,)
+        return () if not self.paints else (base, gate) if c.gate == "learned" else (base,)
 
     def begin(self, phase: Phase, batches: Iterable[Batch]) -> None:
         """Measures the constants of the gate: features and errors of the finished U-Net on good images."""
@@ -251,13 +274,29 @@ class FADeR(TorchMethod[Config]):
         return terms
 
     # ----------------------------------------------------------------------------------------------- inspection
-    def predict(self, batch: Batch) -> Prediction:
+    def remade(self, batch: Batch) -> Tensor:
+        return resized(self.look(batch).repaint * self.span + self.low, self.size)
+
+    def places(self, batch: Batch) -> list[Tensor]:
+        """(B, h_l, w_l) a level: how far the image is from its repaint; features of both, gradients, or its saliency."""
+        if self.config.map == "features":
+            assert batch.pyramid is not None
+            assert batch.again is not None
+            seen, again = ([self.exact(x) for x in each.maps] for each in (batch.pyramid, batch.again))
+            return restoring_maps(seen, again)
+        if not self.paints:
+            return [self._strange(self.exact(self._features(batch)))]
         look = self.look(batch)
-        x, repaint = self.exact_images(look.image), self.exact_images(look.repaint)
-        places = msgms_map(x, repaint)
-        if self.config.map == "l2+msgms":
-            places = places + (x - repaint).square().mean(1)
-        anomaly_map = self.level_maps([places])
+        x, repaint = self.exact(look.image), self.exact(look.repaint)
+        gradients = msgms_map(x, repaint)
+        return [gradients + (x - repaint).square().mean(1) if self.config.map == "l2+msgms" else gradients]
+
+    def measure(self, batches: Iterable[Batch]) -> None:
+        """What good images have at each place."""
+        self.place_scores.measure(map(self.places, batches))
+
+    def predict(self, batch: Batch) -> Prediction:
+        anomaly_map = self.level_maps(self.place_scores(self.places(batch)))
         return Prediction(peak(anomaly_map, self.config.top), anomaly_map)
 
 

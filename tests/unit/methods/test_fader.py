@@ -29,9 +29,9 @@ from tests.fakes import SIZE, FakeBackbone, FakeSamples, batch_of, good_image, l
 SIDE = (48, 48)
 TOY: dict[str, Any] = {
     **{"side": 48, "patch": 4, "width": 6, "share": 0.1, "hidden": 32, "sigma": 1.5, "batch": 8},
-    **{"steps": 100, "rate": 1e-2, "gate_steps": 260, "gate_rate": 2e-2, "recovery": 0},
+    **{"steps": 100, "rate": 1e-2, "gate_steps": 260, "gate_rate": 2e-2, "recovery": 0, "until": "steps", "map": "msgms"},
 }
-SMALL: dict[str, Any] = {"steps": 2, "gate_steps": 2, "width": 4, "hidden": 8, "batch": 2}
+SMALL: dict[str, Any] = {"steps": 2, "gate_steps": 2, "width": 4, "hidden": 8, "batch": 2, "map": "msgms"}
 
 
 def made(size: tuple[int, int] = SIZE, seed: int = 0, **options: Any) -> FADeR:

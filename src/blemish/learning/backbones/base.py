@@ -42,6 +42,10 @@ class Backbone(ABC):
     def maps(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], ...]:
         """(B, H, W, 3) -> maps (B, C_l, h_l, w_l) in float32, which graphs are compared with."""
 
+    @abstractmethod
+    def maps_of(self, x: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
+        """The same of images that are normalised already, (B, 3, H, W)."""
+
     def check(self) -> dict[str, float]:
         """What this processor makes of it, where that was measured elsewhere: the largest relative difference by name.
 

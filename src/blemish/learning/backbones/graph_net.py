@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from blemish.errors import BackboneError
 from blemish.inspection.engines import Engine, open_engine
 from blemish.inspection.graph_parts import FEATURES
+from blemish.learning.again import behind_image
 from blemish.learning.backbones.base import UNKNOWN, Backbone, normalised
 from blemish.learning.backbones.weights import Packaged
-from blemish.learning.onnx_parts import leads_to
+from blemish.learning.onnx_parts import leads_to, written
 from blemish.types import FeatureSpec
 
 LEVEL = "level_"  # outputs of a network's file: level_<layer>
@@ -82,6 +83,12 @@ class GraphBackbone(Backbone):
         levels = [engine(image[None]) for image in images]
         return tuple(np.concatenate(level) for level in zip(*levels, strict=True))
 
+    def maps_of(self, x: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
+        height, width = x.shape[2:]
+        engine = _opened_behind(self.network, self.layers, (height, width))
+        levels = [engine(image[None]) for image in x]
+        return tuple(np.concatenate(level) for level in zip(*levels, strict=True))
+
     def check(self) -> dict[str, float]:
         if not self.golden:
             return {}
@@ -100,6 +107,11 @@ class GraphBackbone(Backbone):
 @lru_cache(4)
 def _opened(network: bytes, layers: tuple[int, ...], size: tuple[int, int]) -> Engine:
     return open_engine(_cut(network, layers, size, False))
+
+
+@lru_cache(4)
+def _opened_behind(network: bytes, layers: tuple[int, ...], size: tuple[int, int]) -> Engine:
+    return open_engine(written(behind_image(_cut(network, layers, size, True))))
 
 
 @lru_cache(4)

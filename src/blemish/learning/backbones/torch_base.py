@@ -64,6 +64,11 @@ class TorchBackbone(nn.Module, Backbone):
     def maps(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], ...]:
         return tuple(level.numpy() for level in self(torch.from_numpy(np.array(images))))
 
+    @torch.no_grad()
+    def maps_of(self, x: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
+        self.prepare((int(x.shape[2]), int(x.shape[3])))
+        return tuple(level.numpy() for level in self.features(torch.from_numpy(np.array(x))))
+
     def normalised(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         mean, std = (values.numpy() for values in self.normalisation)
         return normalised(images, mean, std)

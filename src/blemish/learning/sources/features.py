@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,10 @@ from blemish.errors import DataError
 from blemish.files import read_file
 from blemish.inspection.engines import Engine, Precision, open_engine
 from blemish.learning import export
+from blemish.learning.again import behind_image
 from blemish.learning.backbones.cache import FeatureCache, feature_key
 from blemish.learning.backbones.graph_net import GraphBackbone
+from blemish.learning.onnx_parts import written
 from blemish.ops.drawing import OPSET
 from blemish.system import cores
 from blemish.types import Batch, Pyramid, Record
@@ -86,7 +88,7 @@ class FeatureSource:
 
     def freeze(self, method: Method[Any], vote: Vote | None = None) -> bytes:
         """The whole graph from image to score and map."""
-        return export.merge(self.trunk, export.export_head(method, vote))
+        return export.merge(self.trunk, export.export_head(method, vote, trunk=self.trunk))
 
     def reference(self, method: Method[Any], vote: Vote | None = None) -> Engine:
         """What it is compared with."""
@@ -134,6 +136,17 @@ class FeatureSource:
         """(H, W, 3) uint8 -> (3, H, W) float32, as the graph does it."""
         found: NDArray[np.float32] = self.backbone.normalised(image[None])[0]
         return found
+
+    @cached_property
+    def _behind_image(self) -> Engine:
+        """The frozen network from the normalised image on."""
+        return open_engine(written(behind_image(self.trunk)), precision=self.precision, threads=self.threads)
+
+    def maps_of(self, x: NDArray[np.float32]) -> Maps:
+        """Normalised images (B, 3, H, W) -> feature maps (B, C_l, *grid_l), past the cache; where `image` is set."""
+        with ThreadPoolExecutor(self.threads) as pool:
+            each = list(pool.map(self._behind_image, np.split(x, len(x))))
+        return tuple(np.concatenate(level) for level in zip(*each, strict=True))
 
     def stream(self, records: Iterable[Record]) -> Iterator[tuple[Record, Maps]]:
         """Records with their maps, in order; a few images are held at a time."""

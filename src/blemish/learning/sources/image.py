@@ -196,6 +196,10 @@ class ImageSamples:
         twins = [self._twin(i, v, draw % TWINS) for i, v, draw in zip(chosen, views, draws, strict=True)]
         return self._stacked(chosen, rows, twins)
 
+    def maps_of(self, x: NDArray[np.float32]) -> Maps:
+        """What the frozen network makes of other images, normalised as `Batch.x`."""
+        return self.source.maps_of(x)
+
     def seen_as(self, view: str, start: int, stop: int) -> Batch:
         """Samples by number, all in one view."""
         chosen = self.items[start:stop]

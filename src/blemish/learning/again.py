@@ -1,0 +1,103 @@
+"""The frozen network run once more, on an image that a method makes of what it saw (`Needs.again`).
+
+learning    `seen_again` gives a batch the features of the made image
+graph       `through` puts the network, from the normalised image on, into a head behind its first part, so that one
+            graph stays one graph; `sharing` lets both runs use one copy of the weights
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blemish.inspection.graph_parts import FEATURES
+from blemish.learning.onnx_parts import leads_to, written
+from blemish.types import Batch, Pyramid
+
+if TYPE_CHECKING:
+    from blemish.methods.base import Method
+
+AGAIN = "again/"  # prefix of what belongs to the second run
+MADE = "made"  # the image that a head's first part makes
+
+MapsOf = Callable[[NDArray[np.float32]], tuple[NDArray[np.float32], ...]]
+"""Normalised images (B, 3, H, W) -> the frozen network's maps."""
+
+
+def seen_again(method: Method[Any], batch: Batch, maps_of: MapsOf) -> Batch:
+    """A batch with the features of what the method makes of it, in its own arrays; as it is where it makes nothing."""
+    if not method.wants(method.config).again:
+        return batch
+    with method.computing():
+        made = np.asarray(method.remade(method.converted(batch)))
+    return method.converted(replace(batch, again=Pyramid(maps_of(made))))
+
+
+def behind_image(trunk: bytes) -> Any:
+    """ONNX model of the normalised image -> features_0, …: a backbone's graph that gives both, without what comes
+    before the image."""
+    import onnx
+
+    whole = onnx.load_from_string(trunk)
+    graph = whole.graph
+    made = {name: node for node in graph.node for name in node.output}
+    *levels, last = graph.output
+    image = last.name
+    while image in made and made[image].op_type == "Identity":
+        image = made[image].input[0]
+    nodes, constants = leads_to(graph, [level.name for level in levels], given=image)
+    sides = [side.dim_value for side in graph.input[0].type.tensor_type.shape.dim[1:3]]
+    source = onnx.helper.make_tensor_value_info(image, onnx.TensorProto.FLOAT, ["batch", 3, *sides])
+    part = onnx.helper.make_graph(nodes, "again", [source], levels, constants)
+    return onnx.helper.make_model(part, opset_imports=whole.opset_import, ir_version=whole.ir_version)
+
+
+def again_names(count: int) -> list[str]:
+    """Inputs of a head for the levels of the second run, as `behind_image` gives them under the prefix."""
+    return [f"{AGAIN}{FEATURES}{i}" for i in range(count)]
+
+
+def through(head: bytes, trunk: bytes) -> bytes:
+    """A head features_0, …, again/features_0, … -> score, …, made as one of features_0, … -> score, …: the network runs
+    on what was made."""
+    import onnx
+    from onnx import compose
+
+    model, second = onnx.load_from_string(head), behind_image(trunk)
+    second = compose.add_prefix(second, AGAIN, inplace=True)
+    _renamed(second.graph.node, {second.graph.input[0].name: MADE})
+    graph = model.graph
+    before, _ = leads_to(graph, [MADE])
+    early = {name for node in before for name in node.output}
+    behind = [node for node in graph.node if early.isdisjoint(node.output)]
+    _replace(graph.node, [*before, *second.graph.node, *behind])
+    _replace(graph.input, [port for port in graph.input if not port.name.startswith(AGAIN)])
+    _replace(graph.output, [port for port in graph.output if port.name != MADE])
+    graph.initializer.extend(second.graph.initializer)
+    return written(model)
+
+
+def sharing(graph: Any, constants: Any, prefix: str) -> None:
+    """The second run in a graph, whose names have a further prefix, takes the first one's constants."""
+    doubled = {f"{prefix}{AGAIN}{each.name}": each.name for each in constants}
+    if not doubled.keys() & {each.name for each in graph.initializer}:
+        return
+    _renamed(graph.node, doubled)
+    _replace(graph.initializer, [each for each in graph.initializer if each.name not in doubled])
+
+
+def _renamed(nodes: Any, names: dict[str, str]) -> None:
+    for node in nodes:
+        for i, name in enumerate(node.input):
+            node.input[i] = names.get(name, name)
+
+
+def _replace(field: Any, values: list[Any]) -> None:
+    """The values of a repeated field, which hands out references to what is inside."""
+    kept = [type(value).FromString(value.SerializeToString()) for value in values]
+    del field[:]
+    field.extend(kept)
