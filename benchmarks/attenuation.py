@@ -42,6 +42,7 @@ TRAIN, TEST = 96, 60
 CONSTANT = 0.3
 OPTIONS: dict[str, Any] = {
     **{"side": 64, "patch": 4, "batch": 8, "sigma": 2.0, "steps": 200, "rate": 1e-2, "recovery": 0},
+    **{"width": 8, "until": "steps", "map": "msgms"},
 }
 ROWS = ("base, mask only", "variant A", "variant B", f"constant gate {CONSTANT}", "oracle gate")
 

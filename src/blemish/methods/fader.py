@@ -34,10 +34,10 @@ from blemish.nn.blocks import resized
 from blemish.nn.grids import joined, to_grid
 from blemish.nn.hiding import drawn, fixed_mask, hidden, strangest
 from blemish.nn.level_maps import LevelMaps
+from blemish.nn.losses import cosine_places
 from blemish.nn.moments import ChannelMoments
 from blemish.nn.place_scores import PlaceScores
 from blemish.nn.precision import Exact
-from blemish.nn.reverse import restoring_maps
 from blemish.nn.scoring import peak
 from blemish.nn.similarity import msgms_loss, msgms_map, ssim
 from blemish.nn.spoiling import spoilt
@@ -179,15 +179,8 @@ class FADeR(TorchMethod[Config]):
         return strangest(to_grid(strange[:, None], self.grid)[:, 0], self.config.share, self.config.soft)
 
     def _strange(self, features: Tensor) -> Tensor:
-        """(B, h, w): 1 - cosine to the usual features of each place.
-
-        Sums are matrix products: an engine adds up in the order in which it stores the channels, which differs between
-        a backbone and cached features, and a difference in the last bit moves the mask.
-        """
-        ones = features.new_ones(1, features.shape[1])
-        x, usual = features.flatten(2), self.usual.flatten(1)
-        lengths = (ones @ x.square()) * usual.square().sum(0)
-        return (1 - (ones @ (x * usual)) * torch.rsqrt(lengths + 1e-12)).view(-1, *features.shape[2:])
+        """(B, h, w): 1 - cosine to the usual features of each place."""
+        return cosine_places(features, self.usual[None])
 
     def encoded(self, x: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
         """The encoder's maps of images (B, 3, *inner) with a mask over them."""
@@ -278,12 +271,12 @@ class FADeR(TorchMethod[Config]):
         return resized(self.look(batch).repaint * self.span + self.low, self.size)
 
     def places(self, batch: Batch) -> list[Tensor]:
-        """(B, h_l, w_l) a level: how far the image is from its repaint; features of both, gradients, or its saliency."""
+        """(B, h_l, w_l) a level: features of image and repaint, or their gradients, or features and usual ones."""
         if self.config.map == "features":
             assert batch.pyramid is not None
             assert batch.again is not None
             seen, again = ([self.exact(x) for x in each.maps] for each in (batch.pyramid, batch.again))
-            return restoring_maps(seen, again)
+            return [cosine_places(x, y) for x, y in zip(seen, again, strict=True)]
         if not self.paints:
             return [self._strange(self.exact(self._features(batch)))]
         look = self.look(batch)

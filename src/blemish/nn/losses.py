@@ -14,6 +14,18 @@ def cosine_map(a: Tensor, b: Tensor) -> Tensor:
     return 1 - dot * torch.rsqrt(a.square().sum(1) * b.square().sum(1) + 1e-12)
 
 
+def cosine_places(a: Tensor, b: Tensor) -> Tensor:
+    """As `cosine_map`, of (B, C, h, w) with the same or (1, C, h, w), to the bit whatever stands before it in a graph.
+
+    Sums are matrix products: an engine adds up in the order in which it stores the channels, which differs between
+    a backbone and cached features.
+    """
+    ones = a.new_ones(1, a.shape[1])
+    x, y = a.flatten(2), b.flatten(2)
+    lengths = (ones @ x.square()) * (ones @ y.square())
+    return (1 - (ones @ (x * y)) * torch.rsqrt(lengths + 1e-12)).view(-1, *a.shape[2:])
+
+
 def cosine_whole(a: Tensor, b: Tensor) -> Tensor:
     """(B, C, h, w) twice -> (B,): 1 - cosine of each whole map as one vector, as RD4AD's code has it."""
     return 1 - F.cosine_similarity(a.float().flatten(1), b.float().flatten(1), dim=1)

@@ -18,18 +18,30 @@ from blemish import config
 from blemish.errors import ConfigError
 from blemish.evaluation.metrics import auroc
 from blemish.learning import training
+from blemish.learning.again import seen_again
 from blemish.learning.training import Plan
+from blemish.methods.base import HELD
 from blemish.methods.fader import Config, FADeR, Look
 from blemish.nn.attenuation import PatchGate, attenuated
+from blemish.nn.grids import joined
 from blemish.nn.similarity import msgms_map, ssim
 from blemish.nn.unet import UNet, inner_size
 from blemish.types import Batch, Pyramid
-from tests.fakes import SIZE, FakeBackbone, FakeSamples, batch_of, good_image, learn
+from tests.fakes import SIZE, FakeBackbone, FakeSamples, batch_of, beside, defective_image, good_image, learn
 
 SIDE = (48, 48)
+GRID = FakeBackbone().spec(SIZE).grids[0]
 TOY: dict[str, Any] = {
     **{"side": 48, "patch": 4, "width": 6, "share": 0.1, "hidden": 32, "sigma": 1.5, "batch": 8},
-    **{"steps": 100, "rate": 1e-2, "gate_steps": 260, "gate_rate": 2e-2, "recovery": 0, "until": "steps", "map": "msgms"},
+    **{
+        "steps": 100,
+        "rate": 1e-2,
+        "gate_steps": 260,
+        "gate_rate": 2e-2,
+        "recovery": 0,
+        "until": "steps",
+        "map": "msgms",
+    },
 }
 SMALL: dict[str, Any] = {"steps": 2, "gate_steps": 2, "width": 4, "hidden": 8, "batch": 2, "map": "msgms"}
 
@@ -444,3 +456,118 @@ def plain_ssim(a: Tensor, b: Tensor) -> Tensor:
     both = local(a * b) - mean_a * mean_b
     alike = (2 * mean_a * mean_b + 0.01**2) * (2 * both + 0.03**2)
     return (alike / ((mean_a**2 + mean_b**2 + 0.01**2) * (var_a + var_b + 0.03**2))).mean()
+
+
+# ------------------------------------------------------------------------------------ image and repaint in features
+def seen(method: FADeR, images: list[NDArray[np.uint8]]) -> Batch:
+    backbone = FakeBackbone()
+    return seen_again(method, batch_of(backbone, images), backbone.maps_of)
+
+
+def test_repaint_and_image_are_compared_as_the_frozen_network_sees_them() -> None:
+    method, backbone = fitted(map="features"), FakeBackbone()
+    batch = seen(method, [good_image(100), defective_image(101)[0]])
+    with torch.no_grad():
+        made = method.remade(batch)
+        again = backbone.maps_of(made.numpy())
+    look = method.look(batch)
+    assert made.shape == batch.x.shape
+    torch.testing.assert_close(method.image(replace(batch, x=made)), look.repaint, atol=1e-5, rtol=0)
+    assert batch.pyramid is not None
+    pairs = zip(batch.pyramid.maps, again, strict=True)
+    places = [1 - F.cosine_similarity(a, torch.from_numpy(b)) for a, b in pairs]
+    wanted = method.level_maps(method.place_scores(places))
+    torch.testing.assert_close(method(batch).anomaly_map, wanted, atol=1e-3, rtol=1e-3)
+
+
+def test_levels_are_z_scores_of_what_was_learned_and_of_what_was_held_out() -> None:
+    method, backbone = made(map="features", until="flat"), FakeBackbone()
+    images = [good_image(i) for i in range(12)]
+    samples = [FakeSamples(backbone, part, method.needs) for part in (images[:10], images[10:])]
+    training.learn(method, samples[0], samples[1])
+    levels = method.place_scores(method.places(seen(method, images)))
+    assert len(levels) == 3
+    for level in levels:
+        assert level.mean(0).abs().max() < 1e-3
+        assert 0.2 < level.std() < 1.5
+
+
+class Blunt(FADeR):
+    """Repaints every image as it is, a little blurred, or as another one."""
+
+    other: Tensor | None = None
+
+    def look(self, batch: Batch) -> Look:
+        look = super().look(batch)
+        blurred = F.avg_pool2d(F.pad(look.image, (1, 1, 1, 1), mode="replicate"), 3, 1)
+        return look._replace(repaint=blurred if self.other is None else self.other)
+
+
+def test_an_image_that_is_its_own_repaint_scores_like_good() -> None:
+    """Even with a defect, since nothing is left that differs; repainted as without it, it stands out there."""
+    backbone = FakeBackbone()
+    method = Blunt(Config(**{**SMALL, "map": "features", "sigma": 2.0}), backbone.spec(SIZE), SIZE)
+    learn(method, backbone, [good_image(i) for i in range(12)])
+    usual = method(seen(method, [good_image(i) for i in range(100, 108)])).score
+    bad, mask = defective_image(101)
+    method.other = method.image(batch_of(backbone, [bad]))
+    assert method(seen(method, [bad])).score < usual.max()
+    method.other = method.image(batch_of(backbone, [good_image(101)]))
+    found = method(seen(method, [bad]))
+    assert found.score > usual.max()
+    anomaly_map = found.anomaly_map[0].numpy()
+    assert beside(mask, np.unravel_index(int(anomaly_map.argmax()), mask.shape), 12)
+
+
+def test_killed_while_features_are_measured_it_comes_to_the_same_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Store(dict[str, bytes]):
+        def put(self, name: str, data: bytes) -> None:
+            self[name] = data
+
+        def drop(self, name: str) -> None:
+            self.pop(name, None)
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    images, store = [good_image(i) for i in range(4)], Store()
+    whole = made(map="features")
+    learn(whole, FakeBackbone(), images)
+    broken = made(map="features")
+    monkeypatch.setattr(broken, "measure", killed)
+    with pytest.raises(KeyboardInterrupt):
+        learn(broken, FakeBackbone(), images, Plan(store=store, name="run", snapshot_every=0))
+    assert store
+    resumed = made(map="features")
+    plan = learn(resumed, FakeBackbone(), images, Plan(store=store, name="run", snapshot_every=0))
+    assert plan.report[0].resumed
+    assert not store
+    state = resumed.fitted_state()
+    assert all(torch.equal(value, state[name]) for name, value in whole.fitted_state().items())
+    assert float(state["place_scores.mean_0"].abs().sum()) > 0
+
+
+def test_saliency_alone_learns_nothing_and_takes_no_image() -> None:
+    method = made(map="saliency", until="flat")
+    needs = method.wants(method.config)
+    assert (needs.image, needs.again, needs.held) == (False, False, 0.0)
+    assert method.phases() == ()
+    images = [good_image(i) for i in range(4)]
+    learn(method, FakeBackbone(), images)
+    assert not list(method.parameters())
+    batch = batch_of(FakeBackbone(), [good_image(9), defective_image(9)[0]], image=False)
+    maps = [level.mean(0, keepdim=True) for level in batch_of(FakeBackbone(), images).pyramid.maps]
+    usual = joined(maps, GRID)
+    places = 1 - F.cosine_similarity(joined(list(batch.pyramid.maps), GRID), usual)
+    found = method(batch)
+    torch.testing.assert_close(found.anomaly_map, method.level_maps([places]), atol=1e-5, rtol=1e-4)
+    assert found.score[1] > found.score[0]
+
+
+def test_what_is_compared_decides_what_is_needed() -> None:
+    for way, again in (("features", True), ("msgms", False), ("l2+msgms", False)):
+        needs = FADeR.wants(Config(map=way))
+        assert (needs.image, needs.again, needs.held) == (True, again, HELD)
+        assert FADeR.wants(Config(map=way, until="steps")).held == 0
+    assert [phase.flat for phase in made(until="flat").phases()] == [True, False]
+    assert [phase.flat for phase in made(until="steps").phases()] == [False, False]

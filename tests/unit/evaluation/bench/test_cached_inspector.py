@@ -15,7 +15,14 @@ from tests.fakes import FakeBackbone, write_mvtec
 
 
 @pytest.mark.parametrize(
-    ("method", "options"), [("padim", {}), ("dfc", {"head": "padim", "shots": 4, "anchors": 4})], ids=["one", "routed"]
+    ("method", "options"),
+    [
+        ("padim", {}),
+        ("dfc", {"head": "padim", "shots": 4, "anchors": 4}),
+        ("fader", {"steps": 2, "until": "steps", "gate_steps": 2, "width": 2}),
+        ("dfc", {"head": "fader", "head_options": {"map": "saliency"}, "shots": 4, "anchors": 4}),
+    ],
+    ids=["one", "routed", "seen again", "routed, image or not"],
 )
 def test_a_line_from_cached_features_is_the_deployed_one(method: str, options: dict[str, Any], tmp_path: Path) -> None:
     trees = [write_mvtec(tmp_path / "set" / name) for name in ("one", "two")]
@@ -29,7 +36,8 @@ def test_a_line_from_cached_features_is_the_deployed_one(method: str, options: d
     detector = Detector(method, **usual, **options)
     detector.fit(tmp_path / "set" if options else trees[0])
     cache = CountedCache(tmp_path / "cache")
-    source = FeatureSource(FakeBackbone(), Preprocess.from_json(detector.model.meta.preprocess), cache)
+    preprocess = Preprocess.from_json(detector.model.meta.preprocess)
+    source = FeatureSource(FakeBackbone(), preprocess, cache, image=method == "fader")
     line, deployed = CachedLine(detector.model, source), detector.inspector()
     paths = sorted((trees[0] / "test").rglob("*.png"))
     assert differing(deployed, line, paths) == 0
