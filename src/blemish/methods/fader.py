@@ -36,7 +36,7 @@ from blemish.nn.hiding import drawn, fixed_mask, hidden, strangest
 from blemish.nn.level_maps import LevelMaps
 from blemish.nn.losses import cosine_places
 from blemish.nn.moments import ChannelMoments
-from blemish.nn.place_scores import PlaceScores
+from blemish.nn.place_scores import PlaceScores, Way
 from blemish.nn.precision import Exact
 from blemish.nn.scoring import peak
 from blemish.nn.similarity import msgms_loss, msgms_map, ssim
@@ -72,9 +72,10 @@ class Config:
     skip_only: bool = False  # the bottleneck is let through whole
     gate_steps: int = 150  # of the gate
     gate_rate: float = 2e-2  # of the gate's steps, at the start
-    # what of image and repaint is compared: frozen features; gradients over four scales, with squared differences of
-    # colour or without; or no repaint at all: how strange the image's own features are, by which the mask is made
-    map: Literal["features", "msgms", "l2+msgms", "saliency"] = "features"
+    # image and repaint by frozen features; by gradients over four scales, with squared differences of colour or without;
+    # or saliency, which the mask is made by: the image's own features and the usual ones, and no repaint at all
+    map: Literal["features", "msgms", "l2+msgms", "saliency"] = "features"  # what is compared
+    levels: Way = "z"  # of map=features, how level maps are added: as z-scores of good images, or plainly (sum)
     sigma: float = 7.0  # blur of the anomaly map, in pixels of the network's input
     top: float = SHARE  # share of the map whose mean is the image score; 0 takes its highest place, as RIAD does
 
@@ -102,7 +103,9 @@ class Look(NamedTuple):
 
 class FADeR(TorchMethod[Config]):
     needs = Needs(strides=(8, 16), image=True, again=True)
+    # z-scores of a coarsest level of a few cells, as small images have, would outweigh the others
     brief = {
+        **{"levels": "sum", "sigma": 2.0},
         **{"steps": 40, "until": "steps", "batch": 12, "rate": 1e-2, "gate_steps": 10},
         **{"width": 4, "side": 32, "hidden": 16},
     }
@@ -133,7 +136,7 @@ class FADeR(TorchMethod[Config]):
         self.to(memory_format=torch.channels_last)
         self.exact = Exact()
         grids = {"features": spec.grids, "saliency": spec.grids[:1]}.get(config.map, (self.inner,))
-        self.place_scores = PlaceScores(grids, "z" if config.map == "features" else "sum")
+        self.place_scores = PlaceScores(grids, config.levels if config.map == "features" else "sum")
         self.level_maps = LevelMaps(grids, size, config.sigma)
         self._seen, self._sum = 0, torch.zeros(())
         self._ends = torch.full((3,), torch.inf), torch.full((3,), -torch.inf)
