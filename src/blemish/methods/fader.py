@@ -72,8 +72,8 @@ class Config:
     skip_only: bool = False  # the bottleneck is let through whole
     gate_steps: int = 150  # of the gate
     gate_rate: float = 2e-2  # of the gate's steps, at the start
-    # features, frozen ones of image and repaint; their gradients over four scales, with squared differences of colour or
-    # without; or saliency, which the mask is made by: features of the image and the usual ones, and no repaint at all
+    # features, frozen ones of image and repaint; their gradients over four scales, with squared differences of colour
+    # or without; or saliency, which the mask is made by: features of the image and the usual ones, no repaint at all
     map: Literal["features", "msgms", "l2+msgms", "saliency"] = "features"  # what is compared
     shown: Literal["hidden", "whole"] = "hidden"  # of map=features: repainted where hidden or weakened, or everywhere
     levels: Way = "z"  # of map=features, how level maps are added: as z-scores of good images, or plainly (sum)
