@@ -23,7 +23,7 @@ from blemish.inspection import engines, graph_parts
 from blemish.inspection.engines import best_precision, open_engine
 from blemish.inspection.modelfile import arrays
 from blemish.learning import export, observing, training
-from blemish.learning.again import seen_again
+from blemish.learning.observing import seen_again
 from blemish.learning.run import tensors
 from blemish.learning.training import Plan
 from blemish.methods.base import Method, Phase

@@ -1,40 +1,20 @@
-"""The frozen network run once more, on an image that a method makes of what it saw (`Needs.again`).
+"""The frozen network run once more in a graph, on an image that a method makes of what it saw (`Needs.again`).
 
-learning    `seen_again` gives a batch the features of the made image
-graph       `through` puts the network, from the normalised image on, into a head behind its first part, so that one
-            graph stays one graph; `sharing` lets both runs use one copy of the weights
+through   puts the network, from the normalised image on, into a head behind its first part: one graph stays one graph
+sharing   lets both runs use one copy of the weights
+
+`learning.observing.seen_again` does the same for a batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from blemish.inspection.graph_parts import FEATURES
 from blemish.learning.onnx_parts import leads_to, written
-from blemish.types import Batch, Pyramid
-
-if TYPE_CHECKING:
-    from blemish.methods.base import Method
 
 AGAIN = "again/"  # prefix of what belongs to the second run
 MADE = "made"  # the image that a head's first part makes
-
-MapsOf = Callable[[NDArray[np.float32]], tuple[NDArray[np.float32], ...]]
-"""Normalised images (B, 3, H, W) -> the frozen network's maps."""
-
-
-def seen_again(method: Method[Any], batch: Batch, maps_of: MapsOf) -> Batch:
-    """A batch with the features of what the method makes of it, in its own arrays; as it is where it makes nothing."""
-    if not method.wants(method.config).again:
-        return batch
-    with method.computing():
-        made = np.asarray(method.remade(method.converted(batch)))
-    return method.converted(replace(batch, again=Pyramid(maps_of(made))))
 
 
 def behind_image(trunk: bytes) -> Any:

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from blemish.errors import ExportError
 from blemish.inspection.engines import Engine, Outputs, Precision, ReferenceEngine
 from blemish.inspection.graph_parts import FEATURES, HEAD
-from blemish.learning.again import seen_again, sharing, through
+from blemish.learning.again import sharing, through
 from blemish.learning.heads import CATEGORY, Scaled, Vote
+from blemish.learning.observing import seen_again
 from blemish.learning.onnx_parts import leads_to, written
 from blemish.ops.arrays import exact, top
 from blemish.ops.drawing import Drawn, Graph

@@ -30,9 +30,9 @@ from blemish.inspection.modelfile import Model
 from blemish.inspection.promises import promised
 from blemish.inspection.routed import VOTE, head_name
 from blemish.learning import export
-from blemish.learning.again import seen_again
 from blemish.learning.fitted import ANCHORS
 from blemish.learning.heads import Scaled, Vote
+from blemish.learning.observing import seen_again
 from blemish.learning.options import FitOptions
 from blemish.learning.run import FitPlan, Frozen, Learned, describe, freeze, learn, recipe, tensors
 from blemish.learning.splits import Part, Split, hold_out, new_to_the_router

@@ -3,16 +3,22 @@
 observe    every batch once, in order          (statistics, banks)
 merge      what chunks have observed, in their order
 conclude   what was observed becomes what is kept
+
+`seen_again` gives a batch the frozen features of an image that the method makes of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from blemish.errors import DataError
 from blemish.methods.base import Method
-from blemish.types import Batch
+from blemish.types import Batch, Pyramid
 
 CHUNK = 4096
 """Images that are observed in one go; more are observed chunk by chunk and merged in order, on however many machines,
@@ -47,3 +53,16 @@ def train(method: Method[Any], batches: Iterable[Batch]) -> None:
     """Observe everything and conclude."""
     observe(method, batches)
     conclude(method)
+
+
+MapsOf = Callable[[NDArray[np.float32]], tuple[NDArray[np.float32], ...]]
+"""Normalised images (B, 3, H, W) -> the frozen network's maps."""
+
+
+def seen_again(method: Method[Any], batch: Batch, maps_of: MapsOf) -> Batch:
+    """A batch with the features of what the method makes of it, in its own arrays; as it is where it makes nothing."""
+    if not method.wants(method.config).again:
+        return batch
+    with method.computing():
+        made = np.asarray(method.remade(method.converted(batch)))
+    return method.converted(replace(batch, again=Pyramid(maps_of(made))))

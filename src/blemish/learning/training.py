@@ -26,8 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from blemish.errors import TrainingDiverged
-from blemish.learning.again import seen_again
-from blemish.learning.observing import train
+from blemish.learning.observing import seen_again, train
 from blemish.learning.sampler import Draws, Samples, SeenAgain, in_order, seed_of
 from blemish.methods.base import Phase
 from blemish.methods.torch_base import TorchMethod

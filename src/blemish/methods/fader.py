@@ -75,7 +75,6 @@ class Config:
     # features, frozen ones of image and repaint; their gradients over four scales, with squared differences of colour
     # or without; or saliency, which the mask is made by: features of the image and the usual ones, no repaint at all
     map: Literal["features", "msgms", "l2+msgms", "saliency"] = "features"  # what is compared
-    shown: Literal["hidden", "whole"] = "hidden"  # of map=features: repainted where hidden or weakened, or everywhere
     levels: Way = "z"  # of map=features, how level maps are added: as z-scores of good images, or plainly (sum)
     sigma: float = 7.0  # blur of the anomaly map, in pixels of the network's input
     top: float = SHARE  # share of the map whose mean is the image score; 0 takes its highest place, as RIAD does
@@ -272,14 +271,7 @@ class FADeR(TorchMethod[Config]):
 
     # ----------------------------------------------------------------------------------------------- inspection
     def remade(self, batch: Batch) -> Tensor:
-        assert batch.x is not None
-        look = self.look(batch)
-        repaint = resized(look.repaint * self.span + self.low, self.size)
-        if self.config.shown == "whole":
-            return repaint
-        let = 1 - look.mask if look.gate is None else (1 - look.mask) * look.gate.mean(1, keepdim=True)
-        seen = resized(let, self.size)
-        return batch.x * seen + repaint * (1 - seen)
+        return resized(self.look(batch).repaint * self.span + self.low, self.size)
 
     def places(self, batch: Batch) -> list[Tensor]:
         """(B, h_l, w_l) a level: features of image and repaint, or their gradients, or features and usual ones."""

@@ -19,10 +19,11 @@ from blemish.data.image.preprocess import Preprocess
 from blemish.inspection.engines import Head, best_precision, open_engine
 from blemish.inspection.routed import VOTE
 from blemish.learning import export
-from blemish.learning.again import behind_image, seen_again
+from blemish.learning.again import behind_image
 from blemish.learning.backbones.base import Backbone
 from blemish.learning.backbones.pair import PairBackbone
 from blemish.learning.heads import Scaled
+from blemish.learning.observing import seen_again
 from blemish.learning.onnx_parts import written
 from blemish.learning.sources.features import FeatureSource
 from blemish.methods.torch_base import TorchMethod

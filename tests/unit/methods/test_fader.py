@@ -18,7 +18,7 @@ from blemish import config
 from blemish.errors import ConfigError
 from blemish.evaluation.metrics import auroc
 from blemish.learning import training
-from blemish.learning.again import seen_again
+from blemish.learning.observing import seen_again
 from blemish.learning.training import Plan
 from blemish.methods.base import HELD
 from blemish.methods.fader import Config, FADeR, Look
@@ -465,7 +465,7 @@ def seen(method: FADeR, images: list[NDArray[np.uint8]]) -> Batch:
 
 
 def test_repaint_and_image_are_compared_as_the_frozen_network_sees_them() -> None:
-    method, backbone = fitted(map="features", shown="whole"), FakeBackbone()
+    method, backbone = fitted(map="features"), FakeBackbone()
     batch = seen(method, [good_image(100), defective_image(101)[0]])
     with torch.no_grad():
         made = method.remade(batch)
@@ -492,23 +492,6 @@ def test_levels_are_z_scores_of_what_was_learned_and_of_what_was_held_out() -> N
         assert 0.2 < level.std() < 1.5
 
 
-@pytest.mark.parametrize("gate", ["off", 0.25])
-def test_the_image_is_repainted_where_it_is_hidden_or_weakened(gate: Any) -> None:
-    method = fitted(map="features", gate=gate, mask="centre")
-    batch = probe()
-    assert batch.x is not None
-    with torch.no_grad():
-        made, look = method.remade(batch), method.look(batch)
-    repaint = look.repaint * method.span + method.low
-    seen = 0.25 if gate == 0.25 else 1.0
-    inside, outside = (slice(None), slice(None), 24, 32), (slice(None), slice(None), 2, 3)
-    assert look.mask[0, 0, 3, 4] == 1
-    assert look.mask[0, 0, 0, 0] == 0
-    torch.testing.assert_close(made[inside], repaint[inside], atol=1e-5, rtol=0)
-    wanted = seen * batch.x + (1 - seen) * repaint
-    torch.testing.assert_close(made[outside], wanted[outside], atol=1e-5, rtol=0)
-
-
 class Blunt(FADeR):
     """Repaints every image as it is, a little blurred, or as another one."""
 
@@ -523,7 +506,7 @@ class Blunt(FADeR):
 def test_an_image_that_is_its_own_repaint_scores_like_good() -> None:
     """Even with a defect, since nothing is left that differs; repainted as without it, it stands out there."""
     backbone = FakeBackbone()
-    method = Blunt(Config(**{**SMALL, "map": "features", "shown": "whole", "sigma": 2.0}), backbone.spec(SIZE), SIZE)
+    method = Blunt(Config(**{**SMALL, "map": "features", "sigma": 2.0}), backbone.spec(SIZE), SIZE)
     learn(method, backbone, [good_image(i) for i in range(12)])
     usual = method(seen(method, [good_image(i) for i in range(100, 108)])).score
     bad, mask = defective_image(101)

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from blemish.nn.grids import to_grid
+from blemish.nn.losses import cosine_map, cosine_places
 from blemish.nn.scoring import peak, top_mean
 
 
@@ -30,3 +31,13 @@ def test_the_peak_is_the_highest_place_or_the_mean_of_a_share() -> None:
     every_fourth = (wave[:, None] + wave)[::4, ::4].flatten().sort(descending=True).values
     assert torch.allclose(peak(anomaly_map, 0.01), torch.tensor([every_fourth[:3].mean(), 0.0]))  # 1 % of 256 places
     assert torch.allclose(peak(anomaly_map, 1), torch.tensor([every_fourth.mean(), 0.0]))
+
+
+def test_cosines_as_products_are_cosines() -> None:
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(2, 3, 5, 4, 6, generator=generator)
+    torch.testing.assert_close(cosine_places(a, b), cosine_map(a, b), atol=1e-5, rtol=0)
+    assert cosine_places(a, b).shape == (3, 4, 6)
+    one = cosine_places(a, b[:1])  # the same of each sample
+    torch.testing.assert_close(one, cosine_map(a, b[:1].expand_as(a)), atol=1e-5, rtol=0)
+    assert cosine_places(a, 3 * a).abs().max() < 1e-5
