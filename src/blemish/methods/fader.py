@@ -129,10 +129,11 @@ class FADeR(TorchMethod[Config]):
         self.grid = self.inner[0] // config.patch, self.inner[1] // config.patch
         self.paints = config.map != "saliency"
         with self.seeded():
-            self.unet: Any = UNet(config.width, DEPTH) if self.paints else nn.Identity()
+            unet = UNet(config.width, DEPTH)
+            self.unet: Any = unet if self.paints else nn.Identity()
             self.door: nn.Module = nn.Identity()
             if self.paints and config.gate == "learned":
-                self.door = PatchGate(self.unet.widths, self.grid, config.hidden, apart=config.per_skip)
+                self.door = PatchGate(unet.widths, self.grid, config.hidden, apart=config.per_skip)
         self.to(memory_format=torch.channels_last)
         self.exact = Exact()
         grids = {"features": spec.grids, "saliency": spec.grids[:1]}.get(config.map, (self.inner,))
@@ -189,7 +190,8 @@ class FADeR(TorchMethod[Config]):
         """The encoder's maps of images (B, 3, *inner) with a mask over them."""
         patch = self.config.patch
         covered = hidden(x, mask, patch, patch if self.config.hint == "mosaic" else 0)
-        return self.unet.encode(covered.contiguous(memory_format=torch.channels_last))
+        maps: tuple[Tensor, ...] = self.unet.encode(covered.contiguous(memory_format=torch.channels_last))
+        return maps
 
     def gated(self, maps: tuple[Tensor, ...]) -> Tensor | None:
         """The soft mask of encoded images: learned, or the same everywhere, or none."""
@@ -202,7 +204,8 @@ class FADeR(TorchMethod[Config]):
     def painted(self, maps: tuple[Tensor, ...], gate: Tensor | None) -> Tensor:
         """(B, 3, *inner): the repaint from encoded images, weakened by a gate."""
         let = maps if gate is None else attenuated(maps, gate, skips_only=self.config.skip_only)
-        return self.unet.decode(let)
+        painted: Tensor = self.unet.decode(let)
+        return painted
 
     def look(self, batch: Batch) -> Look:
         """Image, binary mask, soft mask and repaint: all that the map is made of."""
