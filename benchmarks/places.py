@@ -138,7 +138,7 @@ def taught(cell: suite.Cell) -> tuple[list[float], list[float]]:
 
     def levels(record: Record) -> list[Tensor]:
         image = torch.from_numpy(source.normalised(kind.prepare(kind.load(record)[1])))[None]
-        return method.descriptors(image)  # type: ignore[no-any-return]
+        return method.descriptors(Batch(method.size, x=image))  # type: ignore[no-any-return]
 
     def target(record: Record) -> Tensor:
         return method.target(Batch(method.size, Pyramid(tuple(tensors(source, record)))))[0]  # type: ignore[no-any-return]

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 from blemish.errors import ConfigError
 
+SHIPPED = "shipped"
+"""Name of the artefact that comes with this package (`Needs.artefact`)."""
+
 Split = Literal["train", "test", "held"]
 """`held` marks samples that a data set keeps apart: offered neither to fit nor to evaluate."""
 
@@ -104,6 +107,7 @@ class Needs:
     second: bool = False  # uses a second frozen network where the options name one
     apart: bool = False  # where one model for several categories is asked for: a head for each of them
     costly: bool = False  # learns for minutes without phases: a split is preferred to folds, as with phases
+    artefact: str = ""  # file of what its shared phase would learn (`learning.artefacts`), in place of learning it
     held: float = 0.0  # share of what is learned from that no step sees: for `settle`, and to end a flat phase by
     graph: bool = True  # False: cannot be one graph; say why in `reason`
     reason: str | None = None

@@ -41,7 +41,7 @@ from blemish.inspection.conformal import Calibrator
 from blemish.inspection.engines import ISA_LIMITS, Engine, Precision, calm_torch
 from blemish.inspection.meta import BackboneMeta, DataMeta, Meta
 from blemish.inspection.modelfile import Model
-from blemish.learning import export, footprint, observing
+from blemish.learning import artefacts, export, footprint, observing
 from blemish.learning.backbones.cache import Blobs, FeatureCache
 from blemish.learning.backbones.loading import load
 from blemish.learning.chunks import Chunk, Observed, Spread
@@ -80,6 +80,7 @@ class FitPlan:
     track: Track = no_track
     spread: Spread | None = None
     textures: tuple[Any, ...] = ()
+    artefact: bytes | None = None  # what the method's shared phase would learn
     blind: bool = False  # a model that sees nothing gets a promise nevertheless
     categories: Mapping[str, int] = field(default_factory=dict)  # decided ones by record id, of a multi-class model
     share: float = 1.0  # of the budget that one learning may take
@@ -105,6 +106,7 @@ class FitPlan:
         method_class, settings = head_of(options)
         needs = method_class.wants(settings)
         half = learning_for(needs)
+        artefact = _artefact(method_class, settings, backbone)
         modality = modality or half.plan(records, options, backbone)
         if backbone is not None:
             size = modality.size
@@ -116,7 +118,19 @@ class FitPlan:
         if AUTO in options.views:
             options = replace(options, views=_views(options, method_class, source, records))
         return cls(
-            options, method_class, settings, half, modality, source, backbone, cache, track, spread, textures, blind
+            options,
+            method_class,
+            settings,
+            half,
+            modality,
+            source,
+            backbone,
+            cache,
+            track,
+            spread,
+            textures,
+            artefact,
+            blind,
         )
 
     @property
@@ -459,6 +473,15 @@ def _checked(backbone: Backbone, cache: FeatureCache | None) -> dict[str, float]
     return found
 
 
+def _artefact(method_class: type[Method[Any]], settings: Any, backbone: Backbone | None) -> bytes | None:
+    """What is read in place of learning it, where the method's options name it."""
+    name = method_class.wants(settings).artefact
+    if not name or backbone is None:
+        return None
+    method = method_class.__module__.rpartition(".")[2]
+    return artefacts.read(name, method=method, backbone=backbone.identity, options=config.to_json(settings))
+
+
 def _views(
     options: FitOptions, method: type[Method[Any]], source: Source, records: Sequence[Record]
 ) -> tuple[str, ...]:
@@ -531,16 +554,23 @@ def _schedule(plan: FitPlan, method: Method[Any], seen: set[str], share: float) 
         return _name("phase", [*same, asdict(phase), phase_options, data if phase.data == "good" else []])
 
     made = hashlib.sha256(b"".join(t.tobytes() for t in plan.textures)).hexdigest()
-    run = [*same, config.to_json(method.config), options.seed, *data, made, source.threads]
+    artefact = "" if plan.artefact is None else hashlib.sha256(plan.artefact).hexdigest()
+    run = [*same, config.to_json(method.config), options.seed, *data, made, artefact, source.threads]
     return training.Plan(
         budget=None if options.budget is None else seconds(options.budget) * share,
         store=None if plan.cache is None else Blobs(plan.cache),
         name=_name("run", run),
         shared=shared,
-        scenes=_scenes(plan) if any(phase.data == "scenes" for phase in method.phases()) else None,
+        scenes=_scenes(plan) if _draws_scenes(plan, method) else None,
+        artefact=plan.artefact,
         bf16=bf16,
         track=plan.track,
     )
+
+
+def _draws_scenes(plan: FitPlan, method: Method[Any]) -> bool:
+    """Whether a phase that is to be run learns from them."""
+    return any(phase.data == "scenes" and not (phase.shared and plan.artefact) for phase in method.phases())
 
 
 def _name(kind: str, values: list[Any]) -> str:

@@ -61,6 +61,7 @@ class Plan:
     name       of this run in the store: a digest of all that its outcome depends on
     shared     the same of a shared phase
     scenes     the synthetic images that phases ask for
+    artefact   what a shared phase would learn (`learned`), in place of learning it
     bf16       the networks that learn compute in bf16; else all is float32
     """
 
@@ -69,6 +70,7 @@ class Plan:
     name: str = ""
     shared: Callable[[Phase], str] | None = None
     scenes: Samples | None = None
+    artefact: bytes | None = None
     bf16: bool = False
     track: Track | None = None
     snapshot_every: float = SNAPSHOT
@@ -175,6 +177,13 @@ def go_on(method: Any, samples: Samples, held: Samples | None, plan: Plan, share
     _finish(method, samples, held)
 
 
+@exactly()
+def learned(method: TorchMethod[Any], phase: Phase, samples: Samples, plan: Plan) -> bytes:
+    """What one phase of a method learns from these samples, as a file for `Plan.artefact`."""
+    _run(method, 0, phase, samples, None, plan, None)
+    return _learned(method, phase)
+
+
 def _run(
     method: TorchMethod[Any],
     number: int,
@@ -188,7 +197,10 @@ def _run(
     kept = plan.shared(phase) if phase.shared and plan.shared is not None and plan.store is not None else None
     data = plan.scenes if phase.data == "scenes" and plan.scenes is not None else samples
     plan.report.append(PhaseReport(phase.name, phase.steps, phase.steps, plan.precision))
-    if kept is not None and plan.store is not None and (found := plan.store.get(kept)) is not None:
+    found = plan.artefact if phase.shared else None
+    if found is None and kept is not None and plan.store is not None:
+        found = plan.store.get(kept)
+    if found is not None:
         _load(method, phase, found)
         plan.report[-1] = replace(plan.report[-1], kept=True)
         return

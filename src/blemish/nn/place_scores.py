@@ -58,6 +58,11 @@ class PlaceScores(nn.Module):
             least = 1e-6 * (origin[i].abs() + 1e-6)  # of a level that is constant
             self._set(i, place + origin[i], torch.maximum(variance.sqrt(), least))
 
+    def fix(self, scales: Sequence[tuple[float, float]]) -> None:
+        """The same figures for all places of a level: what is taken off, and what the rest is divided by."""
+        for i, (mean, spread) in enumerate(scales):
+            self._set(i, torch.tensor(mean), torch.tensor(spread))
+
     def _set(self, level: int, mean: Tensor, spread: Tensor) -> None:
         self.get_buffer(f"mean_{level}").copy_(mean)
         self.get_buffer(f"spread_{level}").copy_(spread)

@@ -19,9 +19,22 @@ from blemish import config
 from blemish.data.synthesis.scenes import procedural_scene
 from blemish.errors import ConfigError
 from blemish.evaluation.metrics.ranking import auroc
+from blemish.inspection.engines import open_engine
 from blemish.learning import export
 from blemish.learning.training import Plan
-from blemish.methods.mudenet import TRUNKS, Config, MuDeNet, Target, distance_loss, draw_channels
+from blemish.methods.base import HELD
+from blemish.methods.mudenet import (
+    GOOD,
+    SCENES,
+    TRUNK,
+    TRUNKS,
+    Config,
+    MuDeNet,
+    Target,
+    _weights,
+    distance_loss,
+    draw_channels,
+)
 from blemish.nn.descriptors import DescriptorNet, GlobalAutoencoder
 from blemish.nn.scoring import peak
 from blemish.types import Batch
@@ -29,6 +42,11 @@ from tests.fakes import SIZE, FakeBackbone, FakeSamples, batch_of, good_image, l
 
 BRIEF = {**MuDeNet.brief, "distil_steps": 4, "steps": 4, "logical_steps": 4}
 TOY = Config(
+    teacher=SCENES,
+    until="steps",
+    scores="range",
+    modules="equal",
+    distance="cosine",
     width=16,
     channels=12,
     latent=12,
@@ -263,8 +281,8 @@ def test_distillation_brings_every_map_nearer_to_the_same_target(backbone: FakeB
 
 
 def test_the_pool_can_be_the_good_images(backbone: FakeBackbone) -> None:
-    for pool in ("scenes", "good"):
-        phase = made(backbone, pool=pool).phases()[0]
+    for pool in (SCENES, GOOD):
+        phase = made(backbone, teacher=pool).phases()[0]
         assert (phase.data, phase.shared, phase.learns) == (pool, True, ("target", "teacher"))
 
 
@@ -280,9 +298,8 @@ class Fixed(nn.Module):
 
 
 def scaled(method: MuDeNet, batch: Batch) -> Tensor:
-    assert batch.x is not None
     with torch.no_grad():
-        return torch.stack(method.parts(batch.x))
+        return torch.stack(method.parts(batch))
 
 
 def test_the_teachers_channels_are_standardised_over_the_good_images(
@@ -292,28 +309,29 @@ def test_the_teachers_channels_are_standardised_over_the_good_images(
     method, plain = made(backbone), made(backbone, standard=False)
     for each in (method, plain):
         learn(each, backbone, images[:7])
-    x = batch_of(backbone, images[:7]).x
+    batch = batch_of(backbone, images[:7])
     with torch.no_grad():
-        raw, maps = method._raw(x), method.descriptors(x)
+        raw, maps = method._raw(batch), method.descriptors(batch)
         for level, (before, after) in enumerate(zip(raw, maps, strict=True)):
             mean, deviation = before.mean((0, 2, 3)), before.std((0, 2, 3), correction=0)
             torch.testing.assert_close(method.scaled.mean[level].flatten(), mean, rtol=1e-3, atol=1e-4)
             torch.testing.assert_close(method.scaled.deviation[level].flatten(), deviation, rtol=1e-2, atol=2e-4)
             expected = (before - method.scaled.mean[level]) / method.scaled.deviation[level]
             torch.testing.assert_close(after, expected)
-        for before, after in zip(plain._raw(x), plain.descriptors(x), strict=True):
+        for before, after in zip(plain._raw(batch), plain.descriptors(batch), strict=True):
             torch.testing.assert_close(before, after)
 
 
 def test_how_maps_are_added(backbone: FakeBackbone) -> None:
     """Equal maps give S = 2 n; and a module whose raw scores are all larger counts no more, once settled."""
-    method = made(backbone, distance="squared")
+    method = made(backbone, scores="range", modules="equal")
     method.scaled = nn.Identity()
     batch = batch_of(backbone, [good_image(0)])
     field, zero = torch.rand(1, 12, 16, generator=torch.Generator().manual_seed(0)), torch.zeros(1, 12, 16)
     method.teacher = method.autoencoder = Fixed(field, field, field)
     method.student = method.logical_student = Fixed(zero, zero, zero)
-    method.low, method.span = torch.full((2, 3), 0.2), torch.full((2, 3), 0.5)
+    method.place_scores.fix([(0.2, 0.5)] * 6)
+    method.weights = torch.ones(2)
     n = (field.square() - 0.2) / 0.5
     structural, logical = scaled(method, batch)
     torch.testing.assert_close(structural + logical, 2 * n)
@@ -328,26 +346,104 @@ def test_how_maps_are_added(backbone: FakeBackbone) -> None:
     torch.testing.assert_close(scaled(method, batch), before.clamp(0, 1))
 
 
-def test_levels_of_scores_are_extremes_of_many_and_quantiles_of_few(backbone: FakeBackbone) -> None:
-    method = made(backbone)
-
-    def settled(count: int) -> tuple[Tensor, Tensor, Tensor]:
+def test_ranges_are_extremes_of_many_and_quantiles_of_few(backbone: FakeBackbone) -> None:
+    method = made(backbone, scores="range")
+    method.eval()
+    for count in (24, 8):
         images = [good_image(i) for i in range(count)]
         batches = [batch_of(backbone, images[i : i + 6]) for i in range(0, count, 6)]
         with torch.no_grad():
             method.settle(iter(batches))
-            structural, logical = method.differences(torch.cat([b.x for b in batches if b.x is not None]))
-        maps = torch.stack([torch.stack(structural), torch.stack(logical)]).flatten(2)
-        return maps, method.low, method.low + method.span
+            maps = torch.stack(sum(method.differences(batch_of(backbone, images)), [])).flatten(1).double()
+        low = torch.stack([method.place_scores.get_buffer(f"mean_{i}")[0, 0] for i in range(6)])
+        high = low + torch.stack([method.place_scores.get_buffer(f"spread_{i}")[0, 0] for i in range(6)])
+        ends = (maps.amin(1), maps.amax(1)) if count >= 20 else (maps.quantile(0.005, 1), maps.quantile(0.995, 1))
+        torch.testing.assert_close(low, ends[0].float(), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(high, ends[1].float(), rtol=1e-3, atol=1e-4)
 
-    method.eval()
-    maps, low, high = settled(24)
-    torch.testing.assert_close(low, maps.amin(2))
-    torch.testing.assert_close(high, maps.amax(2))
-    maps, low, high = settled(8)
-    assert (low > maps.amin(2)).all()
-    assert (high < maps.amax(2)).all()
-    torch.testing.assert_close(high, maps.double().quantile(0.995, 2).float())
+
+def test_places_of_good_images_have_mean_zero_and_spread_one(
+    backbone: FakeBackbone, images: list[NDArray[np.uint8]]
+) -> None:
+    """Of all good images, learned from or held out; a level whose differences are larger counts no more."""
+    method = made(backbone, modules="equal")
+    learn(method, backbone, images)
+    batch = batch_of(backbone, images)
+    with torch.no_grad():
+        for m in method.place_scores(sum(method.differences(batch), [])):
+            torch.testing.assert_close(m.mean(0), torch.zeros(12, 16), rtol=0, atol=2e-2)
+            assert 0.8 < float(m.square().mean().sqrt()) < 1.2
+
+
+def test_a_module_counts_by_what_its_scores_of_good_images_vary() -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(2, 4000, generator=generator).double() * torch.tensor([[1.0], [4.0]]).double() + 7
+    weights = _weights(scores)
+    assert float(weights[0] / weights[1]) == pytest.approx(4, rel=0.1)
+    assert float(weights.mean()) == pytest.approx(1)
+    few = _weights(scores[:, :3])
+    assert 1 < float(few[0] / few[1]) < 2, "three images hardly tell a spread"
+    assert torch.equal(_weights(scores[:1]), torch.ones(1))
+    assert torch.equal(_weights(torch.zeros(2, 5)), torch.ones(2))
+
+
+@pytest.mark.parametrize("modules", ["spread", "equal"])
+def test_modules_are_weighted_once_settled_and_stay_switchable(
+    backbone: FakeBackbone, images: list[NDArray[np.uint8]], modules: str
+) -> None:
+    method = made(backbone, modules=modules)
+    learn(method, backbone, images)
+    assert method.weights.shape == (2,)
+    assert bool((method.weights == 1).all()) is (modules == "equal")
+    batch = batch_of(backbone, [good_image(50)])
+    with torch.no_grad():
+        plain = method._scaled(method.differences(batch))
+        for part, m, weight in zip(method.parts(batch), plain, method.weights, strict=True):
+            torch.testing.assert_close(part, weight * m)
+
+
+def test_students_learn_until_flat_and_the_teacher_does_not(backbone: FakeBackbone) -> None:
+    flat = {phase.name: phase.flat for phase in made(backbone, until="flat").phases()}
+    assert flat == {"distil": False, "structural": True, "logical": True}
+    assert not any(phase.flat for phase in made(backbone, until="steps").phases())
+    assert Config().until == "flat"
+    assert MuDeNet.wants(Config()).held == HELD
+
+
+def test_the_frozen_network_can_be_the_teacher(backbone: FakeBackbone, images: list[NDArray[np.uint8]]) -> None:
+    """Then nothing is distilled, students learn its drawn channels, standardised, and inspection runs it."""
+    size = (96, 160)
+    method = made(backbone, size, teacher=TRUNK, crop=64)
+    assert [phase.name for phase in method.phases()] == ["structural", "logical"]
+    assert not list(method.teacher.parameters())
+    learn(method, backbone, [good_image(i, size) for i in range(6)])
+    batch = batch_of(backbone, [good_image(i, size) for i in range(6)])
+    with torch.no_grad():
+        maps = method.descriptors(batch)
+        raw = method.target(batch)
+    assert all(torch.equal(m, maps[0]) for m in maps)
+    alive = raw.std((0, 2, 3)) > 1e-3
+    expected = ((raw - raw.mean((0, 2, 3), keepdim=True)) / raw.std((0, 2, 3), keepdim=True))[:, alive]
+    torch.testing.assert_close(maps[0][:, alive], expected, rtol=1e-2, atol=1e-2)
+    method.generator.manual_seed(3)
+    x, square = method._square(batch)
+    method.generator.manual_seed(3)
+    same_x, same = method.cut(batch.x, maps[0])  # type: ignore[arg-type]
+    assert torch.equal(x, same_x)
+    assert all(torch.equal(m, same) for m in square), "what it saw of the whole image"
+    head = onnx.load_from_string(export.export_head(method))
+    assert {port.name for port in head.graph.input} == {f"features_{i}" for i in range(4)}
+    engine = open_engine(export.merge(backbone.graph(size, image=True), export.export_head(method)))
+    score, anomaly_map = engine(np.stack([good_image(50, size)]))[:2]
+    expected_map = method(batch_of(backbone, [good_image(50, size)])).anomaly_map
+    np.testing.assert_allclose(anomaly_map, expected_map, rtol=1e-2, atol=1e-2)
+
+
+def test_a_teacher_that_is_no_word_is_a_file() -> None:
+    words = {SCENES: "", GOOD: "", TRUNK: "", "somewhere/teacher.safetensors": "somewhere/teacher.safetensors"}
+    assert {word: MuDeNet.wants(Config(teacher=word)).artefact for word in words} == words
+    with pytest.raises(ConfigError, match="teacher"):
+        Config(teacher="")
 
 
 def test_a_module_that_never_errs_does_not_blow_up(backbone: FakeBackbone) -> None:
@@ -356,9 +452,12 @@ def test_a_module_that_never_errs_does_not_blow_up(backbone: FakeBackbone) -> No
     flat = torch.ones(1, 12, 16)
     method.teacher = method.student = Fixed(flat, flat, flat)
     method.autoencoder, method.logical_student = Fixed(*[2 * flat] * 3), Fixed(*[flat] * 3)
-    method.settle([batch])
-    assert torch.isfinite(scaled(method, batch)).all()
-    assert (method.span > 0).all()
+    for scores in ("range", "place"):
+        method.config = replace(method.config, scores=scores)  # type: ignore[arg-type]
+        method.measure([batch])
+        method.settle([batch])
+        assert torch.isfinite(scaled(method, batch)).all()
+        assert all((method.place_scores.get_buffer(f"spread_{i}") > 0).all() for i in range(6))
 
 
 @pytest.mark.parametrize(
@@ -370,8 +469,9 @@ def test_a_module_can_be_left_out(backbone: FakeBackbone, options: dict[str, Any
     learn(method, backbone, [good_image(i) for i in range(3)])
     assert [n for n in MuDeNet.fitted_modules if not getattr(method, n).state_dict()] == empty
     assert torch.isfinite(method(batch_of(backbone, [good_image(9)])).score).all()
-    parts = scaled(method, batch_of(backbone, [good_image(9)]))
-    assert [bool(p.any()) for p in parts] == [method.config.structural, method.config.logical]
+    (part,) = scaled(method, batch_of(backbone, [good_image(9)]))
+    assert part.any()
+    assert torch.equal(method.weights, torch.ones(1))
 
 
 def test_a_single_field_is_built_no_deeper_than_it_is(backbone: FakeBackbone) -> None:
@@ -411,13 +511,10 @@ def world(
 def test_stripes_the_student_finds_a_blotch_and_the_smallest_field_shows_it_best() -> None:
     settings = replace(TOY, steps=150, batch=8, logical_steps=60, logical_batch=8, distance="squared")
     method, batches, masks = world(partial(stripes, blotch=6), (64, 64), ("blotch",), settings, train=32, each=8)
-    x = batches["blotch"].x
-    assert x is not None
     with torch.no_grad():
-        structural, _ = method.differences(x)
-        full = nn.functional.interpolate(
-            torch.stack(structural, 1) / method.span[0][:, None, None], (64, 64), mode="bilinear"
-        )
+        structural, _ = method.differences(batches["blotch"])
+        spans = torch.stack([method.place_scores.get_buffer(f"spread_{i}") for i in range(3)])
+        full = nn.functional.interpolate(torch.stack(structural, 1) / spans, (64, 64), mode="bilinear")
     both = full.mean(1).numpy()
     assert auroc(masks["blotch"].ravel(), both.ravel()) > 0.95
     sizes = []

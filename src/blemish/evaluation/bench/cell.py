@@ -37,7 +37,7 @@ from blemish.inspection.engines import open_engine
 from blemish.inspection.inspector import Inspector
 from blemish.inspection.modelfile import Model, arrays
 from blemish.inspection.routed import head_name
-from blemish.learning import backbones
+from blemish.learning import artefacts, backbones
 from blemish.learning.backbones.weights import PACKAGED
 from blemish.learning.code_digest import code_digest
 from blemish.learning.fit import fit
@@ -111,13 +111,17 @@ def _file_digest(path: Path, _: int) -> str:
 
 def weights_digest(options: FitOptions) -> str:
     """What the backbone's weights are: the digest of the file, or the name of the network where no file is known; none
-    where the method takes samples as they are."""
+    where the method takes samples as they are. With that of an artefact that the method reads."""
     if not learning_for(wants(options)).backbone:
         return "none"
-    if options.weights is not None:
-        return hashlib.sha256(read_file(options.weights)).hexdigest()
     name = options.backbone or backbones.DEFAULT
-    return PACKAGED[name].sha256 if name in PACKAGED else f"timm {version('timm')} {name}"
+    if options.weights is not None:
+        found = hashlib.sha256(read_file(options.weights)).hexdigest()
+    else:
+        found = PACKAGED[name].sha256 if name in PACKAGED else f"timm {version('timm')} {name}"
+    if artefact := wants(options).artefact:
+        found += " " + hashlib.sha256(read_file(artefacts.place(artefact, name))).hexdigest()
+    return found
 
 
 def learning_code() -> str:
