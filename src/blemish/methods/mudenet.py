@@ -13,8 +13,8 @@ Differs  a stride of 4 and 32 channels instead of 2 and 64 (`scale` = "paper" ha
          out equally among the backbone's levels; what is local (T and its student) learns from squares cut out of the
          images, which gives more steps in the same time, in a phase of its own; residual units start as identities and
          the autoencoder has batch norms; students learn until the loss on held-out good images is flat, instead of 500
-         epochs; the paper scales maps by their range on held-out good images and adds modules at full weight
-         (`scores` = "range", `modules` = "equal").
+         epochs; the paper squares differences (`distance` = "squared"), scales maps by their range on held-out good
+         images and adds modules at full weight (`scores` = "range", `modules` = "equal").
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Config:
     detach: bool = True  # the logical student's loss leaves the autoencoder alone
     norm: bool = True  # batch normalisation in the autoencoder: it learns in fewer steps; the paper has none
     hard: float = 0.0  # share of the largest squared errors that the structural student learns from; 0 = all
-    distance: Literal["cosine", "squared"] = "squared"  # of descriptors, at inspection
+    distance: Literal["cosine", "squared"] = "cosine"  # of descriptors, at inspection; the paper has the squared one
     scores: Literal["place", "range"] = "place"  # maps by each place's mean and spread, or (paper) by held-out extremes
     modules: Literal["spread", "equal"] = "spread"  # added over the spread of held-out scores, or (paper) in full
     clamp: bool = False  # scaled maps are cut to [0, 1] before they are added: for `scores` = "range"

@@ -46,7 +46,6 @@ TOY = Config(
     until="steps",
     scores="range",
     modules="equal",
-    distance="cosine",
     width=16,
     channels=12,
     latent=12,
@@ -324,7 +323,7 @@ def test_the_teachers_channels_are_standardised_over_the_good_images(
 
 def test_how_maps_are_added(backbone: FakeBackbone) -> None:
     """Equal maps give S = 2 n; and a module whose raw scores are all larger counts no more, once settled."""
-    method = made(backbone, scores="range", modules="equal")
+    method = made(backbone, scores="range", modules="equal", distance="squared")
     method.scaled = nn.Identity()
     batch = batch_of(backbone, [good_image(0)])
     field, zero = torch.rand(1, 12, 16, generator=torch.Generator().manual_seed(0)), torch.zeros(1, 12, 16)
