@@ -67,6 +67,26 @@ def test_a_model_of_signals_says_what_it_is(fitted: Detector, tmp_path: Path) ->
     assert str(fitted.promise).startswith("about 0.2 of good")
 
 
+def test_a_model_of_one_lead_finds_it_by_name(folder: Path, tmp_path: Path) -> None:
+    """In a recording of other order too; one that has none is an error line, not a good part."""
+    model, place = exact(detector(leads="MLII", steps=5).fit(folder / "set")), tmp_path / "new"
+    assert model.model.meta.preprocess["leads"] == ["MLII"]
+    values = beats(4, seed=9)
+    same = [
+        write_record(place, "a", values, leads=("MLII", "V1")),
+        write_record(place, "b", values[:, ::-1], leads=("V5", "MLII")),
+        write_record(place, "c", values[:, :1], leads=("MLII",)),
+    ]
+    one, *others = (model.inspect(path).score for path in same)
+    assert others == pytest.approx([one, one], rel=1e-3, abs=1e-3)
+    with pytest.raises(DataError, match="no lead MLII"):
+        model.inspect(write_record(place, "d", values, leads=("V5", "V2")))
+    write_record(tmp_path / "set", "x", beats(40), leads=("V5", "V2"))
+    with pytest.raises(DataError, match="no lead MLII") as caught:
+        detector(leads="MLII").fit(tmp_path / "set")
+    assert str(caught.value.path).endswith("x.hea")
+
+
 def test_results_are_in_the_recording_s_own_time(fitted: Detector, folder: Path) -> None:
     window = Window(folder / "set" / "100.hea", (1000, 2000))
     result = fitted.inspect(window)

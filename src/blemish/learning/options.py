@@ -93,6 +93,9 @@ class FitOptions:
     )
     resample: float = option(125.0, "Signals: the rate in Hz that recordings are brought to.", "Signals", later=True)
     band: str = option("0.5-40", "Signals: band-pass filter in Hz, or none.", "Signals", later=True)
+    leads: tuple[str, ...] | None = option(
+        None, "Signals: a lead to look at, by its name; all of them if not given.", "Signals", flag="--lead", later=True
+    )
 
     seed: int = option(0, "The same seed gives the same scores.", "Training")
     budget: str | None = option(

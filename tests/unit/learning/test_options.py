@@ -20,6 +20,7 @@ from blemish.learning.options import OPTIONS, FitOptions, by_name
     ("roi", Path("a/roi.png"), str(Path("a/roi.png"))), ("weights", Path("w.pt"), "w.pt"), ("textures", None, None),
     ("layers", [2, 3], (2, 3)), ("layers", np.array([1, 2]), (1, 2)), ("views", ["flip_h"], ("flip_h",)),
     ("views", "flip_h,turn_180", ("flip_h", "turn_180")),
+    ("leads", ["MLII"], ("MLII",)), ("leads", "V1,MLII", ("V1", "MLII")), ("leads", None, None),
     ("seed", "7", 7), ("held_out", np.float64(0.25), 0.25),
     ("multi_class", "true", True), ("budget", 90, "90"), ("max_pixels", np.int32(9), 9),
 ])  # fmt: skip

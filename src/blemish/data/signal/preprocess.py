@@ -178,11 +178,16 @@ def window_content(window: Window) -> str:
     return content_id(f"{digest(window.path)} {window.span}".encode())
 
 
-def plan_leads(paths: Iterable[str | Path]) -> tuple[str | None, ...]:
-    """Leads that recordings have in common, by name, in the order of the first; None for each that varies.
+def plan_leads(paths: Iterable[str | Path], wanted: tuple[str, ...] | None = None) -> tuple[str | None, ...]:
+    """Leads that recordings have in common, by name, in the order of the first; None for each that varies. Or those
+    that are `wanted`, which each recording has to have.
 
-    DataError where their numbers of leads differ.
+    DataError, naming the file, where their numbers of leads differ, or where it does not say which is a wanted one.
     """
+    if wanted:
+        for path in dict.fromkeys(map(str, paths)):
+            check_named(path, wanted)
+        return wanted
     known: list[tuple[str | None, ...]] = []
     for path in dict.fromkeys(map(str, paths)):
         leads = read_recording(path).leads
@@ -192,6 +197,18 @@ def plan_leads(paths: Iterable[str | Path]) -> tuple[str | None, ...]:
         known.append(leads)
     common = [name for name in known[0] if name is not None and all(name in leads for leads in known)]
     return (*common, *[None] * (len(known[0]) - len(common)))
+
+
+def check_named(path: str | Path, wanted: Sequence[str]) -> None:
+    """DataError, naming the recording, where it does not have these leads by name, each of them once."""
+    leads = read_recording(path).leads
+    if not any(leads):
+        message = f"its leads have no names, and {', '.join(wanted)} was asked for"
+        raise DataError(message, path=path, hint="leave --lead out, or name the columns of a CSV")
+    try:
+        chosen(leads, wanted)
+    except DataError as error:
+        raise error.at(path) from None
 
 
 def read_window(window: Window, plan: SignalPlan) -> Signal:
@@ -308,6 +325,10 @@ def chosen(leads: Sequence[str | None], wanted: Sequence[str | None]) -> tuple[i
     missing = [name for name in wanted if name is not None and name not in leads]
     if missing:
         raise DataError(f"there is no lead {missing[0]}", hint=f"it has {', '.join(map(str, leads))}")
+    for name in wanted:  # one more of that name than the model takes, where no place is for any other
+        if None not in wanted and (count := leads.count(name)) > wanted.count(name):
+            hint = f"it has {', '.join(map(str, leads))}: rename those that are not meant"
+            raise DataError(f"has {count} leads {name}, and the model takes {wanted.count(name)}", hint=hint)
     unassigned = list(range(len(leads)))
     named: list[int | None] = []
     for name in wanted:  # of leads of one name, the first of the model is the first of the recording

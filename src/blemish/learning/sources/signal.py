@@ -71,14 +71,15 @@ class WindowSamples(PlainSamples):
 
 
 def _plan(learn: Sequence[Record], options: FitOptions, backbone: Any) -> Modality[Any]:  # noqa: ARG001
-    """The leads that all recordings share, rate and filter from the options, and how little the leads move.
+    """The leads that the options name, else those that all recordings share; rate and filter from the options; and how
+    little the leads move.
 
     DataError where a rate is unknown, or a window cannot be used.
     """
     if options.roi:
         raise ConfigError("a region of interest is for images", hint="leave it out")
     plan = SignalPlan(
-        leads=plan_leads(record.path for record in learn),
+        leads=plan_leads((record.path for record in learn), options.leads),
         rate=options.resample,
         window=options.window,
         band=parse_band(options.band),

@@ -62,6 +62,9 @@ def test_every_format_gives_the_same_window(tmp_path: Path) -> None:
         (("II", "I"), ("I", "II"), (1, 0)),
         (("V5", "MLII"), ("MLII", None), (1, 0)),
         (("a", "b", "c"), ("b",), (1,)),
+        (("V5", "MLII"), ("MLII",), (1,)),
+        (("V1", "II", "II"), ("II", "II"), (1, 2)),
+        (("II", "V1", "II"), ("II", None, None), (0, 1, 2)),
         ((None, None), ("I", "II"), (0, 1)),
     ],
 )
@@ -77,6 +80,8 @@ def test_leads_are_found_by_name(
         (("I",), ("I", "II"), "1 leads, and the model takes 2"),
         (("I", "V1"), ("I", "II"), "no lead II"),
         ((None, None, None), (None, None), "3 leads without names"),
+        (("II", "V1", "II"), ("II",), "2 leads II, and the model takes 1"),
+        (("II", "V1", "II"), ("V1", "II"), "2 leads II"),
     ],
 )
 def test_leads_that_do_not_fit(have: tuple[str | None, ...], want: tuple[str | None, ...], error: str) -> None:
@@ -281,6 +286,55 @@ def test_single_beats_in_a_table(form: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(np.corrcoef(whole.x[0], rows[7])[0, 1], 1, atol=1e-5)
 
 
+def test_wanted_leads_are_taken_by_name_in_every_recording(tmp_path: Path) -> None:
+    """Wherever they stand, and however many others there are."""
+    values = beats(5)
+    paths = [
+        write_record(tmp_path, "first", values, leads=("MLII", "V1")),
+        write_record(tmp_path, "second", values[:, ::-1], leads=("V5", "MLII")),
+        write_record(tmp_path, "alone", values[:, :1], leads=("MLII",)),
+        write_csv(tmp_path / "table.csv", values, "V1,MLII"),
+    ]
+    assert plan_leads(paths, ("MLII",)) == ("MLII",)
+    assert plan_leads([*paths[:2], paths[3]]) == ("MLII", None)
+    assert plan_leads(paths[::3], ("V1", "MLII")) == ("V1", "MLII")
+    plan = replace(PLAN, leads=("MLII",), file_rate=RATE)
+    first, second, alone = (read_window(Window(path, (0, 1000)), plan) for path in paths[:3])
+    assert first.leads == second.leads == alone.leads == ("MLII",)
+    np.testing.assert_allclose(second.x, first.x, atol=1e-4)
+    np.testing.assert_allclose(alone.x, first.x, atol=1e-4)
+    table = read_window(Window(paths[3], (0, 1000)), plan)
+    assert not np.allclose(table.x, first.x, atol=0.1), "there V1 holds what is MLII in the others"
+    np.testing.assert_array_equal(table.values[0], read_recording(paths[3]).values[1, :1000])
+
+
+@pytest.mark.parametrize(
+    ("leads", "wanted", "error"),
+    [
+        (("V5", "V2"), ("MLII",), "no lead MLII"),
+        (("mlii", "V2"), ("MLII",), "no lead MLII"),
+        (("MLII", "MLII"), ("MLII",), "2 leads MLII"),
+        (("MLII", "V1"), ("MLII", "MLII"), "too few leads MLII"),
+        (("MLII", "V1"), ("MLII", "V1", "V5"), "2 leads, and the model takes 3"),
+    ],
+)
+def test_a_recording_without_a_wanted_lead_is_named(
+    leads: tuple[str, ...], wanted: tuple[str, ...], error: str, tmp_path: Path
+) -> None:
+    good = write_record(tmp_path, "good", np.repeat(beats(5), 2, 1)[:, :3], leads=("MLII", "V1", "V5"))
+    lacking = write_csv(tmp_path / "lacking.csv", beats(5), ",".join(leads))
+    with pytest.raises(DataError, match=error) as caught:
+        plan_leads([lacking] if wanted[1:2] == ("MLII",) else [good, lacking], wanted)
+    assert "lacking" in str(caught.value.path)
+    assert caught.value.hint
+
+
+def test_leads_without_names_are_never_taken_for_a_wanted_one(tmp_path: Path) -> None:
+    np.save(tmp_path / "bare.npy", beats(5)[:, :1].T)
+    with pytest.raises(DataError, match="no names, and MLII was asked for"):
+        plan_leads([tmp_path / "bare.npy"], ("MLII",))
+
+
 @pytest.mark.real
 def test_the_published_halves_have_the_counts_of_the_protocol(shared_data: Path) -> None:
     if not (shared_data / "mitbih").is_dir():
@@ -291,6 +345,8 @@ def test_the_published_halves_have_the_counts_of_the_protocol(shared_data: Path)
     with pytest.warns(UserWarning, match="left out are 4 paced recordings"):
         calibrated = sides(layouts.index(shared_data / "mitbih", split="patient-calibrated"))
     assert calibrated["train", 0] == 2797
+    morphology = sides(layouts.index(shared_data / "mitbih", split="morphology"))
+    assert (morphology["train", 0], morphology["test", 0], morphology["test", 1]) == (2028, 2173, 1094)
 
 
 def test_a_recording_of_one_window_is_learned_from(tmp_path: Path) -> None:
