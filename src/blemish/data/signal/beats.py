@@ -22,6 +22,8 @@ CLASSES = {
     **dict.fromkeys("/fQ?B!rn", "other"),
 }
 """Beat annotations by symbol; every other symbol (rhythm, noise, artefacts) is no beat."""
+ALTERED = {"L": "left bundle branch block", "R": "right bundle branch block", "/": "paced", "f": "paced"}
+"""Beats on their usual rhythm whose shape is not the usual one, by symbol (f: fusion of a paced and a normal beat)."""
 BEFORE, AFTER = 0.25, 0.35  # seconds around the R peak of an ectopic beat that count as anomalous
 
 
@@ -36,6 +38,12 @@ def ectopic(symbols: list[str]) -> str | None:
     """The commonest class among beats that are not of class N; None where all are."""
     found = Counter(CLASSES[s] for s in symbols if CLASSES[s] != "normal")
     return found.most_common(1)[0][0] if found else None
+
+
+def altered(symbols: list[str]) -> str | None:
+    """The commonest kind among beats of altered shape, where all others are normal (N); None otherwise."""
+    found = Counter(ALTERED[s] for s in symbols if s in ALTERED)
+    return found.most_common(1)[0][0] if found and set(symbols) <= {"N", *ALTERED} else None
 
 
 def beat_mask(mask: Path, recording: Path, span: tuple[int, int] | None, length: int) -> NDArray[np.bool_]:
