@@ -7,7 +7,7 @@ Fit      the signal is cut into segments, which are tokens; a share of all of th
          repaints the hidden segments of both, each normalised by itself, so that small waves count as much as tall
          ones. No R peak is looked for.
 Predict  several fixed maskings; a sample is as anomalous as it was repainted wrongly, over both scales; the window
-         takes the mean.
+         takes the mean. Segments in which little happens count less (`scale`).
 Differs  layer sizes, segment, run and share of hidden segments are not published: they follow from the benchmark's
          geometry and from the stated budget. The passes are a deterministic tiling at that budget (`aggregation`).
          The last step is kept, where public code of this line of work keeps the epoch of the best test result.
@@ -58,7 +58,10 @@ class Config:
     ratio: int = 4  # hidden units of a block's perceptron, by its width
     aggregation: Literal["paired", "full", "random"] = "paired"  # passes: one for each run, all pairs, or drawn ones
     passes: int = 10  # drawn ones, where aggregation is random
-    scale: Literal["normalised", "raw"] = "normalised"  # of errors: as in the loss, or times the segment's variance
+    scale: Literal["weighted", "normalised", "raw"] = (
+        "weighted"  # errors: times v / (v + flat), as in the loss, times v
+    )
+    flat: float = 0.1  # v, the variance of a segment and lead, at which weighted errors count by half; usual is 1
     standard: bool = True  # errors less the median, over the deviation, of normal windows at their place
     score: Literal["mean", "top", "max"] = "mean"  # of the window: over all samples, the highest tenth of segments, one
     sigma: float = 3.75  # blur of the anomaly map, in samples: 30 ms at 125 Hz
@@ -75,8 +78,8 @@ class Config:
             raise ConfigError("local and batch have to be 2 or more, and width a multiple of heads")
         if not (0 < self.theta < 1 and 0 <= self.gain < 1) or min(self.sigma, self.shift) < 0:
             raise ConfigError("theta has to lie between 0 and 1, gain in [0, 1), sigma and shift cannot be negative")
-        if min(self.rate, self.floor) <= 0:
-            raise ConfigError("rate and floor have to be positive")
+        if min(self.rate, self.floor, self.flat) <= 0:
+            raise ConfigError("rate, floor and flat have to be positive")
 
 
 class MMAEECG(TorchMethod[Config]):
@@ -174,6 +177,21 @@ class MMAEECG(TorchMethod[Config]):
         mean, variance = segments.mean(3, keepdim=True), segments.var(3, keepdim=True, correction=0)
         return (segments - mean) / (variance + self.config.floor).sqrt()
 
+    def weights(self, segments: Tensor) -> Tensor:
+        """(B, T, K, 1): what the error of each segment counts.
+
+        Normalised errors alone would let flat stretches decide, where there is nothing to repaint but noise; raw ones
+        would let the tallest waves.
+        """
+        c = self.config
+        variance: Tensor = self.exact_targets(segments.var(3, keepdim=True, correction=0))
+        weights = {
+            "weighted": variance / (variance + c.flat),
+            "normalised": torch.ones_like(variance),
+            "raw": variance + c.floor,
+        }[c.scale]
+        return weights if c.targets == "segment" else weights / (variance + c.floor)
+
     def errors(self, segments: Tensor, at: Indices) -> Tensor:
         """(B, occurrences, K, S): squared differences of repainted and hidden segments."""
         repainted: Tensor = self.exact_repainted(self.network(segments.flatten(2), at))
@@ -225,14 +243,8 @@ class MMAEECG(TorchMethod[Config]):
         assert batch.x is not None
         segments = self.segments(batch.x)
         errors = torch.cat([self.errors(segments, at) for at in self.groups], 1).float()
-        if self.config.scale == "raw" and self.config.targets == "segment":
-            variance = segments.var(3, keepdim=True, correction=0) + self.config.floor
-            targets = torch.cat([at.targets for at in self.groups])
-            errors = errors * self.exact_targets(variance).index_select(1, targets)
-        elif self.config.scale == "normalised" and self.config.targets == "raw":
-            variance = segments.var(3, keepdim=True, correction=0) + self.config.floor
-            targets = torch.cat([at.targets for at in self.groups])
-            errors = errors / self.exact_targets(variance).index_select(1, targets)
+        targets = torch.cat([at.targets for at in self.groups])
+        errors = errors * self.weights(segments).index_select(1, targets)
         return (self.shares @ errors.mean(2)).reshape(-1, self.total, self.config.segment)
 
     def predict(self, batch: Batch) -> Prediction:

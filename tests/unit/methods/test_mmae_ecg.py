@@ -262,16 +262,50 @@ def test_targets_of_a_segment_do_not_know_its_height() -> None:
     assert torch.equal(make(targets="raw").targets(segments), segments)
 
 
+def test_flat_segments_weigh_little() -> None:
+    """v / (v + flat), of a segment and lead: by hand."""
+    x = torch.zeros(1, LEADS, SIZE[0])
+    x[0, 0, :SEGMENT] = torch.tensor([1.0, -1.0] * (SEGMENT // 2))  # variance 1
+    x[0, 1, :SEGMENT] = 7 + 0.1 * torch.tensor([1.0, -1.0] * (SEGMENT // 2))  # variance 0.01, far from 0
+    x[0, 0, SEGMENT : 2 * SEGMENT] = torch.tensor([3.0] + [0.0] * (SEGMENT - 1))  # variance 9/8 - 9/64
+    method = make()
+    weights = method.weights(method.segments(x))[0, :, :, 0]
+    assert weights[0].tolist() == pytest.approx([1 / 1.1, 0.01 / 0.11], rel=1e-4)
+    assert float(weights[1, 0]) == pytest.approx(0.984375 / 1.084375, rel=1e-5)
+    assert not weights[2:].any(), "where nothing moves there is nothing to repaint"
+    assert make(flat=1.0).weights(method.segments(x))[0, 0, 0, 0] == 0.5
+
+
+@pytest.mark.parametrize("targets", ["segment", "raw"])
+@pytest.mark.parametrize("scale", ["weighted", "normalised", "raw"])
 @torch.no_grad()
-def test_the_raw_scale_is_the_error_times_the_variance() -> None:
+def test_errors_count_by_their_segment(scale: str, targets: str) -> None:
+    """Against numpy: as in the loss, that by v / (v + flat), or by v; whatever the targets are."""
     batch = signals_of([beats(1), beats(2)])
-    plain, raw = ready(aggregation="full", sigma=0.0), ready(aggregation="full", sigma=0.0, scale="raw")
-    variance = plain.segments(batch.x).var(3, correction=0) + plain.config.floor
-    errors = torch.cat([plain.errors(plain.segments(batch.x), at) for at in plain.groups], 1)
-    targets = torch.cat([at.targets for at in plain.groups])
-    expected = plain.shares @ (errors * variance[:, targets][..., None]).mean(2)
-    torch.testing.assert_close(raw(batch).anomaly_map, expected.flatten(1))
-    assert not torch.allclose(raw(batch).anomaly_map, plain(batch).anomaly_map)
+    method = ready(aggregation="full", sigma=0.0, scale=scale, targets=targets)
+    segments = method.segments(batch.x)
+    at = torch.cat([group.targets for group in method.groups]).numpy()
+    errors = torch.cat([method.errors(segments, group) for group in method.groups], 1).double().numpy()
+    variance = segments.double().numpy().var(3, keepdims=True)[:, at]
+    normalised = errors if targets == "segment" else errors / (variance + 0.01)
+    factor = {"weighted": variance / (variance + 0.1), "normalised": 1.0, "raw": variance + 0.01}[scale]
+    expected = method.shares.double().numpy() @ (normalised * factor).mean(2)
+    np.testing.assert_allclose(method(batch).anomaly_map.numpy(), expected.reshape(2, -1), rtol=1e-3, atol=1e-5)
+
+
+@torch.no_grad()
+def test_what_hardly_moves_does_not_decide() -> None:
+    """Noise in a stretch without waves changes the score of normalised errors, and hardly that of weighted ones."""
+    quiet = beats(1)
+    quiet[:, 40:64] = 0.0
+    noisy = quiet.copy()
+    noisy[:, 40:64] += np.random.default_rng(0).normal(0, 0.05, (LEADS, 24)).astype(np.float32)
+    changes = {}
+    for scale in ("weighted", "normalised"):
+        method = ready(aggregation="full", sigma=0.0, scale=scale)
+        a, b = (method(signals_of([x])).anomaly_map[0, 40:64].mean() for x in (quiet, noisy))
+        changes[scale] = abs(float(b - a))
+    assert changes["weighted"] < 0.1 * changes["normalised"]
 
 
 @torch.no_grad()
@@ -324,7 +358,16 @@ def test_drawn_passes_are_the_seed_s_and_the_same_for_every_window() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"theta": 1.0}, {"heads": 3}, {"local": 1}, {"floor": 0.0}, {"steps": 0}, {"gain": 1.0}, {"aggregation": "all"}],
+    [
+        {"theta": 1.0},
+        {"heads": 3},
+        {"local": 1},
+        {"floor": 0.0},
+        {"steps": 0},
+        {"gain": 1.0},
+        {"aggregation": "all"},
+        {"flat": 0.0},
+    ],
 )
 def test_options_out_of_range(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
@@ -347,6 +390,8 @@ def test_windows_that_are_no_whole_segments(size: tuple[int, ...], options: dict
         {"positions": "shared", "leak_guard": "union"},
         {"targets": "raw"},
         {"scale": "raw", "score": "top", "standard": True},
+        {"scale": "normalised"},
+        {"targets": "raw", "scale": "normalised"},
     ],
 )
 def test_every_way_of_inspecting_is_one_graph(options: dict[str, Any]) -> None:
