@@ -29,7 +29,7 @@ from blemish.types import Record
 
 RATES = (0.01, 0.05, 0.10)
 SIZES = {"cell": (20, 100, 300), "block": (9, 19), "window": (20, 100, 300), "recording": (9, 15)}  # calibrated from
-HEARTS = Path(".bench/heartbeats/A-default-seed0.blemish")
+HEARTS = Path(".bench/heartbeats/A-MLII-default-seed0.blemish")
 
 
 def scores(method: str) -> tuple[list[Record], np.ndarray]:

@@ -39,25 +39,70 @@ def said(folder: Path, *words: object) -> str:
 def test_heartbeats(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason=TRAIN)
     pytest.importorskip("wfdb", reason="wfdb is not installed: pip install 'blemish[ecg]'")
-    from tests.unit.data.signal.test_preprocess import annotated
+    from tests.recordings import RATE, annotated, beats, write_beats, write_record
 
-    names = "101 106 108 109 112 114 115 116 118 119 122 124 100 103".split()
-    annotated(tmp_path / "beats", names, 100)
-    words = ["--data", tmp_path / "beats", "--protocols", "A", "--steps", 2]
+    root, seconds = tmp_path / "beats", 200
+    annotated(root, "101 106 108 109 112 114 115 116 118 119 122 124 100 103".split(), seconds)
+    for name in ("100", "109"):  # bundle branch block in the last minute
+        write_beats(root, name, [round((s + 0.4) * RATE) for s in range(seconds)], ["N"] * 140 + ["L"] * 60)
+    write_record(root, "102", beats(seconds), leads=("V5", "V2"))
+    write_beats(root, "102", [100, 350], ["/", "/"])
+    words = ["--data", root, "--task", "ectopic", "morphology", "--folds", 2, "--protocols", "A", "--steps", 2]
     page = run(tmp_path, "heartbeats.py", *words)
-    for row in (
-        "RR intervals' variation",
-        "neighbours, raw",
-        "`mmae_ecg`, paired, normalised",
-        "`mmae_ecg`, full, raw",
-    ):
-        assert f"| {row}" in page
-    assert "ms a window." in page
-    assert "| 0 | " in page
-    times = {path: path.stat().st_mtime_ns for path in (tmp_path / ".bench" / "heartbeats").rglob("*.json")}
+    both = page.split("## Morphology of beats")
+    assert len(both) == 2
+    for part in both:
+        for row in (
+            "RR intervals' variation",
+            "width of beats",
+            "slow spectrum",
+            "neighbours, raw",
+            "mean segment, weighted",
+            "`mmae_ecg`, paired, weighted",
+            "`mmae_ecg`, paired, normalised",
+            "`mmae_ecg`, full, weighted",
+        ):
+            assert part.count(f"| {row}") == 2, "folds and the published halves"
+        assert part.count("ms a window; 2 models a seed; one seed.") == 1
+        assert part.count("| 0 | ") == 2
+    assert "no such lead: 102." in page
+    assert "14 recordings, 2 of them with windows of both kinds (100, 109)." in both[1]
+    kept = tmp_path / ".bench" / "heartbeats"
+    models = sorted(path.name for path in kept.glob("*.blemish"))
+    assert [name.split("-MLII")[0] for name in models] == ["A", "A-morphology", "fold0of2", "fold1of2"]
+    times = {path: path.stat().st_mtime_ns for path in kept.rglob("*.json")}
     assert run(tmp_path, "heartbeats.py", *words, "--page", tmp_path / "page.md") == ""
     assert "--protocols A --steps 2 --page" in (tmp_path / "page.md").read_text(encoding="utf-8")
-    assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / ".bench" / "heartbeats").rglob("*.json")}
+    assert times == {path: path.stat().st_mtime_ns for path in kept.rglob("*.json")}
+    (kept / "ectopic-fold1of2-MLII-default-seed0-steps2.json").unlink()
+    collected = run(tmp_path, "heartbeats.py", *words, "--collect")
+    assert collected.endswith("\n1 of the runs of that command are not finished.\n\n")
+    assert collected.count("| `mmae_ecg`, paired, weighted") == 3
+
+
+def test_intervals_over_recordings_are_those_of_a_plain_bootstrap(tmp_path: Path) -> None:
+    """Recordings drawn whole, without their windows being ranked anew for each draw."""
+    pytest.importorskip("torch", reason=TRAIN)
+    code = """
+import numpy as np
+from heartbeats import REPLICAS, pooled
+from blemish.evaluation.metrics.ranking import auroc
+rng = np.random.default_rng(3)
+names = np.repeat(list("abcdef"), 20)
+labels = (rng.random(120) < 0.4).astype(int)
+labels[names == "a"] = 0
+scores = np.round(labels * 0.5 + rng.normal(size=120) + (names == "c"), 1)
+found = pooled(labels, scores, names)
+each = np.unique(names)
+values = []
+for counts in np.random.default_rng(0).multinomial(6, np.full(6, 1 / 6), REPLICAS)[:2000]:
+    rows = np.concatenate([np.flatnonzero(names == n) for n, c in zip(each, counts) for _ in range(c)])
+    if 0 < labels[rows].sum() < len(rows):
+        values.append(auroc(labels[rows], scores[rows]))
+low, high = np.quantile(values, [0.025, 0.975])
+print(max(abs(found["value"] - auroc(labels, scores)), abs(found["low"] - low), abs(found["high"] - high)) < 1e-9)
+"""
+    assert parts_of(tmp_path, code) == "True\n"
 
 
 def test_clouds(tmp_path: Path) -> None:
