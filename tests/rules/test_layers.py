@@ -46,6 +46,7 @@ IMPORT_TORCH = (
     "learning.sampler",
     "learning.trace",
     "learning.training",
+    "learning.backbones.on_device",
     "learning.backbones.torch_base",
     "learning.backbones.pair",
     "learning.backbones.timm_net",

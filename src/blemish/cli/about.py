@@ -78,6 +78,7 @@ def doctor(as_json: Json = False) -> None:
     from blemish.inspection.engines import best_precision
     from blemish.learning.backbones import describe
     from blemish.learning.backbones.cache import FeatureCache
+    from blemish.learning.devices import cards
     from blemish.system import cores
 
     def found(name: str) -> str | None:
@@ -89,6 +90,10 @@ def doctor(as_json: Json = False) -> None:
     inspecting = {name: found(name) for name in ("numpy", "pillow", "opencv-python-headless", "openvino")}
     learning = {name: found(name) for name in ("onnx", "safetensors", "pydantic")}
     training = {name: found(name) for name in ("torch", "torchvision", "timm")}
+    try:
+        on_cards = {f"cuda:{i}": name for i, name in enumerate(cards())}
+    except (ImportError, OSError) as error:  # a PyTorch whose libraries are not there
+        on_cards = {"cuda": f"not known, as PyTorch cannot be loaded: {error}"}
     weights = {b["name"]: b["installed"] for b in describe()}
     state = {
         "blemish": version("blemish"),
@@ -96,6 +101,7 @@ def doctor(as_json: Json = False) -> None:
         "processor": platform.processor() or platform.machine(),
         "cores": cores(),
         "precision": best_precision(),
+        "devices": {"cpu": "yes"} | on_cards,
         "can_inspect": all(inspecting.values()),
         "can_learn": all({**inspecting, **learning}.values()),
         "can_train": all(training.values()),

@@ -102,7 +102,6 @@ def fit(
     layout: Layout = None,
     split: Split = None,
     category: Categories = None,
-    device: Annotated[str, typer.Option(help="Where to learn; only cpu today.")] = "cpu",
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Keep frozen features on disk.")] = True,
     engine: Annotated[str, typer.Option(help="local, or ray: features and chunks of a large set on a cluster.")] = (
         "local"
@@ -116,7 +115,7 @@ def fit(
     source = context.get_parameter_source
     typed = {name: value for name, value in options.items() if getattr(source(name), "name", "") == "COMMANDLINE"}
     chosen = command.chosen(typed, recipe, set_ or [])
-    command.run(data, out, chosen, layout, split, category or [], device, cache, engine, address)
+    command.run(data, out, chosen, layout, split, category or [], cache, engine, address)
 
 
 @app.command()

@@ -28,7 +28,6 @@ def run(
     layout: str | None,
     split: str | None,
     categories: list[str],
-    device: str,
     cache: bool,
     engine: str,
     address: str | None,
@@ -40,12 +39,12 @@ def run(
     from blemish.data import layouts
     from blemish.detector import Detector
     from blemish.inspection import modelfile
+    from blemish.learning import devices
     from blemish.learning.backbones.cache import usable_cache
     from blemish.learning.sources.registry import learning_for
 
-    if device != "cpu":
-        raise ConfigError(f"device '{device}' is not supported", hint="leave --device out")
     options = by_name(chosen)
+    devices.chosen(options.device)
     cls = methods.get(options.method)
     settings = config.build(cls.Config, options.options)
     modality = learning_for(cls.wants(settings)).modality
@@ -99,6 +98,8 @@ def _one(detector: Any, folder: Path) -> None:
     inspected = model.meta.inspected
     if inspected is not None:
         print(f"region of interest: {inspected:.0%} of the picture is inspected", file=sys.stderr)
+    meta = model.meta
+    where = {} if meta.device == "cpu" else {"device": meta.device, "features_device": meta.features_device}
     emit(
         {
             "model": str(folder),
@@ -116,6 +117,7 @@ def _one(detector: Any, folder: Path) -> None:
                 {"phase": p.phase, "precision": p.precision, "steps": p.steps, "planned": p.planned}
                 for p in model.meta.training
             ],
+            **where,
             "fit_seconds": model.meta.fit_seconds,
         }
     )

@@ -74,6 +74,8 @@ class Meta:
     views: tuple[str, ...] = ()  # of good images that were learned too: those asked for, and those they suggested
     inspected: float | None = None  # share of the picture inside the region of interest
     data: DataMeta = DataMeta()
+    device: str = "cpu"  # where it was learned, with the card's name; a note
+    features_device: str = "cpu"  # where the features were computed that it learned from
     software: dict[str, str] = field(default_factory=dict)
     fit_seconds: float = 0.0
     vote: VoteMeta | None = None
@@ -82,7 +84,15 @@ class Meta:
     def to_json(self) -> dict[str, Any]:
         """Plain values, without fields that hold their empty default."""
         value = asdict(self)
-        silent = {"graph": True, "engine": None, "inspected": None, "vote": None, "views": (), "adapted": ()}
+        silent: dict[str, Any] = {
+            "graph": True,
+            "engine": None,
+            "inspected": None,
+            "vote": None,
+            "views": (),
+            "adapted": (),
+        }
+        silent |= {"device": "cpu", "features_device": "cpu"}
         for name, empty in silent.items():
             if value[name] == empty:
                 del value[name]

@@ -13,6 +13,7 @@ from blemish.inspection.calibrate import in_best_format
 from blemish.inspection.inspector import Inspector
 from blemish.inspection.meta import Adapted
 from blemish.inspection.modelfile import Model
+from blemish.learning import devices
 from blemish.learning.backbones.cache import FeatureCache
 from blemish.learning.options import FitOptions
 from blemish.learning.run import FitPlan, Taught, head_of, learn, teach_more, tensors, units_of
@@ -74,7 +75,7 @@ def adapt(
     if not 0 < share <= 1:
         raise ConfigError(f"the share of the steps has to lie in (0, 1], not {share}")
     split = plan_calibration(good, options, cls)
-    options = replace(options, views=model.meta.views)
+    options = replace(options, views=model.meta.views, device=devices.of_model(options.device))
     modality = registry.of(model.meta)
     plan = FitPlan.of(split.learn, options, backbone=backbone, cache=cache, track=track, modality=modality)
     data = model.meta.data

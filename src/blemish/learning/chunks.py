@@ -33,6 +33,7 @@ class Chunk:
     precision: Precision
     cache: FeatureCache | None
     categories: dict[str, int] = field(default_factory=dict)  # decided ones by record id, of several categories
+    device: str = "cpu"
 
     def source(self, threads: int | None = None) -> Source:
         """Where a worker gets its samples from; one serves many chunks."""
@@ -52,8 +53,10 @@ class Chunk:
 
         source.seen.clear()
         method = self.method(source)
+        method.move(self.device)
         observe(method, source.batches(records))
         method.condense()
+        method.move("cpu")  # it may come from another machine, and is merged where all are
         return method, set(source.seen)
 
 

@@ -16,7 +16,7 @@ from blemish.inspection.categories import Categories, Known
 from blemish.inspection.modelfile import Model, arrays
 from blemish.inspection.promises import promised
 from blemish.inspection.routed import VOTE, head_name
-from blemish.learning import export
+from blemish.learning import devices, export
 from blemish.learning.backbones.cache import FeatureCache
 from blemish.learning.fitted import ANCHORS, load_vote
 from blemish.learning.multiclass import few_of_each_group, head, levels_of, worse_parity
@@ -41,6 +41,7 @@ def extend(
     assert model.categories is not None
     assert model.meta.vote is not None
     options = config.build(FitOptions, model.run)
+    options = replace(options, device=devices.of_model(options.device))
     k, state = len(model.categories.names), arrays(model.tensors)
     vote = load_vote(model, state)
     modality = registry.of(model.meta)

@@ -17,6 +17,7 @@ from blemish.inspection.calibrate import in_best_format
 from blemish.inspection.cloud_engine import ENGINES
 from blemish.inspection.engines import calm_torch
 from blemish.inspection.modelfile import Model
+from blemish.learning import devices
 from blemish.learning.backbones.cache import FeatureCache
 from blemish.learning.chunks import Spread
 from blemish.learning.multiclass import fit_multiclass
@@ -78,6 +79,7 @@ def fit(
 
 def _checked(options: FitOptions) -> tuple[Learning, Routing | None]:
     """Check the options before any work: the learning half of the method's modality, and its routing, if any."""
+    devices.chosen(options.device)
     method_class = methods.get(options.method)
     routing = method_class.routing(config.build(method_class.Config, options.options))
     head, settings = head_of(options)

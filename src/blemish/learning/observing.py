@@ -30,7 +30,7 @@ def observe(method: Method[Any], batches: Iterable[Batch]) -> None:
     seen = 0
     with method.computing():
         for batch in batches:
-            method.observe(method.converted(batch))
+            method.observe(method.placed(batch))
             seen += len(batch.ids)
     if not seen:
         raise DataError("there is no good image to learn from", hint="give a folder with at least one")
@@ -64,5 +64,6 @@ def seen_again(method: Method[Any], batch: Batch, maps_of: MapsOf) -> Batch:
     if not method.wants(method.config).again:
         return batch
     with method.computing():
-        made = np.asarray(method.remade(method.converted(batch)))
-    return method.converted(replace(batch, again=Pyramid(maps_of(made))))
+        made = method.remade(method.placed(batch))
+        made = made.cpu() if method.device != "cpu" else made
+    return method.placed(replace(batch, again=Pyramid(maps_of(np.asarray(made)))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -54,7 +55,7 @@ class RaySpread:
     def _map(self, chunk: Chunk, call: str, pieces: Sequence[Sequence[Record]]) -> Iterator[Any]:
         count = max(1, min(len(pieces), int(self._ray.cluster_resources().get("CPU", 1))))
         worker = self._ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=-1)(_Worker)
-        shared = self._ray.put(chunk)
+        shared = self._ray.put(replace(chunk, device="cpu"))  # a worker has one core of its machine, and no card
         workers = [worker.remote(shared) for _ in range(count)]
         jobs = enumerate(pieces)
         waiting = [getattr(workers[i % count], call).remote(piece) for i, piece in islice(jobs, AHEAD * count)]

@@ -13,6 +13,7 @@ from blemish.errors import ConfigError
 from blemish.files import MAX_PIXELS, MOST_PIXELS
 from blemish.inspection.conformal import check_rate
 from blemish.learning import backbones
+from blemish.learning.devices import check_form
 
 PromisePer = Literal["image", "unit"]
 
@@ -98,6 +99,12 @@ class FitOptions:
     )
 
     seed: int = option(0, "The same seed gives the same scores.", "Training")
+    device: str = option(
+        "cpu",
+        "Where to learn: cpu, cuda, cuda:1 for the second card, or auto: a card where there is one.",
+        "Training",
+        later=True,
+    )
     budget: str | None = option(
         None, "Maximum time for training by gradient: 90s, 10m, 2h; a warning says what was cut.", "Training"
     )
@@ -144,6 +151,7 @@ class FitOptions:
             raise ConfigError(f"max_pixels has to be at least 1, not {self.max_pixels}")
         if self.budget is not None:
             seconds(self.budget)
+        check_form(self.device)
 
 
 def _known(name: str, option: Option, kind: Any, default: Any) -> Option:

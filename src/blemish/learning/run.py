@@ -41,7 +41,7 @@ from blemish.inspection.conformal import Calibrator
 from blemish.inspection.engines import ISA_LIMITS, Engine, Precision, calm_torch
 from blemish.inspection.meta import BackboneMeta, DataMeta, Meta
 from blemish.inspection.modelfile import Model
-from blemish.learning import artefacts, export, footprint, observing
+from blemish.learning import artefacts, devices, export, footprint, observing
 from blemish.learning.backbones.cache import Blobs, FeatureCache
 from blemish.learning.backbones.loading import load
 from blemish.learning.chunks import Chunk, Observed, Spread
@@ -84,6 +84,8 @@ class FitPlan:
     blind: bool = False  # a model that sees nothing gets a promise nevertheless
     categories: Mapping[str, int] = field(default_factory=dict)  # decided ones by record id, of a multi-class model
     share: float = 1.0  # of the budget that one learning may take
+    device: str = "cpu"  # where a method learns, and where features are computed
+    features: str = "cpu"
 
     @classmethod
     def of(
@@ -100,9 +102,10 @@ class FitPlan:
     ) -> FitPlan:
         """From the records that shape the model, without the held-out ones; or with a given modality.
 
-        ResourceError where learning cannot fit into memory.
+        ConfigError where the device is not there, ResourceError where learning cannot fit into memory.
         """
         calm_torch()
+        device = devices.chosen(options.device)
         method_class, settings = head_of(options)
         needs = method_class.wants(settings)
         half = learning_for(needs)
@@ -114,6 +117,7 @@ class FitPlan:
         # the effect of the short format is measured after learning, against float32 (`calibrate.agreement`)
         precision = "bf16" if options.precision == "bf16" else "f32"
         source = half.open(modality, backbone, cache, precision=precision, image=needs.image)
+        features = source.compute_on(device)
         textures = tuple(read_textures(options.textures)) if needs.twin else ()
         if AUTO in options.views:
             options = replace(options, views=_views(options, method_class, source, records))
@@ -131,6 +135,8 @@ class FitPlan:
             textures,
             artefact,
             blind,
+            device=device,
+            features=features,
         )
 
     @property
@@ -158,6 +164,7 @@ class FitPlan:
             precision,
             self.cache,
             dict(self.categories),
+            self.device,
         )
 
     def with_categories(self, categories: Mapping[str, int]) -> FitPlan:
@@ -280,6 +287,7 @@ def teach(plan: FitPlan, records: Sequence[Record], share: float = 1.0, *, keeps
     source.seen.clear()
     good, held = split_at_random(records, plan.needs.held, plan.options.seed)
     method = chunk.method(source)
+    method.move(plan.device)
     size = observing.CHUNK if method.mergeable() else max(len(good), 1)
     chunks = [good[i : i + size] for i in range(0, len(good), size)]
     seen: set[str] = set()
@@ -290,17 +298,21 @@ def teach(plan: FitPlan, records: Sequence[Record], share: float = 1.0, *, keeps
         seen |= source.seen
     else:
         done = plan.spread.observe(chunk, chunks) if plan.spread else (chunk.observe(source, part) for part in chunks)
+        method.move("cpu")  # where chunks come back to
         observing.merge(method, plan.track(_noted(done, seen), "learn", len(chunks)))
+        method.move(plan.device)
     method.keeps = keeps
     observing.conclude(method)
     release_memory()  # sums and pools are several times as large as what is kept of them
-    if not method.fitted_modules:
-        return Taught(method, frozenset(seen), ())
-    from blemish.learning import training
+    report: tuple[PhaseReport, ...] = ()
+    if method.fitted_modules:
+        from blemish.learning import training
 
-    schedule = _schedule(plan, method, seen, share)
-    training.run_phases(method, _samples(plan, good), _samples(plan, held), schedule)
-    return Taught(method, frozenset(seen | source.seen), tuple(schedule.report))
+        schedule = _schedule(plan, method, seen, share)
+        training.run_phases(method, _samples(plan, good), _samples(plan, held), schedule)
+        seen, report = seen | source.seen, tuple(schedule.report)
+    method.move("cpu")
+    return Taught(method, frozenset(seen), report)
 
 
 def teach_more(
@@ -317,6 +329,7 @@ def teach_more(
     plan.source.seen.clear()
     good, held = split_at_random(records, plan.needs.held, plan.options.seed)
     report: list[PhaseReport] = []
+    method.move(plan.device)
     if method.fitted_modules:
         from blemish.learning import training
 
@@ -327,6 +340,7 @@ def teach_more(
         method.recall(known)
         method.keeps = keeps
         observing.train(method, _batches(plan, good))
+    method.move("cpu")
     return Taught(method, frozenset(plan.source.seen), tuple(report))
 
 
@@ -347,6 +361,8 @@ def describe(plan: FitPlan, good: Sequence[Record], learned_from: Sequence[Recor
         _opening(plan, learned.method),
         seed=options.seed,
         training=learned.report,
+        device=devices.title(plan.device),
+        features_device=plan.features,
         backbone=BackboneMeta(name, source.identity, tuple(source.layers), *_weights(plan.backbone)),
         weights=options.weights,
         views=options.views if learned.method.takes_views() else (),
@@ -536,6 +552,7 @@ def _scenes(plan: FitPlan) -> ImageSamples:
         image=images.image,
         threads=images.threads,
     )
+    source.compute_on(plan.device)
     return ImageSamples(source, scenes((height, width)), plan.needs)
 
 

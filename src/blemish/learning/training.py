@@ -18,6 +18,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import wraps
 from itertools import chain
 from time import monotonic
 from typing import Any, Protocol, cast
@@ -29,7 +30,7 @@ from blemish.errors import TrainingDiverged
 from blemish.learning.observing import seen_again, train
 from blemish.learning.sampler import Draws, Samples, SeenAgain, in_order, seed_of
 from blemish.methods.base import Phase
-from blemish.methods.torch_base import TorchMethod
+from blemish.methods.torch_base import TorchMethod, exactly
 from blemish.types import Batch, PhaseReport, Track
 
 SNAPSHOT = 30.0  # seconds between two snapshots
@@ -82,11 +83,17 @@ class Plan:
         return "bf16" if self.bf16 else "f32"
 
 
-@contextmanager
-def exactly() -> Iterator[None]:
-    """Inside, nothing is computed in a shorter format, whatever autocast is active outside."""
-    with torch.autocast("cpu", enabled=False):
-        yield
+def _exactly(run: Callable[..., None]) -> Callable[..., None]:
+    """Training of a method, its first argument, in float32. What is the method's own is called inside `on_device`; the
+    optimiser is not, whose counters stay on the processor.
+    """
+
+    @wraps(run)
+    def exact(method: TorchMethod[Any], *given: Any, **named: Any) -> None:
+        with exactly(method.device):
+            run(method, *given, **named)
+
+    return exact
 
 
 def learn(method: TorchMethod[Any], samples: Samples, held: Samples | None = None, plan: Plan | None = None) -> Plan:
@@ -103,7 +110,7 @@ def learn(method: TorchMethod[Any], samples: Samples, held: Samples | None = Non
 
 def _looked(method: TorchMethod[Any], samples: Samples) -> Iterator[Batch]:
     """All samples once, undamaged, in tensors."""
-    return map(method.converted, in_order(samples))
+    return map(method.placed, in_order(samples))
 
 
 def _judged(method: TorchMethod[Any], samples: Samples, size: int, count: int) -> Iterator[Batch]:
@@ -113,10 +120,10 @@ def _judged(method: TorchMethod[Any], samples: Samples, size: int, count: int) -
     twins = method.wants(method.config).twin is not None
     for start in range(0, count, size):
         generator = torch.Generator().manual_seed(seed_of(start, 5)) if twins else None
-        yield method.converted(samples.batch(range(start, min(start + size, count)), generator))
+        yield method.placed(samples.batch(range(start, min(start + size, count)), generator))
 
 
-@exactly()
+@_exactly
 def run_phases(method: Any, samples: Samples, held: Samples | None, plan: Plan) -> None:
     """All that follows `conclude`."""
     phases = method.phases()
@@ -140,8 +147,9 @@ def _finish(method: Any, samples: Samples, held: Samples | None) -> None:
     apart = held if held is not None and len(held) else None
     last = apart or samples
     all_looked = (_again(method, each, _looked(method, each)) for each in (samples, apart) if each is not None)
-    method.measure(chain.from_iterable(all_looked))
-    method.settle(_again(method, last, _judged(method, last, LOOKED, len(last))))
+    with method.on_device():
+        method.measure(chain.from_iterable(all_looked))
+        method.settle(_again(method, last, _judged(method, last, LOOKED, len(last))))
 
 
 def _again(method: TorchMethod[Any], samples: Samples, batches: Iterator[Batch]) -> Iterator[Batch]:
@@ -152,7 +160,7 @@ def _again(method: TorchMethod[Any], samples: Samples, batches: Iterator[Batch])
     return (seen_again(method, batch, maps_of) for batch in batches)
 
 
-@exactly()
+@_exactly
 def go_on(method: Any, samples: Samples, held: Samples | None, plan: Plan, share: float, rate: float) -> None:
     """Further steps of a fitted method, on other samples: each phase but the shared ones, at `share` of its steps and
     `rate` of its rate.
@@ -162,7 +170,8 @@ def go_on(method: Any, samples: Samples, held: Samples | None, plan: Plan, share
     """
     state = {name: value.clone() for name, value in method.fitted_state().items()}
     train(method, in_order(samples))
-    method.load_fitted(state)
+    with method.on_device():
+        method.load_fitted(state)
     for number, phase in enumerate(method.phases()):
         if phase.shared:
             continue
@@ -170,9 +179,9 @@ def go_on(method: Any, samples: Samples, held: Samples | None, plan: Plan, share
         steps = max(round(share * phase.steps), 1)
         shorter = replace(phase, steps=steps, rate=rate * phase.rate, paces=paces, flat=False)
         state = {name: value.clone() for name, value in method.fitted_state().items()}
-        with torch.no_grad():
+        with torch.no_grad(), method.on_device():
             method.begin(phase, _looked(method, samples))
-        method.load_fitted(state)
+            method.load_fitted(state)
         plan.report.append(_PhaseRun(method, number, shorter, samples, plan, None).steps())
     _finish(method, samples, held)
 
@@ -211,7 +220,7 @@ def _run(
         plan.report[-1] = replace(plan.report[-1], resumed=True)
         return
     if saved_phase < number:
-        with torch.no_grad():
+        with torch.no_grad(), method.on_device():
             method.eval()
             method.begin(phase, _looked(method, data))
     plan.report[-1] = run.steps()
@@ -299,7 +308,8 @@ class _PhaseRun:
         total, count = 0.0, min(len(held), WATCHED)
         for number, batch in enumerate(_judged(self.method, held, self.phase.batch, count)):
             self.method.generator.manual_seed(seed_of(self.seed, self.number, number, 4))
-            terms = self.method.loss(self.phase, batch, 1.0)
+            with self.method.on_device():
+                terms = self.method.loss(self.phase, batch, 1.0)
             total += len(batch.ids) * sum(float(term) for term in terms.values())
         self._learn()
         return total / count
@@ -352,8 +362,8 @@ class _PhaseRun:
             group["lr"] = group["rate"] * (phase.floor + (1 - phase.floor) * 0.5 * (1 + math.cos(math.pi * fallen)))
         method.generator.manual_seed(seed_of(self.seed, self.number, self.step, 1))
         self.optimiser.zero_grad(set_to_none=True)
-        with networks_in_bf16(self.networks) if self.networks else nullcontext():
-            terms = method.loss(phase, method.converted(batch), progress)
+        with networks_in_bf16(self.networks, method.device) if self.networks else nullcontext(), method.on_device():
+            terms = method.loss(phase, method.placed(batch), progress)
         total = torch.stack([term.float() for term in terms.values()]).sum()
         values = {name: round(float(term.detach()), 6) for name, term in terms.items()}
         if not math.isfinite(float(total.detach())):
@@ -365,16 +375,16 @@ class _PhaseRun:
         if phase.clip:
             nn.utils.clip_grad_norm_(self.parameters, phase.clip)
         self.optimiser.step()
-        with torch.no_grad():
+        with torch.no_grad(), method.on_device():
             method.after(phase, progress)
         return values
 
     def _snapshot(self) -> bytes:
         from safetensors.torch import save
 
-        tensors = {f"method.{k}": v.contiguous() for k, v in self.method.state_dict().items()}
+        tensors = {f"method.{k}": v for k, v in self.method.state_dict().items()}
         for i, state in enumerate(self.optimiser.state_dict()["state"].values()):
-            tensors |= {f"optimiser.{i}.{k}": v.contiguous() for k, v in state.items()}
+            tensors |= {f"optimiser.{i}.{k}": v for k, v in state.items()}
         at = {"phase": self.number, "step": self.step, "elapsed": self.elapsed, "watch": self.watch.to_json()}
         return save(_apart(tensors), metadata={"at": json.dumps(at)})
 
@@ -428,14 +438,14 @@ def learning_modules(method: nn.Module) -> list[nn.Module]:
 
 
 @contextmanager
-def networks_in_bf16(modules: Sequence[nn.Module]) -> Iterator[None]:
+def networks_in_bf16(modules: Sequence[nn.Module], device: str = "cpu") -> Iterator[None]:
     """Calls of these modules compute in bf16 where PyTorch's autocast does, and nothing else does.
 
     Autocast is entered at the call of a module from outside of any other, and left after it, where the output is
     float32 again. So a loss, a statistic or a distance never sees autocast: differences of nearly equal numbers need
     full precision. Frozen networks are not among the modules, since their output is what others are compared with.
     """
-    entered = False
+    entered, kind = False, torch.device(device).type
 
     def short(forward: Callable[..., Any]) -> Callable[..., Any]:
         def run(*given: Any, **named: Any) -> Any:
@@ -445,7 +455,7 @@ def networks_in_bf16(modules: Sequence[nn.Module]) -> Iterator[None]:
             entered = True
             try:
                 # without a cache: inside another autocast it is not emptied, and the next step would find old weights
-                with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+                with torch.autocast(kind, torch.bfloat16, cache_enabled=False):
                     return _float32(forward(*given, **named))
             finally:
                 entered = False
@@ -477,8 +487,8 @@ def _float32(out: Any) -> Any:
 
 
 def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Copies where two names share memory, which safetensors refuses."""
-    return {name: tensor.clone() for name, tensor in tensors.items()}
+    """Copies in memory, none of which shares it with another, which safetensors refuses: whatever device goes on."""
+    return {name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}
 
 
 def _read(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -496,7 +506,7 @@ def _learned(method: TorchMethod[Any], phase: Phase) -> bytes:
     for name in phase.learns:
         part = getattr(method, name)
         state = part.state_dict() if isinstance(part, nn.Module) else {"": part.detach()}
-        tensors |= {f"{name}.{k}": v.contiguous() for k, v in state.items()}
+        tensors |= {f"{name}.{k}": v for k, v in state.items()}
     return save(_apart(tensors))
 
 

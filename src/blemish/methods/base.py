@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, Self, TypeVar, get_args
 
 import numpy as np
 
 from blemish.errors import NotFittedError
+from blemish.ops import coreset
 from blemish.ops.drawing import is_drawn
 from blemish.types import Batch, FeatureSpec, Needs, Prediction, Pyramid, Routing
 
@@ -73,7 +74,7 @@ class Phase:
 class Method(ABC, Generic[C]):
     """Base of every method.
 
-    A method gets batches and nothing else: it opens no file, names no backbone, picks no device. What `fit` learns
+    A method gets batches and nothing else: it opens no file, names no backbone, names no device. What `fit` learns
     lives in the buffers named in `fitted_buffers` and the modules named in `fitted_modules`; together with the config
     they are the whole model.
 
@@ -92,6 +93,7 @@ class Method(ABC, Generic[C]):
     fitted_modules: ClassVar[tuple[str, ...]] = ()
     published: ClassVar[tuple[Published, ...]] = ()
     keeps = False  # whether `conclude` keeps what `left_out` needs
+    device = "cpu"  # where it computes, as far as it can there; set by `move`
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -106,15 +108,22 @@ class Method(ABC, Generic[C]):
         for name in self.fitted_buffers:
             setattr(self, name, None)
 
-    @classmethod
-    def computing(cls) -> AbstractContextManager[Any]:
+    def move(self, device: str) -> None:
+        """Compute on this device from now on. In numpy that is the choice of coresets alone."""
+        self.device = device
+
+    def computing(self) -> AbstractContextManager[Any]:
         """Entered around `observe`, `merge`, `conclude` and `predict`."""
-        return nullcontext()
+        return coreset.chosen_on(self.device)
 
     @classmethod
     def converted(cls, batch: Batch) -> Batch:
         """A batch in the arrays that the method computes with."""
         return in_arrays(batch, np.asarray)
+
+    def placed(self, batch: Batch) -> Batch:
+        """The same where the method computes."""
+        return self.converted(batch)
 
     @classmethod
     def wants(cls, config: C) -> Needs:  # noqa: ARG003  (options may change what a method needs)
@@ -204,7 +213,7 @@ class Method(ABC, Generic[C]):
     def __call__(self, batch: Batch) -> Prediction:
         """`predict` of any batch, or NotFittedError."""
         self.check_fitted()
-        return self.predict(self.converted(batch))
+        return self.predict(self.placed(batch))
 
     def check_fitted(self) -> None:
         """NotFittedError where it is not."""

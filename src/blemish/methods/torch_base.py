@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, ClassVar, Literal, TypeVar, cast
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from blemish.methods.base import Method, Phase, in_arrays
+from blemish.nn.device import OnDevice, float32, moved
 from blemish.types import Batch, FeatureSpec, Prediction
 
 C = TypeVar("C")
@@ -35,20 +36,34 @@ class TorchMethod(nn.Module, Method[C]):
     @contextmanager
     def seeded(self, seed: int | None = None) -> Iterator[None]:
         """Weights of modules that are made inside come from the method's seed, or another; torch's own state stays."""
-        with torch.random.fork_rng(devices=[]):
+        cards = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
+        with torch.random.fork_rng(devices=cards):
             torch.manual_seed(self.seed if seed is None else seed)
             yield
 
-    @classmethod
+    def move(self, device: str) -> None:
+        """Everything that it holds lies on the device from now on, and so does what it makes in `on_device`."""
+        if device != self.device:
+            self.device = device
+            moved(self, torch.device(device))
+
+    def on_device(self) -> AbstractContextManager[Any]:
+        """Inside, what the method makes or draws is put on its device."""
+        return nullcontext() if self.device == "cpu" else OnDevice(torch.device(self.device))
+
     @contextmanager
-    def computing(cls) -> Iterator[None]:
+    def computing(self) -> Iterator[None]:
         """Without gradients, and nothing in a shorter format, whatever is switched on around."""
-        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+        with torch.no_grad(), exactly(self.device), self.on_device():
             yield
 
     @classmethod
     def converted(cls, batch: Batch) -> Batch:
         return in_arrays(batch, _tensor)
+
+    def placed(self, batch: Batch) -> Batch:
+        batch = self.converted(batch)
+        return batch if self.device == "cpu" else in_arrays(batch, lambda tensor: tensor.to(self.device))
 
     def begin(self, phase: Phase, batches: Iterable[Batch]) -> None:  # noqa: B027
         """Called before a phase, without gradients; `batches` are the samples to learn from, undamaged, in order."""
@@ -73,7 +88,7 @@ class TorchMethod(nn.Module, Method[C]):
     def forward(self, batch: Batch) -> Prediction:
         """`predict`, or NotFittedError."""
         self.check_fitted()
-        return self.predict(self.converted(batch))
+        return self.predict(self.placed(batch))
 
     def fitted_state(self) -> dict[str, Tensor]:
         state = {name: cast(Tensor, getattr(self, name)) for name in self.fitted_buffers}
@@ -90,6 +105,17 @@ class TorchMethod(nn.Module, Method[C]):
             getattr(self, name).load_state_dict(inside)
         self.trained = True
         self.eval()
+
+
+@contextmanager
+def exactly(device: str = "cpu") -> Iterator[None]:
+    """Inside, nothing is computed in a shorter format, whatever autocast is active outside."""
+    with ExitStack() as stack:
+        for kind in {"cpu", torch.device(device).type}:
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        if device != "cpu":
+            stack.enter_context(float32())
+        yield
 
 
 def _tensor(value: Any) -> Tensor:

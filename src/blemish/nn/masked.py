@@ -109,7 +109,7 @@ class MaskedAttention(CrossAttention):
         self, queries: Tensor, others: Tensor, values: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
         v = self._split(self.value(others if values is None else values))
-        if self.training and not self.dropout.p and not torch.is_autocast_enabled("cpu"):
+        if self.training and not self.dropout.p and not torch.is_autocast_enabled(queries.device.type):
             q, k = self._split(self.query(queries)), self._split(self.key(others))
             q = q.expand(k.shape[0], -1, -1, -1)  # queries that are the same for all images: the kernel broadcasts none
             mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)

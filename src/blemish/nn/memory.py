@@ -89,7 +89,7 @@ class EmbeddingMemory(nn.Module):
 
     def read(self, phi: Tensor) -> Tensor:
         """r: (B, D, h, w) -> the same, made of rows alone, every cell with its own length."""
-        with torch.autocast("cpu", enabled=False):  # cosines and their softmax in float32
+        with torch.autocast(phi.device.type, enabled=False):  # cosines and their softmax in float32
             phi = phi.float()
             found = self.weights(self.cells(phi)) @ F.normalize(self.bank, dim=1)
             length = phi.square().sum(1, keepdim=True).add(1e-12).sqrt()
@@ -102,7 +102,7 @@ class EmbeddingMemory(nn.Module):
 
     def terms(self, cells: Tensor) -> tuple[Tensor, Tensor]:
         """Compactness and separateness (MNAD, Park et al., CVPR 2020, Eq. 6 and 7) of unit cells (M, D)."""
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast(cells.device.type, enabled=False):
             bank = F.normalize(self.bank.detach(), dim=1)
             order = (cells.detach() @ bank.T).topk(min(2, len(bank)), 1).indices
             first = (cells - bank[order[:, 0]]).square().sum(1)

@@ -90,7 +90,7 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     of one channel on a CPU. In float32 whatever the images were computed in: a variance is a difference of squares
     here, and of white places bf16 gets it wrong by more than the constants that keep the quotient finite.
     """
-    with torch.autocast("cpu", enabled=False):
+    with torch.autocast(a.device.type, enabled=False):
         return _ssim(a.float(), b.float())
 
 

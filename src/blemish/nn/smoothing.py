@@ -16,5 +16,5 @@ def smooth_curve(curve: Tensor, sigma: float) -> Tensor:
     radius = min(math.ceil(4 * sigma), curve.shape[1] - 1)
     if radius < 1:
         return curve
-    kernel = torch.from_numpy(gaussian_kernel(sigma, radius)).float()[None, None]
+    kernel = torch.from_numpy(gaussian_kernel(sigma, radius)).to(curve.device, torch.float32)[None, None]
     return F.conv1d(F.pad(curve[:, None], (radius, radius), mode="reflect"), kernel)[:, 0]

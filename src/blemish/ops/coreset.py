@@ -6,10 +6,15 @@ steps of the inner loop cost a third.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
 
 
 def greedy_k_centre(
@@ -19,8 +24,8 @@ def greedy_k_centre(
     start: int = 0,
     lazy: int = 1024,
     tile: int = 8192,
-    near: NDArray[np.int64] | None = None,
-) -> tuple[NDArray[np.int64], float]:
+    near: Ints | None = None,
+) -> tuple[Ints, float]:
     """The indices of k points chosen farthest-first (Gonzalez 1985; PatchCore Algorithm 1), and the covering radius.
 
     points (n, d) float32 -> indices (k,) int64, radius = the largest distance of any point to its nearest pick. Where
@@ -36,44 +41,93 @@ def greedy_k_centre(
     k = min(k, n)
     centred = points - points.mean(0, dtype=np.float64).astype(np.float32)  # smaller rounding
     norms = np.einsum("nd,nd->n", centred, centred)
-    distance = np.empty(n, np.float32)
-    first = np.array([start])
+    kind, device = (_Far, ()) if (where := _device.get()) == "cpu" else (_FarOnDevice, (where,))
+    far: _Far = kind(centred, norms, tile, near, *device)
     picks = [start]
-    distance.fill(np.inf)
-    _bring_up_to_date(distance, centred, norms, first, tile, near)
+    far.join(np.array([start]))
     while len(picks) < k:
-        size = min(lazy, n - 1)
-        top = np.argpartition(-distance, size)[: size + 1]
-        top = top[np.argsort(-distance[top], kind="stable")]
-        pool, limit = top[:size], float(distance[top[size]])
-        chosen = pool[_play(centred[pool], norms[pool], distance[pool], limit, k - len(picks))]
+        top, distance = far.farthest(min(lazy, n - 1) + 1)
+        pool, limit = top[:-1], float(distance[-1])
+        chosen = pool[_play(centred[pool], norms[pool], distance[:-1], limit, k - len(picks))]
         picks.extend(chosen.tolist())
-        _bring_up_to_date(distance, centred, norms, chosen, tile, near)
-    return np.array(picks), float(np.sqrt(max(float(distance.max()), 0.0)))
+        far.join(chosen)
+    return np.array(picks), float(np.sqrt(max(float(far.farthest(1)[1][0]), 0.0)))
 
 
-def _bring_up_to_date(
-    distance: Floats,
-    points: Floats,
-    norms: Floats,
-    chosen: NDArray[np.int64],
-    tile: int,
-    near: NDArray[np.int64] | None,
-) -> None:
-    """Squared distance of every point to its nearest pick, and which it is, after `chosen` joined; in place."""
-    doubled, theirs = -2 * points[chosen], norms[chosen]
-    for s in range(0, len(distance), tile):
-        part = slice(s, s + tile)
-        block = points[part] @ doubled.T
-        block += theirs
-        found = block.min(1) + norms[part]
+_device: ContextVar[str] = ContextVar("device", default="cpu")
+
+
+@contextmanager
+def chosen_on(device: str) -> Iterator[None]:
+    """Inside, the matrix products of `greedy_k_centre` are computed on this device, by PyTorch; the picks are the same
+    up to rounding in near ties."""
+    before = _device.set(device)
+    try:
+        yield
+    finally:
+        _device.reset(before)
+
+
+class _Far:
+    """Squared distance of every point to its nearest pick, and which one that is, where `near` is given."""
+
+    def __init__(self, points: Floats, norms: Floats, tile: int, near: Ints | None) -> None:
+        self.points, self.norms, self.tile, self.near = points, norms, tile, near
+        self.distance = np.full(len(points), np.inf, np.float32)
+
+    def farthest(self, count: int) -> tuple[Ints, Floats]:
+        """The farthest points, in order, and their distances; the last one is no nearer than any that is left out."""
+        top = np.argpartition(-self.distance, count - 1)[:count]
+        top = top[np.argsort(-self.distance[top], kind="stable")]
+        return top, self.distance[top]
+
+    def join(self, chosen: Ints) -> None:
+        """Bring the distances up to date after these became picks."""
+        doubled, theirs, distance, near = -2 * self.points[chosen], self.norms[chosen], self.distance, self.near
+        for s in range(0, len(distance), self.tile):
+            part = slice(s, s + self.tile)
+            block = self.points[part] @ doubled.T
+            block += theirs
+            found = block.min(1) + self.norms[part]
+            if near is not None:
+                closer = np.flatnonzero(found < distance[part])
+                near[s + closer] = chosen[block[closer].argmin(1)]
+            np.minimum(distance[part], found, out=distance[part])
+        distance[chosen] = -np.inf  # never picked twice, even among identical points
         if near is not None:
-            closer = np.flatnonzero(found < distance[part])
-            near[s + closer] = chosen[block[closer].argmin(1)]
-        np.minimum(distance[part], found, out=distance[part])
-    distance[chosen] = -np.inf  # never picked twice, even among identical points
-    if near is not None:
-        near[chosen] = chosen
+            near[chosen] = chosen
+
+
+class _FarOnDevice(_Far):
+    """The same with all points on another device."""
+
+    def __init__(self, points: Floats, norms: Floats, tile: int, near: Ints | None, device: str) -> None:
+        super().__init__(points, norms, tile, near)
+        import torch
+
+        self.there = [torch.from_numpy(values).to(device) for values in (points, norms, self.distance)]
+
+    def farthest(self, count: int) -> tuple[Ints, Floats]:
+        distance, top = self.there[2].topk(count)
+        return top.cpu().numpy(), distance.cpu().numpy()
+
+    def join(self, chosen: Ints) -> None:
+        import torch
+
+        points, norms, distance = self.there
+        at = torch.from_numpy(chosen).to(points.device)
+        doubled, theirs = -2 * points[at], norms[at]
+        for s in range(0, len(distance), self.tile):
+            part = slice(s, s + self.tile)
+            found, which = torch.addmm(theirs, points[part], doubled.T).min(1)
+            found += norms[part]
+            if self.near is not None:
+                closer = found < distance[part]
+                self.near[s + closer.nonzero()[:, 0].cpu().numpy()] = chosen[which[closer].cpu().numpy()]
+            torch.minimum(distance[part], found, out=distance[part])
+        distance[at] = -torch.inf
+        if self.near is not None:
+            self.near[chosen] = chosen
 
 
 def _play(points: Floats, norms: Floats, distance: Floats, limit: float, most: int) -> list[int]:

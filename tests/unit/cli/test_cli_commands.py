@@ -317,6 +317,20 @@ def test_what_there_is(run: Any, command: str) -> None:
         assert all(row["title"] and row["paper"] for row in value)
 
 
+def test_the_doctor_names_the_devices(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from blemish.learning import devices
+
+    def missing() -> list[str]:
+        raise OSError("libcudart.so: cannot open shared object file")
+
+    for cards, there in ((lambda: ["one"], {"cuda:0": "one"}), (list, {})):
+        monkeypatch.setattr(devices, "cards", cards)
+        assert lines(run("doctor", "--json"))[0]["devices"] == {"cpu": "yes", **there}
+    monkeypatch.setattr(devices, "cards", missing)
+    [state] = lines(run("doctor", "--json"))
+    assert "libcudart" in state["devices"]["cuda"]
+
+
 def test_cache_is_cleared(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BLEMISH_CACHE", str(tmp_path))
     (tmp_path / "features" / "ab").mkdir(parents=True)

@@ -88,9 +88,11 @@ def _taken(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _named(options: dict[str, Any]) -> dict[str, Any]:
-    """Without the options that came later where they have their defaults, so that older digests hold."""
+    """Without the options that came later where they have their defaults, so that older digests hold, and without the
+    device: what is learned on another one differs in rounding alone."""
     defaults = config.to_json(FitOptions())
-    return {k: v for k, v in options.items() if k == "options" or not OPTIONS[k].later or v != defaults[k]}
+    told = {k: v for k, v in options.items() if k != "device"}
+    return {k: v for k, v in told.items() if k == "options" or not OPTIONS[k].later or v != defaults[k]}
 
 
 def data_digest(records: Sequence[Record], modality: type[Modality[Any]]) -> str:

@@ -53,6 +53,10 @@ class Source(Protocol):
         """The same as batches for a method, of `size` samples, or `batch`."""
         ...
 
+    def compute_on(self, device: str) -> str:
+        """Compute on a device what can be computed there; the device that it then is."""
+        ...
+
     def freeze(self, method: Method[Any], vote: Vote | None = None) -> bytes:
         """The whole graph from a prepared sample to score and map."""
         ...
@@ -88,6 +92,10 @@ class PlainSource:
         self.precision: Precision = precision
         self.seen: set[str] = set()  # content ids of every sample asked for
         self.categories: dict[str, int] = {}  # of several categories: only a frozen network's features tell those apart
+
+    def compute_on(self, device: str) -> str:  # noqa: ARG002
+        """The processor: samples are prepared in NumPy."""
+        return "cpu"
 
     def prepared(self, record: Record) -> NDArray[Any]:
         """A sample as the engine takes it. DataError where it cannot be read."""

@@ -71,10 +71,27 @@ class FeatureSource:
         self.seen: set[str] = set()  # content of every image asked for
         self.categories: dict[str, int] = {}  # decided category by record id, where there are several categories
         self.computed = 0  # images that went through the backbone; the others came from the cache
-        self._engine = open_engine(self.graph, precision=self.precision, threads=self.threads)
-        self._dtype = f"{self._engine.name}-{self.precision}"
+        self._compiled = open_engine(self.graph, precision=self.precision, threads=self.threads)
+        self._use(self._compiled)
 
     batch = BATCH
+
+    def _use(self, engine: Engine) -> None:
+        """Features come from this engine; the cache keeps those of each apart."""
+        self._engine, self._dtype = engine, f"{engine.name}-{self.precision}"
+
+    def compute_on(self, device: str) -> str:
+        """Features from the same network in PyTorch on the device: equal to the graph's but for rounding. In bf16, and
+        with a warning where PyTorch does not have the network, from the graph on the processor."""
+        if device == "cpu" or self.precision == "bf16":
+            return "cpu"
+        from blemish.learning.backbones.on_device import DeviceEngine, in_torch
+
+        network = in_torch(self.backbone)
+        if network is None:
+            return "cpu"
+        self._use(DeviceEngine(network, self.preprocess.size, device))
+        return device
 
     @property
     def identity(self) -> str:
@@ -93,7 +110,7 @@ class FeatureSource:
     def reference(self, method: Method[Any], vote: Vote | None = None) -> Engine:
         """What it is compared with."""
         same = isinstance(self.backbone, GraphBackbone) and self.precision == "f32"
-        return export.reference_engine(self.backbone, method, vote, engine=self._engine if same else None)
+        return export.reference_engine(self.backbone, method, vote, engine=self._compiled if same else None)
 
     def maps(self, record: Record) -> Maps:
         """What a head takes of one image: feature maps (C_l, *grid_l), and the normalised image (3, H, W) where
