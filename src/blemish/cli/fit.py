@@ -109,6 +109,7 @@ def _one(detector: Any, folder: Path) -> None:
             "network_input": registry.of(model.meta).takes,
             **({} if inspected is None else {"inspected": inspected}),
             **({"views": list(model.meta.views)} if model.meta.views else {}),
+            "effort": model.run["effort"],
             "promise": detector.promise,
             "parity": model.parity.get("engines"),
             "precision": model.meta.precision,
@@ -135,6 +136,12 @@ def chosen(typed: dict[str, Any], recipe: Path | None, assignments: list[str]) -
         written = {k: v for k, v in written.items() if k not in ("layers", "weights")}
     if _differs("method", typed, written):  # another method's options mean nothing to this one
         method_options = {}
+    if _differs("effort", typed, {"effort": "standard", **written}):  # nor do the sizes and steps of another effort
+        from blemish import methods
+
+        efforts = methods.get(written.get("method", OPTIONS["method"].default)).efforts
+        sizes = {name for stated in efforts.values() for name in stated}
+        method_options = {name: value for name, value in method_options.items() if name not in sizes}
     method_options |= parse_assignments(assignments)
     if clash := sorted(set(method_options) & _OF_THE_LINE):
         raise ConfigError(f"'{clash[0]}' is an option of fit, not of the method", hint="give it without --set")

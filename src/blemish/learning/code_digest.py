@@ -22,7 +22,8 @@ _UNSEEN = frozenset({"ctx", "kind", "type_comment", "type_ignores"})  # fields o
 
 
 def code_digest(*sources: str, without: Collection[str] = ()) -> str:
-    """sha256 (hex) over what these source texts do, in their order; functions named in `without` are left out.
+    """sha256 (hex) over what these source texts do, in their order, without functions and attributes named in
+    `without`.
 
     Raises SyntaxError for a text that is no Python.
     """
@@ -63,6 +64,8 @@ def _unseen(node: Any, without: frozenset[str]) -> bool:
         return not node.orelse and all(_unseen(inner, without) for inner in node.body)
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return node.name in without
+    if isinstance(node, ast.Assign):
+        return all(isinstance(target, ast.Name) and target.id in without for target in node.targets)
     text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
     return text or isinstance(node, ast.Import | ast.ImportFrom)
 

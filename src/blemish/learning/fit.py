@@ -17,7 +17,7 @@ from blemish.inspection.calibrate import in_best_format
 from blemish.inspection.cloud_engine import ENGINES
 from blemish.inspection.engines import calm_torch
 from blemish.inspection.modelfile import Model
-from blemish.learning import devices
+from blemish.learning import devices, effort
 from blemish.learning.backbones.cache import FeatureCache
 from blemish.learning.chunks import Spread
 from blemish.learning.multiclass import fit_multiclass
@@ -62,6 +62,8 @@ def fit(
             folder = stack.enter_context(TemporaryDirectory(prefix="blemish-features-"))
             cache = FeatureCache(Path(folder))
         split = Split(good) if routing else plan_calibration(good, options, cls)
+        groups = len({r.group for r in split.learn}) if routing and routing.separate else 1
+        options = effort.applied(options, len(split.learn) // groups)
         plan = FitPlan.of(split.learn, options, backbone=backbone, cache=cache, track=track, spread=spread, blind=blind)
         if routing:
             return fit_multiclass(plan, good, routing, start)

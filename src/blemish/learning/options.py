@@ -99,6 +99,12 @@ class FitOptions:
     )
 
     seed: int = option(0, "The same seed gives the same scores.", "Training")
+    effort: Literal["quick", "standard", "long"] = option(
+        "standard",
+        "How much time: quick, about a tenth of standard; long, the steps and sizes of the method's paper.",
+        "Training",
+        later=True,
+    )
     device: str = option(
         "cpu",
         "Where to learn: cpu, cuda, cuda:1 for the second card, or auto: a card where there is one.",

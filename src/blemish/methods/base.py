@@ -37,6 +37,13 @@ class Published(NamedTuple):
     where: str = ""  # the set of ours that is split in the same way; empty where we do not have the data
 
 
+class Epochs(NamedTuple):
+    """In `Method.efforts` instead of a number of steps: how often each image is seen, whatever their number."""
+
+    times: int
+    batch: int | str = "batch"  # images in a step, or the option that says how many
+
+
 class Pace(NamedTuple):
     """Of a part that learns at a rate of its own."""
 
@@ -89,6 +96,7 @@ class Method(ABC, Generic[C]):
     arrays: ClassVar[Literal["numpy", "torch"]] = "numpy"  # what it computes with
     needs: ClassVar[Needs] = Needs()
     brief: ClassVar[dict[str, Any]] = {}  # options under which tests try the method in a second: fewer steps, say
+    efforts: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # options by effort: quick, long (standard: the defaults)
     fitted_buffers: ClassVar[tuple[str, ...]] = ()
     fitted_modules: ClassVar[tuple[str, ...]] = ()
     published: ClassVar[tuple[Published, ...]] = ()

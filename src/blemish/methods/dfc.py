@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blemish.errors import ConfigError
-from blemish.methods.base import Pace, Phase, Published
+from blemish.methods.base import Epochs, Pace, Phase, Published
 from blemish.methods.torch_base import TorchMethod
 from blemish.nn.averages import Averages, measured_anew
 from blemish.nn.blocks import resized
@@ -112,6 +112,11 @@ class DFC(TorchMethod[Config]):
         "top": 0.05,
         "discriminator_rate": 5e-3,
         "neighbourhood": 1,
+    }
+    efforts = {
+        "quick": {"steps": 20},
+        # SimpleNet, whose head it is: all positions of the default backbone's features are taken
+        "long": {"steps": Epochs(160), "batch": 8, "positions": 4096, "hidden": 1024},
     }
     fitted_modules = ("adaptor", "discriminator", "place_scores")
     published = (Published("MVTec AD", "I-AUROC", 0.996, "WideResNet-50-2", "SimpleNet, Liu et al. 2023, one each"),)

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from blemish.errors import ConfigError
-from blemish.methods.base import HELD, Phase, Published
+from blemish.methods.base import HELD, Epochs, Phase, Published
 from blemish.methods.torch_base import TorchMethod
 from blemish.nn.attention import CoordinateAttention
 from blemish.nn.blocks import MirroredDecoder
@@ -100,6 +100,11 @@ class EMMFRD(TorchMethod[Config]):
         "widths": (8, 12, 16),
         "slots": 8,
         "nearest": 4,
+    }
+    efforts = {
+        "quick": {"steps": 60},
+        # the abstract states none: RD4AD's, on which the paper builds
+        "long": {"steps": Epochs(200), "until": "steps", "widths": (40, 112, 320), "slots": 128},
     }
     fitted_modules = ("fusion", "embedding", "memory", "decoder", "place_scores")
     published = (

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blemish.errors import ConfigError
-from blemish.methods.base import HELD, Phase
+from blemish.methods.base import HELD, Epochs, Phase
 from blemish.methods.torch_base import TorchMethod
 from blemish.nn.attenuation import PatchGate, attenuated, pooled
 from blemish.nn.blocks import resized
@@ -108,6 +108,14 @@ class FADeR(TorchMethod[Config]):
         **{"levels": "sum", "sigma": 2.0},
         **{"steps": 40, "until": "steps", "batch": 12, "rate": 1e-2, "gate_steps": 10},
         **{"width": 4, "side": 32, "hidden": 16},
+    }
+    efforts = {
+        "quick": {"steps": 30, "gate_steps": 15},
+        # of RIAD, whose network it is; the paper's own is not known
+        "long": {
+            **{"steps": Epochs(300), "until": "steps", "gate_steps": Epochs(25), "batch": 4, "rate": 1e-4},
+            **{"side": 256, "width": 64},
+        },
     }
     fitted_modules = ("unet", "door", "place_scores")
     fitted_buffers = ("low", "span", "usual", "fixed")

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, cat, nn
 
 from blemish.errors import ConfigError
-from blemish.methods.base import HELD, Phase, Published
+from blemish.methods.base import HELD, Epochs, Phase, Published
 from blemish.methods.torch_base import TorchMethod
 from blemish.nn.algf import Exchange, LocalGlobalFusion, pointwise
 from blemish.nn.blocks import MirroredDecoder, Residual, conv3, norm_of, resized
@@ -145,6 +145,16 @@ class Student(nn.Module):
 
 class HetNet(TorchMethod[Config]):
     needs = Needs(strides=(8, 16, 32), image=True, second=True)
+    efforts = {
+        "quick": {"steps": 30, "teacher_steps": 15},
+        # the paper's is not public: RD4AD's, which it follows
+        "long": {
+            "steps": Epochs(200, 16),
+            "until": "steps",
+            "widths": (32, 64, 128),
+            "teacher_steps": Epochs(200, 16),
+        },
+    }
     fitted_modules = ("teacher", "fusion", "students", "place_scores")
     # a coarsest level of 2 x 2 cells, as small images have, would outweigh the others in z-scores
     brief = {

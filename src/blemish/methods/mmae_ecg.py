@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from blemish.errors import ConfigError
-from blemish.methods.base import Phase, Published
+from blemish.methods.base import Epochs, Phase, Published
 from blemish.methods.torch_base import TorchMethod
 from blemish.nn.multiscale import (
     Indices,
@@ -88,6 +88,10 @@ class MMAEECG(TorchMethod[Config]):
         "segment": 8, "local": 3, "width": 16, "depth": 1, "heads": 2, "steps": 120, "batch": 8, "rate": 1e-2,
         "sigma": 2.0, "shift": 0, "gain": 0.0, "standard": False,
     }  # fmt: skip
+    efforts = {
+        "quick": {"steps": 350},
+        "long": {"steps": Epochs(200)},  # the paper states none; from 100 on the loss falls slowly
+    }
     fitted_buffers = ("middle", "spread")
     fitted_modules = ("network",)
     published = (

@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blemish.errors import ConfigError
-from blemish.methods.base import HELD, Phase, Published
+from blemish.methods.base import HELD, Epochs, Phase, Published
 from blemish.methods.torch_base import TorchMethod
 from blemish.nn.blocks import resized
 from blemish.nn.descriptors import DescriptorNet, GlobalAutoencoder, Trunk
@@ -211,6 +211,15 @@ class MuDeNet(TorchMethod[Config]):
         **dict.fromkeys(("distil_batch", "batch", "logical_batch"), 12),
         **{"teacher": SCENES, "distil_steps": 30, "steps": 40, "logical_steps": 40, "crop": 0, "rate": 5e-3},
         **{"width": 8, "channels": 16, "latent": 4, "until": "steps"},
+    }
+    efforts = {
+        "quick": {"steps": 80, "logical_steps": 30},
+        # 500 epochs of everything; of the teacher, which has the paper's size, they are those of the 1,024 drawn scenes
+        "long": {
+            **{"teacher": SCENES, "scale": "paper", "width": 64, "channels": 128, "crop": 0, "until": "steps"},
+            **{"batch": 8, "logical_batch": 8, "distil_batch": 8, "rate": 1e-3, "distil_rate": 1e-3},
+            **{"steps": Epochs(500), "logical_steps": Epochs(500, "logical_batch"), "distil_steps": 64_000},
+        },
     }
     fitted_modules = ("target", "teacher", "scaled", "student", "autoencoder", "logical_student", "place_scores")
     fitted_buffers = ("weights",)

@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blemish.errors import ConfigError, DataError
-from blemish.methods.base import HELD, Phase, Published
+from blemish.methods.base import HELD, Epochs, Phase, Published
 from blemish.methods.torch_base import TorchMethod
 from blemish.nn.bank import FeatureBank
 from blemish.nn.blocks import resized
@@ -167,6 +167,13 @@ class OneNIP(TorchMethod[Config]):
         "heads": 2,
         "stride": 8,
         "refiner_width": 8,
+    }
+    efforts = {
+        "quick": {"steps": 300},
+        "long": {
+            **{"steps": Epochs(1000), "until": "steps", "batch": 8, "rate": 1e-4},
+            **{"width": 256, "hidden": 1024, "refiner_width": 128},
+        },
     }
     fitted_buffers = ("mean", "scale", "prompts", "balance")
     fitted_modules = ("network", "refiner", "residuals")

@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blemish.errors import ConfigError
-from blemish.methods.base import Pace, Phase, Published
+from blemish.methods.base import Epochs, Pace, Phase, Published
 from blemish.methods.torch_base import TorchMethod
 from blemish.nn.averages import Averages, measured_anew
 from blemish.nn.boundary import BoundaryDiscriminator, FoldedBoundary, PatchEmbedding
@@ -93,6 +93,10 @@ class Config:
 class PBAS(TorchMethod[Config]):
     needs = Needs(strides=(8, 16))
     brief = {"steps": 150, "rate": 3e-3, "boundary_rate": 1e-2, "hidden": 32, "neighbourhood": 1}
+    efforts = {
+        "quick": {"steps": 30},
+        "long": {"steps": Epochs(640), "batch": 8, "share": 1.0, "hidden": 1024, "exact_assign": True},
+    }
     fitted_buffers = ("mean", "spread")
     fitted_modules = ("projection", "discriminator", "place_scores")
     published = (

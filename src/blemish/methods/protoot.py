@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from blemish.errors import ConfigError
-from blemish.methods.base import Published
+from blemish.methods.base import Epochs, Published
 from blemish.methods.torch_base import TorchMethod
 from blemish.nn.level_maps import LevelMaps
 from blemish.nn.prototypes import apart, distinct, nearest_means, positions, squared
@@ -104,6 +104,13 @@ class Prototypes(NamedTuple):
 class ProtoOT(TorchMethod[Config]):
     needs = Needs(strides=(8, 16), costly=True, views=True, apart=True)
     brief = {"steps": 20, "momentum": 0.8, "metric": "euclidean"}
+    efforts = {
+        "quick": {"steps": 5, "momentum": 0.5, "variety": 0.0},
+        "long": {
+            **{"steps": Epochs(50, "batch_coarse"), "batch_fine": 64, "batch_coarse": 64, "momentum": 0.95},
+            **{"layers_fine": 16, "layers_coarse": 16},
+        },
+    }
     fitted_buffers = ("prototypes", "places", "counts", "largest")
     published = (
         Published("MVTec AD", "I-AUROC", 0.973, "ResNet-50", "Trombetta and Lartizien 2025, four sets"),

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from blemish.errors import ConfigError
-from blemish.methods.base import HELD, Phase, Published
+from blemish.methods.base import HELD, Epochs, Phase, Published
 from blemish.methods.torch_base import TorchMethod
 from blemish.nn.grids import to_grid
 from blemish.nn.inpaint import PixelStem, Restorer, block_masks, complementary_masks, damaged_cells, on_grid
@@ -130,6 +130,11 @@ class RBD(TorchMethod[Config]):
     brief = {
         **{"steps": 40, "until": "steps", "space": "standard"},
         **{"width": 24, "units": 2, "code": 12, "decoder": (16, 16, 16)},
+    }
+    efforts = {
+        "quick": {"steps": 40},
+        # the abstract states none: that of the line of RD4AD
+        "long": {"steps": Epochs(200, 16), "until": "steps", "width": 128, "decoder": (32, 64, 112)},
     }
     fitted_buffers = ("mean", "std")
     fitted_modules = ("tokeniser", "student", "place_scores")

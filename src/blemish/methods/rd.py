@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from blemish.errors import ConfigError
-from blemish.methods.base import HELD, Phase, Published
+from blemish.methods.base import HELD, Epochs, Phase, Published
 from blemish.methods.torch_base import TorchMethod
 from blemish.nn.blocks import MirroredDecoder
 from blemish.nn.level_maps import LevelMaps
@@ -70,6 +70,11 @@ class ReverseDistillation(TorchMethod[Config]):
         "sigma": 6.0,
         "embedding": 8,
         "widths": (8, 12, 16),
+    }
+    efforts = {
+        "quick": {"steps": 60},
+        # RD4AD; its decoder mirrors the network: the widths are those of the default backbone
+        "long": {"steps": Epochs(200), "until": "steps", "widths": (40, 112, 320)},
     }
     fitted_modules = ("embedding", "decoder", "place_scores")
     published = (

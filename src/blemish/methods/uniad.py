@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blemish.errors import ConfigError
-from blemish.methods.base import HELD, Phase, Published
+from blemish.methods.base import HELD, Epochs, Phase, Published
 from blemish.methods.torch_base import TorchMethod
 from blemish.nn.grids import joined
 from blemish.nn.level_maps import LevelMaps
@@ -134,6 +134,13 @@ class UniAD(TorchMethod[Config]):
         "decoders": 1,
         "heads": 2,
         "stride": 8,
+    }
+    efforts = {
+        "quick": {"steps": 600},
+        "long": {
+            **{"steps": Epochs(1000), "until": "steps", "batch": 8, "rate": 1e-4},
+            **{"width": 256, "hidden": 1024},
+        },
     }
     fitted_buffers = ("mean", "scale")
     fitted_modules = ("network", "residuals")

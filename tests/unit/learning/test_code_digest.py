@@ -75,6 +75,13 @@ def test_a_function_may_be_left_out() -> None:
     assert code_digest(SOURCE, without=["recall"]) != code_digest(SOURCE)
 
 
+def test_an_attribute_may_be_left_out() -> None:
+    stated, other = (f"class A:\n    x = 1\n    efforts = {{'quick': {n}}}" for n in (1, 2))
+    assert code_digest(stated) != code_digest(other)
+    assert len({code_digest(text, without=["efforts"]) for text in (stated, other, "class A:\n    x = 1")}) == 1
+    assert code_digest("efforts.x = 1", without=["efforts"]) != code_digest("", without=["efforts"])
+
+
 def test_one_digest_on_every_version_of_python() -> None:
     """Python 3.12 reads f-strings otherwise, and gives nodes fields that 3.11 has not."""
     assert code_digest(SOURCE) == "4e24097d4a92a71eacf4325429a20bce501f8b3fc53b95b2ad1a1aed8dbec090"

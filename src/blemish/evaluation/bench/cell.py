@@ -37,7 +37,7 @@ from blemish.inspection.engines import open_engine
 from blemish.inspection.inspector import Inspector
 from blemish.inspection.modelfile import Model, arrays
 from blemish.inspection.routed import head_name
-from blemish.learning import artefacts, backbones
+from blemish.learning import artefacts, backbones, effort
 from blemish.learning.backbones.weights import PACKAGED
 from blemish.learning.code_digest import code_digest
 from blemish.learning.fit import fit
@@ -60,25 +60,28 @@ def digest(cell: Cell, records: Sequence[Record]) -> str:
     Not over the rest of the package, or every change would run everything again; a change there that moves figures
     raises `SCHEMA`.
     """
+    options = config.build(FitOptions, cell.options)
     value = {
         "schema": SCHEMA,
-        "options": _named(_taken(config.to_json(config.build(FitOptions, cell.options)))),
+        "options": _named(_taken(config.to_json(options))),
         "setting": [cell.setting, cell.category],
         "data": data_digest(records, cell.learning.modality),
-        "weights": weights_digest(config.build(FitOptions, cell.options)),
+        "weights": weights_digest(options),
         "method": method_digest(cell.method.name, cell.options["options"]),
     }
+    if sizes := effort.stated(options):
+        value["effort"] = sizes
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def method_digest(name: str, options: dict[str, Any]) -> str:
     """Of the code of a method's own file, and of its heads' where it routes; `recall` serves adapted models alone,
-    and `left_out` thresholds."""
+    `left_out` thresholds, and of `efforts` the one in use has a place of its own in a cell's digest."""
     cls = methods.get(name)
     routing = cls.routing(config.build(cls.Config, options))
     used = [cls, *([methods.get(routing.head)] if routing is not None and routing.head else [])]
     return code_digest(
-        *(inspect.getsource(sys.modules[each.__module__]) for each in used), without=("recall", "left_out")
+        *(inspect.getsource(sys.modules[each.__module__]) for each in used), without=("recall", "left_out", "efforts")
     )
 
 

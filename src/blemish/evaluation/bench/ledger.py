@@ -108,7 +108,9 @@ def _set(tables: Tables, where: str) -> str:
     alone = "".join(
         f"; {label} with {options}" for label, options in unique((c.label, c.alone) for c in cells) if options
     )
-    intro = f"{note}{counts}; {setting}; network input {sizes}{alone}."
+    other = unique((c.label, c.effort) for c in cells if c.effort != "standard")
+    efforts = "".join(f"; {label} with effort {effort}" for label, effort in other)
+    intro = f"{note}{counts}; {setting}; network input {sizes}{alone}{efforts}."
     return f"## {where}\n{intro}\n\n{table(['method', *metrics, 'ms', '×', 'fit s', 'MB', *more], rows)}"
 
 

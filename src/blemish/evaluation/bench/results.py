@@ -70,6 +70,7 @@ class CellRow:
     computed: int
     alone: str = ""
     code: str = ""
+    effort: str = "standard"
     earlier: bool = False  # measured with an earlier version of the method, whose cell has not been run again
     features_seconds: float
     fit_seconds: float
@@ -237,6 +238,7 @@ def _cell(record: Mapping[str, Any]) -> CellRow:
         computed=features["computed"],
         alone=record.get("alone", ""),  # records of earlier versions have none
         code=record.get("code", ""),
+        effort=record["run"].get("effort", "standard"),
         features_seconds=features["seconds"],
         fit_seconds=fit["seconds"],
         fit_peak_mb=fit["peak_mb"],

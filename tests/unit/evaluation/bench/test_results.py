@@ -274,6 +274,14 @@ def test_options_of_models_of_one_category_are_told(tables: results.Tables, tmp_
     assert results.read(tmp_path) == replace(tables, cells=older)  # of a version that knew none of them
 
 
+def test_an_effort_that_is_not_the_standard_one_is_told(tables: results.Tables) -> None:
+    longer = [replace(c, effort="long" if c.label == "padim" else c.effort) for c in tables.cells]
+    text = ledger.text(replace(tables, cells=tuple(longer)), {}, "make bench")
+    assert "; padim with effort long" in text
+    assert text.count("with effort") == len({c.where for c in longer if c.label == "padim"})
+    assert "with effort" not in ledger.text(tables, {}, "make bench")
+
+
 def test_names_of_near_dots_stand_apart_in_the_order_of_the_dots() -> None:
     _, (axis,) = figures._figure(4, 4)
     dots = [(0.5, 1.0, "a"), (0.5001, 2.0, "b"), (0.5002, 1.5, "c"), (0.9, 3.0, "d")]
