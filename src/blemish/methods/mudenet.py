@@ -213,7 +213,7 @@ class MuDeNet(TorchMethod[Config]):
         **{"width": 8, "channels": 16, "latent": 4, "until": "steps"},
     }
     efforts = {
-        "quick": {"steps": 80, "logical_steps": 30},
+        "quick": {"distil_steps": 150, "steps": 200, "logical_steps": 60},
         # 500 epochs of everything; of the teacher, which has the paper's size, they are those of the 1,024 drawn scenes
         "long": {
             **{"teacher": SCENES, "scale": "paper", "width": 64, "channels": 128, "crop": 0, "until": "steps"},
