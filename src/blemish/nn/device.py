@@ -90,10 +90,10 @@ def moved(value: Any, device: torch.device, known: dict[int, Any] | None = None)
     tensors and tuples replaced. Plain attributes of modules too, which PyTorch itself leaves behind.
     """
     known = {} if known is None else known
-    if id(value) in known:
-        return known[id(value)][1]
     if isinstance(value, nn.Parameter):
         return value  # its module moves it
+    if id(value) in known:
+        return known[id(value)][1]
 
     def there(tensor: Tensor) -> Any:
         return known[id(tensor)][1] if id(tensor) in known else _note(tensor, tensor.to(device), known)

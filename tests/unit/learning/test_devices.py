@@ -155,6 +155,7 @@ class Holding(Block):
         self.pairs = [Pair(torch.ones(2), (torch.ones(1), "text"))]
         self.holder = Holder(torch.ones(3), {"deep": [torch.ones(1)]})
         self.again = self.plain
+        self.listed = [self.weight]
         self.itself = self  # type: ignore[assignment]
 
     def tensors(self) -> list[Tensor]:
@@ -174,6 +175,7 @@ def test_all_that_is_held_is_moved_and_comes_back() -> None:
         moved(holding, torch.device("cpu"))
     assert not any(isinstance(value, Elsewhere) for value in holding.tensors())
     assert isinstance(holding.weight, nn.Parameter)
+    assert isinstance(holding.listed[0], nn.Parameter)
 
 
 def test_a_card_computes_float32_in_float32() -> None:
