@@ -109,7 +109,7 @@ def _one(detector: Any, folder: Path) -> None:
             "network_input": registry.of(model.meta).takes,
             **({} if inspected is None else {"inspected": inspected}),
             **({"views": list(model.meta.views)} if model.meta.views else {}),
-            "effort": model.run["effort"],
+            **({} if model.run["effort"] == "standard" else {"effort": model.run["effort"]}),
             "promise": detector.promise,
             "parity": model.parity.get("engines"),
             "precision": model.meta.precision,

@@ -86,6 +86,15 @@ class TestReal:
         assert len(printed["backbone"]["weights_sha256"]) == 64
         assert (tmp_path / "m" / "model.json").is_file()
 
+    def test_an_effort_is_said_and_that_it_changes_nothing(self, run: Any, tmp_path: Path) -> None:
+        write_images(tmp_path / "good", 8)
+        done = run(
+            "fit", tmp_path / "good", "--out", tmp_path / "m", *FIT, "--false-alarm-rate", 0.2, "--effort", "quick"
+        )
+        assert done.code == 0
+        assert "padim has no effort 'quick'" in done.err
+        assert lines(done)[0]["effort"] == json.loads((tmp_path / "m" / "run.json").read_text())["effort"] == "quick"
+
     def test_a_warning_goes_to_stderr(self, run: Any, tmp_path: Path) -> None:
         write_images(tmp_path / "good", 3)
         done = run("fit", tmp_path / "good", "--out", tmp_path / "m", *FIT)

@@ -238,7 +238,7 @@ def _cell(record: Mapping[str, Any]) -> CellRow:
         computed=features["computed"],
         alone=record.get("alone", ""),  # records of earlier versions have none
         code=record.get("code", ""),
-        effort=record["run"].get("effort", "standard"),
+        effort=record.get("run", {}).get("effort", "standard"),  # records of earlier versions say none
         features_seconds=features["seconds"],
         fit_seconds=fit["seconds"],
         fit_peak_mb=fit["peak_mb"],
