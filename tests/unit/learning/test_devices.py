@@ -25,6 +25,7 @@ from blemish.inspection.modelfile import arrays
 from blemish.learning import devices, run, training
 from blemish.learning.backbones import timm_net
 from blemish.learning.backbones.on_device import DeviceEngine, in_torch
+from blemish.learning.observing import seen_again
 from blemish.learning.options import FitOptions
 from blemish.learning.training import Plan
 from blemish.methods.base import Method
@@ -202,7 +203,7 @@ BRANCHES: dict[str, list[dict[str, Any]]] = {
     ],
     "hetnet": [{"noise": "standard", "csa": "channel", "levels": "z", "until": "flat"}, {"neighbourhood": 3}],
     "mmae_ecg": [{"leak_guard": "union", "aggregation": "random", "scale": "raw", "standard": True, "shift": 3}],
-    "mudenet": [{"pool": "good", "znorm": "instance", "hard": 0.5, "crop": 16}, {"logical": False, "norm": False}],
+    "mudenet": [{"teacher": "good", "znorm": "instance", "hard": 0.5, "crop": 16}, {"logical": False, "norm": False}],
     "onenip": [{"attention_dropout": 0.1, "resize": "bilinear"}],
     "pbas": [{"direction": "random", "faithful_pool": True, "standardise": True}, {"score": "distance"}],
     "protoot": [
@@ -225,9 +226,10 @@ def learned(name: str, options: dict[str, Any], device: str = "cpu") -> tuple[Me
     return method, [[phase.first, phase.last] for phase in plan.report]
 
 
-def probe(name: str) -> Batch:
-    world = WORLDS[methods.get(name).needs.source]()
-    return world.batch([world.good(100), world.defective(101)[0]])
+def probe(method: Method[Any]) -> Batch:
+    """A good sample and a defective one, with what the method asks for of its own."""
+    world: Any = WORLDS[method.needs.source]()
+    return seen_again(method, world.batch([world.good(100), world.defective(101)[0]]), FakeBackbone().maps_of)
 
 
 def close(found: Any, expected: Any) -> None:
@@ -247,7 +249,7 @@ def test_every_method_learns_and_judges_on_another_device(name: str, options: di
     with SecondDevice() if device == DEVICE else nullcontext():
         method, reported = learned(name, options, device)
         with method.computing():
-            there = method(probe(name))
+            there = method(probe(method))
         assert there.score.device == there.anomaly_map.device == torch.device(device)
         method.move("cpu")
     assert len(report) == len(reported)
@@ -256,7 +258,7 @@ def test_every_method_learns_and_judges_on_another_device(name: str, options: di
             assert terms.keys() == values.keys()
             close([*values.values()], [*terms.values()])
     with method.computing():
-        wanted, found = expected(probe(name)), method(probe(name))
+        wanted, found = expected(probe(expected)), method(probe(method))
     close(there.score.cpu(), wanted.score)
     close(found.score, wanted.score)
     close(found.anomaly_map, wanted.anomaly_map)
@@ -288,6 +290,7 @@ def test_every_method_runs_on_what_pytorch_takes_for_a_card(name: str) -> None:
     """
     method, _ = learned(name, {})
     world: Any = WORLDS[method.needs.source]()
+    judged = probe(method)
     batch = world.samples(method, [world.good(i) for i in range(4)]).batch(range(4), torch.Generator())
     with FakeTensorMode(allow_non_fake_inputs=True):
         method.move(CARD)
@@ -298,7 +301,7 @@ def test_every_method_runs_on_what_pytorch_takes_for_a_card(name: str) -> None:
             assert {term.device for term in terms.values()} == {torch.device(CARD)}
         method.eval()
         with method.computing():
-            found = method.predict(method.placed(batch))
+            found = method.predict(method.placed(judged))
         assert found.score.device == found.anomaly_map.device == torch.device(CARD)
 
 
