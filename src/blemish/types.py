@@ -99,7 +99,9 @@ class Needs:
     axes: int = 2  # spatial axes of one sample
     strides: tuple[int, ...] = (8, 16)  # of the pyramid's levels, where the options name no layers
     image: bool = False  # the normalised image too, in `Batch.x`
-    again: bool = False  # with `image`: the features of an image that it makes too (`Method.remade`), in `Batch.again`
+    again: bool = (
+        False  # with `image`: features of an image that it makes (`Method.remade`) in `Batch.again`; in PyTorch
+    )
     twin: str | None = None  # a damaged twin of each training sample, by a maker of `data.synthesis.MAKERS`
     fresh: bool = False  # a new twin in each step; else a few of each view, whose features are kept
     category: bool = False  # the decided category of each sample too, in `Batch.category`

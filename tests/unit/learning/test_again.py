@@ -35,7 +35,7 @@ from blemish.nn.scoring import peak
 from blemish.types import Batch, FeatureSpec, Needs, Prediction, Record
 from tests.fake_torch import FakeTorchBackbone
 from tests.fakes import SIZE, FakeBackbone, batch_of, defective_image, good_image, learn, write_images
-from tests.tiny import fit_tiny
+from tests.tiny import fit_tiny, in_formats
 
 
 @dataclass(frozen=True)
@@ -243,6 +243,20 @@ def test_heads_of_their_own_hold_the_network_too(tmp_path: Path) -> None:
     assert model.parity["engines"]["openvino-f32"]["map"] <= model.parity["limit"]["map"]
     result = Detector.from_model(model, backbone=FakeBackbone()).inspect(records[0].path)
     assert np.isfinite(result.score)
+
+
+def test_one_head_for_all_products_holds_it_behind_the_router(tmp_path: Path) -> None:
+    records = [r for k in range(2) for r in products(tmp_path, k)]
+    model = fit_tiny(tmp_path, records, calibration="none", method="fader", options=FADER, multi_class=True)
+    names = [each.name for each in onnx.load_from_string(model.graph).graph.output]
+    assert names == ["score", "anomaly_map", "votes", "strangeness"]
+    assert model.parity["engines"]["openvino-f32"]["map"] <= model.parity["limit"]["map"]
+    for precision, run in in_formats(model.graph).items():
+        head = Head(model.graph, precision=precision)
+        kept = open_engine(FakeBackbone().graph(SIZE, image=True), precision=precision)(good_image(3)[None])
+        for got, expected in zip(head([level[0] for level in kept]), run(good_image(3)[None]), strict=True):
+            assert np.isfinite(expected).all()
+            assert np.array_equal(got, expected)
 
 
 def products(folder: Path, number: int) -> list[Record]:
