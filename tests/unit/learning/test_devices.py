@@ -203,7 +203,11 @@ BRANCHES: dict[str, list[dict[str, Any]]] = {
     ],
     "hetnet": [{"noise": "standard", "csa": "channel", "levels": "z", "until": "flat"}, {"neighbourhood": 3}],
     "mmae_ecg": [{"leak_guard": "union", "aggregation": "random", "scale": "raw", "standard": True, "shift": 3}],
-    "mudenet": [{"teacher": "good", "znorm": "instance", "hard": 0.5, "crop": 16}, {"logical": False, "norm": False}],
+    "mudenet": [
+        {"teacher": "good", "znorm": "instance", "hard": 0.5, "crop": 16},
+        {"logical": False, "norm": False, "distance": "squared"},
+        {"teacher": "trunk", "until": "flat", "crop": 16, "scores": "range"},
+    ],
     "onenip": [{"attention_dropout": 0.1, "resize": "bilinear"}],
     "pbas": [{"direction": "random", "faithful_pool": True, "standardise": True}, {"score": "distance"}],
     "protoot": [
