@@ -58,9 +58,7 @@ class Config:
     ratio: int = 4  # hidden units of a block's perceptron, by its width
     aggregation: Literal["paired", "full", "random"] = "paired"  # passes: one for each run, all pairs, or drawn ones
     passes: int = 10  # drawn ones, where aggregation is random
-    scale: Literal["weighted", "normalised", "raw"] = (
-        "weighted"  # errors: times v / (v + flat), as in the loss, times v
-    )
+    scale: Literal["weighted", "normalised", "raw"] = "weighted"  # errors: times v / (v + flat), alike, times v
     flat: float = 0.1  # v, the variance of a segment and lead, at which weighted errors count by half; usual is 1
     standard: bool = True  # errors less the median, over the deviation, of normal windows at their place
     score: Literal["mean", "top", "max"] = "mean"  # of the window: over all samples, the highest tenth of segments, one

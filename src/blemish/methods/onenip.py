@@ -92,9 +92,7 @@ class Config:
     neighbours: int = 0  # side of the window that is looked past; 1 = the token alone, 0 = 2 floor(n / 4) + 1 of n
     jitter: float = 1.21  # length of the noise on a token, as a share of its own; the paper's alpha / sqrt(channels)
     score: Literal["distance", "spread"] = "distance"  # of channels: alike, or over their spread on good images there
-    top: float = (
-        0.0  # share of the map whose mean is the image score; 0: the highest mean of a token's square, as there
-    )
+    top: float = 0.0  # share of the map whose mean is the image score; 0: the highest mean of a square of one token
 
     def __post_init__(self) -> None:
         sizes = (self.steps, self.width, self.hidden, self.encoders, self.decoders, self.heads, self.stride)

@@ -68,9 +68,7 @@ class Config:
     jitter: float = 1.21  # length of the noise on a token, as a share of its own; the paper's alpha / sqrt(channels)
     jitter_share: float = 1.0  # of the steps that are jittered
     score: Literal["distance", "spread"] = "distance"  # of channels: alike, or over their spread on good images there
-    top: float = (
-        0.0  # share of the map whose mean is the image score; 0: the highest mean of a token's square, as there
-    )
+    top: float = 0.0  # share of the map whose mean is the image score; 0: the highest mean of a square of one token
     sigma: float = 0.0  # blur of the anomaly map, in pixels of the network's input; the paper has none
 
     def __post_init__(self) -> None:
