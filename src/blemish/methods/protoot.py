@@ -46,7 +46,7 @@ class Config:
     alpha: float = 0.3  # share of the distance on the grid in the cost of local prototypes; global ones have 0
     layers_fine: int = 2  # prototypes at each cell of levels of strides below 16; 0 leaves these levels out
     layers_coarse: int = 8  # the same for strides of 16 and more; the paper has 16 everywhere
-    variety: float = 0.2  # layers double while that brings good images nearer by this share; 0: they stay as stated
+    variety: float = 0.0  # layers double while that brings good images nearer by this share; 0: they stay as stated
     most: int = 16  # layers that this comes to at most
     batch_fine: int = 4  # images in a step, for strides below 16
     batch_coarse: int = 8  # the same for strides of 16 and more
@@ -105,7 +105,7 @@ class ProtoOT(TorchMethod[Config]):
     needs = Needs(strides=(8, 16), costly=True, views=True, apart=True)
     brief = {"steps": 20, "momentum": 0.8, "metric": "euclidean"}
     efforts = {
-        "quick": {"steps": 5, "momentum": 0.5, "variety": 0.0},
+        "quick": {"steps": 5, "momentum": 0.5},
         "long": {
             **{"steps": Epochs(50, "batch_coarse"), "batch_fine": 64, "batch_coarse": 64, "momentum": 0.95},
             **{"layers_fine": 16, "layers_coarse": 16},
