@@ -101,7 +101,7 @@ def page(figures: dict[tuple[str, str], dict[str, Any]], sets: list[str], method
     lines = [
         "# Changed light and pose",
         "",
-        "Made by `python benchmarks/light_and_pose.py`, one seed. Methods learn from good images as they are (at most 320);",
+        f"Made by `python benchmarks/light_and_pose.py --sets {','.join(sets)} --methods {','.join(methods)}`, one seed. Methods learn from good images as they are (at most 320);",
         "test images are then judged as they are and under each change, which defects and good images share.",
     ]
     for name in sets:
