@@ -223,6 +223,19 @@ def test_ranks(tmp_path: Path) -> None:
         run(tmp_path, "ranks.py", *words)
 
 
+def test_synthetic_defects(tmp_path: Path) -> None:
+    write_mvtec(tmp_path / "data" / "mtd", train=24, test=2)
+    words = ["--data", tmp_path / "data", "--sets", "mtd"]
+    lines = run(tmp_path, "synthetic_defects.py", *words, "padim", "padim:windows=1+3,top=0.0").splitlines()
+    assert [line.split(": AUROC 0.")[0] for line in lines] == [
+        "mtd padim seed 0",
+        "mtd padim:windows=1+3,top=0.0 seed 0",
+    ]
+    assert lines[0].split(":", 1)[1] != lines[1].rsplit(":", 1)[1]  # the options arrive
+    with pytest.raises(AssertionError, match="no set of"):
+        run(tmp_path, "synthetic_defects.py", "--sets", "none", "padim")
+
+
 def test_light_and_pose(tmp_path: Path) -> None:
     write_mvtec(tmp_path / "data" / "mtd", train=24, test=8)
     words = ["--data", tmp_path / "data", "--sets", "mtd", "--methods", "padim,patchcore"]
