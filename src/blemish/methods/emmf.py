@@ -7,8 +7,8 @@ Fit      all frozen levels are mapped onto each other and fused with unequal wei
          into a one-class embedding, and restored by a decoder; coordinate attention stands before the embedding and
          behind every stage of the decoder. After a warm-up the cells of all good images fill a memory by k-means; from
          then on each cell is pulled at least half-way to rows of the memory, which follows the cells and forgets.
-Predict  a place is as anomalous as restored and frozen features differ, each level as a z-score of good images at that
-         place, summed over the levels; the image takes the mean of the highest hundredth of the blurred map.
+Predict  a place is as anomalous as restored and frozen features differ, summed over the levels and blurred; for the
+         image, levels count as z-scores of good images at their places: mean of the highest hundredth of their sum.
 Differs  the abstract alone names the parts; equations and sizes are reconstructed from the work that it builds on
          (RD4AD, coordinate attention, MNAD, MemAE). A light decoder; steps until the loss on held-out good
          images is flat.
@@ -29,13 +29,11 @@ from blemish.methods.base import HELD, Epochs, Phase, Published
 from blemish.methods.torch_base import TorchMethod
 from blemish.nn.attention import CoordinateAttention
 from blemish.nn.blocks import MirroredDecoder
-from blemish.nn.level_maps import LevelMaps
+from blemish.nn.level_scores import Adding, LevelScores
 from blemish.nn.mapping import MutualMappingFusion
 from blemish.nn.memory import EmbeddingMemory
-from blemish.nn.place_scores import PlaceScores, Way
 from blemish.nn.precision import Exact
 from blemish.nn.reverse import OneClassEmbedding, embedding_stride, restoring_maps, restoring_terms
-from blemish.nn.scoring import peak
 from blemish.ops.scoring import SHARE, check_share
 from blemish.types import Batch, FeatureSpec, Needs, Prediction
 
@@ -54,7 +52,7 @@ class Config:
     joined: int = 128  # most channels that a level is brought to before the levels are joined
     widths: tuple[int, ...] = (32, 64, 96)  # of fusion and decoder, finest first; the last one holds for all below
     blocks: int = 2  # residual units of the embedding, and of each stage of the decoder
-    levels: Way = "z"  # how level maps are added: by each place's mean and spread on good images, or plainly (sum)
+    levels: Adding = "both"  # z-scores of good images for the image score and a plain sum as map; z or sum: for both
     sigma: float = 4.0  # blur of the anomaly map, in pixels of the network's input
     top: float = SHARE  # share of the map whose mean is the image score; 0 takes its highest place, as RD4AD does
     fusion: Literal["mutual", "off"] = "mutual"  # off: the levels are joined as they are
@@ -106,7 +104,7 @@ class EMMFRD(TorchMethod[Config]):
         # the abstract states none: RD4AD's, on which the paper builds
         "long": {"steps": Epochs(200), "until": "steps", "widths": (40, 112, 320), "slots": 128},
     }
-    fitted_modules = ("fusion", "embedding", "memory", "decoder", "place_scores")
+    fitted_modules = ("fusion", "embedding", "memory", "decoder", "scores")
     published = (
         Published("MVTec AD", "I-AUROC", 0.981, "not stated in the abstract", "Tong et al. 2024"),
         Published("MVTec AD", "P-AUROC", 0.983, "not stated in the abstract", "Tong et al. 2024"),
@@ -145,8 +143,7 @@ class EMMFRD(TorchMethod[Config]):
         self._cells: Tensor | None = None  # of the step's embedding, for the write that follows it
         self.to(memory_format=torch.channels_last)  # a step is a sixth faster on a CPU
         self.exact_features = Exact()
-        self.place_scores = PlaceScores(spec.grids, config.levels)
-        self.level_maps = LevelMaps(spec.grids, size, config.sigma)
+        self.scores = LevelScores(spec.grids, size, config.sigma, config.levels, config.top)
 
     def _fusion(self, widths: list[int]) -> nn.Module:
         c, spec = self.config, self.spec
@@ -228,11 +225,10 @@ class EMMFRD(TorchMethod[Config]):
 
     def measure(self, batches: Iterable[Batch]) -> None:
         """What good images have at each place."""
-        self.place_scores.measure(map(self.places, batches))
+        self.scores.measure(map(self.places, batches))
 
     def predict(self, batch: Batch) -> Prediction:
-        anomaly_map = self.level_maps(self.place_scores(self.places(batch)))
-        return Prediction(peak(anomaly_map, self.config.top), anomaly_map)
+        return self.scores(self.places(batch))  # type: ignore[no-any-return]
 
 
 METHOD = EMMFRD

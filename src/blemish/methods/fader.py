@@ -33,12 +33,10 @@ from blemish.nn.attenuation import PatchGate, attenuated, pooled
 from blemish.nn.blocks import resized
 from blemish.nn.grids import joined, to_grid
 from blemish.nn.hiding import drawn, fixed_mask, hidden, strangest
-from blemish.nn.level_maps import LevelMaps
+from blemish.nn.level_scores import Adding, LevelScores
 from blemish.nn.losses import cosine_places
 from blemish.nn.moments import ChannelMoments
-from blemish.nn.place_scores import PlaceScores, Way
 from blemish.nn.precision import Exact
-from blemish.nn.scoring import peak
 from blemish.nn.similarity import msgms_loss, msgms_map, ssim
 from blemish.nn.spoiling import spoilt
 from blemish.nn.unet import UNet, inner_size
@@ -75,7 +73,7 @@ class Config:
     # features, frozen ones of image and repaint; their gradients over four scales, with squared differences of colour
     # or without; or saliency, which the mask is made by: features of the image and the usual ones, no repaint at all
     map: Literal["features", "msgms", "l2+msgms", "saliency"] = "features"  # what is compared
-    levels: Way = "z"  # of map=features, how level maps are added: as z-scores of good images, or plainly (sum)
+    levels: Adding = "z"  # of map=features: z-scores of good images (z), plain sums (sum), z for the image alone (both)
     sigma: float = 7.0  # blur of the anomaly map, in pixels of the network's input
     top: float = SHARE  # share of the map whose mean is the image score; 0 takes its highest place, as RIAD does
 
@@ -117,7 +115,7 @@ class FADeR(TorchMethod[Config]):
             **{"side": 256, "width": 64},
         },
     }
-    fitted_modules = ("unet", "door", "place_scores")
+    fitted_modules = ("unet", "door", "scores")
     fitted_buffers = ("low", "span", "usual", "fixed")
     low: Tensor  # (3, 1, 1) darkest value of each channel on good images
     span: Tensor  # () from there to the brightest, of the channel with most of it
@@ -145,8 +143,8 @@ class FADeR(TorchMethod[Config]):
         self.to(memory_format=torch.channels_last)
         self.exact = Exact()
         grids = {"features": spec.grids, "saliency": spec.grids[:1]}.get(config.map, (self.inner,))
-        self.place_scores = PlaceScores(grids, config.levels if config.map == "features" else "sum")
-        self.level_maps = LevelMaps(grids, size, config.sigma)
+        adding: Adding = config.levels if config.map == "features" else "sum"
+        self.scores = LevelScores(grids, size, config.sigma, adding, config.top)
         self._seen, self._sum = 0, torch.zeros(())
         self._ends = torch.full((3,), torch.inf), torch.full((3,), -torch.inf)
 
@@ -300,11 +298,10 @@ class FADeR(TorchMethod[Config]):
 
     def measure(self, batches: Iterable[Batch]) -> None:
         """What good images have at each place."""
-        self.place_scores.measure(map(self.places, batches))
+        self.scores.measure(map(self.places, batches))
 
     def predict(self, batch: Batch) -> Prediction:
-        anomaly_map = self.level_maps(self.place_scores(self.places(batch)))
-        return Prediction(peak(anomaly_map, self.config.top), anomaly_map)
+        return self.scores(self.places(batch))  # type: ignore[no-any-return]
 
 
 METHOD = FADeR

@@ -9,8 +9,8 @@ Fit      the global teacher first, where no pretrained one is given: a small tra
          and embedded (OCE); student R rebuilds the CNN's features from clean ones, student D has to match R although
          boxes of the CNN's features were replaced by draws from their places' Gaussians (LMGN).
 Predict  no noise; a cell is as anomalous as 1 - cosine between the CNN's features and the students', mean of both
-         students, each level as a z-score of good images at that cell, summed over levels; the image takes the mean of
-         the highest hundredth of the smoothed map.
+         students, summed over the levels and blurred; for the image, levels count as z-scores of good images at their
+         cells: mean of the highest hundredth of their sum.
 Differs  the global teacher is learned in-house on the good images unless a second backbone is named; the embedding lies
          at stride 32; decoders are narrower than the features and upsample bilinearly; widths, weights of the loss,
          boxes and schedule are reconstructions.
@@ -33,12 +33,10 @@ from blemish.methods.torch_base import TorchMethod
 from blemish.nn.algf import Exchange, LocalGlobalFusion, pointwise
 from blemish.nn.blocks import MirroredDecoder, Residual, conv3, norm_of, resized
 from blemish.nn.grids import to_grid
-from blemish.nn.level_maps import LevelMaps
+from blemish.nn.level_scores import Adding, LevelScores
 from blemish.nn.lmgn import LocalGaussians, draw_boxes, standard_noise
 from blemish.nn.losses import cosine_map, cosine_whole, masked_mean
-from blemish.nn.place_scores import PlaceScores, Way
 from blemish.nn.precision import Exact
-from blemish.nn.scoring import peak
 from blemish.nn.transformer import MaskedGuess, SmallTransformer, hidden_cells
 from blemish.ops.scoring import SHARE, check_share
 from blemish.types import Batch, FeatureSpec, Needs, Prediction
@@ -70,7 +68,7 @@ class Config:
     teacher_width: int = 96  # channels of its tokens
     teacher_depth: int = 4  # its blocks
     hidden: float = 0.5  # share of the patches that it has to guess
-    levels: Way = "z"  # how level maps are added: by each place's mean and spread on good images, or plainly (sum)
+    levels: Adding = "both"  # z-scores of good images for the image score and a plain sum as map; z or sum: for both
     sigma: float = 4.0  # blur of the anomaly map, in pixels of the network's input
     top: float = SHARE  # share of the map whose mean is the image score; 0 takes its highest place
 
@@ -155,7 +153,7 @@ class HetNet(TorchMethod[Config]):
             "teacher_steps": Epochs(200, 16),
         },
     }
-    fitted_modules = ("teacher", "fusion", "students", "place_scores")
+    fitted_modules = ("teacher", "fusion", "students", "scores")
     # a coarsest level of 2 x 2 cells, as small images have, would outweigh the others in z-scores
     brief = {
         "steps": 80,
@@ -218,8 +216,7 @@ class HetNet(TorchMethod[Config]):
         self._moments = [torch.zeros(spec.channels[first - 1], dtype=torch.float64)] * 2
         self._seen = 0
         self.exact_features = Exact()
-        self.place_scores = PlaceScores(grids, config.levels)
-        self.maps = LevelMaps(grids, size, config.sigma)
+        self.scores = LevelScores(grids, size, config.sigma, config.levels, config.top)
         self.to(memory_format=torch.channels_last)
 
     def observe(self, batch: Batch) -> None:
@@ -324,11 +321,10 @@ class HetNet(TorchMethod[Config]):
 
     def measure(self, batches: Iterable[Batch]) -> None:
         """What good images have at each place."""
-        self.place_scores.measure(map(self.places, batches))
+        self.scores.measure(map(self.places, batches))
 
     def predict(self, batch: Batch) -> Prediction:
-        anomaly_map = self.maps(self.place_scores(self.places(batch)))
-        return Prediction(peak(anomaly_map, self.config.top), anomaly_map)
+        return self.scores(self.places(batch))  # type: ignore[no-any-return]
 
 
 def _widths(config: Config, levels: int) -> list[int]:

@@ -5,7 +5,8 @@ Fit      tokens of the frozen features are hidden in blocks, damaged ones always
          features from the rest; a consistency loss draws its prediction with nothing hidden to the one with the cell
          hidden.
 Predict  one pass with nothing hidden; a position is as anomalous as its features are far, by the cosine, from the
-         rebuilt ones; maps of all levels are added, the image takes the mean of the highest hundredth.
+         rebuilt ones, summed over the levels; for the image, levels count as z-scores of good images at their
+         places: mean of the highest hundredth of their sum.
 Differs  only the abstract was available: reconstruction in place of imitation, and the consistency of training and
          inference, are the paper's; their form is ours (masked teacher features; Yang et al., MGD, ECCV 2022; damaged
          evidence; Zhang et al., DeSTSeg, CVPR 2023). The student sees features, no pixels; it is narrow; a share of
@@ -27,11 +28,9 @@ from blemish.methods.base import HELD, Epochs, Phase, Published
 from blemish.methods.torch_base import TorchMethod
 from blemish.nn.grids import to_grid
 from blemish.nn.inpaint import PixelStem, Restorer, block_masks, complementary_masks, damaged_cells, on_grid
-from blemish.nn.level_maps import LevelMaps
+from blemish.nn.level_scores import Adding, LevelScores
 from blemish.nn.losses import cosine_map, cosine_whole, masked_mean
-from blemish.nn.place_scores import PlaceScores, Way
 from blemish.nn.precision import Exact
-from blemish.nn.scoring import peak
 from blemish.ops.patches import grid_of
 from blemish.ops.scoring import SHARE, check_share
 from blemish.types import Batch, FeatureSpec, Needs, Prediction, Pyramid
@@ -64,7 +63,7 @@ class Config:
     imitation: bool = False  # the plain form: nothing hidden, nothing damaged, the student copies
     ensemble: int = 0  # inspect with this many complementary masks, each cell taken where it was hidden; 0 = one pass
     top: float = SHARE  # share of the map whose mean is the image score; 0 takes its highest place
-    levels: Way = "z"  # how level maps are added: by each place's mean and spread on good images, or plainly (sum)
+    levels: Adding = "both"  # z-scores of good images for the image score and a plain sum as map; z or sum: for both
     sigma: float = 4.0  # blur of the anomaly map, in pixels of the network's input
 
     def __post_init__(self) -> None:
@@ -137,7 +136,7 @@ class RBD(TorchMethod[Config]):
         "long": {"steps": Epochs(200, 16), "until": "steps", "width": 128, "decoder": (32, 64, 112)},
     }
     fitted_buffers = ("mean", "std")
-    fitted_modules = ("tokeniser", "student", "place_scores")
+    fitted_modules = ("tokeniser", "student", "scores")
     published = (
         Published("MVTec AD", "I-AUROC", 0.9961, "not stated in the abstract", "Zhao and Guo 2025"),
         Published("MVTec AD", "P-AUROC", 0.9823, "not stated in the abstract", "Zhao and Guo 2025"),
@@ -169,8 +168,7 @@ class RBD(TorchMethod[Config]):
             )
             self.student = Student(restorer, config.width)
         self.to(memory_format=torch.channels_last)  # faster on a CPU
-        self.place_scores = PlaceScores(spec.grids, config.levels)
-        self.maps = LevelMaps(spec.grids, size, config.sigma)
+        self.scores = LevelScores(spec.grids, size, config.sigma, config.levels, config.top)
         self.exact_maps = Exact()
         self._count = 0
         self._sums = torch.zeros(3, sum(spec.channels), dtype=torch.float64)  # origin, first and second powers
@@ -342,11 +340,10 @@ class RBD(TorchMethod[Config]):
 
     def measure(self, batches: Iterable[Batch]) -> None:
         """What good images have at each place."""
-        self.place_scores.measure(map(self.places, batches))
+        self.scores.measure(map(self.places, batches))
 
     def predict(self, batch: Batch) -> Prediction:
-        anomaly_map = self.maps(self.place_scores(self.places(batch)))
-        return Prediction(peak(anomaly_map, self.config.top), anomaly_map)
+        return self.scores(self.places(batch))  # type: ignore[no-any-return]
 
 
 def _smooth(a: Maps, b: Maps) -> Tensor:

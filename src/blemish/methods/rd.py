@@ -4,11 +4,11 @@ Paper    Deng and Li, Anomaly Detection via Reverse Distillation from One-Class 
 Suits    defects of texture and of shape at once, at the price of training.
 Fit      the frozen levels are joined and squeezed into a small embedding; a decoder that mirrors the network restores
          them, coarsest first; both learn on good images that each level's cosine distance is small.
-Predict  a place is as anomalous as restored and frozen features differ, each level as a z-score of good images at that
-         place, summed over the levels; the image takes the mean of the highest hundredth of the blurred map.
+Predict  a place is as anomalous as restored and frozen features differ, summed over the levels and blurred; for the
+         image, levels count as z-scores of good images at their places: mean of the highest hundredth of their sum.
 Differs  a light decoder with bilinear upsampling instead of the mirrored network; steps until the loss on held-out good
-         images is flat instead of 200 epochs; levels are plainly summed in the paper (`levels=sum`); the loss takes
-         positions one by one, as the paper writes it, not whole maps, as its code does (`cos`).
+         images is flat instead of 200 epochs; the paper's image score is the highest place of the map (`levels=sum`,
+         `top=0`); the loss takes positions one by one, as the paper writes it, not whole maps, as its code does (`cos`).
 """
 
 from __future__ import annotations
@@ -25,11 +25,9 @@ from blemish.errors import ConfigError
 from blemish.methods.base import HELD, Epochs, Phase, Published
 from blemish.methods.torch_base import TorchMethod
 from blemish.nn.blocks import MirroredDecoder
-from blemish.nn.level_maps import LevelMaps
-from blemish.nn.place_scores import PlaceScores, Way
+from blemish.nn.level_scores import Adding, LevelScores
 from blemish.nn.precision import Exact
 from blemish.nn.reverse import OneClassEmbedding, embedding_stride, restoring_maps, restoring_terms
-from blemish.nn.scoring import peak
 from blemish.ops.scoring import SHARE, check_share
 from blemish.types import Batch, FeatureSpec, Needs, Prediction
 
@@ -46,7 +44,7 @@ class Config:
     joined: int = 128  # most channels that a level is brought to before the levels are joined
     widths: tuple[int, ...] = (32, 64, 96)  # of the decoder, finest first; the last one holds for all levels below
     blocks: int = 2  # residual units of the embedding, and of each stage of the decoder
-    levels: Way = "z"  # how level maps are added: by each place's mean and spread on good images, or plainly (sum)
+    levels: Adding = "both"  # z-scores of good images for the image score and a plain sum as map; z or sum: for both
     sigma: float = 4.0  # blur of the anomaly map, in pixels of the network's input
     top: float = SHARE  # share of the map whose mean is the image score; 0 takes its highest place, as RD4AD does
 
@@ -76,7 +74,7 @@ class ReverseDistillation(TorchMethod[Config]):
         # RD4AD; its decoder mirrors the network: the widths are those of the default backbone
         "long": {"steps": Epochs(200), "until": "steps", "widths": (40, 112, 320)},
     }
-    fitted_modules = ("embedding", "decoder", "place_scores")
+    fitted_modules = ("embedding", "decoder", "scores")
     published = (
         Published("MVTec AD", "I-AUROC", 0.985, "WideResNet-50-2", "Deng and Li 2022"),
         Published("MVTec AD", "P-AUROC", 0.978, "WideResNet-50-2", "Deng and Li 2022"),
@@ -104,8 +102,7 @@ class ReverseDistillation(TorchMethod[Config]):
             )
         self.to(memory_format=torch.channels_last)  # a step is a sixth faster on a CPU
         self.exact_features = Exact()
-        self.place_scores = PlaceScores(spec.grids, config.levels)
-        self.level_maps = LevelMaps(spec.grids, size, config.sigma)
+        self.scores = LevelScores(spec.grids, size, config.sigma, config.levels, config.top)
 
     def phases(self) -> tuple[Phase, ...]:
         c = self.config
@@ -130,11 +127,10 @@ class ReverseDistillation(TorchMethod[Config]):
 
     def measure(self, batches: Iterable[Batch]) -> None:
         """What good images have at each place."""
-        self.place_scores.measure(map(self.places, batches))
+        self.scores.measure(map(self.places, batches))
 
     def predict(self, batch: Batch) -> Prediction:
-        anomaly_map = self.level_maps(self.place_scores(self.places(batch)))
-        return Prediction(peak(anomaly_map, self.config.top), anomaly_map)
+        return self.scores(self.places(batch))  # type: ignore[no-any-return]
 
 
 METHOD = ReverseDistillation

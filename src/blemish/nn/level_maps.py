@@ -18,20 +18,28 @@ class LevelMaps(nn.Module):
         size: (H, W) of the network's input.
         sigma: of the blur, in pixels of the input.
         aligned: corner cells lie on corner pixels.
+        every: only each so-many-th row and column of the map.
     """
 
     def __init__(
-        self, grids: Sequence[tuple[int, ...]], size: tuple[int, int], sigma: float, *, aligned: bool = False
+        self,
+        grids: Sequence[tuple[int, ...]],
+        size: tuple[int, int],
+        sigma: float,
+        *,
+        aligned: bool = False,
+        every: int = 1,
     ) -> None:
         super().__init__()
         self.matrices = [
             tuple(
-                torch.from_numpy(upsampling_matrix(grid[axis], size[axis], sigma, aligned=aligned)) for axis in (0, 1)
+                torch.from_numpy(upsampling_matrix(grid[axis], size[axis], sigma, aligned=aligned)[::every])
+                for axis in (0, 1)
             )
             for grid in grids
         ]
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """(B, h_l, w_l) of each level -> (B, H, W)."""
+        """(B, h_l, w_l) of each level -> (B, H, W), of each `every`-th row and column."""
         pairs = zip(maps, self.matrices, strict=True)
         return torch.stack([smooth_map(grid, rows, columns) for grid, (rows, columns) in pairs]).sum(0)

@@ -83,7 +83,7 @@ class World:
             return look._replace(gate=gate, repaint=method.painted(maps, gate))
 
     def auroc(self, look: Look) -> float:
-        found = self.method.level_maps([msgms_map(look.image, look.repaint)])
+        found = self.method.scores.level_maps([msgms_map(look.image, look.repaint)])
         return auroc(self.wrong.flatten().numpy().astype(int), found.flatten().numpy())
 
     def errors(self, look: Look) -> tuple[float, float]:
@@ -297,13 +297,13 @@ def test_the_map_is_the_blurred_difference_of_image_and_repaint() -> None:
     method, batch = fitted(), probe()
     look = method.look(batch)
     torch.testing.assert_close(
-        method(batch).anomaly_map, method.level_maps([msgms_map(look.image, look.repaint)]), atol=1e-6, rtol=1e-5
+        method(batch).anomaly_map, method.scores.level_maps([msgms_map(look.image, look.repaint)]), atol=1e-6, rtol=1e-5
     )
     method.config = replace(method.config, map="l2+msgms")
-    more = method.level_maps([(look.image - look.repaint).square().mean(1)])
+    more = method.scores.level_maps([(look.image - look.repaint).square().mean(1)])
     torch.testing.assert_close(
         method(batch).anomaly_map,
-        method.level_maps([msgms_map(look.image, look.repaint)]) + more,
+        method.scores.level_maps([msgms_map(look.image, look.repaint)]) + more,
         atol=1e-6,
         rtol=1e-5,
     )
@@ -476,7 +476,7 @@ def test_repaint_and_image_are_compared_as_the_frozen_network_sees_them() -> Non
     assert batch.pyramid is not None
     pairs = zip(batch.pyramid.maps, again, strict=True)
     places = [1 - F.cosine_similarity(a, torch.from_numpy(b)) for a, b in pairs]
-    wanted = method.level_maps(method.place_scores(places))
+    wanted = method.scores(places).anomaly_map
     torch.testing.assert_close(method(batch).anomaly_map, wanted, atol=1e-3, rtol=1e-3)
 
 
@@ -485,7 +485,7 @@ def test_levels_are_z_scores_of_what_was_learned_and_of_what_was_held_out() -> N
     images = [good_image(i) for i in range(12)]
     samples = [FakeSamples(backbone, part, method.needs) for part in (images[:10], images[10:])]
     training.learn(method, samples[0], samples[1])
-    levels = method.place_scores(method.places(seen(method, images)))
+    levels = method.scores.place_scores(method.places(seen(method, images)))
     assert len(levels) == 3
     for level in levels:
         assert level.mean(0).abs().max() < 1e-3
@@ -544,7 +544,7 @@ def test_killed_while_features_are_measured_it_comes_to_the_same_figures(monkeyp
     assert not store
     state = resumed.fitted_state()
     assert all(torch.equal(value, state[name]) for name, value in whole.fitted_state().items())
-    assert float(state["place_scores.mean_0"].abs().sum()) > 0
+    assert float(state["scores.place_scores.mean_0"].abs().sum()) > 0
 
 
 def test_saliency_alone_learns_nothing_and_takes_no_image() -> None:
@@ -560,7 +560,7 @@ def test_saliency_alone_learns_nothing_and_takes_no_image() -> None:
     usual = joined(maps, GRID)
     places = 1 - F.cosine_similarity(joined(list(batch.pyramid.maps), GRID), usual)
     found = method(batch)
-    torch.testing.assert_close(found.anomaly_map, method.level_maps([places]), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found.anomaly_map, method.scores.level_maps([places]), atol=1e-5, rtol=1e-4)
     assert found.score[1] > found.score[0]
 
 

@@ -465,7 +465,7 @@ def test_a_killed_run_goes_on_with_the_same_noise(backbone: FakeBackbone, dies_a
 @pytest.mark.learns
 def test_the_model_holds_no_training_features(trained: Watched) -> None:
     values = sum(v.numel() for v in trained.fitted_state().values())
-    parts = (trained.teacher, trained.fusion, trained.students, trained.place_scores)
+    parts = (trained.teacher, trained.fusion, trained.students, trained.scores)
     assert values == sum(v.numel() for v in state(*parts))
 
 

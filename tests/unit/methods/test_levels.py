@@ -26,14 +26,18 @@ def made(backbone: FakeBackbone, name: str, **options: Any) -> Any:
 def test_maps_of_learned_images_are_zero_on_average(backbone: FakeBackbone, name: str) -> None:
     images = [good_image(i) for i in range(12)]
     means = {}
-    for way in ("z", "sum"):
+    found = {}
+    for way in ("z", "sum", "both"):
         method = made(backbone, name, levels=way)
         learn(method, backbone, images)
-        maps = method(batch_of(backbone, images, method.wants(method.config).image)).anomaly_map
+        found[way] = method(batch_of(backbone, images, method.wants(method.config).image))
+        maps = found[way].anomaly_map
         means[way] = float(maps.mean(0).abs().max() / maps.abs().max())
         assert torch.isfinite(maps).all()
     assert means["z"] < 1e-2
     assert means["sum"] > 0.1
+    torch.testing.assert_close(found["both"].score, found["z"].score)
+    torch.testing.assert_close(found["both"].anomaly_map, found["sum"].anomaly_map)
 
 
 @pytest.mark.parametrize("name", ["rd", "emmf", "rbd", "hetnet", "uniad"])
