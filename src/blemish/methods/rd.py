@@ -8,7 +8,7 @@ Predict  a place is as anomalous as restored and frozen features differ, summed 
          image, levels count as z-scores of good images at their places: mean of the highest hundredth of their sum.
 Differs  a light decoder with bilinear upsampling instead of the mirrored network; steps until the loss on held-out good
          images is flat instead of 200 epochs; the paper's image score is the highest place of the map (`levels=sum`,
-         `top=0`); the loss takes positions one by one, as the paper writes it, not whole maps, as its code does (`cos`).
+         `top=0`); the loss takes positions one by one, as the paper writes it, not whole maps as its code (`cos`).
 """
 
 from __future__ import annotations
