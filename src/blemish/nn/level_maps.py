@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ class LevelMaps(nn.Module):
         super().__init__()
         self.matrices = [
             tuple(
-                torch.from_numpy(upsampling_matrix(grid[axis], size[axis], sigma, aligned=aligned)[::every])
+                torch.from_numpy(upsampling_matrix(grid[axis], size[axis], sigma, aligned=aligned)[::every].copy())
                 for axis in (0, 1)
             )
             for grid in grids
@@ -42,4 +43,6 @@ class LevelMaps(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """(B, h_l, w_l) of each level -> (B, H, W), of each `every`-th row and column."""
         pairs = zip(maps, self.matrices, strict=True)
-        return torch.stack([smooth_map(grid, rows, columns) for grid, (rows, columns) in pairs]).sum(0)
+        each = [smooth_map(grid, rows, columns) for grid, (rows, columns) in pairs]
+        total: Tensor = reduce(torch.add, each)  # a stack of one, summed and flattened, OpenVINO computes wrongly
+        return total
