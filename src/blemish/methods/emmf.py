@@ -6,7 +6,8 @@ Paper    Tong et al., Enhanced Multi-Scale Features Mutual Mapping Fusion Based 
 Fit      all frozen levels are mapped onto each other and fused with unequal weights (mutual mapping fusion), squeezed
          into a one-class embedding, and restored by a decoder; coordinate attention stands before the embedding and
          behind every stage of the decoder. After a warm-up the cells of all good images fill a memory by k-means; from
-         then on each cell is pulled at least half-way to rows of the memory, which follows the cells and forgets.
+         then on each cell is pulled at least 0.3 of the way to rows of the memory, which follows the cells and
+         forgets.
 Predict  a place is as anomalous as restored and frozen features differ, summed over the levels and blurred; for the
          image, levels count as z-scores of good images at their places: mean of the highest hundredth of their sum.
 Differs  the abstract alone names the parts; equations and sizes are reconstructed from the work that it builds on
@@ -66,7 +67,7 @@ class Config:
     slots: int = 64  # rows of the memory
     nearest: int = 8  # rows that a cell is read from
     temperature: float = 0.1  # of the softmax over their cosines
-    floor: float = 0.5  # least share of the way to the memory that every cell goes
+    floor: float = 0.3  # least share of the way to the memory that every cell goes
     compact: float = 0.1  # weight of the cells' distance to their row
     separate: float = 0.01  # weight of the margin to the second row
     warm_up: float = 0.1  # share of the steps before the memory is there
