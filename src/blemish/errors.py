@@ -3,7 +3,8 @@
 BlemishError
 ├── ConfigError          an option is unknown, ill-typed or out of range
 ├── DataError            a file or a data set cannot be used; names the path
-│   └── OutOfRange       it can be read, and lies outside of what the model has learned to judge
+│   ├── OutOfRange       it can be read, and lies outside of what the model has learned to judge
+│   └── PartNotFound     it can be read, and shows no part that could be found: never a good one
 ├── NotFittedError       asked to predict before fit
 ├── BackboneError        a backbone or its weights are missing or not what they claim to be
 ├── TrainingDiverged     a loss became infinite or no number; names the step and the terms
@@ -45,6 +46,10 @@ class DataError(BlemishError):
 
 class OutOfRange(DataError):
     """A sample can be read, and lies outside of what the model has learned to judge: it gets no verdict."""
+
+
+class PartNotFound(DataError):
+    """A picture shows no part that could be found, or more than one: it is anomalous."""
 
 
 class NotFittedError(BlemishError, RuntimeError):

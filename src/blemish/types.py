@@ -15,6 +15,9 @@ from blemish.errors import ConfigError
 SHIPPED = "shipped"
 """Name of the artefact that comes with this package (`Needs.artefact`)."""
 
+ALARM = float(np.finfo(np.float32).max)
+"""The score of a sample that is anomalous whatever a method would say: above all others, and finite."""
+
 Split = Literal["train", "test", "held"]
 """`held` marks samples that a data set keeps apart: offered neither to fit nor to evaluate."""
 
@@ -168,6 +171,22 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True)
+class Pose:
+    """Where a part lies in its picture.
+
+    Attributes:
+        x, y: its centre, in pixels; the first pixel's middle is 0.
+        angle: by which the learned pose is turned, in radians, from x to y.
+        match: correlation with the mean good part, at most 1.
+    """
+
+    x: float
+    y: float
+    angle: float
+    match: float
+
+
+@dataclass(frozen=True, slots=True)
 class Region:
     """One connected area above the map threshold, in the map's own places: pixels; samples of a signal; of a cloud
     without a grid the rows of its file, from the first to the last that belongs to it.
@@ -207,6 +226,8 @@ class AnomalyResult:
         category_confidence: how far that category is ahead of the second, in [0, 1].
         unknown: stranger than the good samples of every category that the model knows.
         span: of a signal: the window, in seconds of its recording.
+        pose: where the part lies, where the model looks for it.
+        alarm: why the sample is anomalous although nothing was scored (no part found); its score is then `ALARM`.
     """
 
     image_path: str | None
@@ -220,12 +241,14 @@ class AnomalyResult:
     category_confidence: float | None = None
     unknown: bool | None = None
     span: tuple[float, float] | None = None
+    pose: Pose | None = None
+    alarm: str | None = None
 
     @property
     def verdict(self) -> Literal["good", "anomalous", "unknown"] | None:
         """None where the model is not calibrated. What is not anomalous by its score is unknown rather than good where
         the model does not know the product."""
-        if self.threshold is not None and self.score > self.threshold:
+        if self.alarm is not None or (self.threshold is not None and self.score > self.threshold):
             return "anomalous"
         if self.unknown:
             return "unknown"
@@ -236,7 +259,9 @@ class AnomalyResult:
         return {
             "image_path": self.image_path,
             **({} if self.span is None else {"span": list(self.span)}),
-            "pred_score": self.score,
+            **({} if self.pose is None else {"pose": asdict(self.pose)}),
+            **({} if self.alarm is None else {"alarm": self.alarm}),
+            "pred_score": self.score if self.alarm is None else None,
             "p_value": self.p_value,
             "threshold": self.threshold,
             "pred_label": self.verdict,

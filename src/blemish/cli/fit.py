@@ -99,6 +99,10 @@ def _one(detector: Any, folder: Path) -> None:
     if inspected is not None:
         print(f"region of interest: {inspected:.0%} of the picture is inspected", file=sys.stderr)
     meta = model.meta
+    locate = registry.of(meta).preprocess.to_json().get("locate")
+    located = None if locate is None else locate["narrowed"]
+    if located is not None:
+        print(f"located: the spread of good images falls to {located:.0%}", file=sys.stderr)
     where = {} if meta.device == "cpu" else {"device": meta.device, "features_device": meta.features_device}
     emit(
         {
@@ -108,6 +112,7 @@ def _one(detector: Any, folder: Path) -> None:
             "backbone": model.meta.to_json()["backbone"],
             "network_input": registry.of(model.meta).takes,
             **({} if inspected is None else {"inspected": inspected}),
+            **({} if located is None else {"located": located}),
             **({"views": list(model.meta.views)} if model.meta.views else {}),
             **({} if model.run["effort"] == "standard" else {"effort": model.run["effort"]}),
             "promise": detector.promise,

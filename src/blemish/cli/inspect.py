@@ -28,6 +28,7 @@ _KEYS = (
     "regions", "map", "raw_map", "seconds", "error", "hint",
 )  # fmt: skip
 _COLUMNS = tuple(key for key in _KEYS if key != "regions")
+_ALARM = "alarm"  # stands last where parts are located
 _SPAN = "span"  # stands behind the path where recordings are inspected
 
 
@@ -59,6 +60,7 @@ def run(
     line = detector.inspector(engine, threads=threads, batch=batch_size)
     _check_threshold(line.calibrator is not None, fail_on_anomaly)
     columns = _COLUMNS if kind.cut is None else (_COLUMNS[0], _SPAN, *_COLUMNS[1:])
+    columns += (_ALARM,) if kind.locates else ()
     results = iter(track(line.inspect_many(readable, errors="yield"), "inspect", len(readable)))
     wrong: list[DataError] = []
     undrawn = 0
@@ -174,7 +176,7 @@ def _sources(files: list[tuple[Path, DataError | None, str]], kind: Modality[Any
         except DataError as refused:
             found = [refused]
         for number, source in enumerate(found):
-            numbered = kind.cut is not None and not isinstance(source, DataError)
+            numbered = kind.several and not isinstance(source, DataError)
             yield path, source, f"{stem}_{number:04}" if numbered else stem
 
 
@@ -252,7 +254,7 @@ class _Writer:
             sys.stdout.write(json.dumps(row, allow_nan=False) + "\n")
             sys.stdout.flush()
         elif self.form == "csv":
-            self._csv(["" if row[c] is None else row[c] for c in self.columns])
+            self._csv(["" if row.get(c) is None else row[c] for c in self.columns])
         else:
             self.rows.append(row)
 
@@ -291,6 +293,9 @@ class _Writer:
                 continue
             p = "" if row["p_value"] is None else f"{row['p_value']:.3g}"
             verdict = row["pred_label"] or "not calibrated"
+            score = "" if row["pred_score"] is None else f"{row['pred_score']:.4g}"
+            if row.get(_ALARM):
+                verdict = escape(printable(f"{verdict}: {row[_ALARM]}"))
             category = f"unknown, most like {row['category']}" if row["unknown"] else row["category"] or ""
-            table.add_row(name, f"{row['pred_score']:.4g}", p, verdict, str(len(row["regions"])), category)
+            table.add_row(name, score, p, verdict, str(len(row["regions"])), category)
         console().print(table)

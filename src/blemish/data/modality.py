@@ -69,6 +69,16 @@ class Modality(ABC, Generic[Raw]):
         return None
 
     @property
+    def several(self) -> bool:
+        """Whether a file may hold several samples."""
+        return self.cut is not None
+
+    @property
+    def locates(self) -> bool:
+        """Whether results say where the part lies, or that none was found."""
+        return False
+
+    @property
     def takes(self) -> str:
         """What goes into the model, for people."""
         return "x".join(str(side) for side in reversed(self.size))
@@ -195,6 +205,10 @@ class Modality(ABC, Generic[Raw]):
 
     def blank(self) -> NDArray[Any] | None:
         """A prepared sample that shows nothing: what no model may call good; None where `read` refuses such."""
+        return None
+
+    def alarm(self, raw: Raw) -> str | None:  # noqa: ARG002
+        """Why a sample is anomalous whatever the graph would make of it; None where the graph decides."""
         return None
 
     @abstractmethod

@@ -263,6 +263,7 @@ class Sample(Figures):
     seconds: float
     category: str | None  # that a multi-class model decided
     unknown: bool | None
+    alarm: str | None = None  # why it is anomalous although nothing was scored
 
     @classmethod
     def of(cls, record: Record, result: AnomalyResult) -> Sample:
@@ -279,6 +280,7 @@ class Sample(Figures):
             seconds=result.seconds,
             category=result.category,
             unknown=result.unknown,
+            alarm=result.alarm,
         )
 
 

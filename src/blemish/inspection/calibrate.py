@@ -16,14 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blemish.data.modality import Modality
-from blemish.errors import CalibrationError, OutOfRange
+from blemish.errors import CalibrationError, OutOfRange, PartNotFound
 from blemish.files import content_id
 from blemish.inspection.categories import Row
 from blemish.inspection.conformal import Calibrator, Kind
 from blemish.inspection.engines import Engine, Outputs, Precision, best_precision
 from blemish.inspection.modelfile import Model
 from blemish.inspection.open import open_model
-from blemish.types import Record, Track, no_track
+from blemish.types import ALARM, Record, Track, no_track
 
 MOVED = 0.01  # of the spread of the held-out scores, that the short number format may move any of them by
 RANK = 0.999  # least rank correlation between the scores in both formats
@@ -87,15 +87,30 @@ class Deployed:
         """(record, number format, outputs of the engine, row of the score) of each image in each format.
 
         Copies of one image count once: the same image twice carries no new information. A sample that the model
-        refuses to judge, as it would at inspection, has no score and makes no promise; a warning counts them.
+        refuses to judge, as it would at inspection, has no score and makes no promise; a warning counts them. One whose
+        part is not found is rejected at inspection, and counts as such.
         """
         seen: set[str] = set()
         refused: list[OutOfRange] = []
+        lost: list[PartNotFound] = []
         for record in track(records, "calibrate", len(records)):
             try:
                 content, sample = self.kind.ready(record)
             except OutOfRange as error:
                 refused.append(error)
+                continue
+            except PartNotFound as error:
+                if (content := self.kind.content(record)) not in seen:
+                    seen.add(content)
+                    lost.append(error)
+                    for precision in self.engines:
+                        nothing = np.zeros((1, *self.kind.size), np.float32)
+                        yield (
+                            record,
+                            precision,
+                            (np.full(1, ALARM, np.float32), nothing),
+                            (ALARM, -ALARM, record.whole, content),
+                        )
                 continue
             if content in seen:
                 continue
@@ -107,6 +122,9 @@ class Deployed:
         if refused:
             message = f"{len(refused)} of {len(records)} held-out good {self.kind.part}s are refused"
             warnings.warn(f"{message} and make no promise, first {refused[0]}", stacklevel=3)
+        if lost:
+            message = f"in {len(lost)} of {len(records)} held-out good {self.kind.part}s no part is found"
+            warnings.warn(f"{message}: they count as rejected, first {lost[0]}", stacklevel=3)
 
     def blank(self) -> dict[str, Outputs]:
         """By number format the outputs for a sample that shows nothing; empty where the modality has no such sample."""
@@ -135,6 +153,10 @@ def calibrators(
         scores, peaks, names, ids = zip(*rows, strict=True) if rows else ((), (), (), ())
         numbers = {name: i for i, name in enumerate(dict.fromkeys(names))}
         out[precision] = Calibrator.fit(scores, peaks, alpha, kind, [numbers[name] for name in names], per_unit, ids)
+        if out[precision].threshold >= ALARM:
+            lost = sum(score >= ALARM for score in scores)
+            message = f"no part is found in {lost} of {len(scores)} good images, more than a share of {alpha:g}"
+            raise CalibrationError(message, hint="do they show the part, on the background that was learned?")
         for part in parts:
             if precision in part.blank and not blind:
                 check_blank(float(part.blank[precision][0][0]), out[precision])
@@ -143,6 +165,7 @@ def calibrators(
 
 def check_varied(scores: Sequence[float]) -> None:
     """CalibrationError where several different images all have one score."""
+    scores = [score for score in scores if score < ALARM]
     if len(scores) > 1 and np.ptp(scores) <= EQUAL * np.abs(scores).max():
         message = f"the {len(scores)} held-out images all have the score {scores[0]:g}: the model distinguishes nothing"
         raise CalibrationError(message, hint=_WRONG)
@@ -170,7 +193,10 @@ def compared(scores: Sequence[Sequence[float]]) -> dict[str, Any]:
     """`agreement` of the scores of the same images, [float32] or [float32, short format]."""
     if len(scores) < 2 or not scores[0]:
         return {}
-    exact, short = (np.asarray(values, float) for values in scores)
+    pairs = np.array([pair for pair in zip(*scores, strict=True) if max(pair) < ALARM], float)
+    if not len(pairs):
+        return {}
+    exact, short = pairs.T
     moved = float(np.abs(short - exact).max() / max(np.ptp(exact), 1e-12))
     rank = float(np.corrcoef(_ranks(exact), _ranks(short))[0, 1]) if min(np.ptp(exact), np.ptp(short)) > 0 else 0.0
     return {

@@ -26,7 +26,7 @@ from blemish.inspection.engines import Engine, Outputs, best_precision
 from blemish.inspection.modelfile import Model
 from blemish.inspection.open import open_model
 from blemish.system import cores, memory_for
-from blemish.types import AnomalyResult
+from blemish.types import ALARM, AnomalyResult
 
 Errors = Literal["raise", "yield"]
 
@@ -186,12 +186,13 @@ class Inspector:
         )
 
     def read(self, source: Any) -> tuple[Any, Any]:
-        """A sample as it was read, and prepared as `outputs` takes it. DataError where it cannot be used.
+        """A sample as it was read, and prepared as `outputs` takes it; None for an alarm that needs no outputs.
+        DataError where it cannot be used.
 
         Together with `outputs`, a subclass overrides this where samples do not go through the whole graph.
         """
         raw = self.kind.read(source)
-        return raw, self.kind.prepare(raw)
+        return raw, None if self.kind.alarm(raw) else self.kind.prepare(raw)
 
     def outputs(self, prepared: Sequence[Any]) -> Outputs:
         """What the model gives for prepared samples: score and map of each, and votes where the model routes."""
@@ -204,19 +205,34 @@ class Inspector:
             try:
                 if isinstance(source, DataError):
                     raise source
-                out.append((source, *self.read(source)))
+                raw, prepared = self.read(source)
+                out.append((source, raw, prepared) if prepared is not None else self._alarmed(source, raw))
             except DataError as error:
                 named = error.at(os.fspath(source)) if isinstance(source, str | os.PathLike) else error
                 if not errors:
                     raise named from None
                 out.append(named)
         ready = [entry for entry in out if isinstance(entry, tuple)]
-        if not ready:
-            return out
-        outputs = zip(*self.outputs([prepared for _, _, prepared in ready]), strict=True)
-        results = iter([self._decide(source, raw, out) for (source, raw, _), out in zip(ready, outputs, strict=True)])
+        if ready:
+            outputs = zip(*self.outputs([prepared for _, _, prepared in ready]), strict=True)
+            results = iter(
+                [self._decide(source, raw, out) for (source, raw, _), out in zip(ready, outputs, strict=True)]
+            )
+            out = [next(results) if isinstance(entry, tuple) else entry for entry in out]
         seconds = (perf_counter() - start) / len(sources)
-        return [replace(next(results), seconds=seconds) if isinstance(entry, tuple) else entry for entry in out]
+        return [replace(entry, seconds=seconds) if isinstance(entry, AnomalyResult) else entry for entry in out]
+
+    def _alarmed(self, source: Any, raw: Any) -> AnomalyResult:
+        """The result of a sample that is anomalous as it is: nothing on its map, and the highest score."""
+        nothing = np.zeros(self.kind.size, np.float32)
+        return AnomalyResult(
+            **self.kind.named(source, raw),
+            score=ALARM,
+            anomaly_map=self.kind.back(nothing, raw),
+            p_value=self.calibrator.p_value(ALARM) if self.calibrator else None,
+            threshold=self.calibrator.threshold if self.calibrator else None,
+            alarm=self.kind.alarm(raw),
+        )
 
     def _decide(self, source: Any, raw: Any, outputs: Outputs) -> AnomalyResult:
         """What the graph gives for one sample (of several categories votes and strangeness too) -> its result."""

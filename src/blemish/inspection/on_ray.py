@@ -294,6 +294,8 @@ def _schema(kind: Modality[Any]) -> Any:
     columns = {
         "image_path": text,
         **({} if kind.cut is None else {"span": pa.list_(number)}),
+        **({"pose": pa.struct([(name, number) for name in ("x", "y", "angle", "match")])} if kind.locates else {}),
+        **({"alarm": text} if kind.locates else {}),
         "pred_score": number,
         "p_value": number,
         "threshold": number,

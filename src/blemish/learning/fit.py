@@ -97,6 +97,9 @@ def _checked(options: FitOptions) -> tuple[Learning, Routing | None]:
         message = f"{options.method} is not trained, and takes no further views"
         raise ConfigError(message, hint="leave views out (--view)")
     parse_image_size(options.image_size)
+    if options.locate != "off" and (not half.backbone or routing or options.multi_class):
+        what = "one model of several categories" if half.backbone else options.method
+        raise ConfigError(f"{what} locates no parts", hint="leave locate out (--locate)")
     routing = routing or (Routing(separate=needs.apart) if options.multi_class else None)
     if routing and not half.backbone:  # a router needs the features of a frozen network
         raise ConfigError(f"{options.method} learns no images, and only images are told apart by product")

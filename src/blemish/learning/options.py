@@ -79,6 +79,13 @@ class FitOptions:
         "256", "Pixels: 256 = 256² with the aspect kept; 320x128 = width x height; 256sq = square.", "Images"
     )
     roi: str | None = option(None, "Region of interest: an image whose pixels > 0 are inspected.", "Images", file=True)
+    locate: Literal["off", "auto", "on", "several"] = option(
+        "off",
+        "Find the part on its background, turn and crop it; auto: where that makes good images more alike; several: "
+        "inspect each part of a picture.",
+        "Images",
+        later=True,
+    )
     max_pixels: int = option(
         MAX_PIXELS,
         "Larger images are refused before they are decoded; the model keeps the limit.",
@@ -153,6 +160,9 @@ class FitOptions:
             raise ConfigError(f"seed has to lie between 0 and 2**63 - 1, not {self.seed}")
         if min(self.window, self.resample, self.file_rate or 1.0) <= 0:
             raise ConfigError("window, file_rate and resample have to be positive")
+        if self.locate != "off" and self.roi is not None:
+            message = "a region of interest is drawn on the picture, and a located part lies anywhere in it"
+            raise ConfigError(message, hint="leave out roi (--roi) or locate (--locate)")
         if self.max_pixels < 1:
             raise ConfigError(f"max_pixels has to be at least 1, not {self.max_pixels}")
         if self.budget is not None:

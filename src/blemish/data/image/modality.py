@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,20 +17,41 @@ from blemish.data.drawing import Picture, Scale
 from blemish.data.identity import image_id
 from blemish.data.image import picture
 from blemish.data.image.decode import as_image, decode_image, is_encoded, read_image, read_mask, take_encoded
-from blemish.data.image.preprocess import Preprocess, to_source
+from blemish.data.image.preprocess import Preprocess
 from blemish.data.image.saturation import saturated_masks
 from blemish.data.listing import Listing, images_in, is_image, list_images
 from blemish.data.modality import Modality
 from blemish.data.regions import find_regions
+from blemish.errors import PartNotFound
 from blemish.files import MOST_PIXELS, as_path, content_id, read_file
 from blemish.system import cores
-from blemish.types import Record, Region
+from blemish.types import Pose, Record, Region
 
 Pixels = NDArray[Any]
 
 
-class Images(Modality[Pixels]):
-    """`Raw` is a canonical image (see `data.image.decode`)."""
+@dataclass(frozen=True, slots=True)
+class Located:
+    """A canonical image, and where its part lies; or why there is none."""
+
+    pixels: Pixels
+    pose: Pose | None = None
+    alarm: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PartOf:
+    """One of several parts that a picture shows, by its number from left to right."""
+
+    path: Path
+    number: int
+
+    def __fspath__(self) -> str:
+        return os.fspath(self.path)
+
+
+class Images(Modality[Located]):
+    """`Raw` is a canonical image (see `data.image.decode`), with the place of the part where the model looks for it."""
 
     name = "image"
     samples = "images"
@@ -46,6 +68,14 @@ class Images(Modality[Pixels]):
     @classmethod
     def from_json(cls, preprocess: Mapping[str, Any]) -> Self:
         return cls(Preprocess.from_json(preprocess))
+
+    @property
+    def several(self) -> bool:
+        return self.preprocess.locate is not None and self.preprocess.locate.several
+
+    @property
+    def locates(self) -> bool:
+        return self.preprocess.locate is not None
 
     @staticmethod
     def content(record: Record) -> str:
@@ -106,8 +136,30 @@ class Images(Modality[Pixels]):
             return take_encoded(source, max_bytes=16 * self.preprocess.max_pixels)
         return super().grab(source)
 
-    def read(self, source: Any) -> Pixels:
+    def read(self, source: Any) -> Located:
         """A file, its bytes or a binary stream of them, a PIL image, an array or a tensor."""
+        return self._located(self._pixels(source), source.number if isinstance(source, PartOf) else 0)
+
+    def sources(self, path: Path) -> list[Any]:
+        """The file, or each part that it shows where they may be several: found at once, and read one by one."""
+        locator = self.preprocess.locate
+        if locator is None or not locator.several:
+            return [path]
+        pixels = self.preprocess.in_8_bit(read_image(path, max_pixels=self.preprocess.max_pixels))
+        try:
+            return [PartOf(path, number) for number in range(len(locator.find_all(pixels)))]
+        except PartNotFound:
+            return [path]  # an alarm, when it is inspected
+
+    def _located(self, pixels: Pixels, number: int = 0) -> Located:
+        if self.preprocess.locate is None:
+            return Located(pixels)
+        try:
+            return Located(pixels, self.preprocess.locate.find(self.preprocess.in_8_bit(pixels), number))
+        except PartNotFound as error:
+            return Located(pixels, alarm=str(error))
+
+    def _pixels(self, source: Any) -> Pixels:
         limit = self.preprocess.max_pixels
         if isinstance(source, str | os.PathLike):
             return read_image(source, max_pixels=limit)
@@ -116,14 +168,19 @@ class Images(Modality[Pixels]):
             return decode_image(data, name, max_pixels=limit)
         return as_image(source)
 
-    def load(self, record: Record) -> tuple[str, Pixels]:
+    def load(self, record: Record) -> tuple[str, Located]:
         limit = self.preprocess.max_pixels
         data = read_file(record.path, max_bytes=16 * limit)
-        raw = decode_image(data, str(record.path), max_pixels=limit)
-        return image_id(data, lambda: raw), raw
+        pixels = decode_image(data, str(record.path), max_pixels=limit)
+        return image_id(data, lambda: pixels), self._located(pixels)
 
-    def prepare(self, raw: Pixels) -> NDArray[np.uint8]:
-        return self.preprocess(raw)
+    def prepare(self, raw: Located) -> NDArray[np.uint8]:
+        if raw.alarm is not None:
+            raise PartNotFound(raw.alarm)
+        return self.preprocess(raw.pixels, raw.pose)
+
+    def alarm(self, raw: Located) -> str | None:
+        return raw.alarm
 
     def noise(self, generator: np.random.Generator) -> NDArray[np.uint8]:
         return generator.integers(0, 256, (*self.preprocess.size, 3), dtype=np.uint8)
@@ -132,30 +189,32 @@ class Images(Modality[Pixels]):
         """Mid-grey all over: a lens cap in light, a picture of the wrong bit depth."""
         return np.full((*self.preprocess.size, 3), 127, np.uint8)
 
-    def back(self, anomaly_map: NDArray[np.float32], raw: Pixels) -> NDArray[np.float32]:
-        return to_source(self.preprocess.inside(anomaly_map), raw.shape[:2])
+    def back(self, anomaly_map: NDArray[np.float32], raw: Located) -> NDArray[np.float32]:
+        high, wide = raw.pixels.shape[:2]
+        return self.preprocess.back(anomaly_map, (high, wide), raw.pose)
 
-    def regions(self, anomaly_map: NDArray[np.float32], threshold: float, raw: Pixels) -> tuple[Region, ...]:
+    def regions(self, anomaly_map: NDArray[np.float32], threshold: float, raw: Located) -> tuple[Region, ...]:
         return find_regions(anomaly_map, threshold)
 
-    def named(self, source: Any, raw: Pixels) -> dict[str, Any]:
-        return {"image_path": str(as_path(source)) if isinstance(source, str | os.PathLike) else None}
+    def named(self, source: Any, raw: Located) -> dict[str, Any]:
+        path = str(as_path(source)) if isinstance(source, str | os.PathLike) else None
+        return {"image_path": path, "pose": raw.pose}
 
     def picture(
-        self, raw: Pixels, anomaly_map: NDArray[np.float32], *, scale: Scale, regions: Sequence[Region] = ()
+        self, raw: Located, anomaly_map: NDArray[np.float32], *, scale: Scale, regions: Sequence[Region] = ()
     ) -> Picture:
-        return picture.overlay(raw, anomaly_map, low=scale.low, high=scale.high, regions=regions)
+        return picture.overlay(raw.pixels, anomaly_map, low=scale.low, high=scale.high, regions=regions)
 
     def thumbnail(
         self,
-        raw: Pixels,
+        raw: Located,
         anomaly_map: NDArray[np.float32],
         *,
         scale: Scale,
         regions: Sequence[Region] = (),
         mask: NDArray[np.bool_] | None = None,
     ) -> Picture:
-        return picture.thumbnail(raw, anomaly_map, scale=scale, regions=regions, mask=mask)
+        return picture.thumbnail(raw.pixels, anomaly_map, scale=scale, regions=regions, mask=mask)
 
 
 MODALITY = Images

@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 
 from blemish.data.image.header import open_header
 from blemish.data.image.levels import Levels, kind_of
+from blemish.data.image.locate import Locator
 from blemish.data.image.roi import unpack_roi
 from blemish.errors import ConfigError, DataError
 from blemish.files import MAX_PIXELS
+from blemish.types import Pose
 
 _OUTSIDE = np.uint8(127)  # the grey that backbones are centred on
 MOST_SIDE = 8192  # pixels of a network input's side; features of more would not fit into memory
@@ -119,6 +121,7 @@ class Preprocess:
     black_float: float = 0.0
     darkest: float = 0.0  # the brightest value of the darkest good image, of 255; 0 = not known
     max_pixels: int = MAX_PIXELS  # larger images are refused before they are decoded
+    locate: Locator | None = None  # how the part is found, which is cropped and turned to one pose
 
     def __post_init__(self) -> None:
         if len(self.size) != 2 or any(int(side) != side or side < 1 for side in self.size):
@@ -143,19 +146,34 @@ class Preprocess:
         real = self.black_float, self.white_float
         return Levels((self.black_uint16, self.white_uint16), real, self.darkest)
 
-    def __call__(self, image: NDArray[Any]) -> NDArray[np.uint8]:
-        """(H, W) or (H, W, 3), uint8, uint16 or float -> (*size, 3) uint8.
+    def __call__(self, image: NDArray[Any], pose: Pose | None = None) -> NDArray[np.uint8]:
+        """(H, W) or (H, W, 3), uint8, uint16 or float -> (*size, 3) uint8; the part in its pose, where it is located.
 
-        DataError on another shape or type, and on values outside the learned range.
+        DataError on another shape or type, and on values outside the learned range; PartNotFound.
         """
+        picture = self.in_8_bit(image)
+        if self.locate is None:
+            out = _resized(picture, self.size)
+        else:
+            out = self.locate.crop(picture, pose or self.locate.find(picture), self.size)
+        if self.roi is not None:
+            out = np.where(unpack_roi(self.roi, self.size)[(...,) + (None,) * (out.ndim - 2)], out, _OUTSIDE)
+        return out if out.ndim == 3 else cast(NDArray[np.uint8], cv2.cvtColor(out, cv2.COLOR_GRAY2RGB))
+
+    def in_8_bit(self, image: NDArray[Any]) -> NDArray[np.uint8]:
+        """(H, W[, 3]) in grey levels or RGB. DataError as `__call__`."""
         if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)) or image.size == 0:
             hint = "bring it into shape with blemish.data.image.decode.as_image"
             raise DataError(f"an image of shape {image.shape} is neither grey nor RGB", hint=hint)
         flat = image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image
-        out = _resized(self._to_8_bit(flat), self.size)
-        if self.roi is not None:
-            out = np.where(unpack_roi(self.roi, self.size)[(...,) + (None,) * (out.ndim - 2)], out, _OUTSIDE)
-        return out if out.ndim == 3 else cast(NDArray[np.uint8], cv2.cvtColor(out, cv2.COLOR_GRAY2RGB))
+        return self._to_8_bit(flat)
+
+    def back(self, anomaly_map: NDArray[np.float32], shape: tuple[int, int], pose: Pose | None) -> NDArray[np.float32]:
+        """A map of the network's input in the pixels of the picture (H, W)."""
+        inside = self.inside(anomaly_map)
+        if self.locate is None or pose is None:
+            return to_source(inside, shape)
+        return self.locate.back(inside, pose, shape)
 
     def inside(self, anomaly_map: NDArray[np.float32]) -> NDArray[np.float32]:
         """The map of a network input with everything outside the region of interest at the map's lowest value."""
@@ -187,9 +205,10 @@ class Preprocess:
         return cast(NDArray[np.uint8], np.rint(scaled).astype(np.uint8))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values by field name; a limit of pixels only where it is another than usual."""
-        values = {**asdict(self), "size": list(self.size)}
-        return values if self.max_pixels != MAX_PIXELS else {k: v for k, v in values.items() if k != "max_pixels"}
+        """Plain values by field name; a limit of pixels and a locator only where they are other than usual."""
+        values = {**asdict(self), "size": list(self.size), "locate": self.locate and self.locate.to_json()}
+        usual = {"max_pixels": MAX_PIXELS, "locate": None}
+        return {k: v for k, v in values.items() if k not in usual or v != usual[k]}
 
     def rendering(self) -> dict[str, Any]:
         """What pixels of the network's input depend on: names features in the cache, over all sets of good images."""
@@ -213,10 +232,10 @@ class Preprocess:
             ):
                 raise ValueError("unknown names or sizes that are not whole numbers")
             levels = {name: float(values[name]) for name in ("white_uint16", "white_float")}
-            later = known & set(values) - {"size", "roi", "max_pixels", *levels}
-            return cls(
-                size=tuple(size), roi=roi, max_pixels=limit, **levels, **{name: float(values[name]) for name in later}
-            )
+            later = known & set(values) - {"size", "roi", "max_pixels", "locate", *levels}
+            levels |= {name: float(values[name]) for name in later}
+            locator = Locator.from_json(values["locate"]) if "locate" in values else None
+            return cls(size=tuple(size), roi=roi, max_pixels=limit, locate=locator, **levels)
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"preprocess {dict(values)} is not understood ({error})") from None
 

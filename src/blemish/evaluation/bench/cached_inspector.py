@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from blemish.data.image.modality import Located
 from blemish.data.image.preprocess import image_size_of
 from blemish.inspection.engines import Head, Outputs, Precision
 from blemish.inspection.inspector import Inspector
@@ -64,9 +65,14 @@ class CachedLine(Inspector):
 
     def read(self, source: Any) -> tuple[Any, Any]:
         """The shape of the image, which need not be decoded, and its cached features."""
+        if self.preprocess.locate is not None:
+            raw = self.kind.read(source)
+            if self.kind.alarm(raw):
+                return raw, None
+            return raw, self._source.maps(Record(id=str(source), path=Path(source)))
         maps = self._source.maps(Record(id=str(source), path=Path(source)))
         width, height = image_size_of(Path(source))
-        return np.broadcast_to(np.uint8(0), (height, width)), maps
+        return Located(np.broadcast_to(np.uint8(0), (height, width))), maps
 
     def outputs(self, prepared: Sequence[Any]) -> Outputs:
         """As `Inspector.outputs`, of features."""

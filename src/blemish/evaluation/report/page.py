@@ -301,15 +301,16 @@ def _figure(case: Case) -> str:
     truth = "good" if not sample.label else "defective"
     kind = f" ({escape(sample.defect)})" if sample.defect and sample.defect != "defective" else ""
     p = "" if sample.p_value is None else f", p-value {sample.p_value:.2g}"
+    scored = f"score {sample.score:.4g}" if sample.alarm is None else escape(sample.alarm)
     chip = ""
     if sample.verdict is not None:
         right = (sample.verdict != "good") == bool(sample.label)
         outcome = {"anomalous": "rejected", "unknown": "unknown product", "good": "passed"}[sample.verdict]
         chip = f' <span class="chip {"ok" if right else "fail"}">{outcome}</span>'
     name = escape(case.name)
-    alt = f"{name}: the part and its heat map; {truth}{kind}, score {sample.score:.4g}"
+    alt = f"{name}: the part and its heat map; {truth}{kind}, {scored}"
     data = b64encode(case.picture).decode()
     return (
         f'<li><figure><div class="frame"><img src="data:image/jpeg;base64,{data}" alt="{alt}"></div>'
-        f"<figcaption><b>{name}</b><br>{truth}{kind}{chip}<br>score {sample.score:.4g}{p}</figcaption></figure></li>"
+        f"<figcaption><b>{name}</b><br>{truth}{kind}{chip}<br>{scored}{p}</figcaption></figure></li>"
     )

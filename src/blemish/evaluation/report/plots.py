@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blemish.evaluation.metrics.ranking import roc_curve
+from blemish.types import ALARM
 
 W, H = 560, 300
 LEFT, RIGHT, TOP, BOTTOM = 70, 22, 22, 44
@@ -22,9 +23,10 @@ def histogram(good: Sequence[float], anomalous: Sequence[float], threshold: floa
     Where a tail stretches the axis beyond reason, the last bin holds all that is higher, and says so.
     """
     every = np.array([*good, *anomalous, *([] if threshold is None else [threshold])], np.float64)
-    low, high = float(every.min()), float(every.max())
-    usual = float(np.quantile(every, 0.97))
-    cut = high - low > 3 * (usual - low) > 0
+    scored = every[every < ALARM] if every.min() < ALARM else np.zeros(1)
+    low, high = float(scored.min()), float(scored.max())
+    usual = float(np.quantile(scored, 0.97))
+    cut = high - low > 3 * (usual - low) > 0 or len(scored) < len(every)
     high = max(low + 1.5 * (usual - low), threshold or low) if cut else high
     if high <= low:
         low, high = low - 0.5, high + 0.5

@@ -24,6 +24,7 @@ from blemish.config import nearest
 from blemish.data.identity import image_id
 from blemish.data.image.decode import decode_image, read_image, set_in
 from blemish.data.image.levels import learn, measure
+from blemish.data.image.locate import Locator
 from blemish.data.image.modality import Images
 from blemish.data.image.preprocess import (
     Preprocess,
@@ -59,6 +60,7 @@ KEPT = 1024  # images that stay decoded, where a method takes pixels: decoding t
 ASPECT = 0.02  # by which width / height of a region of interest and of a picture may differ, beside the rounding
 MEASURED = 32  # 8-bit images whose brightness is looked up
 TILT = 10.0  # degrees of a tilted view
+WORTH_LOCATING = 0.7  # of the spread of good images that may be left, to turn locating on by itself
 SCENE = (256, 256)  # their size, whatever the size of the images
 
 
@@ -290,9 +292,30 @@ def read_roi(path: str, size: tuple[int, int], records: Sequence[Record], max_pi
 def plan_preprocess(good: Sequence[Record], options: FitOptions, stride: int) -> Preprocess:
     """How an image becomes the network's input: planned from these images, with the region of interest."""
     preprocess = plan_geometry(good, options.image_size, stride, options.max_pixels)
+    if options.locate != "off" and (locator := _locator(good, preprocess, options.locate)) is not None:
+        high, wide = locator.size
+        size = resolve(parse_image_size(options.image_size), wide / high, stride)
+        return replace(preprocess, size=size, locate=locator)
     if options.roi is None:
         return preprocess
     return replace(preprocess, roi=read_roi(options.roi, preprocess.size, good, options.max_pixels))
+
+
+def _locator(good: Sequence[Record], preprocess: Preprocess, asked: str) -> Locator | None:
+    """How the part is found in pictures like these. With "auto" None where it cannot be told, or is not worth it;
+    otherwise DataError."""
+
+    def picture(number: int) -> Image:
+        return preprocess.in_8_bit(read_image(good[number].path, max_pixels=preprocess.max_pixels))
+
+    try:
+        found = Locator.learn(picture, [str(record.path) for record in good], several=asked == "several")
+    except DataError as error:
+        if asked != "auto":
+            raise
+        warnings.warn(f"parts are not located: {error}", stacklevel=2)
+        return None
+    return found if found.narrowed < WORTH_LOCATING or asked != "auto" else None
 
 
 def plan_geometry(good: Sequence[Record], image_size: str, stride: int, max_pixels: int = MAX_PIXELS) -> Preprocess:
