@@ -24,6 +24,7 @@ _WHERE = {
     "ConfigError": "blemish.errors",
     "DataError": "blemish.errors",
     "OutOfRange": "blemish.errors",
+    "PartNotFound": "blemish.errors",
     "NotFittedError": "blemish.errors",
     "BackboneError": "blemish.errors",
     "TrainingDiverged": "blemish.errors",
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from blemish.errors import ModelFileError as ModelFileError
     from blemish.errors import NotFittedError as NotFittedError
     from blemish.errors import OutOfRange as OutOfRange
+    from blemish.errors import PartNotFound as PartNotFound
     from blemish.errors import ResourceError as ResourceError
     from blemish.errors import TrainingDiverged as TrainingDiverged
     from blemish.evaluation.summary import Evaluation as Evaluation

@@ -13,9 +13,11 @@ import pytest
 
 from blemish.types import Cloud
 from tests.fakes import write_images, write_mvtec
+from tests.parts import ARROW, at_any_angle, spotted, write
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
+PARTS = {"train/good": range(24), "test/good": range(30, 36)}
 TRAIN = "torch and timm are not installed: pip install 'blemish[train]'"
 
 
@@ -250,6 +252,18 @@ def test_light_and_pose(tmp_path: Path) -> None:
     assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / ".bench").rglob("*.json")}
     with pytest.raises(AssertionError, match="no set of"):
         run(tmp_path, "light_and_pose.py", "--sets", "none")
+
+
+def test_locating(tmp_path: Path) -> None:
+    parts = {split: [at_any_angle(ARROW, seed)[0] for seed in seeds] for split, seeds in PARTS.items()}
+    for split, images in parts.items():
+        write(tmp_path / "data" / "aws_aliens" / split, images)
+    write(tmp_path / "data" / "aws_aliens" / "test" / "spot", [spotted(seed) for seed in range(50, 56)])
+    page = run(tmp_path, "locating.py", "--data", tmp_path / "data", "--methods", "padim")
+    row = next(line for line in page.splitlines() if line.startswith("| `padim`"))
+    values = [float(cell.split("[")[0]) for cell in row.split("|")[2:6]]
+    assert values[3] >= values[2]
+    assert "which is an alarm" in page
 
 
 @pytest.mark.parametrize("kind", ["graded", "cutpaste"])

@@ -12,7 +12,7 @@ import pytest
 
 import blemish
 from blemish import errors
-from blemish.types import AnomalyResult, Region
+from blemish.types import AnomalyResult, Pose, Region
 from tests.fakes import write_mvtec
 from tests.tiny import fit_tiny
 
@@ -73,7 +73,8 @@ def test_messages_that_are_explained_are_those_of_the_code(kind: str) -> None:
 
 def test_the_fields_of_inspect_are_those_of_the_code() -> None:
     region = Region((0, 0, 1, 1), 1, 1.0, 1.0, interval=(0.0, 1.0), box=(0.0,) * 6, points=1)
-    line = AnomalyResult("a.png", 1.0, None, regions=(region,), span=(0.0, 1.0)).to_json()  # type: ignore[arg-type]
+    more = {"span": (0.0, 1.0), "pose": Pose(0, 0, 0, 1), "alarm": "no part found"}
+    line = AnomalyResult("a.png", 1.0, None, regions=(region,), **more).to_json()  # type: ignore[arg-type]
     above, below = section(FIELDS, "A line of inspect").split("Each region:")
     assert named(above) == list(line)
     assert named(below) == list(line["regions"][0])

@@ -31,7 +31,8 @@ Picture = NDArray[np.uint8]
 COARSE = 192  # pixels of a picture's longer side, at least, in which a part is looked for
 TEMPLATE = 64  # pixels of the template's longer side
 RING = 0.02  # of the shorter side: the border of a picture that shows the background
-OPEN = 3  # pixels, coarse: thinner things are no part
+OPEN, CLOSE = 3, 5  # pixels, coarse: thinner things are no part, narrower gaps do not divide one
+STRAY = 0.25  # of the smallest good part: a larger thing beside the part is an alarm
 AREA = (0.5, 1.6)  # of the smallest and of the largest good part: how large a part may be
 MARGIN = 1.1  # of the largest good part: what is cropped
 ROUND = 1.15  # a part whose axes are nearer to each other has no direction that moments could tell
@@ -71,6 +72,7 @@ class Locator:
         areas: smallest and largest area of a part.
         size: (h, w) of what is cropped.
         template: the mean good part in its pose, grey, as base64 of (TEMPLATE pixels at its longer side).
+        stray: area of what may lie beside a part.
         turned: the part has no axis, and is matched at all angles.
         match: correlation with the template that a part has at least.
         narrowed: spread of good images that was left by locating; 1 = it narrowed nothing.
@@ -83,6 +85,7 @@ class Locator:
     areas: tuple[float, float]
     size: tuple[float, float]
     template: str
+    stray: float
     turned: bool
     match: float
     narrowed: float = 1.0
@@ -95,8 +98,11 @@ class Locator:
         DataError naming one in which no part stands out from the background, more than one does, or another than in the
         others.
         """
-        with ThreadPoolExecutor(cores()) as pool:
-            looks = list(pool.map(lambda i: _look(images(i), COARSE), range(len(names))))
+        looks = _looks(images, len(names), lambda _: COARSE)
+        poses, size = _first_poses(looks, names)
+        if any(look.scale < 1 for look in looks) and TEMPLATE > max(size) * min(look.scale for look in looks):
+            looks = _looks(images, len(names), lambda shape: _longest(shape, size))  # parts are small in the pictures
+            poses, size = _first_poses(looks, names)
         grounds = [look.ground for look in looks]
         background = float(np.median(grounds))
         tolerance = BACKGROUND + 3 * float(np.median(np.abs(np.subtract(grounds, background))))
@@ -105,13 +111,13 @@ class Locator:
             message = f"its border has a grey level of {grounds[worst]:.0f}, that of most good images {background:.0f}"
             raise DataError(message, path=names[worst], hint=_ALIKE)
         contrast = _contrast(looks)
-        areas = [_largest(look, contrast, name) for look, name in zip(looks, names, strict=True)]
+        found = [_areas(look, contrast) for look in looks]
+        areas = [each[0] for each in found]
         sizes = [area.area for area in areas]
-        turned = float(np.median([a.longer / a.shorter for a in areas])) < ROUND
+        turned = _has_no_axis(areas)
+        stray = max(STRAY * min(sizes), *(AREA[1] * each[1].area for each in found if len(each) > 1), 0.0)
         limits = (AREA[0] * min(sizes), AREA[1] * max(sizes))
-        poses = [Pose(a.x, a.y, 0.0 if turned else a.angle, 0.0) for a in areas]
-        size = _extent(looks, contrast, poses, turned)
-        draft = cls(background, tolerance, contrast, limits, size, "", turned, -1.0)
+        draft = cls(background, tolerance, contrast, limits, size, "", stray, turned, -1.0)
         typical = int(np.argsort(sizes)[len(sizes) // 2])
         template, chosen = draft._seen(looks[typical], poses[typical]), range(0, len(looks), -(-len(looks) // LEARNED))
         for _ in range(ROUNDS):
@@ -137,28 +143,44 @@ class Locator:
         """
         poses = self.find_all(image)
         if len(poses) > 1 and not self.several:
-            message = f"{len(poses)} parts found where good images show one"
-            raise PartNotFound(message, hint="take one picture of each, or learn with --locate several")
+            raise PartNotFound(
+                f"{len(poses)} parts found where good images show one",
+                hint="take one picture of each, or learn with --locate several",
+            )
         return poses[number]
 
     def find_all(self, image: Picture) -> list[Pose]:
         """All parts of an image, from left to right. PartNotFound where there is none."""
-        look = _look(image, max(COARSE, TEMPLATE * max(image.shape[:2]) / max(self.size)))
+        look = _look(image, _longest(image.shape, self.size))
         if abs(look.ground - self.background) > self.tolerance:
-            message = f"no part found: the background's grey level is {look.ground:.0f}, not {self.background:.0f}"
-            raise PartNotFound(message, hint="is the light on, and does the part leave the border free?")
+            raise PartNotFound(
+                f"no part found: the background's grey level is {look.ground:.0f}, not {self.background:.0f}",
+                hint="is the light on, and does the part leave the border free?",
+            )
         areas = _areas(look, self.contrast)
         fitting = [a for a in areas if self.areas[0] <= a.area <= self.areas[1]]
         if not fitting:
             sizes = ", ".join(f"{a.area:.0f}" for a in areas[:3]) or "nothing"
-            message = f"no part found: good ones cover {self.areas[0]:.0f} to {self.areas[1]:.0f} pixels, here {sizes}"
-            raise PartNotFound(message, hint="is the part whole, and the only thing in the picture?")
+            raise PartNotFound(
+                f"no part found: good ones cover {self.areas[0]:.0f} to {self.areas[1]:.0f} pixels, here {sizes}",
+                hint="is the part whole, and the only thing in the picture?",
+            )
         poses = [self._posed(look, area) for area in fitting]
         matching = [pose for pose in poses if pose.match >= self.match]
         if not matching:
             best = max(pose.match for pose in poses)
-            message = f"no part found: what lies there matches good parts by {best:.2f}, and {self.match:.2f} is needed"
-            raise PartNotFound(message, hint="is it another part, or another side of it?")
+            raise PartNotFound(
+                f"no part found: what lies there matches good parts by {best:.2f}, and {self.match:.2f} is needed",
+                hint="is it another part, or another side of it?",
+            )
+        others = [area.area for area in areas if area not in fitting] + [
+            area.area for area, pose in zip(fitting, poses, strict=True) if pose.match < self.match
+        ]
+        if others and max(others) > self.stray:
+            raise PartNotFound(
+                f"something of {max(others):.0f} pixels lies beside the part",
+                hint="is a part broken, or is there anything else in the picture?",
+            )
         return sorted(matching, key=lambda pose: (pose.x, pose.y))
 
     def crop(self, image: NDArray[Any], pose: Pose, size: tuple[int, int]) -> NDArray[Any]:
@@ -301,9 +323,9 @@ def _contrast(looks: Sequence[_Look]) -> float:
 
 def _outlines(look: _Look, contrast: float) -> Sequence[Any]:
     """The outer outlines of what differs from the background."""
-    kernel = np.ones((OPEN, OPEN), np.uint8)
+    near, thin = (np.ones((side, side), np.uint8) for side in (CLOSE, OPEN))
     mask = (_away(look) > contrast).view(np.uint8)
-    mask = cast(Picture, cv2.morphologyEx(cv2.morphologyEx(mask, cv2.MORPH_CLOSE, kernel), cv2.MORPH_OPEN, kernel))
+    mask = cast(Picture, cv2.morphologyEx(cv2.morphologyEx(mask, cv2.MORPH_CLOSE, near), cv2.MORPH_OPEN, thin))
     return cast(Sequence[Any], cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0])
 
 
@@ -332,7 +354,34 @@ def _measured(contour: Any, scale: float) -> _Area | None:
     )
 
 
-def _largest(look: _Look, contrast: float, name: str) -> _Area:
+def _longest(shape: tuple[int, ...], size: tuple[float, float]) -> float:
+    """The longer side of a picture in which a part of `size` is as large as the template, or of one at `COARSE`."""
+    return max(COARSE, TEMPLATE * max(shape[:2]) / max(size))
+
+
+def _looks(images: Callable[[int], Picture], count: int, longest: Callable[[tuple[int, ...]], float]) -> list[_Look]:
+    def one(number: int) -> _Look:
+        image = images(number)
+        return _look(image, longest(image.shape))
+
+    with ThreadPoolExecutor(cores()) as pool:
+        return list(pool.map(one, range(count)))
+
+
+def _first_poses(looks: Sequence[_Look], names: Sequence[str]) -> tuple[list[Pose], tuple[float, float]]:
+    """By moments alone, and what holds every part. DataError naming a picture that does not show one part."""
+    contrast = _contrast(looks)
+    areas = [_only(look, contrast, name) for look, name in zip(looks, names, strict=True)]
+    turned = _has_no_axis(areas)
+    poses = [Pose(a.x, a.y, 0.0 if turned else a.angle, 0.0) for a in areas]
+    return poses, _extent(looks, contrast, poses, turned)
+
+
+def _has_no_axis(areas: Sequence[_Area]) -> bool:
+    return float(np.median([area.longer / area.shorter for area in areas])) < ROUND
+
+
+def _only(look: _Look, contrast: float, name: str) -> _Area:
     areas = _areas(look, contrast)
     if not areas or areas[0].area * look.scale**2 > FULL * look.grey.size:
         raise DataError("no part stands out from the background", path=name, hint="leave locate out (--locate)")

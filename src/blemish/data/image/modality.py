@@ -185,8 +185,11 @@ class Images(Modality[Located]):
     def noise(self, generator: np.random.Generator) -> NDArray[np.uint8]:
         return generator.integers(0, 256, (*self.preprocess.size, 3), dtype=np.uint8)
 
-    def blank(self) -> NDArray[np.uint8]:
-        """Mid-grey all over: a lens cap in light, a picture of the wrong bit depth."""
+    def blank(self) -> NDArray[np.uint8] | None:
+        """Mid-grey all over: a lens cap in light, a picture of the wrong bit depth. None where a part is looked for,
+        since none is found in it."""
+        if self.preprocess.locate is not None:
+            return None
         return np.full((*self.preprocess.size, 3), 127, np.uint8)
 
     def back(self, anomaly_map: NDArray[np.float32], raw: Located) -> NDArray[np.float32]:
