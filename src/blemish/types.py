@@ -21,6 +21,10 @@ ALARM = float(np.finfo(np.float32).max)
 Split = Literal["train", "test", "held"]
 """`held` marks samples that a data set keeps apart: offered neither to fit nor to evaluate."""
 
+UNLABELLED = "unlabelled"
+"""The defect of a held test sample whose label its publisher keeps; its `label` is 1, so that nothing takes it for a
+good one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Record:

@@ -6,6 +6,7 @@ import json
 import re
 import warnings
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from blemish.data.layouts._names import counted
 from blemish.data.listing import images_in
 from blemish.data.modality import Cut, Modality
 from blemish.errors import ConfigError, DataError
-from blemish.types import Record, Split
+from blemish.types import UNLABELLED, Record, Split
 
 LONGEST = 100  # bytes of a category's name: models and results lie in folders named after it
 
@@ -76,6 +77,12 @@ def records_of(
         )
         for path in images_in(folder)
     ]
+
+
+def unlabelled(root: Path, category: Path, folder: Path) -> list[Record]:
+    """One record for each image of a folder whose labels its publisher keeps: held, and good to nobody."""
+    found = records_of(root, category, folder, "held")
+    return [replace(record, label=1, defect=UNLABELLED) for record in found]
 
 
 def relative(path: Path, root: Path) -> str:

@@ -43,19 +43,22 @@ def detect(root: Path) -> bool:
 
 def index(root: Path, query: Query) -> list[Record]:
     default_split_only(query.split, "loco")
-    records: list[Record] = []
-    for category in categories(root, is_category):
-        records += good_records(category, images_in, partial(records_of, root, category))
-        test = child(category, "test")
-        warn_unused(test, folders_in(test), images_in)
-        for folder in filter(images_in, folders_in(test)):
-            truth = child(child(category, "ground_truth"), folder.name)
-            masks = {one.name: tuple(images_in(one)) for one in folders_in(truth) if images_in(one)}
-            unmatched = sorted(set(masks) - {path.stem for path in images_in(folder)})
-            if unmatched:
-                names = counted(unmatched)
-                warnings.warn(f"{truth}: masks of {len(unmatched)} images that are not there: {names}", stacklevel=3)
-            saturation = category / SATURATION if (category / SATURATION).is_file() else None
-            found = records_of(root, category, folder, "test", defect=defect_of(folder), masks=masks)
-            records += [replace(record, saturation=saturation) for record in found]
+    return [record for category in categories(root, is_category) for record in category_records(root, category)]
+
+
+def category_records(root: Path, category: Path) -> list[Record]:
+    """One category by its folders."""
+    records = good_records(category, images_in, partial(records_of, root, category))
+    test = child(category, "test")
+    warn_unused(test, folders_in(test), images_in)
+    for folder in filter(images_in, folders_in(test)):
+        truth = child(child(category, "ground_truth"), folder.name)
+        masks = {one.name: tuple(images_in(one)) for one in folders_in(truth) if images_in(one)}
+        unmatched = sorted(set(masks) - {path.stem for path in images_in(folder)})
+        if unmatched:
+            names = counted(unmatched)
+            warnings.warn(f"{truth}: masks of {len(unmatched)} images that are not there: {names}", stacklevel=4)
+        saturation = category / SATURATION if (category / SATURATION).is_file() else None
+        found = records_of(root, category, folder, "test", defect=defect_of(folder), masks=masks)
+        records += [replace(record, saturation=saturation) for record in found]
     return records

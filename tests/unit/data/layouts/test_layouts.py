@@ -39,6 +39,10 @@ TREES: dict[str, list[str]] = {
     "elpv": ["images/cell0001.png"],
     "manifest": ["images/a.png"],
     "real_iad": ["realiad_256/c/OK/S1/c_1_OK_C1_2.jpg"],
+    "mvtec2": ["c/train/good/0.png", "c/test_public/bad/1.png", "c/test_private/2.png"],
+    "autovi": ["c/train/good/0.png", "c/test/missing/1.png", "c/ground_truth/missing/1/0000.png"],
+    "dagm": ["Class1/Train/1.PNG", "Class1/Test/2.PNG", "Class1/Test/Label/2_label.PNG"],
+    "kaputt": ["data/train/query-data/image/a.jpg"],
 }
 
 
@@ -51,6 +55,12 @@ def tree(root: Path, name: str) -> Path:
     if name == "real_iad":
         entry = {"image_path": "OK/S1/c_1_OK_C1_2.jpg", "mask_path": None, "anomaly_class": "OK", "category": "c"}
         put_text(root / "realiad_jsons" / "c.json", json.dumps({"meta": {}, "train": [entry], "test": []}))
+    if name == "dagm":
+        (root / "Class1" / "Train" / "Label").mkdir()
+    if name == "kaputt":
+        row = "i,cardboard,False,False,,data/train/query-data/image/a.jpg"
+        head = "item_identifier,item_material,defect,major_defect,defect_types,query_image"
+        put_text(root / "datasets" / "query-train.csv", f"{head}\n{row}\n")
     return root
 
 
