@@ -224,6 +224,7 @@ class AnomalyResult:
         anomaly_map: raw float32, (H, W) of the source; (N,) of a signal's window or a cloud.
         p_value: share of held-out good samples at least as unusual (conformal); None where the model is not calibrated.
         threshold: the score above which a sample is anomalous; None where the model is not calibrated.
+        map_threshold: the value of the map above which a place belongs to a region; None as there.
         regions: connected places of the map above its own threshold, highest peak first.
         seconds: from file to result.
         category: of a multi-class model: what the sample was routed to.
@@ -239,6 +240,7 @@ class AnomalyResult:
     anomaly_map: NDArray[np.float32] = field(repr=False)
     p_value: float | None = None
     threshold: float | None = None
+    map_threshold: float | None = None
     regions: tuple[Region, ...] = ()
     seconds: float = 0.0
     category: str | None = None

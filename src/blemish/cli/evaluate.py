@@ -64,6 +64,9 @@ def run(
     return 1 if evaluation.unread or evaluation.unusable_masks else 0
 
 
+_SHOWN = ("I-AUROC", "I-AP", "P-AUROC", "AUPRO@0.3", "AUPRO@0.05", "SegF1")
+
+
 def _figure(metric: Metric | Rate | None) -> str:
     if metric is None:
         return ""
@@ -76,7 +79,7 @@ def show(evaluation: Evaluation) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from blemish.evaluation.summary import IMAGE, PIXEL
+    from blemish.evaluation.summary import IMAGE, PIXEL, cut_at
 
     out = console()
     setting = evaluation.setting
@@ -85,7 +88,7 @@ def show(evaluation: Evaluation) -> None:
         f"{setting.network_input}, {setting.engine} {setting.precision}; intervals are 95 %",
         markup=False,
     )
-    shown = {name: {**IMAGE, **PIXEL}[name] for name in ("I-AUROC", "I-AP", "P-AUROC", "AUPRO@0.3")}
+    shown = {name: {**IMAGE, **PIXEL}[name] for name in _SHOWN}
     table = Table("", *shown, "false alarms", "escapes", box=None, pad_edge=False)
     for name, part in {"all": evaluation.overall, **evaluation.by_category}.items():
         metrics = [_figure(get(part)) for get in shown.values()]
@@ -93,5 +96,7 @@ def show(evaluation: Evaluation) -> None:
     for name, defect in evaluation.by_defect.items():
         missed = "" if defect.detected is None else f"{defect.detected.complement.value:.3f}"
         label = f"  {escape(name)} ({defect.anomalous})"
-        table.add_row(label, _figure(defect.auroc), "", "", "", "", missed)
+        table.add_row(label, _figure(defect.auroc), *[""] * len(shown), missed)
     out.print(table)
+    if (said := cut_at(evaluation)) is not None:
+        out.print(said, markup=False)

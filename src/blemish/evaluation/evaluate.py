@@ -18,6 +18,7 @@ from blemish.evaluation.metrics.aupro import SaturatedRegion
 from blemish.evaluation.metrics.intervals import Estimate, bootstrap, delong
 from blemish.evaluation.metrics.pixels import Bounded, PixelCounts
 from blemish.evaluation.metrics.ranking import average_precision, f1_max
+from blemish.evaluation.metrics.segmentation import SegmentedPixels
 from blemish.evaluation.summary import (
     DefectSummary,
     Evaluation,
@@ -33,7 +34,7 @@ from blemish.evaluation.summary import (
     Unmeasured,
 )
 from blemish.inspection.inspector import Inspector
-from blemish.types import AnomalyResult, Record, Track, no_track
+from blemish.types import UNLABELLED, AnomalyResult, Record, Track, no_track
 
 WHOLE = 0.98  # share of a part that a mask covers, above which it is probably inverted, or holds labels
 
@@ -54,10 +55,13 @@ def evaluate(
     have none by nature) in source pixels, and are left out where no defect has a mask. `keep` sees every result, for
     reports. An image that cannot be read is listed in `unread` and left out; one whose mask cannot be used is listed in
     `unusable_masks` and left out of the pixel metrics. A warning says how many defective images have no mask, an empty
-    one or one that covers them whole, and that there is no good image. DataError where there is no test record, or none
-    that can be read.
+    one or one that covers them whole, and that there is no good image. DataError where there is no test record, none
+    with a label, or none that can be read.
     """
     test = [r for r in records if r.split == "test"]
+    if not test and (hidden := sum(r.defect == UNLABELLED for r in records)):
+        hint = "inspect them: whoever keeps the labels measures the maps"
+        raise DataError(f"{hidden} test images have no labels: nothing can be measured on them", path=source, hint=hint)
     if not test:
         raise DataError("there is no test image", path=source, hint="evaluate needs a data set with a test split")
     if all(r.label for r in test):
@@ -84,7 +88,7 @@ class _Truth(NamedTuple):
     """Where one image is defective, as the metrics take it."""
 
     state: str  # good, or a field of `Masks`
-    mask: NDArray[np.bool_] | None = None
+    mask: NDArray[np.bool_] | None = None  # of all defects together
     places: list[SaturatedRegion] | None = None
     saturated: Sequence[SaturatedRegion] = ()
 
@@ -102,6 +106,7 @@ class _Seen:
     unusable: list[Unmeasured] = field(default_factory=list)
     counts: dict[str | None, PixelCounts] = field(default_factory=dict)  # by category
     saturated: dict[str | None, PixelCounts] = field(default_factory=dict)
+    segmented: dict[str | None, SegmentedPixels] = field(default_factory=dict)
 
     def add(self, record: Record, result: AnomalyResult, inspector: Inspector) -> Record:
         """Count one result; the record without its mask where that cannot be used."""
@@ -116,7 +121,9 @@ class _Seen:
             self.masks[truth.state] += 1
         if truth.state not in ("missing", "unusable"):
             counts = self.counts.setdefault(record.group, PixelCounts(self.scale))
-            counts.update(result.anomaly_map, truth.mask, saturated=truth.places)
+            counts.update(result.anomaly_map, truth.mask if truth.places is None else None, saturated=truth.places)
+            segmented = self.segmented.setdefault(record.group, SegmentedPixels())
+            segmented.update(result.anomaly_map, truth.mask, result.map_threshold)
             if record.saturation is not None:
                 counts = self.saturated.setdefault(record.group, PixelCounts(self.scale))
                 counts.update(result.anomaly_map, saturated=truth.saturated)
@@ -127,6 +134,13 @@ class _Seen:
         """The counts of all categories."""
         total = PixelCounts(self.scale or 1.0)
         for part in parts.values():
+            total.merge(part)
+        return total
+
+    def cut(self) -> SegmentedPixels:
+        """The pixels of all categories, cut at their thresholds."""
+        total = SegmentedPixels()
+        for part in self.segmented.values():
             total.merge(part)
         return total
 
@@ -141,7 +155,7 @@ def _truth(kind: type[Modality[Any]], record: Record, result: AnomalyResult) -> 
     places = None if mask is None else kind.places(record, mask)
     alone = None if places is None else [SaturatedRegion(place, 1.0, relative=True) for place in places]
     regions = [SaturatedRegion(place, enough) for place, enough in kind.saturated(record, shape)]
-    return _Truth(state, mask if places is None else None, alone, regions)
+    return _Truth(state, mask, alone, regions)
 
 
 def _warn_of_masks(masks: Counter[str], kind: type[Modality[Any]]) -> None:
@@ -176,11 +190,12 @@ def _measured(
     by_category = {}
     for g in groups if len(groups) > 1 else ():
         group_samples = [s for s in samples if s.group == g]
-        by_category[g] = _summary(group_samples, seen.counts.get(g), seen.saturated.get(g), inspector, seed)
+        pixel = _pixel_metrics(seen.counts.get(g), seen.saturated.get(g), seen.segmented.get(g), seed)
+        by_category[g] = _summary(group_samples, pixel, inspector, seed)
     return Evaluation(
         model=model,
         setting=_setting(inspector, seen, source, test),
-        overall=_summary(samples, total, seen.total(seen.saturated), inspector, seed),
+        overall=_summary(samples, _pixel_metrics(total, seen.total(seen.saturated), seen.cut(), seed), inspector, seed),
         by_category=by_category,
         by_defect=_by_defect(samples),
         timing=Timing(
@@ -211,18 +226,13 @@ def _setting(inspector: Inspector, seen: _Seen, source: str, test: Sequence[Reco
         promise=calibrator.promise if calibrator else None,
         promised_rate=calibrator.alpha if calibrator else None,
         threshold=calibrator.threshold if calibrator else None,
+        map_threshold=calibrator.map_threshold if calibrator else None,
         seen_before=seen.before,
         masks=Masks(**seen.masks),
     )
 
 
-def _summary(
-    samples: Sequence[Sample],
-    counts: PixelCounts | None,
-    saturated: PixelCounts | None,
-    inspector: Inspector,
-    seed: int,
-) -> Summary:
+def _summary(samples: Sequence[Sample], pixel: PixelMetrics | None, inspector: Inspector, seed: int) -> Summary:
     calibrator, categories = inspector.calibrator, inspector.categories
     judged = [
         s for s in samples if s.verdict is not None and calibrator is not None
@@ -233,7 +243,7 @@ def _summary(
         good=sum(s.label == 0 for s in samples),
         anomalous=sum(s.label == 1 for s in samples),
         image=_image_metrics(samples, seed),
-        pixel=_pixel_metrics(counts, saturated, seed) if counts is not None and counts.regions else None,
+        pixel=pixel,
         **(_routing(samples, categories.names) if categories is not None else {}),
         false_alarms=_rate(rejected, calibrator.alpha if calibrator else None),
         escapes=_rate(passed),
@@ -262,7 +272,12 @@ def _image_metrics(samples: Sequence[Sample], seed: int) -> ImageMetrics | None:
     )
 
 
-def _pixel_metrics(counts: PixelCounts, saturated: PixelCounts | None, seed: int) -> PixelMetrics:
+def _pixel_metrics(
+    counts: PixelCounts | None, saturated: PixelCounts | None, segmented: SegmentedPixels | None, seed: int
+) -> PixelMetrics | None:
+    """None where no defect has a mask."""
+    if counts is None or not counts.regions:
+        return None
     generator = np.random.default_rng(seed)
     best, spro = counts.f1_max(), None
     auroc = _bounded(counts.auroc(), counts.bootstrap_auroc(generator=generator))
@@ -275,12 +290,22 @@ def _pixel_metrics(counts: PixelCounts, saturated: PixelCounts | None, seed: int
         aupro_0_3=of_30,
         aupro_0_05=of_5,
         spro_0_05=spro,
+        segf1=_segf1(segmented, generator) if segmented is not None else None,
         ap=Metric(counts.average_precision().value),
         f1max=Metric(best.value, threshold=best.threshold),
         images=counts.images,
         regions=counts.regions,
         clipped=counts.clipped,
     )
+
+
+def _segf1(segmented: SegmentedPixels, generator: np.random.Generator) -> Metric | None:
+    """With the threshold that was used, where it is one for all: categories of a multi-class model have their own."""
+    found = segmented.f1(generator=generator)
+    if found is None:
+        return None
+    one = next(iter(segmented.thresholds)) if len(segmented.thresholds) == 1 else None
+    return Metric(found.value, found.low, found.high, interval="bootstrap over images 95 %", threshold=one)
 
 
 def _bounded(bounded: Bounded, interval: Estimate) -> Metric:

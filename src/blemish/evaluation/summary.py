@@ -136,6 +136,7 @@ class PixelMetrics(Figures):
     aupro_0_3: Metric
     aupro_0_05: Metric
     spro_0_05: Metric | None = None  # where the data set says how much of each defect has to be found
+    segf1: Metric | None = None  # of maps cut at the model's own thresholds; `threshold` names it where it is one
     ap: Metric
     f1max: Metric
     images: int
@@ -223,6 +224,7 @@ class Setting(Figures):
     promise: str | None
     promised_rate: float | None
     threshold: float | None
+    map_threshold: float | None = None  # of a model with one for all; earlier versions did not state it
     seen_before: int = 0  # test samples that were learned or calibrated from
     masks: Masks | None = None  # not counted by earlier versions
 
@@ -310,6 +312,16 @@ class Evaluation(Figures):
         write_whole(path, (json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n").encode())
 
 
+def cut_at(evaluation: Evaluation) -> str | None:
+    """At which threshold maps were cut for SegF1, for people; None where there is no such figure."""
+    pixel = evaluation.overall.pixel
+    if pixel is None or pixel.segf1 is None:
+        return None
+    cut = pixel.segf1.threshold
+    where = "each category's own map threshold" if cut is None else f"the model's own map threshold, {cut:.6g}"
+    return f"SegF1: maps are cut at {where}, which comes from good images alone"
+
+
 OfSummary = Callable[[Summary], Metric | None]
 IMAGE: dict[str, OfSummary] = {
     "I-AUROC": lambda each: each.image.auroc if each.image else None,
@@ -323,5 +335,6 @@ PIXEL: dict[str, OfSummary] = {
     "AUPRO@0.3": lambda each: each.pixel.aupro_0_3 if each.pixel else None,
     "AUPRO@0.05": lambda each: each.pixel.aupro_0_05 if each.pixel else None,
     "sPRO@0.05": lambda each: each.pixel.spro_0_05 if each.pixel else None,
+    "SegF1": lambda each: each.pixel.segf1 if each.pixel else None,
 }
 """The names of metrics in tables."""

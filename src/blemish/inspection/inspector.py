@@ -246,6 +246,7 @@ class Inspector:
             anomaly_map=anomaly_map,
             p_value=calibrator.p_value(float(score)) if calibrator else None,
             threshold=calibrator.threshold if calibrator else None,
+            map_threshold=calibrator.map_threshold if calibrator else None,
             regions=self.kind.regions(anomaly_map, calibrator.map_threshold, raw) if calibrator else (),
             category=decided.category if decided else None,
             category_confidence=decided.confidence if decided else None,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from copy import copy
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import f1_score, roc_auc_score
 
 from blemish import DataError, Detector
 from blemish.data import layouts
@@ -147,6 +148,57 @@ def test_categories_are_measured_apart(detector: Detector, tmp_path: Path) -> No
     assert evaluation.by_category["a"].good == 3
     assert evaluation.overall.good == 5
     assert set(detector.evaluate(tmp_path, categories=["a"]).by_category) == set()
+
+
+def test_segf1_is_that_of_maps_cut_at_the_models_own_threshold(detector: Detector, tree: Path, tmp_path: Path) -> None:
+    evaluation = detector.evaluate(tree)
+    calibrator = detector.inspector().calibrator
+    assert calibrator is not None
+    truth, above = [], []
+    for sample in evaluation.samples:
+        anomaly_map = detector.inspect(sample.path).anomaly_map
+        file = tree / "ground_truth" / "spot" / f"{Path(sample.path).stem}_mask.png"
+        mask = np.asarray(Image.open(file)) > 0 if sample.label else np.zeros(anomaly_map.shape, bool)
+        truth.append(mask.ravel())
+        above.append((anomaly_map > calibrator.map_threshold).ravel())
+    segf1 = evaluation.overall.pixel.segf1
+    assert segf1.value == pytest.approx(f1_score(np.concatenate(truth), np.concatenate(above)))
+    assert 0 < segf1.value <= evaluation.overall.pixel.f1max.value + 1e-3
+    assert segf1.threshold == evaluation.setting.map_threshold == calibrator.map_threshold
+    assert evaluation.to_json()["overall"]["pixel"]["segf1"]["threshold"] == calibrator.map_threshold
+    write_report(tmp_path / "report.html", evaluation, cases=Cases(calibrator, detector.inspector().kind))
+    text = (tmp_path / "report.html").read_text()
+    assert f"cut at the model&#x27;s own map threshold, {calibrator.map_threshold:.6g}" in text
+    assert 'data-name="SegF1"' in text
+    assert 'data-name="AUPRO@0.05"' in text
+
+
+def test_a_model_without_threshold_has_no_segf1(detector: Detector, tree: Path, tmp_path: Path) -> None:
+    line = detector.inspector()
+    bare = copy(line)
+    bare.calibrator = None
+    evaluation = evaluate(bare, layouts.index(tree), model={}, source="x")
+    assert evaluation.overall.pixel.segf1 is None
+    assert evaluation.overall.pixel.aupro_0_05.value > 0
+    assert "segf1" not in evaluation.to_json()["overall"]["pixel"]
+    assert "map_threshold" not in evaluation.to_json()["setting"]
+    write_report(tmp_path / "report.html", evaluation, cases=Cases(None, line.kind))
+    assert "SegF1" not in (tmp_path / "report.html").read_text()
+
+
+def test_images_without_labels_are_not_measured(detector: Detector, tmp_path: Path) -> None:
+    root = write_mvtec(tmp_path / "thing")
+    (root / "test").rename(root / "test_public")
+    (root / "ground_truth").rename(root / "test_public" / "ground_truth")
+    (root / "test_public" / "spot").rename(root / "test_public" / "bad")
+    (root / "test_public" / "ground_truth" / "spot").rename(root / "test_public" / "ground_truth" / "bad")
+    write_images(root / "test_private", 2)
+    whole = detector.evaluate(root)
+    assert (whole.setting.good, whole.setting.anomalous) == (4, 4)
+    assert whole.overall.pixel.regions == 4
+    with pytest.raises(DataError, match="2 test images have no labels: nothing can be measured") as caught:
+        detector.evaluate(root, split="test_private")
+    assert caught.value.hint
 
 
 def test_no_test_images_is_an_error(detector: Detector, tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ SUMMARY = Summary(
         aupro_0_3=BOUNDED,
         aupro_0_05=BOUNDED,
         spro_0_05=BOUNDED,
+        segf1=Metric(0.5, 0.25, 0.75, interval="bootstrap over images 95 %", threshold=1.5),
         ap=Metric(0.5),
         f1max=BEST,
         images=7,

@@ -6,6 +6,7 @@ from blemish.evaluation.metrics.aupro import SaturatedRegion, aupro, spro
 from blemish.evaluation.metrics.intervals import Difference, Estimate, bootstrap, delong, delong_paired, wilson
 from blemish.evaluation.metrics.pixels import Bounded, BoundedF1, PixelCounts, aupro_paired
 from blemish.evaluation.metrics.ranking import F1Max, RocCurve, auroc, average_precision, f1_max, roc_curve
+from blemish.evaluation.metrics.segmentation import SegmentedPixels
 
 __all__ = [
     "Bounded",
@@ -16,6 +17,7 @@ __all__ = [
     "PixelCounts",
     "RocCurve",
     "SaturatedRegion",
+    "SegmentedPixels",
     "aupro",
     "aupro_paired",
     "auroc",

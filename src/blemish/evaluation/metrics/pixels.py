@@ -309,13 +309,13 @@ class PixelCounts:
         defective = np.array([bool(row.defect[0].size) for row in self._rows])
         if np.count_nonzero(defective) < 2:
             return Estimate(exact.value, 0.0, 1.0)
-        areas = self._areas_of_draws(defects, limit)
-        values = np.concatenate([areas(times) for times in _draws(defective, generator, replicas)])
+        areas = self._areas_ofdraws(defects, limit)
+        values = np.concatenate([areas(times) for times in draws(defective, generator, replicas)])
         values += exact.value - areas(np.ones((1, len(defective))))
         spread = percentile_interval(exact.value, values, level)
         return Estimate(exact.value, max(min(spread.low, exact.low), 0.0), min(max(spread.high, exact.high), 1.0))
 
-    def _areas_of_draws(
+    def _areas_ofdraws(
         self, defects: Callable[[_Row], tuple[NDArray[Any], NDArray[Any]]], limit: float
     ) -> Callable[[Floats], Floats]:
         """(replicas, images) how often each image was drawn -> (replicas,) areas of the coarse histograms."""
@@ -348,8 +348,8 @@ def aupro_paired(
     value = a.aupro(limit).value - b.aupro(limit).value
     if np.count_nonzero(defective) < 2:
         return Difference(value, -1.0, 1.0, 1.0)
-    first, second = (counts._areas_of_draws(lambda row: row.weight, limit) for counts in (a, b))
-    values = np.concatenate([first(times) - second(times) for times in _draws(defective, generator, replicas)])
+    first, second = (counts._areas_ofdraws(lambda row: row.weight, limit) for counts in (a, b))
+    values = np.concatenate([first(times) - second(times) for times in draws(defective, generator, replicas)])
     once = np.ones((1, len(defective)))
     values += value - (first(once) - second(once))
     spread = percentile_interval(value, values, level)
@@ -357,7 +357,7 @@ def aupro_paired(
     return Difference(value, spread.low, spread.high, min(1.0, 2 * (tail + 1) / (replicas + 1)))
 
 
-def _draws(defective: NDArray[np.bool_], generator: np.random.Generator, replicas: int) -> Iterator[Floats]:
+def draws(defective: NDArray[np.bool_], generator: np.random.Generator, replicas: int) -> Iterator[Floats]:
     """Blocks of (replicas, images) counts: how often each image is drawn; good and defective ones are drawn apart."""
     for first in range(0, replicas, _BLOCK):
         times = np.zeros((min(_BLOCK, replicas - first), len(defective)))

@@ -27,7 +27,7 @@ from blemish.evaluation.report.tables import (
     share,
     table,
 )
-from blemish.evaluation.summary import DefectSummary, Evaluation, Masks, Summary
+from blemish.evaluation.summary import DefectSummary, Evaluation, Masks, Summary, cut_at
 from blemish.files import write_whole
 from blemish.inspection.conformal import Calibrator
 
@@ -213,6 +213,8 @@ def _results(evaluation: Evaluation) -> str:
         "F1max takes the threshold that is best on these very images: an upper limit, not a promise. Interval of "
         "AUROC: DeLong, of AP and of pixel metrics: bootstrap, of shares: Wilson."
     )
+    if (said := cut_at(evaluation)) is not None:
+        note += f" {escape(said)}."
     if pixels:
         note += f" Pixel metrics: {escape(evaluation.setting.pixel_metrics_in)}."
         masks = evaluation.setting.masks or Masks()

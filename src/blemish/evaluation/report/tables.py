@@ -132,6 +132,7 @@ def _of_line(evaluation: Evaluation) -> dict[str, Any]:
         "Seed": model.get("seed"),
         "Promise": setting.promise,
         "Threshold": None if setting.threshold is None else f"{setting.threshold:.6g}",
+        "Map threshold": None if setting.map_threshold is None else f"{setting.map_threshold:.6g}",
         "Time to learn": f"{model['fit_seconds']:,} s" if "fit_seconds" in model else None,
         **{key.replace("_", " ").capitalize(): value for key, value in evaluation.timing.to_json().items()},
         "Software": ", ".join(f"{k} {v}" for k, v in model.get("software", {}).items()) or None,

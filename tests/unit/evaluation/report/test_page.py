@@ -86,6 +86,7 @@ class Line:
             anomaly_map=anomaly_map,
             p_value=known.p_value(score) if known else None,
             threshold=known.threshold if known else None,
+            map_threshold=known.map_threshold if known else None,
             regions=(Region((5, 4, 12, 9), 35, score, score),) if score > 19 else (),
             seconds=0.01,
         )
