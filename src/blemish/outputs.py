@@ -208,15 +208,7 @@ class MapFolder:
 
     def __init__(self, path: Path, option: str, names: Collection[str], *, read: Iterable[Place]) -> None:
         self.path, self.names, self.written = path, set(names), dict[str, str]()
-        check_folder(path, option, read=read)
-        hint, root = f"{ELSEWHERE.format(option)}, or an empty folder", os.path.realpath(path)
-        for inside in {parent for name in self.names for parent in Path(name).parents}:
-            if not os.path.lexists(path / inside):
-                continue
-            if not (path / inside).is_dir():
-                raise DataError("is there and is no folder", path=path / inside, hint=hint)
-            if not Path(os.path.realpath(path / inside)).is_relative_to(root):
-                raise DataError("is a link out of the folder", path=path / inside, hint=hint)
+        hint = _check_inside(path, option, self.names, read)
         self.earlier = listed(path)
         for name in sorted(self.names):
             if os.path.lexists(path / name) and not _wrote(path / name, self.earlier.get(name)):
@@ -242,6 +234,40 @@ class MapFolder:
     def _list(self, marks: Mapping[str, str]) -> None:
         ordered = dict(sorted(marks.items()))
         write_whole(self.path / MAPS, (json.dumps({"schema": 2, "maps": ordered}, indent=0) + "\n").encode())
+
+
+class NewFolder:
+    """A folder of files that somebody else reads and that may hold nothing else. No list of them lies in it, so nothing
+    that is there is replaced, not even of an earlier run: arguments and errors as of `MapFolder`.
+    """
+
+    def __init__(self, path: Path, option: str, names: Collection[str], *, read: Iterable[Place]) -> None:
+        self.path, self.hint = path, _check_inside(path, option, names, read)
+        for name in sorted(names):
+            self._check(name)
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write one file, which still is not there."""
+        self._check(name)
+        write_whole(self.path / name, data)
+
+    def _check(self, name: str) -> None:
+        if os.path.lexists(self.path / name):
+            raise DataError("is there already; not overwritten", path=self.path / name, hint=self.hint)
+
+
+def _check_inside(path: Path, option: str, names: Collection[str], read: Iterable[Place]) -> str:
+    """DataError where files of these names, with `/`, cannot go into a folder; the hint for one that is there."""
+    check_folder(path, option, read=read)
+    hint, root = f"{ELSEWHERE.format(option)}, or an empty folder", os.path.realpath(path)
+    for inside in {parent for name in names for parent in Path(name).parents}:
+        if not os.path.lexists(path / inside):
+            continue
+        if not (path / inside).is_dir():
+            raise DataError("is there and is no folder", path=path / inside, hint=hint)
+        if not Path(os.path.realpath(path / inside)).is_relative_to(root):
+            raise DataError("is a link out of the folder", path=path / inside, hint=hint)
+    return hint
 
 
 def _wrote(path: Path, mark: str | None) -> bool:

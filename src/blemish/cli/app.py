@@ -124,6 +124,10 @@ def inspect(
     paths: Annotated[list[str], typer.Argument(help="Images or folders; with ray also manifests and URLs.")],
     maps: Annotated[Optional[Path], typer.Option(help="Folder for overlay PNGs.")] = None,  # noqa: UP045
     raw_maps: Annotated[Optional[Path], typer.Option(help="Folder for float32 .npy maps in source pixels.")] = None,  # noqa: UP045
+    server_maps: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder of maps as the evaluation server of MVTec AD 2 takes them."),
+    ] = None,
     format_: Annotated[Format, typer.Option("--format", help="How to print results.")] = Format.jsonl,
     fail_on_anomaly: Annotated[bool, typer.Option("--fail-on-anomaly", help="Exit 3 if one is found.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per call; 1 is fastest on a CPU.")] = 1,
@@ -142,6 +146,7 @@ def inspect(
         local = {
             "--maps": maps,
             "--raw-maps": raw_maps,
+            "--server-maps": server_maps,
             "--threads": threads,
             "--batch-size": None if batch_size == 1 else batch_size,
             "--format": None if format_ is Format.jsonl else str(format_),
@@ -151,8 +156,9 @@ def inspect(
     command.refuse(spread, "without --engine ray")
     command.refuse({path: path for path in paths if "://" in path}, "without --engine ray, which reads URLs")
     files = [Path(path) for path in paths]
+    places = (maps, raw_maps, server_maps)
     return command.run(
-        model, files, maps, raw_maps, format_.value, fail_on_anomaly, batch_size, threads, engine, max_pixels, file_rate
+        model, files, *places, format_.value, fail_on_anomaly, batch_size, threads, engine, max_pixels, file_rate
     )
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from blemish.cli.progress import Terminated, track
 from blemish.errors import ConfigError, DataError
-from blemish.outputs import MapFolder, stems
+from blemish.outputs import ELSEWHERE, MapFolder, stems
 
 if TYPE_CHECKING:
     from blemish.data.modality import Modality
@@ -37,6 +37,7 @@ def run(
     paths: list[Path],
     maps: Path | None,
     raw_maps: Path | None,
+    server_maps: Path | None,
     form: str,
     fail_on_anomaly: bool,
     batch_size: int,
@@ -56,6 +57,17 @@ def run(
     files = list(_sources(_files(paths, kind, other), kind))
     readable = [source for _, source, _ in files if not isinstance(source, DataError)]
     places = _Places(maps, raw_maps, [stem for _, source, stem in files if not isinstance(source, DataError)], paths)
+    server = None
+    if server_maps is not None:
+        from blemish.cli.server_maps import ServerMaps
+
+        for option, folder in {"--maps": maps, "--raw-maps": raw_maps}.items():
+            if folder is not None and folder.resolve().is_relative_to(server_maps.resolve()):
+                message = f"lies in {server_maps}, which may hold maps for the server alone"
+                raise DataError(message, path=folder, hint=ELSEWHERE.format(option))
+        named = [path for path, source, _ in files if not isinstance(source, DataError)]
+        server = ServerMaps(server_maps, named, detector.model, read=paths)
+    places.begin()
     threads = threads or max(1, min(cores(), len(readable)))  # a stream that stays idle takes its time to compile too
     line = detector.inspector(engine, threads=threads, batch=batch_size)
     _check_threshold(line.calibrator is not None, fail_on_anomaly)
@@ -78,10 +90,14 @@ def run(
             written: dict[str, str | None] = {"map_path": None, "raw_map": None}
             try:
                 places.store(source, stem, result, line, written)
+                if server is not None:
+                    server.store(path, result)
                 write(result.to_json(**written))
             except DataError as error:  # the verdict stands, its picture could not be made
                 undrawn += 1
                 write({**result.to_json(**written), "error": str(error), "hint": error.hint})
+    if server is not None:
+        server.close()
     _tell(wrong, undrawn, len(files), other)
     return 1 if wrong or undrawn else 3 if found and fail_on_anomaly else 0
 
@@ -215,6 +231,9 @@ class _Places:
             for option, (folder, suffix) in wanted.items()
             if folder is not None
         }
+
+    def begin(self) -> None:
+        """List what is to come."""
         for folder in self.folders.values():
             folder.begin()
 

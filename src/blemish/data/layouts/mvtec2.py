@@ -11,12 +11,14 @@ Usually all is indexed; split="test_public", "test_private" and "test_private_mi
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from pathlib import Path
 
 from blemish.data.layouts._common import Query, default_split_only, masks_for, records_of, unlabelled, warn_unmatched
 from blemish.data.layouts._folders import categories, child, defect_of, folders_in, good_records, warn_unused
 from blemish.data.listing import images_in
+from blemish.errors import DataError
 from blemish.types import Record
 
 PRIORITY = 45
@@ -61,3 +63,16 @@ def _public(root: Path, category: Path) -> list[Record]:
         masks = masks_for(folder, child(truth, folder.name))
         records += records_of(root, category, folder, "test", defect=defect_of(folder), masks=masks)
     return records
+
+
+def submitted(path: Path) -> str:
+    """The name, without suffix, of a test image's maps in what the evaluation server takes: category, test set, image.
+
+    DataError where it lies in no test set of a category.
+    """
+    parts = Path(os.path.abspath(path)).with_suffix("").parts[1:]
+    at = max((i for i, part in enumerate(parts[:-1]) if part.casefold() in (PUBLIC, *PRIVATE)), default=0)
+    if not at or TRUTH in map(str.casefold, parts[at + 1 :]):
+        hint = "inspect images of <category>/test_private and the like"
+        raise DataError("is no test image of MVTec AD 2, by its folders", path=path, hint=hint)
+    return "/".join((parts[at - 1], parts[at].casefold(), *parts[at + 1 :]))
