@@ -67,6 +67,15 @@ def warn_unused(folder: Path, used: Iterable[Path], holds: Callable[[Path], obje
         warnings.warn(f"{folder}: not used, since no name says what it is: {', '.join(unused)}", stacklevel=4)
 
 
+def warn_empty(root: Path, names: Iterable[str], holds: Callable[[Path], object]) -> None:
+    """A warning naming the folders of these names, of `root` or of one of its folders, in which no samples lie: a copy
+    that broke off, which leaves a category out or has nothing to learn from."""
+    found = [child(one, name) for one in (root, *folders_in(root)) for name in names]
+    empty = [folder.relative_to(root).as_posix() for folder in found if folder.is_dir() and not holds(folder)]
+    if empty:
+        warnings.warn(f"{root}: no samples in {counted(empty)}", stacklevel=4)
+
+
 def good_records(
     category: Path, holds: Callable[[Path], object], records: Callable[[Path, Split], list[Record]]
 ) -> list[Record]:

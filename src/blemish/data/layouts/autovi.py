@@ -12,7 +12,7 @@ from pathlib import Path
 
 from blemish.data.layouts import loco
 from blemish.data.layouts._common import Query, default_split_only
-from blemish.data.layouts._folders import categories, child, folders_in, good_folders
+from blemish.data.layouts._folders import categories, child, folders_in, good_folders, warn_empty
 from blemish.data.listing import images_in
 from blemish.types import Record
 
@@ -36,4 +36,5 @@ def detect(root: Path) -> bool:
 def index(root: Path, query: Query) -> list[Record]:
     """As `loco.index`, of the folders of this data set."""
     default_split_only(query.split, "autovi")
+    warn_empty(root, ("train", "test"), lambda one: any(map(images_in, folders_in(one))))
     return [record for category in categories(root, is_category) for record in loco.category_records(root, category)]

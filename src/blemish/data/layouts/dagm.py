@@ -2,9 +2,10 @@
 
 Wieler and Hahn, Weakly supervised learning for industrial optical inspection, DAGM symposium 2007 (data and the shape
 of its folders: doi.org/10.5281/zenodo.12750201). A line of Labels.txt is number, 0 or 1 (defective), image, 0, mask or
-0, between tabs, below a line with the number 1 alone; without the list an image is defective where it has a mask. The
-archives hold a folder of their own name (Class1/Class1/Train). Masks are ellipses drawn roughly around a defect, so
-pixel metrics ask for these and not for its outline. Half of the defective images lie in Train: those are held.
+0, between tabs, below a line with the number 1 alone. The list is needed, since a mask that is missing would turn a
+defective image into a good one. The archives hold a folder of their own name (Class1/Class1/Train). Masks are ellipses
+drawn roughly around a defect, so pixel metrics ask for these and not for its outline. Half of the defective images lie
+in Train: those are held.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from blemish.data.layouts._common import Query, default_split_only, fair, relative
-from blemish.data.layouts._folders import child, folders_in
+from blemish.data.layouts._folders import child, folders_in, warn_empty
 from blemish.data.layouts._names import counted
 from blemish.data.listing import images_in
 from blemish.data.tables import decoded
@@ -28,8 +29,8 @@ _HINT = "copy the data set again"
 
 
 def is_category(folder: Path) -> bool:
-    """One whose images lie directly in Train or Test, beside a folder Label."""
-    return any(images_in(side) and child(side, "Label").is_dir() for name, _ in SIDES for side in [child(folder, name)])
+    """One with the list of Train or of Test."""
+    return any((child(child(folder, name), "Label") / LIST).is_file() for name, _ in SIDES)
 
 
 def detect(root: Path) -> bool:
@@ -37,8 +38,10 @@ def detect(root: Path) -> bool:
 
 
 def index(root: Path, query: Query) -> list[Record]:
-    """DataError where a list and the files beside it disagree, or nothing says which images are defective."""
+    """DataError where a list is missing, or disagrees with the files beside it."""
     default_split_only(query.split, "dagm")
+    for category in _categories(root):
+        warn_empty(category, [name for name, _ in SIDES], images_in)
     return [
         record
         for category in _categories(root)
@@ -60,17 +63,14 @@ def _records(root: Path, category: Path, folder: Path, split: Split) -> list[Rec
     images, truth = images_in(folder), child(folder, "Label")
     if not images:
         return []
-    if not truth.is_dir():
-        message = f"has images and no folder '{truth.name}', so nothing says which of them are defective"
-        raise DataError(message, path=folder, hint=_HINT)
+    if not (truth / LIST).is_file():
+        message = f"has images and no {truth.name}/{LIST}, so nothing says for sure which of them are defective"
+        raise DataError(message, path=folder, hint=f"{_HINT}, or write a manifest")
     masks = {path.stem.removesuffix("_label"): path for path in images_in(truth)}
-    if (truth / LIST).is_file():
-        defective = _listed(truth / LIST, {path.name for path in images})
-        if wrong := sorted(set(masks) & {Path(name).stem for name, bad in defective.items() if not bad}):
-            message = f"calls images good that have a mask: {counted(wrong)}"
-            raise DataError(message, path=truth / LIST, hint=_HINT)
-    else:
-        defective = {path.name: path.stem in masks for path in images}
+    defective = _listed(truth / LIST, {path.name for path in images})
+    if wrong := sorted(set(masks) & {Path(name).stem for name, bad in defective.items() if not bad}):
+        message = f"calls images good that have a mask: {counted(wrong)}"
+        raise DataError(message, path=truth / LIST, hint=_HINT)
     if lost := sorted(set(masks) - {path.stem for path in images}):
         raise DataError(f"masks match no image: {counted(lost)}", path=truth, hint=_HINT)
     return [

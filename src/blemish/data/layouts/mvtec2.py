@@ -16,7 +16,15 @@ from functools import partial
 from pathlib import Path
 
 from blemish.data.layouts._common import Query, default_split_only, masks_for, records_of, unlabelled, warn_unmatched
-from blemish.data.layouts._folders import categories, child, defect_of, folders_in, good_records, warn_unused
+from blemish.data.layouts._folders import (
+    categories,
+    child,
+    defect_of,
+    folders_in,
+    good_records,
+    warn_empty,
+    warn_unused,
+)
 from blemish.data.listing import images_in
 from blemish.errors import DataError
 from blemish.types import Record
@@ -39,6 +47,7 @@ def detect(root: Path) -> bool:
 
 def index(root: Path, query: Query) -> list[Record]:
     default_split_only(query.split, "mvtec2", (PUBLIC, *PRIVATE))
+    warn_empty(root, ("train", PUBLIC, *PRIVATE), lambda one: any(map(images_in, (one, *folders_in(one)))))
     records: list[Record] = []
     for category in categories(root, is_category):
         records += good_records(category, images_in, partial(records_of, root, category))

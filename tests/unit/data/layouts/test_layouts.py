@@ -56,7 +56,8 @@ def tree(root: Path, name: str) -> Path:
         entry = {"image_path": "OK/S1/c_1_OK_C1_2.jpg", "mask_path": None, "anomaly_class": "OK", "category": "c"}
         put_text(root / "realiad_jsons" / "c.json", json.dumps({"meta": {}, "train": [entry], "test": []}))
     if name == "dagm":
-        (root / "Class1" / "Train" / "Label").mkdir()
+        put_text(root / "Class1/Train/Label/Labels.txt", "1\n1\t0\t1.PNG\t0\t0\n")
+        put_text(root / "Class1/Test/Label/Labels.txt", "1\n2\t1\t2.PNG\t0\t2_label.PNG\n")
     if name == "kaputt":
         row = "i,cardboard,False,False,,data/train/query-data/image/a.jpg"
         head = "item_identifier,item_material,defect,major_defect,defect_types,query_image"

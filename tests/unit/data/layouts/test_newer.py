@@ -116,21 +116,19 @@ def test_autovi_without_its_list_is_known_by_its_masks_and_loco_stays_loco(tmp_p
     assert layouts._detected(tmp_path / "b", None) is layouts._load("loco")
 
 
-def dagm_tree(root: Path, name: str = "Class1", labels: bool = True) -> Path:
+def dagm_tree(root: Path, name: str = "Class1") -> Path:
     category = root / name
     for side, images, bad in (("Train", ("0001", "0002", "0003"), "0003"), ("Test", ("0001", "0002"), "0002")):
         put(category / side, *(f"{stem}.PNG" for stem in images), f"Label/{bad}_label.PNG")
         lines = [
             f"{i}\t{int(s == bad)}\t{s}.PNG\t0\t{f'{s}_label.PNG' if s == bad else 0}" for i, s in enumerate(images, 1)
         ]
-        if labels:
-            put_text(category / side / "Label" / "Labels.txt", "\n".join(["1", *lines]) + "\n")
+        put_text(category / side / "Label" / "Labels.txt", "\n".join(["1", *lines]) + "\n")
     return root
 
 
-@pytest.mark.parametrize("labels", [True, False])
-def test_dagm_by_its_list_or_its_masks(tmp_path: Path, labels: bool) -> None:
-    records = by_id(index(dagm_tree(tmp_path, labels=labels)))
+def test_dagm_by_its_lists(tmp_path: Path) -> None:
+    records = by_id(index(dagm_tree(tmp_path)))
     assert layouts._detected(tmp_path, None) is layouts._load("dagm")
     assert sides(list(records.values())) == {("train", 0): 2, ("held", 1): 1, ("test", 0): 1, ("test", 1): 1}
     assert records["Class1/Test/0002.PNG"].mask == tmp_path / "Class1/Test/Label/0002_label.PNG"
@@ -165,13 +163,36 @@ def test_dagm_a_list_that_disagrees_with_the_files(tmp_path: Path, change: str, 
     assert caught.value.hint
 
 
-def test_dagm_without_any_label_is_not_taken_for_good(tmp_path: Path) -> None:
-    tree = dagm_tree(tmp_path)
-    for path in (tree / "Class1/Train/Label").iterdir():
-        path.unlink()
-    (tree / "Class1/Train/Label").rmdir()
-    with pytest.raises(DataError, match="no folder 'Label'"):
+@pytest.mark.parametrize("left", ["masks", "nothing"])
+def test_dagm_without_its_list_nothing_is_taken_for_good(tmp_path: Path, left: str) -> None:
+    labels = dagm_tree(tmp_path) / "Class1/Train/Label"
+    (labels / "Labels.txt").unlink()
+    if left == "nothing":
+        (labels / "0003_label.PNG").unlink()
+        labels.rmdir()
+    with pytest.raises(DataError, match=r"Train: has images and no Label/Labels.txt"):
         index(tmp_path)
+
+
+def test_dagm_a_defect_without_its_mask_is_still_one(tmp_path: Path) -> None:
+    (dagm_tree(tmp_path) / "Class1/Test/Label/0002_label.PNG").unlink()
+    record = by_id(index(tmp_path))["Class1/Test/0002.PNG"]
+    assert (record.label, record.mask) == (1, None)
+
+
+def test_folders_that_hold_nothing_are_named(tmp_path: Path) -> None:
+    mvtec2_tree(tmp_path / "a")
+    for name in ("train/good", "test_private"):
+        (tmp_path / "a" / "vial" / name).mkdir(parents=True)
+    with pytest.warns(UserWarning, match="no samples in 'vial/train', 'vial/test_private'"):
+        index(tmp_path / "a")
+    (autovi_tree(tmp_path / "b") / "tank_screw" / "train" / "good").mkdir(parents=True)
+    with pytest.warns(UserWarning, match="no samples in 'tank_screw/train'"):
+        index(tmp_path / "b")
+    for path in (dagm_tree(tmp_path / "c") / "Class1/Train").glob("*.PNG"):
+        path.unlink()
+    with pytest.warns(UserWarning, match="no samples in 'Train'"):
+        index(tmp_path / "c")
 
 
 FILES = ("query_image", "query_crop", "query_mask")
