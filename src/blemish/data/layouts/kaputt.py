@@ -94,7 +94,7 @@ def _record(root: Path, row: Mapping[str, Any], column: str, split: Split, *, ma
     elif not _flag(row, "defect"):
         label, defect = 0, ""
     else:
-        severe = _flag(row, "major_defect")
+        severe = bool(row.get("major_defect")) and _flag(row, "major_defect")
         defect = f"{'major' if severe else 'minor'}: {row.get('defect_types') or 'of no type'}"
         split = "held" if major and not severe else fair(split, label)
     return Record(
@@ -103,7 +103,7 @@ def _record(root: Path, row: Mapping[str, Any], column: str, split: Split, *, ma
         split,
         label,
         defect=defect or None,
-        group=plain_name(_text(row, "item_material"), "material"),
+        group=plain_name(str(row["item_material"] or "").strip() or "unknown", "material"),
         unit=_text(row, "item_identifier"),
     )
 

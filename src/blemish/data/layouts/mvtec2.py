@@ -12,6 +12,7 @@ Usually all is indexed; split="test_public", "test_private" and "test_private_mi
 from __future__ import annotations
 
 import os
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from blemish.data.layouts._folders import (
     warn_empty,
     warn_unused,
 )
+from blemish.data.layouts._names import counted
 from blemish.data.listing import images_in
 from blemish.errors import DataError
 from blemish.types import Record
@@ -56,8 +58,10 @@ def index(root: Path, query: Query) -> list[Record]:
         for name in PRIVATE:
             if query.split in (None, name):
                 folder = child(category, name)
-                warn_unused(folder, [], lambda one, private=folder: one != private and images_in(one))
                 records += unlabelled(root, category, folder)
+                if sub_folders := [one for one in folders_in(folder) if images_in(one)]:
+                    names = counted([one.name for one in sub_folders])
+                    warnings.warn(f"{folder}: not used, since its images lie in no folders: {names}", stacklevel=3)
     return records
 
 

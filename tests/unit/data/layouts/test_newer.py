@@ -66,7 +66,7 @@ def test_mvtec2_says_what_it_does_not_use(tmp_path: Path) -> None:
         warnings.simplefilter("always")
         index(tmp_path)
     said = " ".join(str(w.message) for w in caught)
-    assert "folder 'bad'" in said
+    assert "test_private: not used, since its images lie in no folders: 'bad'" in said
     assert "lie in no folder" in said
     assert "1 masks match no image of bad: '9_mask.png'" in said
 
@@ -249,6 +249,12 @@ def test_kaputt_lists_images_by_item_and_material(tmp_path: Path, kind: str, fla
     assert found["f"].defect == "major: penetration"
     assert (found["f"].unit, found["f"].group) == ("i6", "cardboard")
     assert found["f"].path.parent.name == "image"
+
+
+def test_kaputt_empty_cells_that_the_data_set_has(tmp_path: Path) -> None:
+    bare = {**ROWS["test"][1], "item_material": None, "major_defect": None, "defect_types": None}
+    [record] = index(kaputt_tree(tmp_path, {"test": [bare]}, kind="parquet"))
+    assert (record.group, record.defect, record.label) == ("unknown", "minor: of no type", 1)
 
 
 def test_kaputt_crops_and_major_defects_alone(tmp_path: Path) -> None:
