@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from copy import copy
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from PIL import Image
 from sklearn.metrics import f1_score, roc_auc_score
 
 from blemish import DataError, Detector
+from blemish.cli.evaluate import show
 from blemish.data import layouts
 from blemish.data.image.decode import read_image
 from blemish.evaluation.evaluate import evaluate
@@ -20,6 +24,8 @@ from blemish.evaluation.metrics import aupro, auroc
 from blemish.evaluation.report.cases import Cases
 from blemish.evaluation.report.page import write_report
 from blemish.evaluation.report.tables import settings
+from blemish.evaluation.summary import cut_at
+from blemish.types import AnomalyResult
 from tests.fakes import FakeBackbone, write_images, write_mvtec
 
 
@@ -63,8 +69,6 @@ def test_rates_count_verdicts(detector: Detector, tree: Path) -> None:
 
 
 def test_a_defect_without_a_mask_is_not_taken_for_normal_pixels(detector: Detector, tree: Path) -> None:
-    from dataclasses import replace
-
     records = [replace(r, mask=None) if r.id.endswith("spot/000.png") else r for r in layouts.index(tree)]
     line = detector.inspector()
     with pytest.warns(UserWarning, match=r"come from 3 of 4 defective samples: 1 without a mask"):
@@ -184,6 +188,37 @@ def test_a_model_without_threshold_has_no_segf1(detector: Detector, tree: Path, 
     assert "map_threshold" not in evaluation.to_json()["setting"]
     write_report(tmp_path / "report.html", evaluation, cases=Cases(None, line.kind))
     assert "SegF1" not in (tmp_path / "report.html").read_text()
+
+
+def test_the_table_says_at_which_threshold_maps_were_cut(
+    detector: Detector, tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    show(detector.evaluate(tree))
+    out = capsys.readouterr().out
+    assert "AUPRO@0.05" in out
+    assert "SegF1" in out
+    assert f"own map threshold, {detector.inspector().calibrator.map_threshold:.6g}" in out  # type: ignore[union-attr]
+
+
+def test_categories_are_cut_at_their_own_thresholds(detector: Detector, tmp_path: Path) -> None:
+    """As those of a multi-class model are, of which one may have none."""
+    for name in ("a", "b"):
+        write_mvtec(tmp_path / name, test=3)
+    line, given = copy(detector.inspector()), {"a": 1.0, "b": 30.0, "c": None}
+
+    def cut(sources: Any, **options: Any) -> Iterator[AnomalyResult]:
+        for result in detector.inspector().inspect_many(sources, **options):
+            yield replace(result, map_threshold=given[Path(result.image_path or "").parents[2].name])
+
+    line.inspect_many = cut  # type: ignore[method-assign]
+    evaluation = evaluate(line, layouts.index(tmp_path), model={}, source="x")
+    assert evaluation.overall.pixel.segf1.threshold is None
+    assert {name: each.pixel.segf1.threshold for name, each in evaluation.by_category.items()} == {"a": 1.0, "b": 30.0}
+    assert "each category's own map threshold" in str(cut_at(evaluation))
+    write_mvtec(tmp_path / "c", test=3)
+    evaluation = evaluate(line, layouts.index(tmp_path), model={}, source="x")
+    assert evaluation.overall.pixel.segf1 is evaluation.by_category["c"].pixel.segf1 is None
+    assert evaluation.by_category["a"].pixel.segf1 is not None
 
 
 def test_images_without_labels_are_not_measured(detector: Detector, tmp_path: Path) -> None:
