@@ -33,7 +33,7 @@ LARGEST = float(np.finfo(np.float16).max)
 
 class ServerMaps:
     """The folder that is sent in. Continuous maps are divided by `unit`, a power of two near the model's map threshold,
-    so that 16 bits hold them: that changes no order, and nothing that the server measures.
+    so that 16 bits hold them: their order stays, but for rounding, and no more than that is measured of them.
 
     Args:
         folder: where it is; nothing in it is replaced.
