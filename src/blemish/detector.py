@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -20,7 +21,7 @@ from blemish.inspection.modelfile import Model
 from blemish.inspection.open import reading
 from blemish.inspection.promises import promised
 from blemish.learning.backbones.cache import FeatureCache, usable_cache
-from blemish.learning.options import OPTIONS, FitOptions, by_name
+from blemish.learning.options import AUTO, OPTIONS, FitOptions, by_name, probe
 from blemish.system import memory_for
 from blemish.types import AnomalyResult, Record, Track, no_track
 
@@ -37,7 +38,7 @@ class Detector:
     """Learns from good images, then inspects.
 
     Args:
-        method: a name from `blemish.methods.names()`.
+        method: a name from `blemish.methods.names()`, or "auto": chosen from the good images (`evaluation.choose`).
         backbone: a name from `blemish backbones`, any timm network, or a `Backbone` of your own.
         cache: where frozen features are kept; False computes them each time, True takes the default folder.
         options: those of `blemish.learning.options.FitOptions`, which says what each does (docs/options.md lists them),
@@ -120,15 +121,25 @@ class Detector:
         records = as_records(
             source, layout=layout, split=split, categories=categories, cut=self._cut(), kind=self._kind()
         )
+        options, chosen = self._options, None
+        if options.method == AUTO:
+            from blemish.evaluation.choose import choose
+
+            with memory_for("choosing a method", _LESS):
+                chosen = choose(records, options, backbone=self._backbone, cache=self._cache, track=track or no_track)
+            options = chosen.options
         with memory_for("learning", _LESS):
             self._model = fit(
                 records,
-                self._options,
+                options,
                 backbone=self._backbone,
                 cache=self._cache,
                 track=track or no_track,
                 spread=spread,
             )
+        if chosen is not None:
+            tried = tuple(each.to_json() for each in chosen.tried)
+            self._model = replace(self._model, meta=replace(self._model.meta, chosen=tried))
         self._inspector = None
         return self
 
@@ -293,7 +304,7 @@ class Detector:
         from blemish.learning.run import head_of
         from blemish.learning.sources.registry import learning_for
 
-        cls, settings = head_of(self._options)
+        cls, settings = head_of(probe(self._options))
         return learning_for(cls.wants(settings)).modality.name
 
     def _line(self) -> Inspector:

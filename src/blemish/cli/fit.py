@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from blemish.cli.progress import track
 from blemish.config import parse_assignments
 from blemish.errors import ConfigError, DataError
 from blemish.files import file_name
-from blemish.learning.options import OPTIONS, by_name
+from blemish.learning.options import AUTO, OPTIONS, by_name, probe
 
 _OF_THE_LINE = {*OPTIONS, "cache", "options", "self"}
 _RECIPE = "a recipe is the run.json of a model folder"
@@ -45,7 +45,7 @@ def run(
 
     options = by_name(chosen)
     devices.chosen(options.device)
-    cls = methods.get(options.method)
+    cls = methods.get(probe(options).method)
     settings = config.build(cls.Config, options.options)
     modality = learning_for(cls.wants(settings)).modality
     cut = layouts.Cut(options.window, options.file_rate)
@@ -99,6 +99,8 @@ def _one(detector: Any, folder: Path) -> None:
     if inspected is not None:
         print(f"region of interest: {inspected:.0%} of the picture is inspected", file=sys.stderr)
     meta = model.meta
+    if meta.chosen:
+        _show_chosen(meta.chosen)
     locate = registry.of(meta).preprocess.to_json().get("locate")
     located = None if locate is None else locate["narrowed"]
     if located is not None:
@@ -115,6 +117,7 @@ def _one(detector: Any, folder: Path) -> None:
             **({} if located is None else {"located": located}),
             **({"views": list(model.meta.views)} if model.meta.views else {}),
             **({} if model.run["effort"] == "standard" else {"effort": model.run["effort"]}),
+            **({"chosen": list(meta.chosen)} if meta.chosen else {}),
             "promise": detector.promise,
             "parity": model.parity.get("engines"),
             "precision": model.meta.precision,
@@ -127,6 +130,30 @@ def _one(detector: Any, folder: Path) -> None:
             "fit_seconds": model.meta.fit_seconds,
         }
     )
+
+
+def _show_chosen(tried: Sequence[Mapping[str, Any]]) -> None:
+    """What method auto has tried, on stderr."""
+    from rich.console import Console
+    from rich.table import Table
+
+    def figure(value: Any, form: str) -> str:
+        return "" if value is None else format(value, form)
+
+    table = Table("method", "size", "located", "round", "AUROC", "found", "ms", "fit s", "", box=None, pad_edge=False)
+    for each in tried:
+        table.add_row(
+            each["method"],
+            each["image_size"],
+            "yes" if each["located"] else "",
+            str(each["round"] or ""),
+            figure(each["auroc"], ".3f"),
+            figure(each["found"], ".2f"),
+            figure(each["milliseconds"], ".0f"),
+            figure(each["fit_seconds"], ".0f"),
+            each["out"] or "chosen",
+        )
+    Console(stderr=True, width=None if sys.stderr.isatty() else 140, highlight=False).print(table)
 
 
 def chosen(typed: dict[str, Any], recipe: Path | None, assignments: list[str]) -> dict[str, Any]:
@@ -144,7 +171,8 @@ def chosen(typed: dict[str, Any], recipe: Path | None, assignments: list[str]) -
     if _differs("effort", typed, {"effort": "standard", **written}):  # nor do the sizes and steps of another effort
         from blemish import methods
 
-        efforts = methods.get(written.get("method", OPTIONS["method"].default)).efforts
+        name = written.get("method", OPTIONS["method"].default)
+        efforts = {} if name == AUTO else methods.get(name).efforts
         sizes = {name for stated in efforts.values() for name in stated}
         method_options = {name: value for name, value in method_options.items() if name not in sizes}
     method_options |= parse_assignments(assignments)

@@ -79,6 +79,7 @@ class Meta:
     software: dict[str, str] = field(default_factory=dict)
     fit_seconds: float = 0.0
     vote: VoteMeta | None = None
+    chosen: tuple[dict[str, Any], ...] = ()  # what method auto has tried, the winner first
     adapted: tuple[Adapted, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -91,6 +92,7 @@ class Meta:
             "vote": None,
             "views": (),
             "adapted": (),
+            "chosen": (),
         }
         silent |= {"device": "cpu", "features_device": "cpu"}
         for name, empty in silent.items():

@@ -15,6 +15,9 @@ from blemish.inspection.conformal import check_rate
 from blemish.learning import backbones
 from blemish.learning.devices import check_form
 
+AUTO = "auto"
+"""Stands for the method that `evaluation.choose` finds."""
+
 PromisePer = Literal["image", "unit"]
 
 
@@ -58,7 +61,14 @@ class FitOptions:
 
     __pydantic_config__: ClassVar[dict[str, bool]] = {"coerce_numbers_to_str": True}  # image_size=256
 
-    method: str = option("patchcore", "A name from `blemish methods`.", "Method")
+    method: str = option(
+        "patchcore",
+        "A name from `blemish methods`, or auto: the one that finds most synthetic defects on your good images.",
+        "Method",
+    )
+    max_ms: float | None = option(
+        None, "Of method auto: maximum milliseconds an image on one core.", "Method", flag="--max-ms", later=True
+    )
     multi_class: bool = option(
         False, "One model that tells the categories apart, with a threshold for each.", "Method", later=True
     )
@@ -119,7 +129,10 @@ class FitOptions:
         later=True,
     )
     budget: str | None = option(
-        None, "Maximum time for training by gradient: 90s, 10m, 2h; a warning says what was cut.", "Training"
+        None,
+        "Maximum time for training by gradient: 90s, 10m, 2h; a warning says what was cut. Of method auto: for "
+        "choosing, 10m if not given.",
+        "Training",
     )
     precision: Literal["auto", "bf16", "f32"] = option(
         "auto",
@@ -165,6 +178,8 @@ class FitOptions:
             raise ConfigError(message, hint="leave out roi (--roi) or locate (--locate)")
         if self.max_pixels < 1:
             raise ConfigError(f"max_pixels has to be at least 1, not {self.max_pixels}")
+        if self.max_ms is not None and (self.max_ms <= 0 or self.method != AUTO):
+            raise ConfigError("max_ms is a positive limit for method auto", hint="leave it out (--max-ms)")
         if self.budget is not None:
             seconds(self.budget)
         check_form(self.device)
@@ -193,8 +208,18 @@ def by_name(given: Mapping[str, Any]) -> FitOptions:
     """
     method_options = {name: value for name, value in given.items() if name not in OPTIONS}
     options = config.build(FitOptions, {**{k: v for k, v in given.items() if k in OPTIONS}, "options": method_options})
-    config.build(methods.get(options.method).Config, method_options, also=list(OPTIONS))
+    if options.method != AUTO:
+        config.build(methods.get(options.method).Config, method_options, also=list(OPTIONS))
+    elif method_options:
+        raise ConfigError(f"method auto takes no options of a method, such as '{next(iter(method_options))}'")
+    elif options.multi_class or options.second_backbone:
+        raise ConfigError("method auto chooses for one product and one backbone", hint="name a method (--method)")
     return options
+
+
+def probe(options: FitOptions) -> FitOptions:
+    """The options by which data is read, where the method is still to be chosen."""
+    return replace(options, method=FitOptions.method) if options.method == AUTO else options
 
 
 def seconds(text: str) -> float:

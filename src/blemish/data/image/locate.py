@@ -183,6 +183,13 @@ class Locator:
             )
         return sorted(matching, key=lambda pose: (pose.x, pose.y))
 
+    def covered(self, image: Picture) -> NDArray[np.bool_]:
+        """Which pixels of an image (H, W[, 3]) show its parts: what differs from the background, outlines filled."""
+        look = _look(image, _longest(image.shape, self.size))
+        filled = np.zeros(look.grey.shape, np.uint8)
+        cv2.drawContours(filled, _outlines(look, self.contrast), -1, 1, cv2.FILLED)
+        return cv2.resize(filled, image.shape[1::-1], interpolation=cv2.INTER_NEAREST) > 0
+
     def crop(self, image: NDArray[Any], pose: Pose, size: tuple[int, int]) -> NDArray[Any]:
         """The part of an image (H, W[, 3]) in the learned pose, (*size[, 3]); what lies outside of the image shows its
         border."""

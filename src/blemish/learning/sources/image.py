@@ -318,6 +318,14 @@ def _locator(good: Sequence[Record], preprocess: Preprocess, asked: str) -> Loca
     return found if found.narrowed < WORTH_LOCATING or asked != "auto" else None
 
 
+def suggested_locator(good: Sequence[Record], options: FitOptions) -> Locator | None:
+    """How `locate=auto` would locate the part of these images; None where it would not."""
+    plain = plan_geometry(good, options.image_size, 1, options.max_pixels)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # why it would not
+        return _locator(good, plain, "auto")
+
+
 def plan_geometry(good: Sequence[Record], image_size: str, stride: int, max_pixels: int = MAX_PIXELS) -> Preprocess:
     """The network's input for these images: size at their median aspect, and the levels of their values.
 
