@@ -21,6 +21,7 @@ from blemish.evaluation.report.tables import (
     IMAGE,
     PIXEL,
     PRODUCT,
+    candidates,
     interval,
     percent,
     settings,
@@ -61,6 +62,7 @@ def write_report(
         _others(others or {}),
         _by_defect(evaluation.by_defect),
         _galleries(cases),
+        candidates(evaluation),
         settings(evaluation),
     ]
     write_page(path, shown, subtitle, body, str(model.get("software", {}).get("blemish", "")))

@@ -86,6 +86,29 @@ DEFECT: tuple[tuple[str, Callable[[DefectSummary], str]], ...] = (
 )
 
 
+def candidates(evaluation: Evaluation) -> str:
+    """What method auto has tried; empty where the method was named."""
+    tried = evaluation.model.get("chosen", ())
+    if not tried:
+        return ""
+
+    def figure(value: float | None, form: str) -> str:
+        return "" if value is None else format(value, form)
+
+    rows = "".join(
+        f"<tr><th>{escape(each['method'])}</th><td>{escape(each['image_size'])}{', located' if each['located'] else ''}"
+        f"</td><td>{figure(each['auroc'], '.3f')}</td><td>{figure(each['found'], '.0%')}</td>"
+        f"<td>{figure(each['milliseconds'], '.0f')}</td><td>{escape(each['out'] or 'chosen')}</td></tr>"
+        for each in tried
+    )
+    return (
+        "<section><h2>How the method was chosen</h2><p>Each candidate learned from some of the good images and judged "
+        "others, as they are and with synthetic defects drawn on them. No defective part was seen.</p>"
+        "<table><thead><tr><th>Method</th><th>Size</th><th>AUROC</th><th>Found at the promised rate</th><th>ms</th>"
+        f"<th></th></tr></thead><tbody>{rows}</tbody></table></section>"
+    )
+
+
 def settings(evaluation: Evaluation) -> str:
     """Everything needed to reproduce the figures."""
     rows = {**_of_data(evaluation), **_of_model(evaluation), **_of_line(evaluation)}
