@@ -44,6 +44,7 @@ class Record:
     unit: str | None = None
     view: str | None = None
     span: tuple[int, int] | None = None  # of a recording: first sample of a window, and the one behind its last
+    tile: int | None = None  # of a picture that is learned in tiles: its number
     saturation: Path | None = None  # the file that says how much of each defect has to be found, where there is one
 
     @property

@@ -195,6 +195,14 @@ class Modality(ABC, Generic[Raw]):
         except DataError as error:
             raise error.at(record.path) from None
 
+    def pieces(self, records: Sequence[Record]) -> list[Record]:
+        """The records of what is learned of these: one for each, but where a sample is learned in pieces."""
+        return list(records)
+
+    def example(self, record: Record) -> NDArray[Any]:
+        """One input of the graph, on which it is compared with PyTorch."""
+        return self.ready(record)[1]
+
     def stack(self, prepared: Sequence[NDArray[Any]]) -> Any:
         """Prepared samples as one input of the engine."""
         return np.stack(prepared)

@@ -11,6 +11,7 @@ from blemish.inspection.cloud_engine import ENGINES
 from blemish.inspection.engines import Engine, open_engine
 from blemish.inspection.modelfile import Model, arrays
 from blemish.inspection.routed import Routed
+from blemish.inspection.tiled import TOGETHER, Tiled
 
 LOCAL = ("openvino", "local")
 FLAGS = {"max_pixels": "--max-pixels", "file_rate": "--rate"}  # on the command line
@@ -30,7 +31,11 @@ def open_model(
             raise EngineError(message, hint="leave the engine out (--engine)")
         return ENGINES[str(model.meta.engine)](model.meta.config, arrays(model.tensors))
     if not model.heads:
-        return open_engine(model.graph, name, precision=precision, threads=threads, batch=batch)
+        tiled = model.meta.preprocess.get("tiles") is not None
+        engine = open_engine(
+            model.graph, name, precision=precision, threads=threads, batch=TOGETHER if tiled else batch
+        )
+        return Tiled(engine) if tiled else engine
     if name not in LOCAL:
         raise EngineError(f"a model with a head for each category runs on openvino, not on {name}")
     return Routed(model.graph, model.heads, precision=precision, threads=threads, batch=batch)

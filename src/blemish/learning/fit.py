@@ -97,6 +97,9 @@ def _checked(options: FitOptions) -> tuple[Learning, Routing | None]:
         message = f"{options.method} is not trained, and takes no further views"
         raise ConfigError(message, hint="leave views out (--view)")
     parse_image_size(options.image_size)
+    if options.tiles is not None and (not half.backbone or routing or options.multi_class):
+        what = "one model of several categories" if half.backbone else options.method
+        raise ConfigError(f"{what} inspects no tiles", hint="leave tiles out (--tiles)")
     if options.locate != "off" and (not half.backbone or routing or options.multi_class):
         what = "one model of several categories" if half.backbone else options.method
         raise ConfigError(f"{what} locates no parts", hint="leave locate out (--locate)")

@@ -96,6 +96,12 @@ class FitOptions:
         "Images",
         later=True,
     )
+    tiles: str | None = option(
+        None,
+        "Inspect in overlapping tiles: 512 = of 512 source pixels, 512:64 = overlapping by 64; image_size is a tile's.",
+        "Images",
+        later=True,
+    )
     max_pixels: int = option(
         MAX_PIXELS,
         "Larger images are refused before they are decoded; the model keeps the limit.",
@@ -173,6 +179,13 @@ class FitOptions:
             raise ConfigError(f"seed has to lie between 0 and 2**63 - 1, not {self.seed}")
         if min(self.window, self.resample, self.file_rate or 1.0) <= 0:
             raise ConfigError("window, file_rate and resample have to be positive")
+        if self.tiles is not None:
+            from blemish.data.image.tiles import parse_tiles
+
+            parse_tiles(self.tiles)
+            if self.locate != "off" or self.roi is not None or self.method == AUTO:
+                message = "tiles are cut from the whole picture, and of a named method"
+                raise ConfigError(message, hint="leave out tiles (--tiles), or roi, locate and method auto")
         if self.locate != "off" and self.roi is not None:
             message = "a region of interest is drawn on the picture, and a located part lies anywhere in it"
             raise ConfigError(message, hint="leave out roi (--roi) or locate (--locate)")

@@ -120,7 +120,7 @@ class FitPlan:
         features = source.compute_on(device)
         textures = tuple(read_textures(options.textures)) if needs.twin else ()
         if AUTO in options.views:
-            options = replace(options, views=_views(options, method_class, source, records))
+            options = replace(options, views=_views(options, method_class, source, modality.pieces(records)))
         return cls(
             options,
             method_class,
@@ -285,7 +285,7 @@ def teach(plan: FitPlan, records: Sequence[Record], share: float = 1.0, *, keeps
     """The method, fitted on these records; with `keeps` it can leave some of them out again (`Method.left_out`)."""
     source, chunk = plan.source, plan.chunk
     source.seen.clear()
-    good, held = split_at_random(records, plan.needs.held, plan.options.seed)
+    good, held = split_at_random(plan.modality.pieces(records), plan.needs.held, plan.options.seed)
     method = chunk.method(source)
     method.move(plan.device)
     size = observing.CHUNK if method.mergeable() else max(len(good), 1)
@@ -327,7 +327,7 @@ def teach_more(
 ) -> Taught:
     """Learn these records beside what a method knows from `known` others, in a share of the steps, at a lower rate."""
     plan.source.seen.clear()
-    good, held = split_at_random(records, plan.needs.held, plan.options.seed)
+    good, held = split_at_random(plan.modality.pieces(records), plan.needs.held, plan.options.seed)
     report: list[PhaseReport] = []
     method.move(plan.device)
     if method.fitted_modules:
@@ -471,7 +471,7 @@ def _opening(plan: FitPlan, method: Method[Any]) -> Meta:
 def _golden(modality: Modality[Any], records: Sequence[Record]) -> Any:
     """A few prepared training samples spread over the set, and one of noise."""
     step = max(1, len(records) // GOLDEN)
-    samples = [modality.ready(r)[1] for r in records[::step][:GOLDEN]]
+    samples = [modality.example(r) for r in records[::step][:GOLDEN]]
     return modality.stack([*samples, modality.noise(np.random.default_rng(0))])
 
 

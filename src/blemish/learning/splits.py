@@ -81,7 +81,11 @@ def plan_calibration(good: Sequence[Record], options: FitOptions, method: type[M
     ConfigError where images are to be left out by a method that cannot.
     """
     requested, needed = options.calibration, images_needed(options.false_alarm_rate)
-    leaves_out, costly = method.leaves_out(), bool(method.fitted_modules) or method.needs.costly
+    # which tiles are left out would have to be told for each picture
+    leaves_out, costly = (
+        method.leaves_out() and options.tiles is None,
+        bool(method.fitted_modules) or method.needs.costly,
+    )
     if requested == "leave_one_out" and not leaves_out:
         message = f"{options.method} cannot leave images out of what it has learned"
         raise ConfigError(message, hint="calibration auto, split or folds (--calibration)")

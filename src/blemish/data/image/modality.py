@@ -6,7 +6,7 @@ import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,8 +17,9 @@ from blemish.data.drawing import Picture, Scale
 from blemish.data.identity import image_id
 from blemish.data.image import picture
 from blemish.data.image.decode import as_image, decode_image, is_encoded, read_image, read_mask, take_encoded
-from blemish.data.image.preprocess import Preprocess
+from blemish.data.image.preprocess import Preprocess, image_size_of
 from blemish.data.image.saturation import saturated_masks
+from blemish.data.image.tiles import Tiles
 from blemish.data.listing import Listing, images_in, is_image, list_images
 from blemish.data.modality import Modality
 from blemish.data.regions import find_regions
@@ -174,13 +175,34 @@ class Images(Modality[Located]):
         pixels = decode_image(data, str(record.path), max_pixels=limit)
         return image_id(data, lambda: pixels), self._located(pixels)
 
-    def prepare(self, raw: Located) -> NDArray[np.uint8]:
+    def prepare(self, raw: Located) -> Any:
+        """As the network takes it; where pictures are inspected in tiles, a `Tiles`."""
         if raw.alarm is not None:
             raise PartNotFound(raw.alarm)
+        if self.preprocess.tiles is not None:
+            return self.preprocess.in_tiles(raw.pixels)
         return self.preprocess(raw.pixels, raw.pose)
 
     def alarm(self, raw: Located) -> str | None:
         return raw.alarm
+
+    def pieces(self, records: Sequence[Record]) -> list[Record]:
+        tiles = self.preprocess.tiles
+        if tiles is None:
+            return list(records)
+        out = []
+        for record in records:
+            wide, high = image_size_of(record.path)
+            count = len(tiles.places((high, wide)))
+            out += [replace(record, id=f"{record.id}#{k}", unit=record.whole, tile=k) for k in range(count)]
+        return out
+
+    def example(self, record: Record) -> NDArray[np.uint8]:
+        prepared = self.ready(record)[1]
+        return prepared.images[len(prepared.images) // 2] if isinstance(prepared, Tiles) else prepared
+
+    def stack(self, prepared: Sequence[Any]) -> Any:
+        return list(prepared) if isinstance(prepared[0], Tiles) else super().stack(prepared)
 
     def noise(self, generator: np.random.Generator) -> NDArray[np.uint8]:
         return generator.integers(0, 256, (*self.preprocess.size, 3), dtype=np.uint8)

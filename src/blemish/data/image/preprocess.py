@@ -18,6 +18,7 @@ from blemish.data.image.header import open_header
 from blemish.data.image.levels import Levels, kind_of
 from blemish.data.image.locate import Locator
 from blemish.data.image.roi import unpack_roi
+from blemish.data.image.tiles import Tiles, Tiling
 from blemish.errors import ConfigError, DataError
 from blemish.files import MAX_PIXELS
 from blemish.types import Pose
@@ -122,6 +123,7 @@ class Preprocess:
     darkest: float = 0.0  # the brightest value of the darkest good image, of 255; 0 = not known
     max_pixels: int = MAX_PIXELS  # larger images are refused before they are decoded
     locate: Locator | None = None  # how the part is found, which is cropped and turned to one pose
+    tiles: Tiling | None = None  # each tile of a picture is an input of the network
 
     def __post_init__(self) -> None:
         if len(self.size) != 2 or any(int(side) != side or side < 1 for side in self.size):
@@ -146,19 +148,32 @@ class Preprocess:
         real = self.black_float, self.white_float
         return Levels((self.black_uint16, self.white_uint16), real, self.darkest)
 
-    def __call__(self, image: NDArray[Any], pose: Pose | None = None) -> NDArray[np.uint8]:
-        """(H, W) or (H, W, 3), uint8, uint16 or float -> (*size, 3) uint8; the part in its pose, where it is located.
+    def __call__(self, image: NDArray[Any], pose: Pose | None = None, tile: int | None = None) -> NDArray[np.uint8]:
+        """(H, W) or (H, W, 3), uint8, uint16 or float -> (*size, 3) uint8; the part in its pose, where it is located; a
+        tile by its number.
 
         DataError on another shape or type, and on values outside the learned range; PartNotFound.
         """
         picture = self.in_8_bit(image)
+        if self.tiles is not None and tile is not None:
+            high, wide = picture.shape[:2]
+            picture = self.tiles.cut(picture, self.tiles.places((high, wide))[tile])
         if self.locate is None:
             out = _resized(picture, self.size)
         else:
             out = self.locate.crop(picture, pose or self.locate.find(picture), self.size)
         if self.roi is not None:
             out = np.where(unpack_roi(self.roi, self.size)[(...,) + (None,) * (out.ndim - 2)], out, _OUTSIDE)
-        return out if out.ndim == 3 else cast(NDArray[np.uint8], cv2.cvtColor(out, cv2.COLOR_GRAY2RGB))
+        return _rgb(out)
+
+    def in_tiles(self, image: NDArray[Any]) -> Tiles:
+        """A picture as all of its tiles; of a plan that has such. DataError as `__call__`."""
+        assert self.tiles is not None
+        picture = self.in_8_bit(image)
+        shape = picture.shape[0], picture.shape[1]
+        places = self.tiles.places(shape)
+        images = np.stack([_rgb(_resized(self.tiles.cut(picture, place), self.size)) for place in places])
+        return Tiles(images, places, shape, self.tiles.side)
 
     def in_8_bit(self, image: NDArray[Any]) -> NDArray[np.uint8]:
         """(H, W[, 3]) in grey levels or RGB. DataError as `__call__`."""
@@ -205,9 +220,10 @@ class Preprocess:
         return cast(NDArray[np.uint8], np.rint(scaled).astype(np.uint8))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values by field name; a limit of pixels and a locator only where they are other than usual."""
+        """Plain values by field name; what came later only where it is other than usual."""
         values = {**asdict(self), "size": list(self.size), "locate": self.locate and self.locate.to_json()}
-        usual = {"max_pixels": MAX_PIXELS, "locate": None}
+        values["tiles"] = self.tiles and list(self.tiles)
+        usual = {"max_pixels": MAX_PIXELS, "locate": None, "tiles": None}
         return {k: v for k, v in values.items() if k not in usual or v != usual[k]}
 
     def rendering(self) -> dict[str, Any]:
@@ -232,10 +248,11 @@ class Preprocess:
             ):
                 raise ValueError("unknown names or sizes that are not whole numbers")
             levels = {name: float(values[name]) for name in ("white_uint16", "white_float")}
-            later = known & set(values) - {"size", "roi", "max_pixels", "locate", *levels}
+            later = known & set(values) - {"size", "roi", "max_pixels", "locate", "tiles", *levels}
             levels |= {name: float(values[name]) for name in later}
             locator = Locator.from_json(values["locate"]) if "locate" in values else None
-            return cls(size=tuple(size), roi=roi, max_pixels=limit, locate=locator, **levels)
+            tiles = Tiling(*map(int, values["tiles"])) if "tiles" in values else None
+            return cls(size=tuple(size), roi=roi, max_pixels=limit, locate=locator, tiles=tiles, **levels)
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"preprocess {dict(values)} is not understood ({error})") from None
 
@@ -257,6 +274,10 @@ def _resized(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint
     if H > h or W > w:
         image = cv2.resize(image, (W, H), interpolation=cv2.INTER_LINEAR)  # type: ignore[assignment]
     return image
+
+
+def _rgb(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return image if image.ndim == 3 else cast(NDArray[np.uint8], cv2.cvtColor(image, cv2.COLOR_GRAY2RGB))
 
 
 def to_source(anomaly_map: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:

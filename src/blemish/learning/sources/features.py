@@ -124,11 +124,11 @@ class FeatureSource:
         @lru_cache(1)
         def image() -> NDArray[np.uint8]:
             try:
-                return self.preprocess(decoded())
+                return self.preprocess(decoded(), tile=record.tile)
             except DataError as error:
                 raise error.at(record.path) from None
 
-        maps = self.cached(data, "", image)
+        maps = self.cached(data, "" if record.tile is None else f"|tile {record.tile}", image)
         return (*maps, self.normalised(image())) if self.image else maps
 
     def cached(self, data: bytes, variant: str, image: Callable[[], NDArray[np.uint8]]) -> Maps:

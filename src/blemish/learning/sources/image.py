@@ -35,6 +35,7 @@ from blemish.data.image.preprocess import (
     size_and_depth,
 )
 from blemish.data.image.roi import pack_roi
+from blemish.data.image.tiles import Tiling, parse_tiles
 from blemish.data.modality import Modality
 from blemish.data.synthesis.makers import MAKERS, VERSION
 from blemish.data.synthesis.scenes import procedural_scene
@@ -111,6 +112,7 @@ class Item:
     data: Callable[[], bytes]  # names its content
     image: Callable[[bytes], Image]  # of that content, as the network takes it
     content: Callable[[bytes], str] = content_id  # the id in the model's description
+    variant: str = ""  # which part of that content
 
 
 def files(records: Sequence[Record], preprocess: Preprocess) -> list[Item]:
@@ -118,12 +120,13 @@ def files(records: Sequence[Record], preprocess: Preprocess) -> list[Item]:
 
     def item(record: Record) -> Item:
         def image(data: bytes) -> Image:
-            return preprocess(decode_image(data, str(record.path), max_pixels=preprocess.max_pixels))
+            return preprocess(decode_image(data, str(record.path), max_pixels=preprocess.max_pixels), tile=record.tile)
 
         def content(data: bytes) -> str:
             return image_id(data, lambda: decode_image(data, str(record.path)))
 
-        return Item(record.id, lambda: read_file(record.path), image, content)
+        variant = "" if record.tile is None else f"|tile {record.tile}"
+        return Item(record.id, lambda: read_file(record.path), image, content, variant)
 
     return [item(record) for record in records]
 
@@ -211,7 +214,7 @@ class ImageSamples:
         data = item.data()
         self.source.seen.add(item.content(data))
         image = partial(self._kept if self.needs.image else self._drawn, item, view)
-        maps = self.source.cached(data, "" if view == "same" else f"|{view}", image)
+        maps = self.source.cached(data, item.variant + ("" if view == "same" else f"|{view}"), image)
         return maps, self.source.normalised(image()) if self.needs.image else None
 
     @staticmethod
@@ -220,7 +223,7 @@ class ImageSamples:
 
     def _twin(self, item: Item, view: str, number: int) -> tuple[Maps, NDArray[np.bool_]]:
         data = item.data()
-        variant = f"|{view}|{self.made_by}|{number}"
+        variant = f"{item.variant}|{view}|{self.made_by}|{number}"
         made = lru_cache(1)(lambda: self._damaged(item, view, number))
         maps = self.source.cached(data, variant, lambda: made()[0])
         return maps, self._mask(data, variant, lambda: made()[1])
@@ -232,7 +235,7 @@ class ImageSamples:
 
     def _damaged(self, item: Item, view: str, number: int) -> tuple[Image, NDArray[np.bool_]]:
         assert self.maker is not None
-        seed = hashlib.sha256(item.data() + f"|{view}|{self.made_by}|{number}".encode()).digest()[:8]
+        seed = hashlib.sha256(item.data() + f"{item.variant}|{view}|{self.made_by}|{number}".encode()).digest()[:8]
         return self.maker(self._drawn(item, view), np.random.default_rng(int.from_bytes(seed, "little")))  # type: ignore[no-any-return]
 
     def _mask(self, data: bytes, variant: str, make: Callable[[], NDArray[np.bool_]]) -> NDArray[np.bool_]:
@@ -291,7 +294,8 @@ def read_roi(path: str, size: tuple[int, int], records: Sequence[Record], max_pi
 
 def plan_preprocess(good: Sequence[Record], options: FitOptions, stride: int) -> Preprocess:
     """How an image becomes the network's input: planned from these images, with the region of interest."""
-    preprocess = plan_geometry(good, options.image_size, stride, options.max_pixels)
+    tiles = None if options.tiles is None else parse_tiles(options.tiles)
+    preprocess = plan_geometry(good, options.image_size, stride, options.max_pixels, tiles)
     if options.locate != "off" and (locator := _locator(good, preprocess, options.locate)) is not None:
         high, wide = locator.size
         size = resolve(parse_image_size(options.image_size), wide / high, stride)
@@ -326,18 +330,27 @@ def suggested_locator(good: Sequence[Record], options: FitOptions) -> Locator | 
         return _locator(good, plain, "auto")
 
 
-def plan_geometry(good: Sequence[Record], image_size: str, stride: int, max_pixels: int = MAX_PIXELS) -> Preprocess:
-    """The network's input for these images: size at their median aspect, and the levels of their values.
+def plan_geometry(
+    good: Sequence[Record], image_size: str, stride: int, max_pixels: int = MAX_PIXELS, tiles: Tiling | None = None
+) -> Preprocess:
+    """The network's input for these images: size at their median aspect, or of a tile, and the levels of their values.
 
     Deep and real-valued images are all measured, 8-bit ones in part, spread over the set: they need no range.
     """
     heads = [(r, *size_and_depth(r.path)) for r in good]
-    size = resolve(parse_image_size(image_size), median_aspect(shape for _, shape, _ in heads), stride)
+    if tiles is not None:
+        for record, (wide, high), _ in heads:
+            try:
+                tiles.places((high, wide))
+            except DataError as error:
+                raise error.at(record.path) from None
+    aspect = 1.0 if tiles is not None else median_aspect(shape for _, shape, _ in heads)
+    size = resolve(parse_image_size(image_size), aspect, stride)
     deep, flat = ([r for r, _, is_deep in heads if is_deep is wanted] for wanted in (True, False))
     measured = [*deep, *flat[:: max(1, len(flat) // MEASURED)]]
     with ThreadPoolExecutor(cores()) as pool:
         found = list(pool.map(lambda record: measure(read_image(record.path, max_pixels=max_pixels)), measured))
-    return Preprocess.of(size, learn(found), max_pixels)
+    return replace(Preprocess.of(size, learn(found), max_pixels), tiles=tiles)
 
 
 def _plan(learn: Sequence[Record], options: FitOptions, backbone: Backbone) -> Modality[Any]:
