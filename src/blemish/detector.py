@@ -88,6 +88,36 @@ class Detector:
         """Write the model folder; whole or not at all."""
         modelfile.save(self.model, folder)
 
+    def export(
+        self,
+        folder: str | Path,
+        runtime: str = "onnx",
+        *,
+        golden: Sequence[str | Path] = (),
+        int8: str | Path | Sequence[str | Path] | Sequence[Record] | None = None,
+        track: Track | None = None,
+    ) -> dict[str, Any]:
+        """Write the model for programs without Blemish: graph, pipeline.json, golden inputs, short programs.
+
+        `runtime` is "onnx" or "openvino"; `golden` names pictures that become golden inputs beside drawn ones; `int8`
+        good images that the model has not learned from, for an int8 graph. The folder has to be new or empty. Returns
+        what was written; ExportError where the int8 graph judges otherwise or is not faster. See `inspection.bundle`
+        and `inspection.int8`.
+        """
+        from blemish.inspection import bundle
+        from blemish.inspection.int8 import in_int8
+
+        if int8 is None:
+            return bundle.export(self.model, folder, runtime, golden=golden)
+        bundle.check_exportable(self.model)
+        good = [r for r in as_records(int8, kind=self._kind()) if r.label == 0 and r.split != "test"]
+        known = len(good) - len(self._unknown(good))
+        if known:
+            message = f"{known} of {len(good)} good images, or their units, were learned from"
+            raise DataError(f"{message}, and an int8 graph is compared on others", hint="give images of new good parts")
+        model, figures = in_int8(self.model, good, runtime, track or no_track)
+        return bundle.export(model, folder, runtime, golden=golden, int8=figures)
+
     @property
     def model(self) -> Model:
         """The fitted model; NotFittedError before fit."""
@@ -256,10 +286,7 @@ class Detector:
         return self
 
     def _not_learned(self, records: list[Record]) -> list[Record]:
-        data = self.model.meta.data
-        images, units = set(data.content_ids), set(data.units)
-        kind = registry.of(self.model.meta)
-        fresh = [r for r in records if unit_id(r) not in units and not kind.known(r, images)]
+        fresh = self._unknown(records)
         if len(fresh) < len(records):
             warnings.warn(
                 f"{len(records) - len(fresh)} of {len(records)} images, or their units, were learned from "
@@ -267,6 +294,12 @@ class Detector:
                 stacklevel=3,
             )
         return fresh
+
+    def _unknown(self, records: list[Record]) -> list[Record]:
+        data = self.model.meta.data
+        images, units = set(data.content_ids), set(data.units)
+        kind = registry.of(self.model.meta)
+        return [r for r in records if unit_id(r) not in units and not kind.known(r, images)]
 
     def inspector(self, engine: str = "openvino", *, threads: int | None = None, batch: int = 1) -> Inspector:
         """The line from file to result on one engine; "reference" is what graphs are compared with."""

@@ -33,6 +33,13 @@ class Format(StrEnum):
     table = "table"
 
 
+class Runtime(StrEnum):
+    """What runs an exported graph."""
+
+    onnx = "onnx"
+    openvino = "openvino"
+
+
 def of_fit(name: str, text: str | None = None) -> Any:
     """Flag, help and bounds of an option of `FitOptions`; `text` is another help."""
     option = OPTIONS[name]
@@ -300,6 +307,29 @@ def power(
 
     lists = (kind or [], size or [], contrast or [])
     run(model, good, html, json_, *lists, images, seed, layout, category or [], threads, max_pixels)
+
+
+@app.command()
+def export(
+    model: ModelPath,
+    out: Annotated[Path, typer.Option(help="The folder to write; new or empty.")],
+    runtime: Annotated[Runtime, typer.Option(help="What is to run the graph.")] = Runtime.onnx,
+    golden: Annotated[
+        Optional[list[Path]],  # noqa: UP045
+        typer.Option(help="A picture to compare programs on, beside drawn ones: a good and a defective part."),
+    ] = None,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="In 8-bit integers, if that is faster and judges the same; else exit 1.")
+    ] = False,
+    calibration: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="int8: good images that the model has not learned from, for its ranges and threshold."),
+    ] = None,
+) -> None:
+    """Write a model for other programs: graph, all that surrounds it in JSON, golden inputs, short programs."""
+    from blemish.cli.export import run
+
+    run(model, out, runtime.value, golden or [], int8, calibration)
 
 
 @app.command()

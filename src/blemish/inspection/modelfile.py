@@ -20,7 +20,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -135,6 +135,12 @@ def save(model: Model, folder: str | Path) -> None:
         "files": {name: {"sha256": _sha256(data), "bytes": len(data)} for name, data in contents.items()},
     }
     contents["model.json"] = _pretty({**head, "digest": _sha256(_canonical(head))})
+    write_folder(contents, folder)
+
+
+def write_folder(contents: Mapping[str, bytes], folder: Path) -> None:
+    """Write files by name into a folder that appears whole, in place of one that is there; ModelFileError where it
+    cannot be written."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     _sweep(folder)
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
