@@ -293,10 +293,17 @@ def stems(files: Sequence[Path], roots: Iterable[Path]) -> list[str]:
     found: dict[Path, str] = {}
     for file, stem in inside.items():
         free = chain((f"{stem}_{file.suffix[1:]}",), (f"{stem}_{number}" for number in count(2)))
-        alone = shared[_folded(stem)] == 1 and folders.isdisjoint(_folded(stem + end) for end in (".png", ".npy"))
+        alone = shared[_folded(stem)] == 1 and folders.isdisjoint(
+            _folded(stem + end) for end in (".png", ".npy", ".txt")
+        )
         found[file] = stem if alone else next(name for name in free if _folded(name) not in taken)
         taken.add(_folded(found[file]))
     return [found[file] for file in files]
+
+
+def below(file: Path, roots: Iterable[Path]) -> str:
+    """The path of a file below the folder that all `roots` lie in, as in `stems`, with `/` and its suffix."""
+    return _below(file, _common(roots)) + file.suffix
 
 
 def _common(roots: Iterable[Path]) -> str | None:

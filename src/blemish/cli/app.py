@@ -33,6 +33,13 @@ class Format(StrEnum):
     table = "table"
 
 
+class Labels(StrEnum):
+    """How `inspect` writes regions for label tools."""
+
+    coco = "coco"
+    yolo = "yolo"
+
+
 class Runtime(StrEnum):
     """What runs an exported graph."""
 
@@ -135,6 +142,14 @@ def inspect(
         Optional[Path],  # noqa: UP045
         typer.Option(help="Folder of maps as the evaluation server of MVTec AD 2 takes them."),
     ] = None,
+    masks: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder for PNGs, 255 where a map is above its threshold."),
+    ] = None,
+    labels: Annotated[
+        Optional[tuple[Labels, Path]],  # noqa: UP045
+        typer.Option(help="Regions for label tools: `coco FILE` or `yolo FOLDER`.", metavar="FORMAT PLACE"),
+    ] = None,
     format_: Annotated[Format, typer.Option("--format", help="How to print results.")] = Format.jsonl,
     fail_on_anomaly: Annotated[bool, typer.Option("--fail-on-anomaly", help="Exit 3 if one is found.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per call; 1 is fastest on a CPU.")] = 1,
@@ -154,6 +169,8 @@ def inspect(
             "--maps": maps,
             "--raw-maps": raw_maps,
             "--server-maps": server_maps,
+            "--masks": masks,
+            "--labels": labels,
             "--threads": threads,
             "--batch-size": None if batch_size == 1 else batch_size,
             "--format": None if format_ is Format.jsonl else str(format_),
@@ -165,7 +182,18 @@ def inspect(
     files = [Path(path) for path in paths]
     places = (maps, raw_maps, server_maps)
     return command.run(
-        model, files, *places, format_.value, fail_on_anomaly, batch_size, threads, engine, max_pixels, file_rate
+        model,
+        files,
+        *places,
+        format_.value,
+        fail_on_anomaly,
+        batch_size,
+        threads,
+        engine,
+        max_pixels,
+        file_rate,
+        masks,
+        labels and (labels[0].value, labels[1]),
     )
 
 

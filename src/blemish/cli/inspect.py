@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import signal
 import sys
 import threading
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from blemish.cli.progress import Terminated, track
 from blemish.errors import ConfigError, DataError
-from blemish.outputs import ELSEWHERE, MapFolder, stems
+from blemish.outputs import ELSEWHERE, MapFolder, below, check_file, stems
 
 if TYPE_CHECKING:
     from blemish.data.modality import Modality
@@ -45,6 +46,8 @@ def run(
     engine: str,
     max_pixels: int | None,
     file_rate: float | None,
+    masks: Path | None = None,
+    labels: tuple[str, Path] | None = None,
 ) -> int:
     """Returns the exit code."""
     from blemish.data import registry
@@ -56,21 +59,22 @@ def run(
     other: Counter[str] = Counter()
     files = list(_sources(_files(paths, kind, other), kind))
     readable = [source for _, source, _ in files if not isinstance(source, DataError)]
-    places = _Places(maps, raw_maps, [stem for _, source, stem in files if not isinstance(source, DataError)], paths)
+    wanted = {"--maps": (maps, ".png"), "--raw-maps": (raw_maps, ".npy"), "--masks": (masks, ".png")}
+    places = _Places(wanted, labels, [stem for _, source, stem in files if not isinstance(source, DataError)], paths)
     server = None
     if server_maps is not None:
         from blemish.cli.server_maps import ServerMaps
 
-        for option, folder in {"--maps": maps, "--raw-maps": raw_maps}.items():
+        for option, folder in [*((o, f) for o, (f, _) in wanted.items()), ("--labels", labels and labels[1])]:
             if folder is not None and folder.resolve().is_relative_to(server_maps.resolve()):
                 message = f"lies in {server_maps}, which may hold maps for the server alone"
                 raise DataError(message, path=folder, hint=ELSEWHERE.format(option))
         named = [path for path, source, _ in files if not isinstance(source, DataError)]
         server = ServerMaps(server_maps, named, detector.model, read=paths)
-    places.begin()
     threads = threads or max(1, min(cores(), len(readable)))  # a stream that stays idle takes its time to compile too
     line = detector.inspector(engine, threads=threads, batch=batch_size)
     _check_threshold(line.calibrator is not None, fail_on_anomaly)
+    places.begin(line)
     columns = _COLUMNS if kind.cut is None else (_COLUMNS[0], _SPAN, *_COLUMNS[1:])
     columns += (_ALARM,) if kind.locates else ()
     results = iter(track(line.inspect_many(readable, errors="yield"), "inspect", len(readable)))
@@ -222,41 +226,106 @@ def _files(paths: list[Path], kind: Modality[Any], other: Counter[str]) -> list[
 
 
 class _Places:
-    """Where overlays and raw maps go; DataError, before any work, where they cannot."""
+    """Where overlays, raw maps, masks and labels go; DataError, before any work, where they cannot.
 
-    def __init__(self, maps: Path | None, raw_maps: Path | None, stems: Sequence[str], read: Sequence[Path]) -> None:
-        wanted = {"--maps": (maps, ".png"), "--raw-maps": (raw_maps, ".npy")}
+    `wanted` has the folder, or None, and the suffix of each option; `labels` format and place.
+    """
+
+    def __init__(
+        self,
+        wanted: dict[str, tuple[Path | None, str]],
+        labels: tuple[str, Path] | None,
+        stems: Sequence[str],
+        read: Sequence[Path],
+    ) -> None:
+        from blemish.inspection.labels import Coco
+
+        self.roots = [path if path.is_dir() else path.parent for path in read]
+        self.coco: Coco | None = None
+        form, place = labels or ("", None)
+        names = {option: {f"{stem}{suffix}" for stem in stems} for option, (folder, suffix) in wanted.items() if folder}
+        if form == "yolo":
+            wanted = {**wanted, _LABELS: (place, ".txt")}
+            names[_LABELS] = {_CLASSES, *(_label_file(stem) for stem in stems)}
+        elif place is not None:
+            check_file(place, _LABELS, read=read, is_ours=Coco.is_ours)
+            self.coco = Coco(place, len(stems))
         self.folders = {
-            suffix: MapFolder(folder, option, {f"{stem}{suffix}" for stem in stems}, read=read)
-            for option, (folder, suffix) in wanted.items()
+            option: MapFolder(folder, option, names[option], read=read)
+            for option, (folder, _) in wanted.items()
             if folder is not None
         }
+        self._check_distinct()
 
-    def begin(self) -> None:
-        """List what is to come."""
+    def _check_distinct(self) -> None:
+        """DataError where two options would write one file."""
+        taken = {os.path.realpath(self.coco.path): _LABELS} if self.coco else {}
+        for option, folder in self.folders.items():
+            root = os.path.realpath(folder.path)
+            for name in sorted(folder.names):
+                other = taken.setdefault(os.path.join(root, *name.split("/")), option)
+                if other != option:
+                    message = f"would be written by {other} and by {option}"
+                    raise DataError(message, path=folder.path / name, hint="give each a folder of its own")
+
+    def begin(self, line: Inspector) -> None:
+        """ConfigError where the model cannot mark regions; else list what is to come."""
+        self.marks = self.coco is not None or not {"--masks", _LABELS}.isdisjoint(self.folders)
+        if self.marks:
+            from blemish.inspection.labels import check
+
+            check(line)
         for folder in self.folders.values():
             folder.begin()
+        if _LABELS in self.folders:
+            from blemish.inspection.labels import NAME
+
+            self.folders[_LABELS].write(_CLASSES, f"{NAME}\n".encode())
 
     def store(self, source: Any, stem: str, result: Any, line: Inspector, written: dict[str, str | None]) -> None:
-        """Write the maps that were asked for; their paths go into `written`."""
-        if ".npy" in self.folders:
+        """Write what was asked for; the paths of maps go into `written`."""
+        if "--raw-maps" in self.folders:
             import numpy as np
 
             data = io.BytesIO()
             np.save(data, result.anomaly_map)
-            written["raw_map"] = self.folders[".npy"].write(f"{stem}.npy", data.getvalue())
-        if ".png" in self.folders:
+            written["raw_map"] = self.folders["--raw-maps"].write(f"{stem}.npy", data.getvalue())
+        if "--maps" in self.folders:
             from blemish.data import drawing
             from blemish.inspection.scale import scale_of
 
             kind, scale = line.kind, scale_of(line.calibrator, result.anomaly_map)
             picture = kind.picture(kind.read(source), result.anomaly_map, scale=scale, regions=result.regions)
-            written["map_path"] = self.folders[".png"].write(f"{stem}.png", drawing.encode(picture))
+            written["map_path"] = self.folders["--maps"].write(f"{stem}.png", drawing.encode(picture))
+        if self.marks:
+            self._mark(source, stem, result, line)
+
+    def _mark(self, source: Any, stem: str, result: Any, line: Inspector) -> None:
+        from blemish.inspection.labels import marked, mask_png, yolo
+
+        found = marked(line, result)
+        if "--masks" in self.folders:
+            self.folders["--masks"].write(f"{stem}.png", mask_png(found))
+        if _LABELS in self.folders:
+            self.folders[_LABELS].write(_label_file(stem), yolo(found))
+        if self.coco is not None:
+            self.coco.add(below(Path(source), self.roots), result, found)
 
     def close(self) -> None:
-        """List what was written."""
+        """List what was written, and write the labels that are one file."""
         for folder in self.folders.values():
             folder.end()
+        if self.coco is not None:
+            self.coco.write()
+
+
+_LABELS = "--labels"
+_CLASSES = "classes.txt"
+
+
+def _label_file(stem: str) -> str:
+    """Where YOLO's tools look for it; apart from `classes.txt`, which a picture may be called too."""
+    return f"labels/{stem}.txt"
 
 
 class _Writer:

@@ -39,7 +39,7 @@ from blemish.types import Record, Track, no_track
 
 RANGES = 32  # images that ranges of activations are measured on, at most
 PROBED = 8  # of these, that layers are compared on, each with a synthetic defect too
-SPOILED = 0.15  # of the spread of their scores, that a set of layers may move one of them by
+SPOILED = 0.05  # of the spread of their scores, that a set of layers may move one of them by
 RANK = 0.98  # least rank correlation
 EQUAL = 0.95  # least share of equal verdicts
 MISSED = 0.02  # share of synthetic defects that the int8 graph may find less
