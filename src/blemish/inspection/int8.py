@@ -71,9 +71,9 @@ def in_int8(
         raise EngineError("onnxruntime, which makes the int8 graph, is not installed", hint="pip install onnxruntime")
     before = next(iter(model.calibrators.values()))
     ranges, judged = _parts(records, images_needed(before.alpha))
-    pictures = [kind.ready(record)[1] for record in track(ranges, "ranges", len(ranges))]
-    quantised = _Quantiser(model.graph, pictures)
-    layers, graph = _kept(quantised, pictures, model.graph, runtime)
+    for_ranges = [kind.ready(record)[1] for record in track(ranges, "ranges", len(ranges))]
+    quantised = _Quantiser(model.graph, for_ranges)
+    layers, graph = _kept(quantised, for_ranges, model.graph, runtime)
     if not layers:
         raise ExportError(
             "every layer spoils the scores in int8 on this runtime, so there is nothing to gain",
@@ -89,7 +89,8 @@ def in_int8(
     good = [kind.ready(record)[1] for record in judged]
     bad = [_damaged(picture, seed) for seed, picture in enumerate(good)]
     for name, run in runs.items():
-        scores[name] = np.array([_score(run, picture) for picture in track([*good, *bad], f"gate, {name}")])
+        pictures = track([*good, *bad], f"gate, {name}", len(good) + len(bad))
+        scores[name] = np.array([_score(run, picture) for picture in pictures])
     verdicts = {name: scores[name] > made[name].threshold for name in runs}
     milliseconds = timed(runs, good)
     found_in = {name: float(verdicts[name][len(good) :].mean()) for name in runs}

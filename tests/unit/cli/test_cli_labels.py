@@ -28,7 +28,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def marked(seed: int, corner: tuple[int, int]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    image = cv2.resize(good_image(seed), SHAPE[::-1], interpolation=cv2.INTER_LINEAR).astype(np.uint8)
+    image = good_image(seed).repeat(2, 0).repeat(2, 1)  # twice the size of the model's input
     mask = np.zeros(SHAPE, bool)
     mask[corner[0] : corner[0] + 24, corner[1] : corner[1] + 24] = True
     image[mask] = 255
@@ -152,3 +152,19 @@ def test_export_writes_a_folder_and_says_what(model: Path, tmp_path: Path, run: 
     for options in (("--int8",), ("--calibration", tmp_path), ("--runtime", "tensorrt")):
         assert run("export", model, "--out", tmp_path / "new", *options).code == 2
     assert not (tmp_path / "new").exists()
+
+
+def test_export_in_int8_with_its_progress(
+    model: Path, tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    from blemish.inspection import int8
+
+    monkeypatch.setattr(int8, "timed", lambda runs, _: {"f32": 1.0, "int8": 1.5})
+    (tmp_path / "fresh").mkdir()
+    for number in range(30):
+        cv2.imwrite(str(tmp_path / "fresh" / f"{number}.png"), good_image(7000 + number)[..., ::-1])
+    done = run("export", model, "--out", tmp_path / "out", "--int8", "--calibration", tmp_path / "fresh")
+    assert (done.code, done.out) == (1, "")
+    assert "1.50 of the time" in done.err
+    assert not (tmp_path / "out").exists()
