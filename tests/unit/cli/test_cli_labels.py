@@ -30,7 +30,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def marked(seed: int, corner: tuple[int, int]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     image = good_image(seed).repeat(2, 0).repeat(2, 1)  # twice the size of the model's input
     mask = np.zeros(SHAPE, bool)
-    mask[corner[0] : corner[0] + 24, corner[1] : corner[1] + 24] = True
+    mask[corner[0] : corner[0] + 12, corner[1] : corner[1] + 12] = True
     image[mask] = 255
     return image, mask
 
@@ -77,7 +77,7 @@ def test_coco_yolo_and_masks_say_where_the_regions_are(model: Path, pictures: Pa
         if modelfile.load(model).meta.precision == "f32":
             assert ((mask > 0) == (np.load(raw / name.replace(".png", ".npy")) > threshold)).all()
         y, x = corners[name]
-        assert mask[y + 8 : y + 16, x + 8 : x + 16].all()  # the defect is in it
+        assert mask[y + 4 : y + 8, x + 4 : x + 8].all()  # the defect is in it
     assert len({a["id"] for a in value["annotations"]}) == len(value["annotations"])
 
     done = run("inspect", model, pictures, "--labels", "yolo", tmp_path / "yolo")
