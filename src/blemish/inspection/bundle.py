@@ -65,7 +65,7 @@ _TOLD: dict[type, frozenset[str]] = {
     Preprocess: frozenset("size white_uint16 white_float roi black_uint16 black_float darkest max_pixels".split()),
     Meta: frozenset(
         "method preprocess precision kind graph config seed training backbone weights views inspected data device "
-        "features_device software fit_seconds vote adapted".split()
+        "features_device software fit_seconds vote adapted chosen".split()
     ),
     Model: frozenset("meta calibrators tensors graph parity run categories".split()),
 }
@@ -196,7 +196,7 @@ def _judged(
 
 
 def _of_user(kind: Images, path: Path) -> Golden:
-    image = kind.read(path)
+    image = kind.read(path).pixels
     if image.dtype.kind == "f":
         raise ConfigError(f"{path}: real values cannot be kept as PNG", hint="golden inputs have 8 or 16 bits")
     if image.shape[0] * image.shape[1] > MOST_GOLDEN:

@@ -37,6 +37,10 @@ def check(line: Inspector) -> None:
     if not isinstance(line.kind, Images):
         message = f"--labels and --masks are of pictures, and this is a model of {line.kind.name}s"
         raise ConfigError(message, hint="the JSON lines have the regions of all models")
+    locator = line.kind.preprocess.locate
+    if locator is not None and locator.several:
+        message = "--labels and --masks are of pictures, and this model judges several parts of one"
+        raise ConfigError(message, hint="the JSON lines have the regions of every part")
     if line.calibrator is None and line.categories is None:
         message = "--labels and --masks need a threshold, and this model has none"
         raise ConfigError(message, hint="`blemish calibrate MODEL GOOD` makes one")
