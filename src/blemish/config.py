@@ -45,7 +45,7 @@ def build(cls: type[T], options: Mapping[str, Any], *, also: Sequence[str] = ())
         first = error.errors()[0]
         message = first["msg"].removeprefix("Value error, ")
         if not first["loc"]:  # a check over several options, whose message names the values
-            raise ConfigError(message) from None
+            raise ConfigError(message, hint=getattr(first.get("ctx", {}).get("error"), "hint", None)) from None
         where = ".".join(str(p) for p in first["loc"])
         raise ConfigError(f"option '{where}': {message} (got {first['input']!r})") from None
     for name in names:

@@ -15,8 +15,10 @@ from blemish.data import layouts, registry
 from blemish.errors import ConfigError, DataError, EngineError, NotFittedError
 from blemish.inspection import modelfile
 from blemish.inspection.calibrate import agreement, calibrators, deployed_model, good_scores, in_best_format, unit_id
+from blemish.inspection.conformal import Regions
 from blemish.inspection.engines import Engine
 from blemish.inspection.inspector import Errors, Inspector
+from blemish.inspection.measuring import Measuring
 from blemish.inspection.modelfile import Model
 from blemish.inspection.open import reading
 from blemish.inspection.promises import promised
@@ -77,12 +79,20 @@ class Detector:
         return detector
 
     @classmethod
-    def load(cls, folder: str | Path, *, max_pixels: int | None = None, file_rate: float | None = None) -> Self:
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        max_pixels: int | None = None,
+        file_rate: float | None = None,
+        scale: str | None = None,
+    ) -> Self:
         """Read a model folder. ModelFileError where it is missing, damaged or of another version.
 
-        `max_pixels` of images and `file_rate` (Hz) of recordings that state none take the place of the model's own.
+        `max_pixels` and `scale` of images and `file_rate` (Hz) of recordings that state none take the place of the
+        model's own.
         """
-        return cls.from_model(reading(modelfile.load(folder), max_pixels=max_pixels, file_rate=file_rate))
+        return cls.from_model(reading(modelfile.load(folder), max_pixels=max_pixels, file_rate=file_rate, scale=scale))
 
     def save(self, folder: str | Path) -> None:
         """Write the model folder; whole or not at all."""
@@ -129,6 +139,11 @@ class Detector:
     def promise(self) -> str | None:
         """What the threshold promises, in one sentence; None where the model is not calibrated."""
         return self.model.promise
+
+    @property
+    def region_promise(self) -> str | None:
+        """How regions are cut and what that promises; None where the model is not calibrated."""
+        return self.model.region_promise
 
     def fit(
         self,
@@ -247,23 +262,27 @@ class Detector:
         *,
         false_alarm_rate: float = 0.05,
         promise_per: str | None = None,
+        region_rate: float | None = None,
+        region_per: str | None = None,
         track: Track | None = None,
     ) -> Self:
         """A new threshold: from good images that the model has not learned from, or, without any, from the ones that
         `fit` held out. CalibrationError where they are too few for the rate; scores never change.
 
         Images that the model has learned from, recognised by their pixels, and images of units that it knows are left
-        out with a warning: a promise made from them would be broken by the first new part. `promise_per` is that of
-        `fit` where it is not given. ConfigError for an unknown one.
+        out with a warning: a promise made from them would be broken by the first new part. `promise_per`, `region_rate`
+        and `region_per` are those of the model where they are not given. ConfigError for an unknown one.
         """
-        per = OPTIONS["promise_per"].choices
-        if promise_per is not None and promise_per not in per:
-            raise ConfigError(f"no promise per '{promise_per}'", hint=config.nearest(promise_per, list(per)))
+        for name, given in (("promise_per", promise_per), ("region_per", region_per)):
+            per = OPTIONS[name].choices
+            if given is not None and given not in per:
+                raise ConfigError(f"no promise per '{given}' ({name})", hint=config.nearest(given, list(per)))
+        regions = self._regions(region_rate, region_per)
         if good is None:
             if not self.model.calibrators:
                 raise ConfigError("nothing was held out in fit", hint="give good images to calibrate from")
-            made = {k: c.again(false_alarm_rate) for k, c in self.model.calibrators.items()}
-            categories = self.model.categories and self.model.categories.again(false_alarm_rate)
+            made = {k: c.again(false_alarm_rate, regions) for k, c in self.model.calibrators.items()}
+            categories = self.model.categories and self.model.categories.again(false_alarm_rate, regions)
         else:
             fresh = as_records(good, cut=self._cut(), kind=self._kind())
             from blemish.learning.splits import without_copies
@@ -275,15 +294,24 @@ class Detector:
             follow = track or no_track
             categories = None
             if self.model.categories is not None:
-                made, categories, found = promised(self.model, kind, records, false_alarm_rate, per_unit, follow)
+                made, categories, found = promised(
+                    self.model, kind, records, false_alarm_rate, per_unit, follow, regions=regions
+                )
             else:
-                scores = good_scores(deployed_model(self.model, kind), records, follow)
-                made = calibrators([scores], false_alarm_rate, per_unit=per_unit)
+                measuring = Measuring.of(kind, regions, self.model.meta.rules)
+                scores = good_scores(deployed_model(self.model, kind, measuring), records, follow)
+                made = calibrators([scores], false_alarm_rate, per_unit=per_unit, regions=regions)
                 found = agreement([scores])
             self._model = in_best_format(self.model, found)  # on this processor, whose short format may be another
         self._model = self.model.with_calibrators(made, categories)
         self._inspector = None
         return self
+
+    def _regions(self, rate: float | None, per: Any) -> Regions:
+        """How the model cuts regions, with another rate or another count where they are given."""
+        known = next((c.regions for c in self.model.calibrators.values()), None)
+        known = known or config.build(FitOptions, self.model.run).regions
+        return replace(known, rate=known.rate if rate is None else rate, per=per or known.per)
 
     def _not_learned(self, records: list[Record]) -> list[Record]:
         fresh = self._unknown(records)

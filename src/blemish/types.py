@@ -204,6 +204,10 @@ class Region:
         interval: of a signal: from when to when, in seconds of its recording.
         box: of a cloud: x0, y0, z0, x1, y1, z1 in its own unit.
         points: of a cloud: how many.
+        length_px, width_px: of an image, where regions are measured (`data.image.measures`): in source pixels.
+        length_mm, width_mm, area_mm2: the same and the area, where the size of a pixel is known.
+        position_mm: x, y of its centre, from the picture's upper left corner.
+        area: name of the area that it lies in, where the region of interest has several.
     """
 
     bbox: tuple[int, int, int, int]
@@ -213,6 +217,57 @@ class Region:
     interval: tuple[float, float] | None = None
     box: tuple[float, ...] | None = None
     points: int | None = None
+    length_px: float | None = None
+    width_px: float | None = None
+    length_mm: float | None = None
+    width_mm: float | None = None
+    area_mm2: float | None = None
+    position_mm: tuple[float, float] | None = None
+    area: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, without what is not known of it."""
+        values = asdict(self)
+        known = {k: v for k, v in values.items() if k in _ALWAYS or v is not None}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in known.items()}
+
+
+_ALWAYS = ("bbox", "area_px", "peak", "score")
+
+
+@dataclass(frozen=True, slots=True)
+class AreaScore:
+    """The largest value of the map in one named area, and the value above which the part is anomalous."""
+
+    name: str
+    score: float
+    threshold: float
+
+    @property
+    def label(self) -> Literal["good", "anomalous"]:
+        """As `AnomalyResult.verdict`, of this area."""
+        return "anomalous" if self.score > self.threshold else "good"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**asdict(self), "label": self.label}
+
+
+@dataclass(frozen=True, slots=True)
+class RuleResult:
+    """Whether an acceptance rule fired, and by what: a number of regions, or the quantity that it names first of the
+    region that decided; None where there was no such region."""
+
+    rule: str
+    fired: bool
+    value: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+Decider = Literal["score", "rules", "both"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +289,10 @@ class AnomalyResult:
         span: of a signal: the window, in seconds of its recording.
         pose: where the part lies, where the model looks for it.
         alarm: why the sample is anomalous although nothing was scored (no part found); its score is then `ALARM`.
+        map_threshold_per: what its promise counts: good images that show a region, or good area that lies in one.
+        areas: of a region of interest with names: what was found in each; they decide in place of `score`.
+        rules: of a model with acceptance rules, which of them fired.
+        decided_by: what the verdict comes from: the score (or the areas'), the rules, or both.
     """
 
     image_path: str | None
@@ -250,16 +309,32 @@ class AnomalyResult:
     span: tuple[float, float] | None = None
     pose: Pose | None = None
     alarm: str | None = None
+    map_threshold_per: str | None = None
+    areas: tuple[AreaScore, ...] = ()
+    rules: tuple[RuleResult, ...] = ()
+    decided_by: Decider = "score"
 
     @property
     def verdict(self) -> Literal["good", "anomalous", "unknown"] | None:
         """None where the model is not calibrated. What is not anomalous by its score is unknown rather than good where
         the model does not know the product."""
-        if self.alarm is not None or (self.threshold is not None and self.score > self.threshold):
+        if self._rejected:
             return "anomalous"
         if self.unknown:
             return "unknown"
         return None if self.threshold is None else "good"
+
+    @property
+    def _rejected(self) -> bool:
+        if self.alarm is not None:
+            return True
+        if self.decided_by != "score" and any(rule.fired for rule in self.rules):
+            return True
+        if self.decided_by == "rules":
+            return False
+        if self.areas:
+            return any(area.label == "anomalous" for area in self.areas)
+        return self.threshold is not None and self.score > self.threshold
 
     def to_json(self, map_path: str | None = None, raw_map: str | None = None) -> dict[str, Any]:
         """The JSON line of one inspected input; where its overlay and its raw map lie."""
@@ -275,17 +350,11 @@ class AnomalyResult:
             "category": self.category,
             "category_confidence": self.category_confidence,
             "unknown": self.unknown,
-            "regions": [
-                {
-                    "bbox": list(r.bbox),
-                    "area_px": r.area_px,
-                    "peak": r.peak,
-                    "score": r.score,
-                    **({} if r.interval is None else {"interval": list(r.interval)}),
-                    **({} if r.box is None else {"box": list(r.box), "points": r.points}),
-                }
-                for r in self.regions
-            ],
+            "map_threshold": self.map_threshold,
+            "map_threshold_per": self.map_threshold_per,
+            **({"areas": [area.to_json() for area in self.areas]} if self.areas else {}),
+            **({"rules": [r.to_json() for r in self.rules], "decided_by": self.decided_by} if self.rules else {}),
+            "regions": [region.to_json() for region in self.regions],
             "map": map_path,
             "raw_map": raw_map,
             "seconds": round(self.seconds, 6),

@@ -12,7 +12,7 @@ import pytest
 
 import blemish
 from blemish import errors
-from blemish.types import AnomalyResult, Pose, Region
+from blemish.types import AnomalyResult, AreaScore, Pose, Region, RuleResult
 from tests.fakes import write_mvtec
 from tests.tiny import fit_tiny
 
@@ -72,8 +72,11 @@ def test_messages_that_are_explained_are_those_of_the_code(kind: str) -> None:
 
 
 def test_the_fields_of_inspect_are_those_of_the_code() -> None:
-    region = Region((0, 0, 1, 1), 1, 1.0, 1.0, interval=(0.0, 1.0), box=(0.0,) * 6, points=1)
+    measures = {"length_px": 1.0, "width_px": 1.0, "length_mm": 1.0, "width_mm": 1.0, "area_mm2": 1.0}
+    measures |= {"position_mm": (0.5, 0.5), "area": "seal"}
+    region = Region((0, 0, 1, 1), 1, 1.0, 1.0, interval=(0.0, 1.0), box=(0.0,) * 6, points=1, **measures)
     more = {"span": (0.0, 1.0), "pose": Pose(0, 0, 0, 1), "alarm": "no part found"}
+    more |= {"areas": (AreaScore("seal", 1.0, 2.0),), "rules": (RuleResult("count > 3", False, 1.0),)}
     line = AnomalyResult("a.png", 1.0, None, regions=(region,), **more).to_json()  # type: ignore[arg-type]
     above, below = section(FIELDS, "A line of inspect").split("Each region:")
     assert named(above) == list(line)

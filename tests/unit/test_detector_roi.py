@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from blemish import DataError, Detector
-from blemish.data.image.modality import Images
+from blemish.data.image.modality import Images, Located
 from blemish.data.image.preprocess import Preprocess
 from blemish.data.image.roi import pack_roi
 from tests.fakes import SIZE, FakeBackbone, defective_image, good_image, write_images
@@ -110,7 +110,7 @@ def test_nothing_is_found_outside() -> None:
     images = Images(Preprocess(SIZE, roi=pack_roi(mask, SIZE)))
     found = np.full(SIZE, 1.0, np.float32)
     found[:, SIZE[1] // 2 :] = 9.0  # a map does not end at the region: what lies beside it is seen in part
-    back = images.back(found, good_image(0))
+    back = images.back(found, Located(good_image(0)))
     assert back.shape == SIZE
     assert back.max() == 1.0
-    assert images.regions(back, 5.0, good_image(0)) == ()
+    assert images.regions(back, 5.0, Located(good_image(0))) == ()

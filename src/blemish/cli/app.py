@@ -11,6 +11,7 @@ from typing import Annotated, Any, Optional, TypeVar
 import typer
 
 from blemish.cli import about, synthesize
+from blemish.inspection.conformal import RegionPer
 from blemish.learning.options import OPTIONS, PromisePer
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -87,6 +88,8 @@ FileRate = Annotated[
     of_fit("file_rate", "Signals: Hz of files that state none; the model's own if not given."),
 ]
 
+Scale = Annotated[Optional[str], of_fit("scale", "Size of a source pixel; the model's own if not given.")]  # noqa: UP045
+
 
 def _show_version(wanted: bool) -> None:
     if wanted:
@@ -160,6 +163,7 @@ def inspect(
     workers: Annotated[Optional[int], typer.Option(min=1, help="ray: processes; all cores if not given.")] = None,  # noqa: UP045
     max_pixels: MaxPixels = None,
     file_rate: FileRate = None,
+    scale: Scale = None,
 ) -> int:
     """Judge images: one line each on stdout."""
     from blemish.cli import inspect as command
@@ -175,12 +179,13 @@ def inspect(
             "--batch-size": None if batch_size == 1 else batch_size,
             "--format": None if format_ is Format.jsonl else str(format_),
         }
-        return command.run_ray(model, paths, out, address, workers, fail_on_anomaly, max_pixels, file_rate, local)
+        reading = {"max_pixels": max_pixels, "file_rate": file_rate, "scale": scale}
+        return command.run_ray(model, paths, out, address, workers, fail_on_anomaly, reading, local)
     spread = {"--out": out, "--address": address, "--workers": workers}
     command.refuse(spread, "without --engine ray")
     command.refuse({path: path for path in paths if "://" in path}, "without --engine ray, which reads URLs")
-    files = [Path(path) for path in paths]
-    places = (maps, raw_maps, server_maps)
+    files, places = [Path(path) for path in paths], (maps, raw_maps, server_maps)
+    reading = {"max_pixels": max_pixels, "file_rate": file_rate, "scale": scale}
     return command.run(
         model,
         files,
@@ -190,8 +195,7 @@ def inspect(
         batch_size,
         threads,
         engine,
-        max_pixels,
-        file_rate,
+        reading,
         masks,
         labels and (labels[0].value, labels[1]),
     )
@@ -210,11 +214,13 @@ def evaluate(
     engine: EngineName = "local",
     max_pixels: MaxPixels = None,
     file_rate: FileRate = None,
+    scale: Scale = None,
 ) -> int:
     """Metrics on the test split, with intervals."""
     from blemish.cli.evaluate import run
 
-    return run(model, data, json_, report, layout, split, category or [], threads, engine, max_pixels, file_rate)
+    reading = {"max_pixels": max_pixels, "file_rate": file_rate, "scale": scale}
+    return run(model, data, json_, report, layout, split, category or [], threads, engine, reading)
 
 
 @app.command()
@@ -251,6 +257,8 @@ def calibrate(
     good: Annotated[str, typer.Argument(help="Good images that the model has not learned from.")],
     false_alarm_rate: Rate = 0.05,
     promise_per: Annotated[Optional[PromisePer], of_fit("promise_per", "As in fit, if not given.")] = None,  # noqa: UP045
+    region_rate: Annotated[Optional[float], of_fit("region_rate", "As in the model, if not given.")] = None,  # noqa: UP045
+    region_per: Annotated[Optional[RegionPer], of_fit("region_per", "As in the model, if not given.")] = None,  # noqa: UP045
     out: Annotated[Optional[Path], typer.Option(help="Where to write; the same folder if not given.")] = None,  # noqa: UP045
     max_pixels: MaxPixels = None,
     file_rate: FileRate = None,
@@ -262,9 +270,17 @@ def calibrate(
 
     detector = Detector.load(model, max_pixels=max_pixels, file_rate=file_rate)
     modelfile.check_place(out or model, read=[good])
-    detector.calibrate(good, false_alarm_rate=false_alarm_rate, promise_per=promise_per, track=track)
+    detector.calibrate(
+        good,
+        false_alarm_rate=false_alarm_rate,
+        promise_per=promise_per,
+        region_rate=region_rate,
+        region_per=region_per,
+        track=track,
+    )
     detector.save(out or model)
-    about.emit({"model": str(out or model), "promise": detector.promise})
+    said = {"promise": detector.promise, "region_promise": detector.region_promise}
+    about.emit({"model": str(out or model), **said})
 
 
 @app.command()
@@ -365,12 +381,13 @@ def demo(
     data: Annotated[Optional[Path], typer.Option(help="An MVTec-style folder; solar cells if not given.")] = None,  # noqa: UP045
     out: Annotated[Path, typer.Option(help="Where report, model and pictures go.")] = Path("demo"),
     method: Annotated[str, typer.Option(help="A name from `blemish methods`.")] = "padim",
+    scale: Annotated[Optional[str], of_fit("scale")] = None,  # noqa: UP045
 ) -> None:
     """The main job on real images: learn, calibrate, inspect, report."""
     from blemish.cli.demo import run_demo, show
     from blemish.cli.progress import track
 
-    show(run_demo(data, out, method, track=track), about.console())
+    show(run_demo(data, out, method, options={"scale": scale} if scale else None, track=track), about.console())
 
 
 app.add_typer(synthesize.app, name="synthesize")

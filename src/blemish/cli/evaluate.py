@@ -24,16 +24,16 @@ def run(
     categories: list[str],
     threads: int | None,
     engine: str,
-    max_pixels: int | None,
-    file_rate: float | None,
+    reading: dict[str, Any],
 ) -> int:
-    """Prints a table to stdout and writes the files that were asked for; returns the exit code."""
+    """Prints a table to stdout and writes the files that were asked for; returns the exit code. `reading` is what
+    `Detector.load` takes."""
     from blemish.data import layouts, registry
     from blemish.detector import Detector
     from blemish.evaluation.evaluate import evaluate
 
     check_files({"--json": (json_file, figures), "--report": (report, page)}, read=[data])
-    detector = Detector.load(model, max_pixels=max_pixels, file_rate=file_rate)
+    detector = Detector.load(model, **reading)
     kind = registry.of(detector.model.meta)
     records = layouts.select(layouts.index(data, layout, split, cut=kind.cut, kind=kind.name), categories)
     line = detector.inspector(engine, threads=threads)

@@ -119,6 +119,7 @@ def _one(detector: Any, folder: Path) -> None:
             **({} if model.run["effort"] == "standard" else {"effort": model.run["effort"]}),
             **({"chosen": list(meta.chosen)} if meta.chosen else {}),
             "promise": detector.promise,
+            "region_promise": detector.region_promise,
             "parity": model.parity.get("engines"),
             "precision": model.meta.precision,
             "bf16": model.parity.get("formats"),

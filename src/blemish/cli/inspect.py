@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _KEYS = (
     "image_path", "pred_score", "p_value", "threshold", "pred_label", "category", "category_confidence", "unknown",
-    "regions", "map", "raw_map", "seconds", "error", "hint",
+    "map_threshold", "map_threshold_per", "regions", "map", "raw_map", "seconds", "error", "hint",
 )  # fmt: skip
 _COLUMNS = tuple(key for key in _KEYS if key != "regions")
 _ALARM = "alarm"  # stands last where parts are located
@@ -44,17 +44,16 @@ def run(
     batch_size: int,
     threads: int | None,
     engine: str,
-    max_pixels: int | None,
-    file_rate: float | None,
+    reading: dict[str, Any],
     masks: Path | None = None,
     labels: tuple[str, Path] | None = None,
 ) -> int:
-    """Returns the exit code."""
+    """Returns the exit code. `reading` is what `Detector.load` takes."""
     from blemish.data import registry
     from blemish.detector import Detector
     from blemish.system import cores
 
-    detector = Detector.load(model, max_pixels=max_pixels, file_rate=file_rate)
+    detector = Detector.load(model, **reading)
     kind = registry.of(detector.model.meta)
     other: Counter[str] = Counter()
     files = list(_sources(_files(paths, kind, other), kind))
@@ -76,7 +75,7 @@ def run(
     _check_threshold(line.calibrator is not None, fail_on_anomaly)
     places.begin(line)
     columns = _COLUMNS if kind.cut is None else (_COLUMNS[0], _SPAN, *_COLUMNS[1:])
-    columns += (_ALARM,) if kind.locates else ()
+    columns = (*columns, *((_ALARM,) if kind.locates else ()), *_measured(line))
     results = iter(track(line.inspect_many(readable, errors="yield"), "inspect", len(readable)))
     wrong: list[DataError] = []
     undrawn = 0
@@ -143,8 +142,7 @@ def run_ray(
     address: str | None,
     workers: int | None,
     fail_on_anomaly: bool,
-    max_pixels: int | None,
-    file_rate: float | None,
+    reading: dict[str, Any],
     local: dict[str, Any],
 ) -> int:
     """Inspect on a cluster into Parquet; prints one JSON line and returns the exit code, as `run` does."""
@@ -153,12 +151,12 @@ def run_ray(
     from blemish.cli.about import emit
     from blemish.inspection import modelfile
     from blemish.inspection.on_ray import inspect
-    from blemish.inspection.open import reading
+    from blemish.inspection.open import reading as read_as
 
     refuse(local, "with --engine ray")
     if out is None:
         raise ConfigError("--engine ray writes Parquet files", hint="say where with --out")
-    loaded = reading(modelfile.load(model), max_pixels=max_pixels, file_rate=file_rate)
+    loaded = read_as(modelfile.load(model), **reading)
     _check_threshold(bool(loaded.calibrators), fail_on_anomaly)
     # Ray prints its internal errors on stdout, and no setting turns that off
     with _terminable(), redirect_stdout(sys.stderr):
@@ -328,6 +326,25 @@ def _label_file(stem: str) -> str:
     return f"labels/{stem}.txt"
 
 
+def _measured(line: Inspector) -> tuple[str, ...]:
+    """Columns of a CSV that only models which measure regions have."""
+    if line.measuring is None:
+        return ()
+    judged = (*(("areas",) if line.kind.areas else ()), *(("rules", "decided_by") if line.measuring.rules else ()))
+    return ("count", *line.measuring.columns, *judged)
+
+
+def _longest(row: dict[str, Any]) -> dict[str, Any]:
+    """How many regions there are, and the measures of the longest one: a CSV has one line for each input. Areas and
+    rules that reject it."""
+    longest: dict[str, Any] = max(row["regions"], key=lambda region: region.get("length_px") or 0.0, default={})
+    lists = {k: " ".join(f"{x:.6g}" for x in v) for k, v in longest.items() if isinstance(v, list)}
+    areas = [area["name"] for area in row.get("areas", ()) if area["label"] == "anomalous"]
+    rules = [rule["rule"] for rule in row.get("rules", ()) if rule["fired"]]
+    judged = {"areas": "; ".join(areas), "rules": "; ".join(rules)}
+    return {"count": len(row["regions"]), **{k: v for k, v in longest.items() if k not in row}, **lists, **judged}
+
+
 class _Writer:
     """Prints results as they come; a table only at the end, when its widths are known."""
 
@@ -342,7 +359,8 @@ class _Writer:
             sys.stdout.write(json.dumps(row, allow_nan=False) + "\n")
             sys.stdout.flush()
         elif self.form == "csv":
-            self._csv(["" if row.get(c) is None else row[c] for c in self.columns])
+            cells = {**row, **_longest(row)}
+            self._csv(["" if cells.get(c) is None else cells[c] for c in self.columns])
         else:
             self.rows.append(row)
 

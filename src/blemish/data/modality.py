@@ -187,13 +187,18 @@ class Modality(ABC, Generic[Raw]):
     def prepare(self, raw: Raw) -> NDArray[Any]:
         """The graph's input for one sample. DataError where the sample does not fit the model."""
 
-    def ready(self, record: Record) -> tuple[str, NDArray[Any]]:
-        """`content` and prepared sample of a record, read once. DataError naming its file."""
+    def loaded(self, record: Record) -> tuple[str, Raw, NDArray[Any]]:
+        """`content`, sample and prepared sample of a record, read once. DataError naming its file."""
         content, raw = self.load(record)
         try:
-            return content, self.prepare(raw)
+            return content, raw, self.prepare(raw)
         except DataError as error:
             raise error.at(record.path) from None
+
+    def ready(self, record: Record) -> tuple[str, NDArray[Any]]:
+        """`loaded` without the sample as it was read."""
+        content, _, prepared = self.loaded(record)
+        return content, prepared
 
     def pieces(self, records: Sequence[Record]) -> list[Record]:
         """The records of what is learned of these: one for each, but where a sample is learned in pieces."""
@@ -223,9 +228,46 @@ class Modality(ABC, Generic[Raw]):
     def back(self, anomaly_map: NDArray[np.float32], raw: Raw) -> NDArray[np.float32]:
         """The graph's map in the sample's own coordinates; values are never rescaled."""
 
+    def inspected(self, raw: Raw) -> NDArray[np.bool_] | None:  # noqa: ARG002
+        """Which places of a map in the sample's coordinates are inspected; None = all."""
+        return None
+
     @abstractmethod
     def regions(self, anomaly_map: NDArray[np.float32], threshold: float, raw: Raw) -> tuple[Region, ...]:
         """Connected places of a map (in the sample's coordinates) above a threshold, highest peak first."""
+
+    @property
+    def measures(self) -> bool:
+        """Whether its regions are measured: `measured` takes the place of `regions`."""
+        return False
+
+    @property
+    def scaled(self) -> bool:
+        """Whether measures are in millimetres too."""
+        return False
+
+    @property
+    def areas(self) -> tuple[str, ...]:
+        """Names of the areas that have a score and a threshold each."""
+        return ()
+
+    def area_scores(self, anomaly_map: NDArray[np.float32]) -> tuple[float, ...]:  # noqa: ARG002
+        """The largest value of the graph's map in each of `areas`."""
+        return ()
+
+    def check(self, source: Any) -> None:  # noqa: B027
+        """DataError where a source does not say what `measured` needs to know."""
+
+    def measured(
+        self,
+        anomaly_map: NDArray[np.float32],
+        threshold: float,
+        raw: Raw,
+        source: Any,  # noqa: ARG002
+    ) -> tuple[Region, ...]:
+        """All `regions`, with what is known of each beside its place. DataError where it should be known of a source,
+        and is not."""
+        return self.regions(anomaly_map, threshold, raw)
 
     @abstractmethod
     def named(self, source: Any, raw: Raw) -> dict[str, Any]:

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from blemish.data.modality import Modality
 from blemish.errors import CalibrationError, OutOfRange, PartNotFound
 from blemish.files import content_id
-from blemish.inspection.categories import Row
-from blemish.inspection.conformal import Calibrator, Kind
+from blemish.inspection.categories import Row, calibrator_of
+from blemish.inspection.conformal import Calibrator, Kind, Regions
 from blemish.inspection.engines import Engine, Outputs, Precision, best_precision
+from blemish.inspection.measuring import Measuring
 from blemish.inspection.modelfile import Model
 from blemish.inspection.open import open_model
 from blemish.types import ALARM, Record, Track, no_track
@@ -39,7 +40,7 @@ More = dict[str, tuple[float, float]]
 class Scores:
     """What a model makes of good images, by number format, float32 first.
 
-    rows   (score, largest value of the map, unit, content id) of each image
+    rows   of each image
     blank  outputs of a sample that shows nothing, where the modality has such
     """
 
@@ -52,9 +53,9 @@ def unit_id(record: Record) -> str:
     return content_id(record.whole.encode("utf-8", "surrogateescape"))
 
 
-def deployed_model(model: Model, kind: Modality[Any]) -> Deployed:
+def deployed_model(model: Model, kind: Modality[Any], measuring: Measuring | None = None) -> Deployed:
     """A model in every number format of this machine, float32 always among them."""
-    return Deployed(lambda p: open_model(model, precision=p), kind)
+    return Deployed(lambda p: open_model(model, precision=p), kind, measuring)
 
 
 def good_scores(
@@ -69,17 +70,19 @@ def good_scores(
     learned would get more if it had not.
     """
     found = Scores({p: [] for p in deployed.engines}, deployed.blank())
-    for record, precision, _, (score, peak, unit, content) in deployed.scored(records, track):
-        further = (0.0, 0.0) if more is None else more[precision][record.id]
-        found.rows[precision].append((score + further[0], peak + further[1], unit, content))
+    for record, precision, _, row in deployed.scored(records, track):
+        score, peak = (0.0, 0.0) if more is None else more[precision][record.id]
+        found.rows[precision].append(row._replace(score=row.score + score, peak=row.peak + peak))
     return found
 
 
 class Deployed:
     """A model as it will run, in every number format of this machine."""
 
-    def __init__(self, open_in: Callable[[Precision], Engine], kind: Modality[Any]) -> None:
-        self.kind = kind
+    def __init__(
+        self, open_in: Callable[[Precision], Engine], kind: Modality[Any], measuring: Measuring | None = None
+    ) -> None:
+        self.kind, self.measuring = kind, measuring
         # by what they compute in: an engine that has one format is asked once
         self.engines = {engine.precision: engine for engine in map(open_in, formats())}
 
@@ -95,7 +98,7 @@ class Deployed:
         lost: list[PartNotFound] = []
         for record in track(records, "calibrate", len(records)):
             try:
-                content, sample = self.kind.ready(record)
+                content, raw, sample = self.kind.loaded(record)
             except OutOfRange as error:
                 refused.append(error)
                 continue
@@ -103,14 +106,12 @@ class Deployed:
                 if (content := self.kind.content(record)) not in seen:
                     seen.add(content)
                     lost.append(error)
+                    row = Row(ALARM, -ALARM, record.whole, content)
+                    if self.measuring is not None:
+                        row = row._replace(further=self.measuring.lost())
+                    nothing = np.zeros((1, *self.kind.size), np.float32)
                     for precision in self.engines:
-                        nothing = np.zeros((1, *self.kind.size), np.float32)
-                        yield (
-                            record,
-                            precision,
-                            (np.full(1, ALARM, np.float32), nothing),
-                            (ALARM, -ALARM, record.whole, content),
-                        )
+                        yield record, precision, (np.full(1, ALARM, np.float32), nothing), row
                 continue
             if content in seen:
                 continue
@@ -118,7 +119,10 @@ class Deployed:
             prepared = self.kind.stack([sample])
             for precision, engine in self.engines.items():
                 outputs = engine(prepared)
-                yield record, precision, outputs, (float(outputs[0][0]), float(outputs[1].max()), record.whole, content)
+                row = Row(float(outputs[0][0]), float(outputs[1].max()), record.whole, content)
+                if self.measuring is not None:
+                    row = row._replace(further=self.measuring.further(outputs[1][0], raw, self.kind.source(record)))
+                yield record, precision, outputs, row
         if refused:
             message = f"{len(refused)} of {len(records)} held-out good {self.kind.part}s are refused"
             warnings.warn(f"{message} and make no promise, first {refused[0]}", stacklevel=3)
@@ -138,7 +142,13 @@ def formats() -> tuple[Precision, ...]:
 
 
 def calibrators(
-    parts: Sequence[Scores], alpha: float, kind: Kind = "split", *, per_unit: bool = False, blind: bool = False
+    parts: Sequence[Scores],
+    alpha: float,
+    kind: Kind = "split",
+    *,
+    per_unit: bool = False,
+    blind: bool = False,
+    regions: Regions = Regions(),  # noqa: B008 (frozen)
 ) -> dict[str, Calibrator]:
     """One calibrator per number format from the pooled parts.
 
@@ -149,13 +159,11 @@ def calibrators(
     for precision in parts[0].rows:
         rows = [row for part in parts for row in part.rows[precision]]
         if not blind:
-            check_varied([row[0] for row in rows])
-        scores, peaks, names, ids = zip(*rows, strict=True) if rows else ((), (), (), ())
-        numbers = {name: i for i, name in enumerate(dict.fromkeys(names))}
-        out[precision] = Calibrator.fit(scores, peaks, alpha, kind, [numbers[name] for name in names], per_unit, ids)
+            check_varied([row.score for row in rows])
+        out[precision] = calibrator_of(rows, alpha, kind, per_unit=per_unit, regions=regions)
         if out[precision].threshold >= ALARM:
-            lost = sum(score >= ALARM for score in scores)
-            message = f"no part is found in {lost} of {len(scores)} good images, more than a share of {alpha:g}"
+            lost = sum(row.score >= ALARM for row in rows)
+            message = f"no part is found in {lost} of {len(rows)} good images, more than a share of {alpha:g}"
             raise CalibrationError(message, hint="do they show the part, on the background that was learned?")
         for part in parts:
             if precision in part.blank and not blind:

@@ -12,13 +12,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from blemish.errors import CalibrationError
-from blemish.inspection.conformal import Calibrator
+from blemish.inspection.conformal import Calibrator, Further, Kind, Regions
 
-Row = tuple[float, float, str, str]
-"""(score, largest value of the map, unit, content id) of one good image."""
+
+class Row(NamedTuple):
+    """One good image through the deployed line."""
+
+    score: float
+    peak: float  # largest value of the map
+    unit: str
+    content: str  # its id
+    further: Further = Further()
 
 
 @dataclass(frozen=True)
@@ -61,13 +68,15 @@ class Categories:
         """The same categories with other promises."""
         return replace(self, known=known)
 
-    def again(self, alpha: float) -> Categories:
-        """The same held-out images under another rate; a category that has too few of them loses its promise."""
+    def again(self, alpha: float, regions: Regions | None = None) -> Categories:
+        """The same held-out images under another rate, with regions cut as before or otherwise; a category that has too
+        few of them loses its promise."""
 
-        def each(made: tuple[Calibrator | None, ...]) -> tuple[Calibrator | None, ...]:
-            return tuple(c and _fitted(c, alpha) for c in made)
+        def each(made: tuple[Calibrator | None, ...], given: Regions | None) -> tuple[Calibrator | None, ...]:
+            return tuple(c and _fitted(c, alpha, given) for c in made)
 
-        return replace(self, known={p: Known(each(k.scores), each(k.strangeness)) for p, k in self.known.items()})
+        known = {p: Known(each(k.scores, regions), each(k.strangeness, None)) for p, k in self.known.items()}
+        return replace(self, known=known)
 
     @property
     def promise(self) -> str | None:
@@ -114,18 +123,45 @@ def _sentence(made: Sequence[Calibrator | None], what: str, images: str) -> str 
     return f"{words} {calibrators[0].alpha:.3g} {what} in {which}, from {number} {images} of each"
 
 
-def _fitted(calibrator: Calibrator, alpha: float) -> Calibrator | None:
+def _fitted(calibrator: Calibrator, alpha: float, regions: Regions | None) -> Calibrator | None:
     try:
-        return calibrator.again(alpha)
+        return calibrator.again(alpha, regions)
     except CalibrationError:
         return None
 
 
-def of_rows(rows: Sequence[Row], alpha: float, *, per_unit: bool) -> Calibrator | None:
-    """The calibrator of these good images, None where they are too few for the rate."""
-    scores, peaks, names, ids = zip(*rows, strict=True) if rows else ((), (), (), ())
-    numbers = {name: i for i, name in enumerate(dict.fromkeys(names))}
+def calibrator_of(
+    rows: Sequence[Row],
+    alpha: float,
+    kind: Kind = "split",
+    *,
+    per_unit: bool,
+    regions: Regions = Regions(),  # noqa: B008 (frozen)
+) -> Calibrator:
+    """The calibrator of these good images; CalibrationError where they are too few for a promise."""
+    numbers = {name: i for i, name in enumerate(dict.fromkeys(row.unit for row in rows))}
+    return Calibrator.fit(
+        [row.score for row in rows],
+        [row.peak for row in rows],
+        alpha,
+        kind,
+        [numbers[row.unit] for row in rows],
+        per_unit,
+        [row.content for row in rows],
+        regions,
+        [row.further for row in rows],
+    )
+
+
+def of_rows(
+    rows: Sequence[Row],
+    alpha: float,
+    *,
+    per_unit: bool,
+    regions: Regions = Regions(),  # noqa: B008 (frozen)
+) -> Calibrator | None:
+    """The same, None where they are too few."""
     try:
-        return Calibrator.fit(scores, peaks, alpha, "split", [numbers[name] for name in names], per_unit, ids)
+        return calibrator_of(rows, alpha, per_unit=per_unit, regions=regions)
     except CalibrationError:
         return None

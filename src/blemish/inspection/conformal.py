@@ -21,6 +21,14 @@ Leave-one-out: the same with as many folds as there are samples (the jackknife),
 score without it directly from what it has learned. Those models have seen all but one sample, so their scores are
 nearly those of new ones, and the threshold errs less. A theorem needs the ensemble here too (the jackknife+, Barber et
 al. 2021), or a model that one sample hardly changes (Steinberger and Leeb 2023).
+
+Regions are cut where a map exceeds a threshold of its own, with a promise of its own. Per image: the formula above on
+the largest value of each good map, so at most a share alpha of good images shows any region. Per area: each image has
+weight one, shared by its pixels; the same sum over units then bounds the expected share of a good image's area that is
+above (conformal risk control, Angelopoulos et al. 2024, with the share as the risk).
+
+Several statistics of one image (a score for each named area, the limit of its rules) get one threshold each and one
+promise together: `joint_thresholds`.
 """
 
 from __future__ import annotations
@@ -29,14 +37,52 @@ import bisect
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import accumulate
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from blemish.errors import CalibrationError, ConfigError
 
 Kind = Literal["split", "cross", "leave_one_out"]
+RegionPer = Literal["image", "area"]
+Decide = Literal["score", "rules", "both"]
+
+TAIL = (0.0, *(2 ** (k / 4) for k in range(-56, 1)))
+"""Shares of an image's area of which `Further.tail` holds the values that they exceed."""
+
+
+class Further(NamedTuple):
+    """What is known of a held-out good image beside its score and the largest value of its map."""
+
+    tail: tuple[float, ...] = ()  # for each share of TAIL the value that at most this share of its area exceeds
+    areas: tuple[float, ...] = ()  # the largest value of its map in each named area
+    limit: float | None = None  # the map threshold from which on no rule fires
+
+
+@dataclass(frozen=True)
+class Regions:
+    """How regions are cut, and what decides about an image.
+
+    rate    of good images that show a region or fire a rule, or of good area; None = the false-alarm rate
+    per     what the rate counts, where there are no rules
+    decide  the image score (with named areas: their scores), the rules, or both together
+    """
+
+    rate: float | None = None
+    per: RegionPer = "image"
+    decide: Decide = "score"
+
+    def __post_init__(self) -> None:
+        if self.rate is not None:
+            check_rate(self.rate)
+            if self.decide != "score":
+                message = f"a region rate of {self.rate:g} says nothing where rules decide"
+                raise ConfigError(message, hint="the false-alarm rate is theirs; leave region_rate out")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
 
 
 def check_rate(alpha: float) -> None:
@@ -63,9 +109,16 @@ def conformal_threshold(scores: Sequence[float], alpha: float, units: Sequence[i
 class _Line:
     """Sorted values with the weights of their units summed up."""
 
-    def __init__(self, values: Sequence[float], units: Sequence[int]) -> None:
+    def __init__(self, values: Sequence[float], units: Sequence[int], tails: Sequence[Sequence[float]] = ()) -> None:
+        """With `tails` the values of an image are those, spread over its area, in place of the one in `values`."""
         sizes = Counter(units)
-        pairs = sorted(zip(values, [1 / sizes[u] for u in units] if units else [1.0] * len(values), strict=True))
+        weights = [1 / sizes[u] for u in units] if units else [1.0] * len(values)
+        pairs = list(zip(values, weights, strict=True))
+        if tails:
+            shares = [more - less for less, more in zip(TAIL, (*TAIL[1:], 1.0), strict=True)]
+            rows = zip(tails, weights, strict=True)
+            pairs = [(v, weight * share) for tail, weight in rows for v, share in zip(tail, shares, strict=True)]
+        pairs.sort()
         self.values = [value for value, _ in pairs]
         self.below = [0.0, *accumulate(weight for _, weight in pairs)]  # weight of the first k values
         self.units = len(sizes) or len(values)
@@ -88,13 +141,61 @@ class _Line:
         return min((1 + self.units - under) / (self.units + 1), 1.0)
 
 
+def joint_thresholds(columns: Sequence[Sequence[float]], alpha: float, units: Sequence[int] = ()) -> tuple[float, ...]:
+    """Thresholds of K statistics (K, N), so that at most a share alpha of new good images exceeds any of them.
+
+    The images are ranked in each statistic; the smallest of an image's p-values is what decides, and how small it may
+    be is calibrated on the same images, without a split and without Bonferroni's K. Proof: let the depth of statistic
+    k be d_k, and call an image deep where in some k at most d_k images, itself among them, are as large. Which of n + 1
+    images are deep does not depend on their order, so with the deepest depths that leave at most alpha (n + 1) of them
+    deep, the new image is deep with probability alpha or less. It exceeds the d_k-th largest of the other n only where
+    it is deep; then it takes one of the d_k places of statistic k, so that of the n others the first d_k - 1 in k and
+    the first d_l in every other l are deep at most. Depths at which those, and the new image, are no more than
+    alpha (n + 1) for every k are therefore never deeper than the exact ones. With K = 1 this is `conformal_threshold`.
+
+    Depths grow one statistic after the other, as long as that holds. Images of one unit (`units`, (N,)) count as one,
+    by their largest values: an image of a new unit keeps the promise if its whole unit does. CalibrationError where
+    there are too few images to look at each statistic at all: K / alpha - 1 are always enough.
+    """
+    if units:
+        at: dict[int, list[int]] = {}
+        for i, unit in enumerate(units):
+            at.setdefault(unit, []).append(i)
+        columns = [[max(column[i] for i in rows) for rows in at.values()] for column in columns]
+    count, n = len(columns), len(columns[0])
+    rising = [sorted(column) for column in columns]
+    # which images have each rank; equal ones all take the last of their places
+    at_rank: list[dict[int, list[int]]] = [{} for _ in columns]
+    for column, row, places in zip(columns, rising, at_rank, strict=True):
+        for i, value in enumerate(column):
+            places.setdefault(n - bisect.bisect_left(row, value), []).append(i)
+    depths, deep = [0] * count, Counter[int]()  # in how many statistics an image is deep
+    for step in range(count * n):
+        k = step % count
+        deeper = [d + (j == k) for j, d in enumerate(depths)]
+        deep.update(at_rank[k].get(deeper[k], ()))
+        # a new image that is deep in j takes a place there: who holds the last one, and is deep nowhere else, is not
+        last = (sum(deep[i] == 1 for i in at_rank[j].get(d, ())) for j, d in enumerate(deeper) if d)
+        if 1 + len(deep) - min(last) > alpha * (n + 1) + 1e-9:
+            break
+        depths = deeper
+    if min(depths) < 1:
+        over = f" over {count} thresholds together" if count > 1 else ""
+        raise CalibrationError(
+            f"{n} {'units of ' if units else ''}good images cannot promise a false-alarm rate of {alpha:g}{over}",
+            hint=f"give at least {images_needed(alpha / count)} held-out {'units' if units else 'good images'}",
+        )
+    return tuple(row[n - depth] for row, depth in zip(rising, depths, strict=True))
+
+
 @dataclass(frozen=True)
 class Calibrator:
     """What the held-out good samples of one station say.
 
     `scores` are sorted, `peaks` (largest value of each anomaly map) and `units` (its unit's number; empty = each image
     is one) go with them; `alpha` is the promised false-alarm rate, `per_unit` what it is counted by. `ids` tell the
-    images again: an evaluation on them would prove nothing.
+    images again: an evaluation on them would prove nothing. `regions` says how regions are cut and what decides,
+    `further` what that needs of each image; empty = nothing more is known of them.
     """
 
     scores: tuple[float, ...]
@@ -104,6 +205,8 @@ class Calibrator:
     units: tuple[int, ...] = ()
     per_unit: bool = False
     ids: tuple[str, ...] = ()
+    regions: Regions = Regions()
+    further: tuple[Further, ...] = ()
 
     @classmethod
     def fit(
@@ -115,6 +218,8 @@ class Calibrator:
         units: Sequence[int] = (),
         per_unit: bool = False,
         ids: Sequence[str] = (),
+        regions: Regions = Regions(),  # noqa: B008 (frozen)
+        further: Sequence[Further] = (),
     ) -> Calibrator:
         """CalibrationError where there are too few samples, or a score that is not finite."""
         if not all(map(math.isfinite, [*scores, *peaks])):
@@ -122,20 +227,49 @@ class Calibrator:
         conformal_threshold(scores, alpha, units if per_unit else ())
         if len(set(units)) == len(scores):
             units = ()
-        rows = sorted(zip(scores, peaks, units or [0] * len(scores), strict=True))
-        return cls(
-            tuple(s for s, _, _ in rows),
-            tuple(p for _, p, _ in rows),
+        columns = zip(scores, peaks, units or [0] * len(scores), further or [Further()] * len(scores), strict=True)
+        rows = sorted(columns, key=lambda row: row[:3])
+        made = cls(
+            tuple(row[0] for row in rows),
+            tuple(row[1] for row in rows),
             alpha,
             kind,
-            tuple(u for _, _, u in rows) if units else (),
+            tuple(row[2] for row in rows) if units else (),
             per_unit,
             tuple(sorted(set(ids))),
+            regions,
+            tuple(row[3] for row in rows) if any(row[3] != Further() for row in rows) else (),
+        )
+        made.check()
+        return made
+
+    def again(self, alpha: float, regions: Regions | None = None) -> Calibrator:
+        """The same held-out samples under another rate, with regions cut as before or otherwise.
+
+        CalibrationError where they are too few for it, or where what `regions` ask for is not known of them.
+        """
+        given = regions or self.regions
+        return Calibrator.fit(
+            self.scores, self.peaks, alpha, self.kind, self.units, self.per_unit, self.ids, given, self.further
         )
 
-    def again(self, alpha: float) -> Calibrator:
-        """The same held-out samples under another rate; CalibrationError where they are too few for it."""
-        return Calibrator.fit(self.scores, self.peaks, alpha, self.kind, self.units, self.per_unit, self.ids)
+    def check(self) -> None:
+        """CalibrationError where one of the promises cannot be made."""
+        if self.regions.per == "area" and not self.ruled and not all(f.tail for f in self.further or [Further()]):
+            message = "nothing is known of how large an area of the good images is above a map threshold"
+            raise CalibrationError(message, hint="give good images to calibrate from")
+        if self.regions.decide != "score" and not self.ruled:
+            raise CalibrationError("rules are to decide, and there is none", hint="decide score, or give rules")
+        _ = self.map_threshold, self.area_thresholds
+
+    @property
+    def ruled(self) -> bool:
+        """Whether regions are cut where rules are kept."""
+        return bool(self.further) and self.further[0].limit is not None
+
+    @cached_property
+    def _limits(self) -> list[float]:
+        return [0.0 if f.limit is None else f.limit for f in self.further]
 
     @cached_property
     def _scores(self) -> _Line:
@@ -152,8 +286,28 @@ class Calibrator:
 
     @cached_property
     def threshold(self) -> float:
-        """Scores above it are anomalous; exactly where p <= alpha."""
-        return self._scores.threshold(self.alpha)
+        """Scores above it are anomalous; exactly where p <= alpha, unless rules decide together with the score."""
+        return self._together[0] if self._together and not self._areas else self._scores.threshold(self.alpha)
+
+    @cached_property
+    def _areas(self) -> list[list[float]]:
+        """(K, N): the largest values of the maps in each named area."""
+        return [list(column) for column in zip(*(f.areas for f in self.further), strict=True)]
+
+    @cached_property
+    def _together(self) -> tuple[float, ...]:
+        """Thresholds of the score, or of each named area, and of the rules, where they decide together."""
+        if self.regions.decide != "both":
+            return ()
+        columns = self._areas or [list(self.scores)]
+        return joint_thresholds([*columns, self._limits], self.alpha, self._counted)
+
+    @cached_property
+    def area_thresholds(self) -> tuple[float, ...]:
+        """For each named area the largest value of its map above which a part is anomalous; one promise over all."""
+        if not self._areas:
+            return ()
+        return self._together[:-1] or joint_thresholds(self._areas, self.alpha, self._counted)
 
     @cached_property
     def wide_threshold(self) -> float:
@@ -166,9 +320,33 @@ class Calibrator:
             return self.scores[-1]
         return conformal_threshold(self.scores, self.alpha, self.units)
 
+    @property
+    def region_rate(self) -> float:
+        """The share of good images, or of good area, that `map_threshold` is made for."""
+        return self.alpha if self.regions.rate is None else self.regions.rate
+
     @cached_property
     def map_threshold(self) -> float:
-        """Map values above it form regions: at most a share alpha of good samples shows any."""
+        """Map values above it form regions: at most a share `region_rate` of good samples shows any, or fires a rule,
+        or at most this share of their area is above.
+        """
+        if self._together:
+            return self._together[-1]
+        if self.ruled:
+            return conformal_threshold(self._limits, self.region_rate, self._counted)
+        if self.regions.per == "area":
+            tails = [f.tail for f in self.further]
+            return _Line(self.peaks, self._counted, tails).threshold(self.region_rate)
+        return conformal_threshold(self.peaks, self.region_rate, self._counted)
+
+    @property
+    def map_threshold_per(self) -> str:
+        """What `region_rate` counts: image, area, or rules (images that fire one)."""
+        return "rules" if self.ruled else self.regions.per
+
+    @cached_property
+    def colour_threshold(self) -> float:
+        """Where heat maps take on full colour: that of images at the false-alarm rate, however regions are cut."""
         return conformal_threshold(self.peaks, self.alpha, self._counted)
 
     def p_value(self, score: float) -> float:
@@ -178,9 +356,32 @@ class Calibrator:
     @property
     def promise(self) -> str:
         """The sentence for people."""
+        return self._sentence(self.alpha, f"of good parts rejected{self._by}")
+
+    def _sentence(self, rate: float, what: str) -> str:
         if self.exact:
-            return f"at most {self.alpha:.3g} of good parts rejected, from {self.source}"
-        return f"about {self.alpha:.3g} of good parts rejected, from {self.source} (no finite-sample guarantee)"
+            return f"at most {rate:.3g} {what}, from {self.source}"
+        return f"about {rate:.3g} {what}, from {self.source} (no finite-sample guarantee)"
+
+    @property
+    def _by(self) -> str:
+        """What rejects, where it is not the image score."""
+        areas = f"one of {len(self._areas)} areas" if self._areas else ""
+        if self.regions.decide == "both":
+            return f" by {areas or 'score'} or rules together"
+        return " by the rules" if self.regions.decide == "rules" else f" by {areas} together" if areas else ""
+
+    @property
+    def region_promise(self) -> str:
+        """The sentence about regions."""
+        if self._together:
+            return f"regions are cut above {self.map_threshold:.4g}, where rules and score together keep their promise"
+        what = {
+            "image": "of good images show a region",
+            "area": "of good area lies in regions, on average",
+            "rules": "of good images fire a rule",
+        }[self.map_threshold_per]
+        return self._sentence(self.region_rate, what)
 
     @property
     def source(self) -> str:
@@ -208,10 +409,17 @@ class Calibrator:
             "units": list(self.units),
             "per_unit": self.per_unit,
             "ids": list(self.ids),
+            "map_threshold_per": self.map_threshold_per,
+            "region_rate": self.region_rate,
+            **({} if self.regions == Regions() else {"regions": self.regions.to_json()}),
+            **({"further": [list(f) for f in self.further]} if self.further else {}),
+            **({"area_thresholds": list(self.area_thresholds)} if self._areas else {}),
         }
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Calibrator:
-        """The inverse of `to_json`."""
+        """The inverse of `to_json`; what earlier versions did not write has its default."""
         scores, peaks, units, ids = (tuple(values[key]) for key in ("scores", "peaks", "units", "ids"))
-        return cls(scores, peaks, values["alpha"], values["kind"], units, values["per_unit"], ids)
+        further = tuple(Further(tuple(tail), tuple(areas), limit) for tail, areas, limit in values.get("further", ()))
+        regions = Regions(**values.get("regions", {}))
+        return cls(scores, peaks, values["alpha"], values["kind"], units, values["per_unit"], ids, regions, further)

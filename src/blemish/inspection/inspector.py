@@ -23,10 +23,11 @@ from blemish.errors import ConfigError, DataError, EngineError, ModelFileError
 from blemish.inspection.categories import Decided
 from blemish.inspection.conformal import Calibrator
 from blemish.inspection.engines import Engine, Outputs, best_precision
+from blemish.inspection.measuring import Measuring
 from blemish.inspection.modelfile import Model
 from blemish.inspection.open import open_model
 from blemish.system import cores, memory_for
-from blemish.types import ALARM, AnomalyResult
+from blemish.types import ALARM, AnomalyResult, Region
 
 Errors = Literal["raise", "yield"]
 
@@ -79,6 +80,7 @@ class Inspector:
         self.engine = engine
         self.calibrator: Calibrator | None = model.calibrators.get(engine.precision)
         self.categories = model.categories
+        self.measuring = Measuring.at_inspection(self.kind, model.meta.rules)
         promised = self.categories and self.categories.known.get(engine.precision)
         calibrators = [self.calibrator, *((*promised.scores, *promised.strangeness) if promised else ())]
         self.known = set(model.meta.data.content_ids).union(*(c.ids for c in calibrators if c))
@@ -205,6 +207,7 @@ class Inspector:
             try:
                 if isinstance(source, DataError):
                     raise source
+                self.kind.check(source)
                 raw, prepared = self.read(source)
                 out.append((source, raw, prepared) if prepared is not None else self._alarmed(source, raw))
             except DataError as error:
@@ -240,18 +243,26 @@ class Inspector:
         anomaly_map = self.kind.back(small, raw)
         decided = self._category(*vote) if vote else None
         calibrator = decided.calibrator if decided else self.calibrator
-        return AnomalyResult(
+        result = AnomalyResult(
             **self.kind.named(source, raw),
             score=float(score),
             anomaly_map=anomaly_map,
             p_value=calibrator.p_value(float(score)) if calibrator else None,
             threshold=calibrator.threshold if calibrator else None,
-            map_threshold=calibrator.map_threshold if calibrator else None,
-            regions=self.kind.regions(anomaly_map, calibrator.map_threshold, raw) if calibrator else (),
+            regions=self._regions(anomaly_map, calibrator, raw),
             category=decided.category if decided else None,
             category_confidence=decided.confidence if decided else None,
             unknown=decided.unknown if decided else None,
+            map_threshold=calibrator.map_threshold if calibrator else None,
+            map_threshold_per=calibrator.map_threshold_per if calibrator else None,
         )
+        return result if self.measuring is None else self.measuring.completed(result, small, calibrator, raw, source)
+
+    def _regions(self, anomaly_map: NDArray[np.float32], calibrator: Calibrator | None, raw: Any) -> tuple[Region, ...]:
+        """Where nothing is measured of them."""
+        if calibrator is None or self.measuring is not None:
+            return ()
+        return self.kind.regions(anomaly_map, calibrator.map_threshold, raw)
 
     def _category(self, votes: NDArray[np.float32], strangeness: NDArray[np.float32]) -> Decided | None:
         if self.categories is None:

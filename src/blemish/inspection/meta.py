@@ -81,6 +81,7 @@ class Meta:
     vote: VoteMeta | None = None
     chosen: tuple[dict[str, Any], ...] = ()  # what method auto has tried, the winner first
     adapted: tuple[Adapted, ...] = ()
+    rules: tuple[str, ...] = ()  # of acceptance
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, without fields that hold their empty default."""
@@ -93,6 +94,7 @@ class Meta:
             "views": (),
             "adapted": (),
             "chosen": (),
+            "rules": (),
         }
         silent |= {"device": "cpu", "features_device": "cpu"}
         for name, empty in silent.items():

@@ -71,12 +71,18 @@ class Model:
             return self.categories.promise
         return next((c.promise for c in self.calibrators.values()), None)
 
+    @property
+    def region_promise(self) -> str | None:
+        """The same of the regions; of a multi-class model, of all categories as one."""
+        return next((c.region_promise for c in self.calibrators.values()), None)
+
     def describe(self) -> dict[str, Any]:
         """What a person wants to know of a model, in one JSON object."""
         value = self.meta.to_json()
         del value["data"]["content_ids"]
         promise = {k: self.promise if self.categories else c.promise for k, c in self.calibrators.items()}
-        return {**value, "promise": promise}
+        regions = {k: c.region_promise for k, c in self.calibrators.items()}
+        return {**value, "promise": promise, "region_promise": regions}
 
 
 def _canonical(value: Any) -> bytes:

@@ -34,6 +34,7 @@ from blemish.data.image.decode import take_encoded
 from blemish.data.modality import Modality
 from blemish.errors import ConfigError, DataError, EngineError
 from blemish.inspection.inspector import Inspector, precision_of
+from blemish.inspection.measuring import Measuring
 from blemish.inspection.modelfile import Model
 from blemish.inspection.open import open_model
 from blemish.inspection.ray_session import session
@@ -146,7 +147,7 @@ def inspect(
         "model": _model_digest(model),
         "precision": precision,
     }
-    parts, schema = range(-(-len(paths) // PART)), _schema(kind)
+    parts, schema = range(-(-len(paths) // PART)), _schema(kind, Measuring.at_inspection(kind, model.meta.rules))
     finished = _finished(out, plan)
     missing = [k for k in parts if _name(k) not in finished]
     if missing:
@@ -283,14 +284,18 @@ def _parts(
         raise EngineError(f"{short} samples have not come back", hint="start again: it resumes")
 
 
-def _schema(kind: Modality[Any]) -> Any:
-    """Columns of a result: those of all modalities, and this one's own."""
+def _schema(kind: Modality[Any], measuring: Measuring | None) -> Any:
+    """Columns of a result: those of all modalities, this one's own, and what is measured."""
     import pyarrow as pa
 
     number, text = pa.float64(), pa.string()
     box = {"bbox": pa.list_(pa.int64()), "area_px": pa.int64(), "peak": number, "score": number}
     optional = {"interval": pa.list_(number), "box": pa.list_(number), "points": pa.int64()}
     box |= {name: optional[name] for name in kind.extra}
+    for name in measuring.columns if measuring else ():
+        box[name] = pa.list_(number) if name == "position_mm" else text if name == "area" else number
+    area = pa.struct({"name": text, "score": number, "threshold": number, "label": text})
+    rule = pa.struct({"rule": text, "fired": pa.bool_(), "value": number})
     columns = {
         "image_path": text,
         **({} if kind.cut is None else {"span": pa.list_(number)}),
@@ -303,6 +308,10 @@ def _schema(kind: Modality[Any]) -> Any:
         "category": text,
         "category_confidence": number,
         "unknown": pa.bool_(),
+        "map_threshold": number,
+        "map_threshold_per": text,
+        **({"areas": pa.list_(area)} if kind.areas else {}),
+        **({"rules": pa.list_(rule), "decided_by": text} if measuring and measuring.rules else {}),
         "regions": pa.list_(pa.struct(list(box.items()))),
         "map": text,
         "raw_map": text,

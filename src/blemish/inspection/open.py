@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import fields, replace
 from typing import Any
 
 from blemish.data import registry
+from blemish.data.image.resolution import parse_scale
 from blemish.errors import ConfigError, EngineError
 from blemish.inspection.cloud_engine import ENGINES
 from blemish.inspection.engines import Engine, open_engine
 from blemish.inspection.modelfile import Model, arrays
 from blemish.inspection.routed import Routed
+from blemish.inspection.rules import parse_rule
 from blemish.inspection.tiled import TOGETHER, Tiled
 
 LOCAL = ("openvino", "local")
-FLAGS = {"max_pixels": "--max-pixels", "file_rate": "--rate"}  # on the command line
+FLAGS = {"max_pixels": "--max-pixels", "file_rate": "--rate", "scale": "--scale"}  # on the command line
 
 
 def open_model(
@@ -41,20 +44,28 @@ def open_model(
     return Routed(model.graph, model.heads, precision=precision, threads=threads, batch=batch)
 
 
-def reading(model: Model, *, max_pixels: int | None = None, file_rate: float | None = None) -> Model:
+def reading(
+    model: Model, *, max_pixels: int | None = None, file_rate: float | None = None, scale: str | None = None
+) -> Model:
     """The model with other settings of how files are read, None = as it has them; no score of a file changes by them.
 
     max_pixels  larger images are refused
     file_rate   Hz of recordings that state none
+    scale       how large a source pixel is
 
     ConfigError for a setting that means nothing to the model's modality.
     """
     preprocess = registry.of(model.meta).preprocess
-    given = {k: v for k, v in {"max_pixels": max_pixels, "file_rate": file_rate}.items() if v is not None}
+    asked = {"max_pixels": max_pixels, "file_rate": file_rate, "scale": scale}
+    given = {k: v for k, v in asked.items() if v is not None}
     for name in given:
         if name not in {field.name for field in fields(preprocess)}:
             option = f"{name} ({FLAGS[name]})"
             raise ConfigError(f"{option} means nothing to a model of {model.meta.kind}s", hint="leave it out")
     if not given:
         return model
+    if scale is not None and any(parse_rule(rule).scaled for rule in model.meta.rules):
+        if parse_scale(scale) != parse_scale(preprocess.scale):
+            message = f"the rules' promise was made at {preprocess.scale}, and does not hold at another scale ({scale})"
+            warnings.warn(message, stacklevel=3)
     return replace(model, meta=replace(model.meta, preprocess=replace(preprocess, **given).to_json()))

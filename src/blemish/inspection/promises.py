@@ -7,11 +7,11 @@ from collections.abc import Container, Sequence
 from typing import Any, NamedTuple
 
 from blemish.data.modality import Modality
-from blemish.inspection.calibrate import Deployed, check_blank, check_varied, compared
+from blemish.inspection.calibrate import Deployed, check_blank, check_varied, compared, deployed_model
 from blemish.inspection.categories import Categories, Known, Row, of_rows
-from blemish.inspection.conformal import Calibrator
+from blemish.inspection.conformal import Calibrator, Regions
+from blemish.inspection.measuring import Measuring
 from blemish.inspection.modelfile import Model
-from blemish.inspection.open import open_model
 from blemish.types import Record, Track, no_track
 
 
@@ -43,6 +43,7 @@ def promised(
     learned: Sequence[Record] = (),
     only: int | None = None,
     blind: bool = False,
+    regions: Regions = Regions(),  # noqa: B008 (frozen)
 ) -> Promised:
     """Calibrators over all categories, by number format, and the categories with their own ones.
 
@@ -55,14 +56,14 @@ def promised(
     """
     assert model.categories is not None
     names, ids = model.categories.names, {r.id for r in held}
-    deployed = Deployed(lambda p: open_model(model, precision=p), kind)
+    deployed = deployed_model(model, kind, Measuring.of(kind, regions, model.meta.rules))
     found = decided_scores(deployed, [*held, *learned], track)
     rows = {p: [d.row for d in seen if d.record in ids] for p, seen in found.items()}
     for format_rows in () if blind else rows.values():
         check_varied([row[0] for row in format_rows])
-    made = {p: of_rows(format_rows, alpha, per_unit=per_unit) for p, format_rows in rows.items()}
+    made = {p: of_rows(format_rows, alpha, per_unit=per_unit, regions=regions) for p, format_rows in rows.items()}
     pooled = {p: calibrator for p, calibrator in made.items() if calibrator is not None}
-    each = {p: known(seen, ids, len(names), alpha, per_unit=per_unit) for p, seen in found.items()}
+    each = {p: known(seen, ids, len(names), alpha, per_unit=per_unit, regions=regions) for p, seen in found.items()}
     scores = next(iter(each.values())).scores
     missing = [k for k, calibrator in enumerate(scores) if calibrator is None and only in (None, k)]
     if held and (without := [names[k] for k in missing]):
@@ -83,12 +84,21 @@ def decided_scores(deployed: Deployed, records: Sequence[Record], track: Track =
     return out
 
 
-def known(found: Sequence[Seen], held: Container[str], count: int, alpha: float, *, per_unit: bool) -> Known:
+def known(
+    found: Sequence[Seen],
+    held: Container[str],
+    count: int,
+    alpha: float,
+    *,
+    per_unit: bool,
+    regions: Regions = Regions(),  # noqa: B008 (frozen)
+) -> Known:
     """The promises of `count` categories: thresholds from the `held` records, limits of strangeness from all."""
     scores, strangeness = [], []
     for k in range(count):
         in_category = [seen for seen in found if seen.category == k]
-        scores.append(of_rows([seen.row for seen in in_category if seen.record in held], alpha, per_unit=per_unit))
-        strange = [(seen.strangeness, seen.strangeness, *seen.row[2:]) for seen in in_category]
+        rows = [seen.row for seen in in_category if seen.record in held]
+        scores.append(of_rows(rows, alpha, per_unit=per_unit, regions=regions))
+        strange = [Row(seen.strangeness, seen.strangeness, seen.row.unit, seen.row.content) for seen in in_category]
         strangeness.append(of_rows(strange, alpha, per_unit=per_unit))
     return Known(tuple(scores), tuple(strangeness))

@@ -16,12 +16,12 @@ def scale_of(calibrator: Calibrator | None, anomaly_map: NDArray[np.float32] | N
     """The scale of all pictures of one model.
 
     From the median peak of the held-out good maps (half of all good parts show no colour at all) up to where the
-    map threshold lies at a quarter of the scale. A model without calibrator has no such reference: the scale is
-    then the map's own median and maximum, comparable with no other image; ConfigError where none is given.
+    calibrator's `colour_threshold` lies at a quarter of the scale. A model without calibrator has no such reference:
+    the scale is then the map's own median and maximum, comparable with no other image; ConfigError where none is given.
     """
     if calibrator is not None:
         low = median(calibrator.peaks)
-        high = low + 4 * (calibrator.map_threshold - low)
+        high = low + 4 * (calibrator.colour_threshold - low)
     elif anomaly_map is not None:
         low, high = float(np.median(anomaly_map)), float(anomaly_map.max())
     else:

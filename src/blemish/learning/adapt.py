@@ -74,9 +74,9 @@ def adapt(
         raise ConfigError(f"{options.method} cannot continue learning", hint="fit again with all images")
     if not 0 < share <= 1:
         raise ConfigError(f"the share of the steps has to lie in (0, 1], not {share}")
-    split = plan_calibration(good, options, cls)
-    options = replace(options, views=model.meta.views, device=devices.of_model(options.device))
     modality = registry.of(model.meta)
+    split = plan_calibration(good, options, cls, len(modality.areas))
+    options = replace(options, views=model.meta.views, device=devices.of_model(options.device))
     plan = FitPlan.of(split.learn, options, backbone=backbone, cache=cache, track=track, modality=modality)
     data = model.meta.data
 

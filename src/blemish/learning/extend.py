@@ -51,7 +51,7 @@ def extend(
     grouped = [replace(r, group=name) for r in good]
     subset = next(iter(few_of_each_group(grouped, shots, random.Random(options.seed)).values()))
     vote.anchors.add([levels_of(plan, subset)], Draws(options.seed))
-    part = hold_out(good, subset, options)
+    part = hold_out(good, subset, options, len(registry.of(model.meta).areas))
     learned = head(plan, part)
     state |= {f"{ANCHORS}{key}": value for key, value in vote.anchors.state().items()}
     state |= {f"{head_name(k)}.{key}": value for key, value in learned.method.fitted_state().items()}
@@ -85,7 +85,8 @@ def extend(
     if not (part.held or judged):
         return wider
     per_unit = options.promise_per == "unit"
-    made = promised(wider, modality, part.held, options.false_alarm_rate, per_unit, track, learned=judged, only=k)
+    rate, regions = options.false_alarm_rate, options.regions
+    made = promised(wider, modality, part.held, rate, per_unit, track, learned=judged, only=k, regions=regions)
     for p, entry in made.categories.known.items():
         before = known.get(p) or Known((None,) * (k + 1), (None,) * (k + 1))
         known[p] = Known((*before.scores[:k], entry.scores[k]), (*before.strangeness[:k], entry.strangeness[k]))

@@ -11,6 +11,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from blemish import config, methods
+from blemish.data.image.areas import area_names
+from blemish.data.image.modality import Images
 from blemish.data.image.preprocess import parse_image_size
 from blemish.errors import ConfigError, ExportError
 from blemish.inspection.calibrate import in_best_format
@@ -61,7 +63,7 @@ def fit(
         if cache is None and cls.fitted_modules:  # steps need the same features many times
             folder = stack.enter_context(TemporaryDirectory(prefix="blemish-features-"))
             cache = FeatureCache(Path(folder))
-        split = Split(good) if routing else plan_calibration(good, options, cls)
+        split = Split(good) if routing else plan_calibration(good, options, cls, _areas(options))
         groups = len({r.group for r in split.learn}) if routing and routing.separate else 1
         options = effort.applied(options, len(split.learn) // groups)
         plan = FitPlan.of(split.learn, options, backbone=backbone, cache=cache, track=track, spread=spread, blind=blind)
@@ -77,6 +79,11 @@ def fit(
         run=recipe(options),
     )
     return in_best_format(model, learned.agreement)
+
+
+def _areas(options: FitOptions) -> int:
+    """Number of named areas in the region of interest."""
+    return 0 if options.roi is None else len(area_names(options.roi, options.max_pixels))
 
 
 def _checked(options: FitOptions) -> tuple[Learning, Routing | None]:
@@ -96,6 +103,8 @@ def _checked(options: FitOptions) -> tuple[Learning, Routing | None]:
     if set(options.views) - {AUTO} and half.backbone and not head.takes_views():
         message = f"{options.method} is not trained, and takes no further views"
         raise ConfigError(message, hint="leave views out (--view)")
+    if options.of_images and not issubclass(half.modality, Images):
+        raise ConfigError(f"{options.of_images} is for images", hint="leave it out")
     parse_image_size(options.image_size)
     if options.tiles is not None and (not half.backbone or routing or options.multi_class):
         what = "one model of several categories" if half.backbone else options.method

@@ -60,7 +60,9 @@ def fit_multiclass(plan: FitPlan, good: Sequence[Record], routing: Routing, star
     parts, judged = [], []  # parts of each category; records that show how strange good images look
     for k in range(len(names)):
         category_records = [r for r, o in zip(good, owner, strict=True) if o == k]
-        part = hold_out(category_records, [r for r in category_records if r.id in chosen], options)
+        part = hold_out(
+            category_records, [r for r in category_records if r.id in chosen], options, len(plan.modality.areas)
+        )
         parts.append(part)
         judged += new_to_the_router(category_records, part.held, chosen, options)
     learned_from = [r for part in parts for r in part.learn]
@@ -102,7 +104,17 @@ def fit_multiclass(plan: FitPlan, good: Sequence[Record], routing: Routing, star
     if not (held or judged):
         return in_best_format(model, {})
     per_unit, rate = options.promise_per == "unit", options.false_alarm_rate
-    made = promised(model, plan.modality, held, rate, per_unit, plan.track, learned=judged, blind=plan.blind)
+    made = promised(
+        model,
+        plan.modality,
+        held,
+        rate,
+        per_unit,
+        plan.track,
+        learned=judged,
+        blind=plan.blind,
+        regions=options.regions,
+    )
     return in_best_format(model.with_calibrators(made.calibrators, made.categories), made.agreement)
 
 

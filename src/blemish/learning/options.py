@@ -9,9 +9,11 @@ from types import NoneType
 from typing import Any, ClassVar, Literal, get_args, get_type_hints
 
 from blemish import config, methods
+from blemish.data.image.resolution import parse_scale
 from blemish.errors import ConfigError
 from blemish.files import MAX_PIXELS, MOST_PIXELS
-from blemish.inspection.conformal import check_rate
+from blemish.inspection.conformal import Decide, RegionPer, Regions, check_rate
+from blemish.inspection.rules import parse_rule
 from blemish.learning import backbones
 from blemish.learning.devices import check_form
 
@@ -88,7 +90,13 @@ class FitOptions:
     image_size: str = option(
         "256", "Pixels: 256 = 256² with the aspect kept; 320x128 = width x height; 256sq = square.", "Images"
     )
-    roi: str | None = option(None, "Region of interest: an image whose pixels > 0 are inspected.", "Images", file=True)
+    roi: str | None = option(
+        None,
+        "Region of interest: an image whose pixels > 0 are inspected, or JSON polygons; several colours or names are "
+        "areas with a threshold each.",
+        "Images",
+        file=True,
+    )
     locate: Literal["off", "auto", "on", "several"] = option(
         "off",
         "Find the part on its background, turn and crop it; auto: where that makes good images more alike; several: "
@@ -99,6 +107,12 @@ class FitOptions:
     tiles: str | None = option(
         None,
         "Inspect in overlapping tiles: 512 = of 512 source pixels, 512:64 = overlapping by 64; image_size is a tile's.",
+        "Images",
+        later=True,
+    )
+    scale: str | None = option(
+        None,
+        "How large a source pixel is: 0.05mm, 50um, 20px/mm, or file (what each file states); regions are measured.",
         "Images",
         later=True,
     )
@@ -168,6 +182,27 @@ class FitOptions:
     promise_per: PromisePer = option(
         "image", "unit: an exact promise where several images show one thing, and a stricter threshold.", "Promise"
     )
+    region_rate: float | None = option(
+        None,
+        "Share of good images that may show a region, or of good area in regions; the false-alarm rate if not given.",
+        "Promise",
+        later=True,
+    )
+    region_per: RegionPer = option("image", "What the region rate counts: image or area.", "Promise", later=True)
+
+    rules: tuple[str, ...] = option(
+        (),
+        "A part is rejected if one of its regions breaks a rule: 'length > 0.3mm', 'count > 3' (docs/measures.md).",
+        "Promise",
+        flag="--rule",
+        later=True,
+    )
+    decide: Literal["auto", "score", "rules", "both"] = option(
+        "auto",
+        "What rejects a part: its score (with named areas, theirs), the rules, or both together; auto: rules if any.",
+        "Promise",
+        later=True,
+    )
 
     options: dict[str, Any] = field(default_factory=dict)  # the method's own
 
@@ -193,9 +228,48 @@ class FitOptions:
             raise ConfigError(f"max_pixels has to be at least 1, not {self.max_pixels}")
         if self.max_ms is not None and (self.max_ms <= 0 or self.method != AUTO):
             raise ConfigError("max_ms is a positive limit for method auto", hint="leave it out (--max-ms)")
+        self._check_rules()
+        if self.scale is not None:
+            parse_scale(self.scale)
         if self.budget is not None:
             seconds(self.budget)
         check_form(self.device)
+
+    @property
+    def regions(self) -> Regions:
+        """How regions are cut, and what decides."""
+        decide: Decide = self.decide if self.decide != "auto" else "rules" if self.rules else "score"
+        return Regions(self.region_rate, self.region_per, decide)
+
+    def _check_rules(self) -> None:
+        for rule in self.rules:
+            parse_rule(rule)
+        if self.decide in ("rules", "both") and not self.rules:
+            raise ConfigError(f"{self.decide} decide, and there is no rule", hint="give one (--rule), or decide score")
+        if self.rules and self.region_per == "area":
+            raise ConfigError("with rules, regions are cut where rules keep their promise", hint="leave region_per out")
+        _ = self.regions
+
+    @property
+    def of_images(self) -> str:
+        """What only images have of what is asked for, for people; empty where nothing is."""
+        asked = {"a region of interest": self.roi, "a scale": self.scale, "a rule": self.rules}
+        return " and ".join(name for name, value in asked.items() if value)
+
+    def needs_maps(self, areas: int = 0) -> str:
+        """What needs more of the good images' maps than the largest value, for people; empty where nothing does."""
+        asked = {"a threshold by area (region_per)": self.region_per == "area", "each area (roi)": areas > 0}
+        asked["a rule"] = bool(self.rules)
+        return " and ".join(name for name, wanted in asked.items() if wanted)
+
+    def together(self, areas: int = 0) -> int:
+        """How many thresholds keep one promise."""
+        return max(areas, 1) + (self.decide == "both")
+
+    def strictest_rate(self, together: int = 1) -> float:
+        """The rate that takes the most good images to promise: of several thresholds together, that of one alone by
+        Bonferroni's inequality, with which there are always enough."""
+        return min(self.false_alarm_rate / together, self.region_rate or 1.0)
 
 
 def _known(name: str, option: Option, kind: Any, default: Any) -> Option:

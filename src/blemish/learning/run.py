@@ -39,6 +39,7 @@ from blemish.inspection.calibrate import (
 )
 from blemish.inspection.conformal import Calibrator
 from blemish.inspection.engines import ISA_LIMITS, Engine, Precision, calm_torch
+from blemish.inspection.measuring import Measuring
 from blemish.inspection.meta import BackboneMeta, DataMeta, Meta
 from blemish.inspection.modelfile import Model
 from blemish.learning import artefacts, devices, export, footprint, observing
@@ -111,6 +112,7 @@ class FitPlan:
         half = learning_for(needs)
         artefact = _artefact(method_class, settings, backbone)
         modality = modality or half.plan(records, options, backbone)
+        Measuring.of(modality, options.regions, options.rules)  # before any work
         if backbone is not None:
             size = modality.size
             footprint.check(method_class.fitted_buffers, settings, backbone.spec(size), size, len(records), BATCH)
@@ -244,7 +246,8 @@ def learn(
     if kind is not None:
         options = plan.options
         per_unit = options.promise_per == "unit"
-        made = calibrators(scores, options.false_alarm_rate, kind, per_unit=per_unit, blind=plan.blind)
+        rate, regions = options.false_alarm_rate, options.regions
+        made = calibrators(scores, rate, kind, per_unit=per_unit, blind=plan.blind, regions=regions)
     return Learned(method, seen, report, graph, parity, made, agreement(scores))
 
 
@@ -451,7 +454,8 @@ def tensors(state: Mapping[str, Any], settings: Any) -> bytes:
 def _deployed(plan: FitPlan, method: Method[Any], graph: bytes) -> Deployed:
     """What will run."""
     state = b"" if graph else tensors(method.fitted_state(), method.config)
-    return deployed_model(Model(_opening(plan, method), {}, state, graph, {}, {}), plan.modality)
+    model = Model(_opening(plan, method), {}, state, graph, {}, {})
+    return deployed_model(model, plan.modality, Measuring.of(plan.modality, plan.options.regions, plan.options.rules))
 
 
 def _opening(plan: FitPlan, method: Method[Any]) -> Meta:
@@ -464,6 +468,7 @@ def _opening(plan: FitPlan, method: Method[Any]) -> Meta:
         kind=plan.modality.name,
         graph=needs.graph,
         engine=None if needs.graph else needs.engine,
+        rules=plan.options.rules,
         config=config.to_json(method.config),
     )
 

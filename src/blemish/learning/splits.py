@@ -68,24 +68,32 @@ def without_copies(records: Sequence[Record], kind: type[Modality[Any]] = Images
     return list(first.values())
 
 
-def plan_calibration(good: Sequence[Record], options: FitOptions, method: type[Method[Any]]) -> Split:
+def plan_calibration(good: Sequence[Record], options: FitOptions, method: type[Method[Any]], areas: int = 0) -> Split:
     """How to calibrate, and what is held out for it.
 
     A split where enough images can be held out; otherwise, where all together are enough, each left out once by a
     method that can do that, or folds; otherwise nothing and a warning. Or what the options ask for, or
-    CalibrationError. Units stay whole: pictures of one thing are never on both sides.
+    CalibrationError. Units stay whole: pictures of one thing are never on both sides. `areas` is the number of named
+    areas that get a threshold each.
 
     Where learning is costly (training by gradient), folds do it six times over. Then as many as a promise needs are
     held out instead, if necessary more than `held_out`, up to half of them.
 
-    ConfigError where images are to be left out by a method that cannot.
+    ConfigError where images are to be left out by a method that cannot, or where more of their maps is needed than what
+    leaving them out tells.
     """
-    requested, needed = options.calibration, images_needed(options.false_alarm_rate)
+    rate = options.strictest_rate(options.together(areas))
+    requested, needed = options.calibration, images_needed(rate)
+    alone = images_needed(options.strictest_rate())  # for one threshold
     # which tiles are left out would have to be told for each picture
     leaves_out, costly = (
         method.leaves_out() and options.tiles is None,
         bool(method.fitted_modules) or method.needs.costly,
     )
+    if requested == "leave_one_out" and (needs_maps := options.needs_maps(areas)):
+        message = f"{needs_maps} needs whole maps of good images, and leaving one out gives a score"
+        raise ConfigError(message, hint="calibration auto, split or folds (--calibration)")
+    leaves_out = leaves_out and not options.needs_maps(areas)
     if requested == "leave_one_out" and not leaves_out:
         message = f"{options.method} cannot leave images out of what it has learned"
         raise ConfigError(message, hint="calibration auto, split or folds (--calibration)")
@@ -102,8 +110,10 @@ def plan_calibration(good: Sequence[Record], options: FitOptions, method: type[M
         while taken < len(order) - 1 and (len(held) < round(options.held_out * len(good)) or taken < least):
             held += units[order[taken]]  # at least one unit is left to learn from
             taken += 1
-        # a few units represent new ones poorly, however many images they have: auto prefers folds over all units
-        if taken >= needed or (requested == "split" and options.promise_per == "image" and len(held) >= needed):
+        # a few units represent new ones poorly, however many images they have: auto prefers folds over all units.
+        # Several thresholds take more of what is counted, and not more units than one of them
+        enough = (taken if options.promise_per == "unit" else len(held)) >= needed
+        if enough and (taken >= alone or (requested == "split" and options.promise_per == "image")):
             return Split(_without(good, held), "split", held)
     counted = len(order) if options.promise_per == "unit" else len(good)
     if requested != "split" and counted >= needed and len(order) > 1:
@@ -117,14 +127,14 @@ def plan_calibration(good: Sequence[Record], options: FitOptions, method: type[M
         f"it takes {needed} {what} that are all learned from or about {math.ceil(needed / options.held_out)} with "
         f"{options.held_out:.0%} held out"
     )
-    message = f"{counted} {what} cannot promise a false-alarm rate of {options.false_alarm_rate:g}"
+    message = f"{counted} {what} cannot promise a false-alarm rate of {rate:g}"
     if requested != "auto":
         raise CalibrationError(f"{message} by {requested}", hint=advice)
     warnings.warn(f"{message}: the model is saved without a threshold; {advice}", stacklevel=3)
     return Split(list(good))
 
 
-def hold_out(category_records: Sequence[Record], kept: Sequence[Record], options: FitOptions) -> Part:
+def hold_out(category_records: Sequence[Record], kept: Sequence[Record], options: FitOptions, areas: int = 0) -> Part:
     """What is learned and held out of one of several categories; nothing is held where that supports no promise.
 
     Whole units, as many (of images, or of units where those are promised) as the rate needs, where half as many images
@@ -137,7 +147,7 @@ def hold_out(category_records: Sequence[Record], kept: Sequence[Record], options
         raise ConfigError(
             f"{options.calibration} calibrates a model of one product", hint="calibration auto, split or none"
         )
-    needed, fixed = images_needed(options.false_alarm_rate), {r.whole for r in kept}
+    needed, fixed = images_needed(options.strictest_rate(options.together(areas))), {r.whole for r in kept}
     units = by_unit(r for r in category_records if r.whole not in fixed)
     order = sorted(units)
     random.Random(options.seed).shuffle(order)

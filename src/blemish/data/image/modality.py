@@ -17,12 +17,15 @@ from blemish.data.drawing import Picture, Scale
 from blemish.data.identity import image_id
 from blemish.data.image import picture
 from blemish.data.image.decode import as_image, decode_image, is_encoded, read_image, read_mask, take_encoded
+from blemish.data.image.measures import measure
 from blemish.data.image.preprocess import Preprocess, image_size_of
+from blemish.data.image.resolution import parse_scale
 from blemish.data.image.saturation import saturated_masks
+from blemish.data.image.stated import scale_in
 from blemish.data.image.tiles import Tiles
 from blemish.data.listing import Listing, images_in, is_image, list_images
 from blemish.data.modality import Modality
-from blemish.data.regions import find_regions
+from blemish.data.regions import cut, find_regions
 from blemish.errors import PartNotFound
 from blemish.files import MOST_PIXELS, as_path, content_id, read_file
 from blemish.system import cores
@@ -218,8 +221,68 @@ class Images(Modality[Located]):
         high, wide = raw.pixels.shape[:2]
         return self.preprocess.back(anomaly_map, (high, wide), raw.pose)
 
+    def inspected(self, raw: Located) -> NDArray[np.bool_] | None:
+        return None if self.preprocess.roi is None else self.preprocess.inspected_pixels(raw.pixels.shape[:2])
+
     def regions(self, anomaly_map: NDArray[np.float32], threshold: float, raw: Located) -> tuple[Region, ...]:
         return find_regions(anomaly_map, threshold)
+
+    @property
+    def measures(self) -> bool:
+        return self.scaled or bool(self.preprocess.areas)
+
+    @property
+    def scaled(self) -> bool:
+        return self.preprocess.scale is not None
+
+    @property
+    def areas(self) -> tuple[str, ...]:
+        return tuple(name for name, _ in self.preprocess.areas)
+
+    def area_scores(self, anomaly_map: NDArray[np.float32]) -> tuple[float, ...]:
+        return self.preprocess.area_scores(anomaly_map)
+
+    def millimetres(self, source: Any) -> float | None:
+        """For each pixel of a source; None where the model states no scale. DataError where its file should and does
+        not."""
+        scale = self.preprocess.scale
+        return None if scale is None else parse_scale(scale) or scale_in(source)
+
+    def check(self, source: Any) -> None:
+        self.millimetres(source)
+
+    def measured(
+        self,
+        anomaly_map: NDArray[np.float32],
+        threshold: float,
+        raw: Located,
+        source: Any,
+    ) -> tuple[Region, ...]:
+        size = self.millimetres(source)
+        numbers = self.preprocess.areas_in(raw.pixels.shape[:2]) if self.areas else None
+        found = [self._measured(region, mask, size, numbers) for region, mask in cut(anomaly_map, threshold)]
+        return tuple(sorted(found, key=lambda r: -r.peak))
+
+    def _measured(
+        self, region: Region, mask: NDArray[np.bool_], size: float | None, numbers: NDArray[np.uint8] | None
+    ) -> Region:
+        """The area is the one that has the most of the region's pixels; none where it lies beside all of them."""
+        length, width, (x, y) = measure(mask)
+        region = replace(region, length_px=length, width_px=width)
+        if numbers is not None:
+            x0, y0, x1, y1 = region.bbox
+            counts = np.bincount(numbers[y0:y1, x0:x1][mask], minlength=len(self.areas) + 1)
+            counts[0] = 0
+            region = replace(region, area=self.areas[counts.argmax() - 1] if counts.any() else None)
+        if size is None:
+            return region
+        return replace(
+            region,
+            length_mm=length * size,
+            width_mm=width * size,
+            area_mm2=region.area_px * size**2,
+            position_mm=((region.bbox[0] + x) * size, (region.bbox[1] + y) * size),
+        )
 
     def named(self, source: Any, raw: Located) -> dict[str, Any]:
         path = str(as_path(source)) if isinstance(source, str | os.PathLike) else None

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from blemish.data.image.header import open_header
 from blemish.data.image.levels import Levels, kind_of
 from blemish.data.image.locate import Locator
+from blemish.data.image.resolution import parse_scale
 from blemish.data.image.roi import unpack_roi
 from blemish.data.image.tiles import Tiles, Tiling
 from blemish.errors import ConfigError, DataError
@@ -124,6 +125,8 @@ class Preprocess:
     max_pixels: int = MAX_PIXELS  # larger images are refused before they are decoded
     locate: Locator | None = None  # how the part is found, which is cropped and turned to one pose
     tiles: Tiling | None = None  # each tile of a picture is an input of the network
+    scale: str | None = None  # how large a source pixel is (`resolution.parse_scale`)
+    areas: tuple[tuple[str, str], ...] = ()  # names in the region of interest, and `pack_roi` of each
 
     def __post_init__(self) -> None:
         if len(self.size) != 2 or any(int(side) != side or side < 1 for side in self.size):
@@ -135,6 +138,8 @@ class Preprocess:
             raise ConfigError(f"the brightest value of a good image is {self.darkest:g}, not from 0 to 255")
         if self.max_pixels < 1:
             raise ConfigError(f"max_pixels has to be at least 1, not {self.max_pixels}")
+        if self.scale is not None:
+            parse_scale(self.scale)
 
     @classmethod
     def of(cls, size: tuple[int, int], levels: Levels, max_pixels: int = MAX_PIXELS) -> Preprocess:
@@ -208,6 +213,14 @@ class Preprocess:
         inside = unpack_roi(self.roi, self.size).astype(np.uint8)
         return cv2.resize(inside, shape[::-1], interpolation=cv2.INTER_NEAREST) > 0
 
+    def area_scores(self, anomaly_map: NDArray[np.float32]) -> tuple[float, ...]:
+        """The largest value of the map of a network input in each named area."""
+        return tuple(float(anomaly_map[unpack_roi(mask, self.size)].max()) for _, mask in self.areas)
+
+    def areas_in(self, shape: tuple[int, int]) -> NDArray[np.uint8]:
+        """Which area each pixel of a source image (H, W) lies in, by its number from 1; 0 = none."""
+        return _numbered(self.areas, self.size, shape)
+
     def _to_8_bit(self, image: NDArray[Any]) -> NDArray[np.uint8]:
         kind = kind_of(image.dtype)
         self.levels.check(image)
@@ -221,15 +234,16 @@ class Preprocess:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values by field name; what came later only where it is other than usual."""
-        values = {**asdict(self), "size": list(self.size), "locate": self.locate and self.locate.to_json()}
-        values["tiles"] = self.tiles and list(self.tiles)
-        usual = {"max_pixels": MAX_PIXELS, "locate": None, "tiles": None}
+        more = {"locate": self.locate and self.locate.to_json(), "areas": [list(area) for area in self.areas]}
+        values = {**asdict(self), "size": list(self.size), "tiles": self.tiles and list(self.tiles), **more}
+        usual: dict[str, Any] = {"max_pixels": MAX_PIXELS, "locate": None, "tiles": None, "scale": None, "areas": []}
         return {k: v for k, v in values.items() if k not in usual or v != usual[k]}
 
     def rendering(self) -> dict[str, Any]:
         """What pixels of the network's input depend on: names features in the cache, over all sets of good images."""
         values = self.to_json()
-        values.pop("max_pixels", None)
+        for name in ("max_pixels", "scale", "areas"):
+            values.pop(name, None)
         del values["darkest"]
         later = {name: values.pop(name) for name in ("black_uint16", "black_float")}
         return values | {name: value for name, value in later.items() if value}  # older entries are found again
@@ -240,21 +254,32 @@ class Preprocess:
         earlier version do not state are 0."""
         try:
             size, roi, limit = values["size"], values["roi"], values.get("max_pixels", MAX_PIXELS)
+            scale, areas = values.get("scale"), tuple((str(name), str(mask)) for name, mask in values.get("areas", ()))
             known = {f.name for f in fields(cls)}
             if (
                 set(values) - known
                 or any(type(n) is not int for n in (*size, limit))
                 or not isinstance(roi, str | None)
+                or not isinstance(scale, str | None)
             ):
                 raise ValueError("unknown names or sizes that are not whole numbers")
             levels = {name: float(values[name]) for name in ("white_uint16", "white_float")}
-            later = known & set(values) - {"size", "roi", "max_pixels", "locate", "tiles", *levels}
+            later = known & set(values) - {"size", "roi", "max_pixels", "locate", "tiles", "scale", "areas", *levels}
             levels |= {name: float(values[name]) for name in later}
-            locator = Locator.from_json(values["locate"]) if "locate" in values else None
+            locate = Locator.from_json(values["locate"]) if "locate" in values else None
             tiles = Tiling(*map(int, values["tiles"])) if "tiles" in values else None
-            return cls(size=tuple(size), roi=roi, max_pixels=limit, locate=locator, tiles=tiles, **levels)
+            given: dict[str, Any] = {**levels, "locate": locate, "tiles": tiles, "scale": scale, "areas": areas}
+            return cls(size=tuple(size), roi=roi, max_pixels=limit, **given)
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"preprocess {dict(values)} is not understood ({error})") from None
+
+
+@lru_cache(maxsize=4)
+def _numbered(areas: tuple[tuple[str, str], ...], size: tuple[int, int], shape: tuple[int, int]) -> NDArray[np.uint8]:
+    numbers = np.zeros(size, np.uint8)
+    for number, (_, mask) in enumerate(areas, 1):
+        numbers[unpack_roi(mask, size)] = number
+    return cast(NDArray[np.uint8], cv2.resize(numbers, shape[::-1], interpolation=cv2.INTER_NEAREST))
 
 
 @lru_cache(maxsize=4)

@@ -24,6 +24,7 @@ class Case:
     sample: Sample
     masked: bool  # the marked defect is outlined on the image
     picture: bytes
+    found: str = ""  # what was measured, for people
 
 
 KINDS = ("found", "missed", "false_alarms", "just_above", "just_below", "good")
@@ -82,7 +83,20 @@ class Cases:
             sample=Sample.of(record, result),
             masked=mask is not None and bool(mask.any()),
             picture=encode(picture, ".jpg"),
+            found=measured(result),
         )
+
+
+def measured(result: AnomalyResult) -> str:
+    """The longest region in millimetres, where regions are measured in them; areas and rules that reject."""
+    known = [region for region in result.regions if region.length_mm is not None]
+    said = []
+    if known:
+        longest = max(known, key=lambda region: region.length_mm or 0.0)
+        x, y = longest.position_mm or (0.0, 0.0)
+        said.append(f"longest region {longest.length_mm:.3g} × {longest.width_mm:.3g} mm at {x:.3g}, {y:.3g} mm")
+    said += [f"area {area.name}" for area in result.areas if area.label == "anomalous"]
+    return "; ".join([*said, *(rule.rule for rule in result.rules if rule.fired)])
 
 
 def _ranks(record: Record, result: AnomalyResult) -> dict[str, float]:

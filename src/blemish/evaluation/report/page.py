@@ -185,7 +185,7 @@ def _plots(evaluation: Evaluation, promise: str) -> str:
     out = [
         "<section><h2>Scores</h2>"
         '<p class="note"><span class="key good"></span>good parts &nbsp; <span class="key bad"></span>defective parts'
-        + ("" if threshold is None else "; what lies right of the threshold is rejected")
+        + ("" if threshold is None else f"; {_right(evaluation)}")
         + "</p>"
         + plots.histogram(good, bad, threshold)
         + "</section>"
@@ -201,6 +201,14 @@ def _plots(evaluation: Evaluation, promise: str) -> str:
             f"interval {interval(area)}</p>{plots.roc(labels, scores, point, promised)}</section>"
         )
     return f'<div class="plots">{"".join(out)}</div>'
+
+
+def _right(evaluation: Evaluation) -> str:
+    """What lies right of the threshold."""
+    preprocess, calibration = evaluation.model.get("preprocess", {}), evaluation.model.get("rules")
+    if preprocess.get("areas") or calibration:
+        return "the threshold is that of the score alone, and areas or rules decide"
+    return "what lies right of the threshold is rejected"
 
 
 def _results(evaluation: Evaluation) -> str:
@@ -279,12 +287,12 @@ def _legend(cases: Cases) -> str:
     bar = f'<div class="bar" style="background:linear-gradient(90deg,{stops})"></div>'
     if cases.scale is not None and cases.calibrator is not None:
         low, high = cases.scale
-        middle = cases.calibrator.map_threshold
+        middle, threshold = cases.calibrator.colour_threshold, cases.calibrator.map_threshold
         ends = f"<span>{low:.3g}</span><span>{middle:.3g}</span><span>{high:.3g}</span>"
         text = (
             f"All heat maps share one scale, so a calm picture is a calm {kind.part}: colour starts at {low:.3g}, the "
             f"highest value in the map of an average good {kind.part}. {kind.found} above the map threshold of "
-            f"{middle:.3g}."
+            f"{threshold:.3g}: {cases.calibrator.region_promise}."
         )
     else:
         ends = "<span>median of the map</span><span></span><span>its highest value</span>"
@@ -311,10 +319,11 @@ def _figure(case: Case) -> str:
         right = (sample.verdict != "good") == bool(sample.label)
         outcome = {"anomalous": "rejected", "unknown": "unknown product", "good": "passed"}[sample.verdict]
         chip = f' <span class="chip {"ok" if right else "fail"}">{outcome}</span>'
-    name = escape(case.name)
+    name, found = escape(case.name), f"<br>{escape(case.found)}" if case.found else ""
+    caption = f"<b>{name}</b><br>{truth}{kind}{chip}<br>{scored}{p}{found}"
     alt = f"{name}: the part and its heat map; {truth}{kind}, {scored}"
     data = b64encode(case.picture).decode()
     return (
         f'<li><figure><div class="frame"><img src="data:image/jpeg;base64,{data}" alt="{alt}"></div>'
-        f"<figcaption><b>{name}</b><br>{truth}{kind}{chip}<br>{scored}{p}</figcaption></figure></li>"
+        f"<figcaption>{caption}</figcaption></figure></li>"
     )

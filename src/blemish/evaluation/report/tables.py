@@ -145,6 +145,8 @@ def _of_model(evaluation: Evaluation) -> dict[str, Any]:
         "Licence of its weights": model.get("backbone", {}).get("licence") or None,
         "Network input": f"{setting.network_input} {unit}".strip(),
         "Trained in": ", ".join(formats) or None,
+        "Size of a source pixel": model.get("preprocess", {}).get("scale"),
+        "Acceptance rules": "; ".join(model.get("rules", [])) or None,
     }
 
 
@@ -154,6 +156,7 @@ def _of_line(evaluation: Evaluation) -> dict[str, Any]:
         "Engine": f"{setting.engine}, {setting.precision}",
         "Seed": model.get("seed"),
         "Promise": setting.promise,
+        "Regions": model.get("region_promise", {}).get(setting.precision),
         "Threshold": None if setting.threshold is None else f"{setting.threshold:.6g}",
         "Map threshold": None if setting.map_threshold is None else f"{setting.map_threshold:.6g}",
         "Time to learn": f"{model['fit_seconds']:,} s" if "fit_seconds" in model else None,

@@ -34,8 +34,8 @@ class CloudSource(PlainSource):
 
 def _plan(learn: Sequence[Record], options: FitOptions, backbone: Any) -> Modality[Any]:  # noqa: ARG001
     """Size and spacing of the typical part, of eight spread over the set; how much they and up to 64 others show."""
-    if set(options.views) - {"auto"} or options.textures or options.roi:
-        raise ConfigError("views, textures and a region of interest are for images", hint="leave them out")
+    if set(options.views) - {"auto"} or options.textures:
+        raise ConfigError("views and textures are for images", hint="leave them out")
     typical = learn[:: max(1, len(learn) // 8)]
     more = [record for record in learn if record not in typical]
     parts = (map(part_at, (record.path for record in group)) for group in (typical, more[:: max(1, len(more) // 64)]))

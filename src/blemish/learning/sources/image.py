@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from blemish.config import nearest
 from blemish.data.identity import image_id
-from blemish.data.image.decode import decode_image, read_image, set_in
+from blemish.data.image.areas import read_drawn
+from blemish.data.image.decode import decode_image, read_image
 from blemish.data.image.levels import learn, measure
 from blemish.data.image.locate import Locator
 from blemish.data.image.modality import Images
@@ -34,7 +35,9 @@ from blemish.data.image.preprocess import (
     resolve,
     size_and_depth,
 )
+from blemish.data.image.resolution import parse_scale
 from blemish.data.image.roi import pack_roi
+from blemish.data.image.stated import scale_in
 from blemish.data.image.tiles import Tiling, parse_tiles
 from blemish.data.modality import Modality
 from blemish.data.synthesis.makers import MAKERS, VERSION
@@ -273,36 +276,44 @@ class ImageSamples:
         )
 
 
-def read_roi(path: str, size: tuple[int, int], records: Sequence[Record], max_pixels: int = MAX_PIXELS) -> str:
-    """The region of interest of an image file, for a network input of `size` that these records are brought to.
+def read_roi(
+    path: str, size: tuple[int, int], records: Sequence[Record], max_pixels: int = MAX_PIXELS
+) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """The region of interest of a file (see `data.image.areas`), for a network input of `size` that these records are
+    brought to, and its named areas.
 
     A warning where it covers everything; DataError where its aspect differs from that of a picture, so that it would
     cover another place, or it is empty.
     """
-    image = read_image(path, max_pixels=max_pixels)
-    mask = set_in(image, path)
-    high, wide = mask.shape
-    for record in records:
-        w, h = image_size_of(record.path)
+    shapes = [image_size_of(record.path) for record in records]
+    drawn = read_drawn(path, shapes, max_pixels)
+    high, wide = drawn.inside.shape
+    for record, (w, h) in zip(records, shapes, strict=True) if not drawn.relative else ():
         if abs(math.log(w / h * high / wide)) > ASPECT + 0.5 / wide + 0.5 / high:
             message = f"the region of interest is {wide} x {high}, and {record.path.name} {w} x {h} (width x height)"
             raise DataError(message, path=path, hint="draw it on one of the pictures that are learned from")
-    if mask.all():
+    if drawn.inside.all() and not drawn.areas:
         warnings.warn(f"{path}: the region of interest covers everything: 0 is what is not inspected", stacklevel=2)
-    return pack_roi(np.asarray(mask, np.bool_), size)
+    areas = tuple((name, pack_roi(mask, size, f"{path}: region '{name}'")) for name, mask in drawn.areas.items())
+    return pack_roi(drawn.inside, size), areas
 
 
 def plan_preprocess(good: Sequence[Record], options: FitOptions, stride: int) -> Preprocess:
     """How an image becomes the network's input: planned from these images, with the region of interest."""
     tiles = None if options.tiles is None else parse_tiles(options.tiles)
     preprocess = plan_geometry(good, options.image_size, stride, options.max_pixels, tiles)
+    if options.scale is not None:
+        preprocess = replace(preprocess, scale=options.scale)
+        for record in good if parse_scale(options.scale) is None else ():
+            scale_in(record.path)
     if options.locate != "off" and (locator := _locator(good, preprocess, options.locate)) is not None:
         high, wide = locator.size
         size = resolve(parse_image_size(options.image_size), wide / high, stride)
         return replace(preprocess, size=size, locate=locator)
     if options.roi is None:
         return preprocess
-    return replace(preprocess, roi=read_roi(options.roi, preprocess.size, good, options.max_pixels))
+    roi, areas = read_roi(options.roi, preprocess.size, good, options.max_pixels)
+    return replace(preprocess, roi=roi, areas=areas)
 
 
 def _locator(good: Sequence[Record], preprocess: Preprocess, asked: str) -> Locator | None:

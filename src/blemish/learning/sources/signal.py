@@ -76,8 +76,6 @@ def _plan(learn: Sequence[Record], options: FitOptions, backbone: Any) -> Modali
 
     DataError where a rate is unknown, or a window cannot be used.
     """
-    if options.roi:
-        raise ConfigError("a region of interest is for images", hint="leave it out")
     plan = SignalPlan(
         leads=plan_leads((record.path for record in learn), options.leads),
         rate=options.resample,
