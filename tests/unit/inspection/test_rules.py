@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from blemish.inspection.conformal import Regions, conformal_threshold
 from blemish.inspection.limits import level_above, limit_of, next_below
 from blemish.inspection.measuring import Measuring
 from blemish.inspection.rules import Condition, check_rules, parse_rule
-from blemish.types import Region
+from blemish.types import ALARM, AnomalyResult, Region
 
 
 def region(length: float, width: float = 1.0, area: str | None = None) -> Region:
@@ -210,3 +211,13 @@ def test_regions_lie_in_the_area_that_has_most_of_them() -> None:
 
 def test_a_condition_of_what_was_not_measured_is_nought() -> None:
     assert Condition("length", ">", 1.0, "mm").of(Region((0, 0, 1, 1), 1, 1.0, 1.0)) == 0
+
+
+def test_an_image_without_a_part_is_rejected_whatever_decides() -> None:
+    images = Images(Preprocess((20, 20)))
+    measuring = Measuring.of(images, Regions(decide="rules"), ["count > 1"])
+    assert measuring is not None
+    assert measuring.lost().limit == ALARM  # counts as one that fires
+    for decided in ("score", "rules", "both"):
+        result = AnomalyResult("a.png", ALARM, np.zeros((2, 2), np.float32), threshold=1.0, alarm="no part found")
+        assert replace(result, decided_by=decided).verdict == "anomalous"
