@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from _pytest.mark.structures import ParameterSet
 from PIL import Image
@@ -15,6 +17,7 @@ from PIL import Image
 import blemish
 from tests.docs.pages import HOWTO, IN_ORDER, LONG, PAGES, ROOT, SUITE, TUTORIALS, commands_in, done, name, of
 from tests.fakes import defective_image, write_images, write_mvtec
+from tests.parts import ARROW, at_any_angle, write
 
 
 def each(pages: list[Path]) -> list[ParameterSet]:
@@ -38,6 +41,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         write_images(Path("products") / product / "train" / "good", 4, first=first)
     write_images(Path("new_product"), 4, first=700)
     write_images(Path("new_station"), 24, first=800)
+    write(Path("parts"), [at_any_angle(ARROW, seed)[0] for seed in range(24)])
+    large = np.random.default_rng(0).integers(90, 160, (22, 520, 560, 3), dtype=np.uint8)
+    write(Path("large"), [cv2.GaussianBlur(image, (0, 0), 2) for image in large])
     Path("suite.toml").write_text(SUITE, encoding="utf-8")
     Image.fromarray(defective_image(5)[0]).save("part.png")
     return tmp_path
