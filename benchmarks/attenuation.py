@@ -97,7 +97,7 @@ class Cloths:
 
 def figures(method: FADeR, cloths: Cloths, look: Look) -> list[float]:
     """Pixel AUROC on flawed images, error to the clean twin inside flaws and outside, gate inside and outside."""
-    found = method.level_maps([msgms_map(look.image, look.repaint)])
+    found = method.scores.level_maps([msgms_map(look.image, look.repaint)])
     off = (look.repaint - method.image(cloths.clean)).square().mean(1, keepdim=True)
     inside, outside = cloths.wrong, 1 - cloths.wrong
     gate = torch.ones(1, 1, *method.grid) if look.gate is None else look.gate

@@ -14,7 +14,7 @@ from blemish.config import build
 from blemish.detector import Detector
 from blemish.errors import CalibrationError
 from blemish.inspection import calibrate as scores
-from blemish.inspection import inspector, modelfile, promises
+from blemish.inspection import inspector, modelfile
 from blemish.inspection.calibrate import MOVED, RANK, chosen_format, compared
 from blemish.inspection.engines import Outputs
 from blemish.inspection.inspector import Inspector
@@ -50,7 +50,7 @@ def changed(patch: pytest.MonkeyPatch, change: Change, formats: tuple[str, ...] 
     def open_(model: Model, name: str = "openvino", *, precision: Any = "f32", **more: Any) -> Any:
         return Engine(open_model(model, name, **more), precision)
 
-    for module in (scores, promises, inspector):
+    for module in (scores, inspector):
         patch.setattr(module, "open_model", open_)
     patch.setattr(scores, "formats", lambda: formats)
 

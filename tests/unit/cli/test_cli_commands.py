@@ -27,7 +27,8 @@ real = [
 ]
 KEYS = {
     "image_path", "pred_score", "p_value", "threshold", "pred_label", "category",
-    "category_confidence", "unknown", "regions", "map", "raw_map", "seconds", "error", "hint",
+    "category_confidence", "unknown", "map_threshold", "map_threshold_per",
+    "regions", "map", "raw_map", "seconds", "error", "hint",
 }  # fmt: skip
 
 
@@ -76,8 +77,8 @@ class TestReal:
         assert (done.code, done.err) == (0, "learning from 8 images: good 8\n")
         [printed] = lines(done)
         assert set(printed) == {
-            "model", "method", "data", "backbone", "network_input", "promise", "parity", "precision", "bf16",
-            "training", "fit_seconds",
+            "model", "method", "data", "backbone", "network_input", "promise", "region_promise", "parity",
+            "precision", "bf16", "training", "fit_seconds",
         }  # fmt: skip
         assert printed["training"] == []
         assert printed["model"] == str(tmp_path / "m")
@@ -271,7 +272,8 @@ class TestReal:
         arguments = ("calibrate", work / "model", tmp_path / "fresh", "--out", tmp_path / "m", "--false-alarm-rate")
         [printed] = lines(run(*arguments, 0.1))
         assert printed == {
-            "model": str(tmp_path / "m"), "promise": "at most 0.1 of good parts rejected, from 12 held-out good images"
+            "model": str(tmp_path / "m"), "promise": "at most 0.1 of good parts rejected, from 12 held-out good images",
+            "region_promise": "at most 0.1 of good images show a region, from 12 held-out good images",
         }  # fmt: skip
         failed(run(*arguments, 0.01), 1, "12 good images cannot promise", "at least 99")
         failed(run(*arguments, 1.5), 2, "between 0 and 1")

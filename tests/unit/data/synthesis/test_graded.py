@@ -161,4 +161,5 @@ def test_no_method_trains_with_what_methods_are_compared_with() -> None:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
         if isinstance(node, ast.Import | ast.ImportFrom) and "synthesis.graded" in ast.unparse(node)
     }
-    assert importing == {"data/synthesis/image_set.py"}
+    comparing = {"evaluation/choose.py", "inspection/int8.py"}  # of which no method learns anything
+    assert importing == {"data/synthesis/image_set.py", *comparing}
