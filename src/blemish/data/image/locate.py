@@ -14,7 +14,7 @@ import base64
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple, Self, cast
 
@@ -98,11 +98,10 @@ class Locator:
         DataError naming one in which no part stands out from the background, more than one does, or another than in the
         others.
         """
-        looks = _looks(images, len(names), lambda _: COARSE)
-        poses, size = _first_poses(looks, names)
-        if any(look.scale < 1 for look in looks) and TEMPLATE > max(size) * min(look.scale for look in looks):
-            looks = _looks(images, len(names), lambda shape: _longest(shape, size))  # parts are small in the pictures
-            poses, size = _first_poses(looks, names)
+        seen = _Seen.of(_looks(images, len(names), lambda _: COARSE), names)
+        if TEMPLATE > max(seen.size) * min(look.scale for look in seen.looks):  # parts are small in the pictures
+            seen = _Seen.of(_looks(images, len(names), lambda shape: _longest(shape, seen.size)), names)
+        looks, areas = seen.looks, seen.areas
         grounds = [look.ground for look in looks]
         background = float(np.median(grounds))
         tolerance = BACKGROUND + 3 * float(np.median(np.abs(np.subtract(grounds, background))))
@@ -110,30 +109,23 @@ class Locator:
         if abs(grounds[worst] - background) > tolerance:
             message = f"its border has a grey level of {grounds[worst]:.0f}, that of most good images {background:.0f}"
             raise DataError(message, path=names[worst], hint=_ALIKE)
-        contrast = _contrast(looks)
-        found = [_areas(look, contrast) for look in looks]
-        areas = [each[0] for each in found]
         sizes = [area.area for area in areas]
-        turned = _has_no_axis(areas)
-        stray = max(STRAY * min(sizes), *(AREA[1] * each[1].area for each in found if len(each) > 1), 0.0)
+        stray = max([STRAY * min(sizes), *(AREA[1] * area for area in seen.others)])
         limits = (AREA[0] * min(sizes), AREA[1] * max(sizes))
-        draft = cls(background, tolerance, contrast, limits, size, "", stray, turned, -1.0)
-        typical = int(np.argsort(sizes)[len(sizes) // 2])
-        template, chosen = draft._seen(looks[typical], poses[typical]), range(0, len(looks), -(-len(looks) // LEARNED))
+        draft = cls(background, tolerance, seen.contrast, limits, seen.size, "", stray, seen.turned, -1.0)
+        typical, chosen = int(np.argsort(sizes)[len(sizes) // 2]), range(0, len(looks), -(-len(looks) // LEARNED))
+        template = draft._seen(looks[typical], seen.poses[typical])
         for _ in range(ROUNDS):
-            draft = draft._with(template=_packed(template))
+            draft = replace(draft, template=_packed(template))
             aligned = [(looks[i], draft._posed(looks[i], areas[i])) for i in chosen]
             template = np.mean([draft._seen(look, pose) for look, pose in aligned], 0)
-        draft = draft._with(template=_packed(template))
+        draft = replace(draft, template=_packed(template))
         poses = [draft._posed(look, area) for look, area in zip(looks, areas, strict=True)]
         matches = [pose.match for pose in poses]
         if min(matches) < MATCH * float(np.median(matches)):
             name = names[int(np.argmin(matches))]
             raise DataError("shows another part than the other good images, or another side", path=name, hint=_ALIKE)
-        return draft._with(match=MATCH * min(matches), narrowed=draft._narrowed(looks, poses), several=several)
-
-    def _with(self, **values: Any) -> Self:
-        return type(self)(**{**{f.name: getattr(self, f.name) for f in fields(self)}, **values})
+        return replace(draft, match=MATCH * min(matches), narrowed=draft._narrowed(looks, poses), several=several)
 
     # ------------------------------------------------------------------------------------------------- inspection
     def find(self, image: Picture, number: int = 0) -> Pose:
@@ -165,23 +157,22 @@ class Locator:
                 f"no part found: good ones cover {self.areas[0]:.0f} to {self.areas[1]:.0f} pixels, here {sizes}",
                 hint="is the part whole, and the only thing in the picture?",
             )
-        poses = [self._posed(look, area) for area in fitting]
-        matching = [pose for pose in poses if pose.match >= self.match]
+        posed = [(self._posed(look, area), area) for area in fitting]
+        matching = [(pose, area) for pose, area in posed if pose.match >= self.match]
         if not matching:
-            best = max(pose.match for pose in poses)
+            best = max(pose.match for pose, _ in posed)
             raise PartNotFound(
                 f"no part found: what lies there matches good parts by {best:.2f}, and {self.match:.2f} is needed",
                 hint="is it another part, or another side of it?",
             )
-        others = [area.area for area in areas if area not in fitting] + [
-            area.area for area, pose in zip(fitting, poses, strict=True) if pose.match < self.match
-        ]
-        if others and max(others) > self.stray:
+        parts = [area for _, area in matching]
+        beside = max((area.area for area in areas if area not in parts), default=0.0)
+        if beside > self.stray:
             raise PartNotFound(
-                f"something of {max(others):.0f} pixels lies beside the part",
+                f"something of {beside:.0f} pixels lies beside the part",
                 hint="is a part broken, or is there anything else in the picture?",
             )
-        return sorted(matching, key=lambda pose: (pose.x, pose.y))
+        return sorted((pose for pose, _ in matching), key=lambda pose: (pose.x, pose.y))
 
     def covered(self, image: Picture) -> NDArray[np.bool_]:
         """Which pixels of an image (H, W[, 3]) show its parts: what differs from the background, outlines filled."""
@@ -375,26 +366,36 @@ def _looks(images: Callable[[int], Picture], count: int, longest: Callable[[tupl
         return list(pool.map(one, range(count)))
 
 
-def _first_poses(looks: Sequence[_Look], names: Sequence[str]) -> tuple[list[Pose], tuple[float, float]]:
-    """By moments alone, and what holds every part. DataError naming a picture that does not show one part."""
-    contrast = _contrast(looks)
-    areas = [_only(look, contrast, name) for look, name in zip(looks, names, strict=True)]
-    turned = _has_no_axis(areas)
-    poses = [Pose(a.x, a.y, 0.0 if turned else a.angle, 0.0) for a in areas]
-    return poses, _extent(looks, contrast, poses, turned)
+class _Seen(NamedTuple):
+    """What moments alone say of pictures of one part each."""
+
+    looks: list[_Look]
+    contrast: float
+    areas: list[_Area]  # of the parts
+    others: list[float]  # areas of what else lies in the pictures
+    turned: bool
+    poses: list[Pose]
+    size: tuple[float, float]  # (h, w) that holds every part
+
+    @classmethod
+    def of(cls, looks: list[_Look], names: Sequence[str]) -> Self:
+        """DataError naming a picture that does not show one part."""
+        contrast = _contrast(looks)
+        found = [_areas(look, contrast) for look in looks]
+        for look, areas, name in zip(looks, found, names, strict=True):
+            _check_one(look, areas, name)
+        parts = [areas[0] for areas in found]
+        turned = float(np.median([part.longer / part.shorter for part in parts])) < ROUND
+        poses = [Pose(part.x, part.y, 0.0 if turned else part.angle, 0.0) for part in parts]
+        others = [area.area for areas in found for area in areas[1:]]
+        return cls(looks, contrast, parts, others, turned, poses, _extent(looks, contrast, poses, turned))
 
 
-def _has_no_axis(areas: Sequence[_Area]) -> bool:
-    return float(np.median([area.longer / area.shorter for area in areas])) < ROUND
-
-
-def _only(look: _Look, contrast: float, name: str) -> _Area:
-    areas = _areas(look, contrast)
+def _check_one(look: _Look, areas: Sequence[_Area], name: str) -> None:
     if not areas or areas[0].area * look.scale**2 > FULL * look.grey.size:
         raise DataError("no part stands out from the background", path=name, hint="leave locate out (--locate)")
     if len(areas) > 1 and areas[1].area > AREA[0] * areas[0].area:
         raise DataError("shows more than one part", path=name, hint="learn from pictures of one part each")
-    return areas[0]
 
 
 def _extent(looks: Sequence[_Look], contrast: float, poses: Sequence[Pose], turned: bool) -> tuple[float, float]:

@@ -41,6 +41,7 @@ class Located:
     pixels: Pixels
     pose: Pose | None = None
     alarm: str | None = None
+    in_8_bit: Pixels | None = None  # what the part was looked for in
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +159,9 @@ class Images(Modality[Located]):
     def _located(self, pixels: Pixels, number: int = 0) -> Located:
         if self.preprocess.locate is None:
             return Located(pixels)
+        picture = self.preprocess.in_8_bit(pixels)
         try:
-            return Located(pixels, self.preprocess.locate.find(self.preprocess.in_8_bit(pixels), number))
+            return Located(pixels, self.preprocess.locate.find(picture, number), in_8_bit=picture)
         except PartNotFound as error:
             return Located(pixels, alarm=str(error))
 
@@ -184,7 +186,7 @@ class Images(Modality[Located]):
             raise PartNotFound(raw.alarm)
         if self.preprocess.tiles is not None:
             return self.preprocess.in_tiles(raw.pixels)
-        return self.preprocess(raw.pixels, raw.pose)
+        return self.preprocess(raw.pixels if raw.in_8_bit is None else raw.in_8_bit, raw.pose)
 
     def alarm(self, raw: Located) -> str | None:
         return raw.alarm

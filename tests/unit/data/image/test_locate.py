@@ -77,6 +77,10 @@ def test_what_is_no_part_is_an_alarm_of_its_own() -> None:
         with pytest.raises(PartNotFound, match=message) as caught:
             locator.find(image)
         assert caught.value.hint
+    chip = np.array([[0, 0], [34, 0], [34, 34], [0, 34]], float)
+    with pytest.raises(PartNotFound, match="lies beside the part"):
+        locator.find(picture([(ARROW, 80, 80, 0.3), (chip, 190, 190, 0.0, (180, 170, 160))], 3))
+    assert locator.find(picture([(ARROW, 80, 80, 0.3), (chip / 4, 190, 190, 0.0, (180, 170, 160))], 3)).match > 0.9
     assert len(locator.find_all(two)) == 2
     left, right = locator.find_all(two)
     assert left.x < right.x
