@@ -29,6 +29,7 @@ from blemish.types import Pose
 Picture = NDArray[np.uint8]
 
 COARSE = 192  # pixels of a picture's longer side, at least, in which a part is looked for
+FIRST = 512  # the same where good parts are looked for whose size is not known yet: thin ones must not break
 TEMPLATE = 64  # pixels of the template's longer side
 RING = 0.02  # of the shorter side: the border of a picture that shows the background
 OPEN, CLOSE = 3, 5  # pixels, coarse: thinner things are no part, narrower gaps do not divide one
@@ -98,7 +99,7 @@ class Locator:
         DataError naming one in which no part stands out from the background, more than one does, or another than in the
         others.
         """
-        seen = _Seen.of(_looks(images, len(names), lambda _: COARSE), names)
+        seen = _Seen.of(_looks(images, len(names), lambda _: FIRST), names)
         if TEMPLATE > max(seen.size) * min(look.scale for look in seen.looks):  # parts are small in the pictures
             seen = _Seen.of(_looks(images, len(names), lambda shape: _longest(shape, seen.size)), names)
         looks, areas = seen.looks, seen.areas

@@ -135,3 +135,36 @@ def test_deep_pictures_are_located_too() -> None:
     locator = Locator.learn(lambda i: plain.in_8_bit(deep[i]), NAMES[:8])
     located = Preprocess((96, 128), locate=locator)
     assert located(deep[0]).shape == (96, 128, 3)
+
+
+def test_another_part_among_the_good_pictures_is_named() -> None:
+    plate = np.array([[-33, -22], [33, -22], [33, 22], [-33, 22]], float)
+    images = [at_any_angle(ARROW, seed)[0] for seed in range(16)]
+    images[5] = picture([(plate, 120, 120, 0.2, (180, 170, 160))], 5)
+    with pytest.raises(DataError, match=r"05\.png: shows another part than the other good images"):
+        Locator.learn(lambda i: images[i], NAMES[:16])
+
+
+def test_the_template_is_a_mean_that_knows_no_noise() -> None:
+    rng = np.random.default_rng(0)
+    images = [at_any_angle(ARROW, seed)[0] for seed in range(24)]
+    noisy = [np.clip(image + rng.normal(0, 40, image.shape), 0, 255).astype(np.uint8) for image in images]
+    locator = Locator.learn(lambda i: noisy[i], NAMES)
+    assert min(locator.find(at_any_angle(ARROW, seed)[0]).match for seed in range(60, 68)) > 0.98
+
+
+def test_small_parts_of_large_pictures_are_looked_at_more_closely() -> None:
+    def large(seed: int) -> tuple[NDArray[np.uint8], float]:
+        image, _, _, angle = at_any_angle(ARROW, seed)
+        rng = np.random.default_rng(seed)
+        whole = np.clip(40 + rng.normal(0, 3, (1200, 1200, 3)), 0, 255).astype(np.uint8)
+        y, x = rng.integers(0, 960, 2)
+        whole[y : y + 240, x : x + 240] = image
+        return whole, angle
+
+    images = [large(seed)[0] for seed in range(10)]
+    locator = Locator.learn(lambda i: images[i], NAMES[:10])
+    poses = [(locator.find(image), angle) for image, angle in map(large, range(50, 56))]
+    unit = np.exp(1j * np.array([pose.angle - angle for pose, angle in poses]))
+    assert np.abs(np.angle(unit / unit.mean())).max() < math.radians(1.5)
+    assert min(pose.match for pose, _ in poses) > 0.95
