@@ -11,8 +11,19 @@ import pytest
 from numpy.typing import NDArray
 
 from blemish import Detector
+from blemish.data.image.decode import decode_image, read_image
+from blemish.data.image.modality import Images
+from blemish.data.image.preprocess import Preprocess
+from blemish.data.image.tiles import Tiling
 from blemish.errors import ConfigError, DataError
+from blemish.inspection.tiled import TOGETHER, Tiled
+from blemish.learning.backbones.cache import FeatureCache
+from blemish.learning.sources import features
+from blemish.learning.sources.features import FeatureSource
+from blemish.learning.sources.image import ImageSamples, files
 from blemish.learning.splits import FOLDS
+from blemish.system import cores
+from blemish.types import Needs, Record
 from tests.fakes import FakeBackbone
 
 ASKED: dict[str, Any] = {
@@ -106,6 +117,59 @@ def test_what_does_not_go_with_tiles_is_refused(good: Path, tmp_path: Path) -> N
         Detector("padim", **{**ASKED, "tiles": "512"}).fit(good)
     with pytest.raises(ConfigError, match="cannot leave images out"):
         Detector("padim", **{**ASKED, "calibration": "leave_one_out"}).fit(good)
+
+
+def test_a_picture_is_decoded_once_for_all_of_its_tiles(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    count = 0
+
+    def counted(*arguments: Any, **more: Any) -> Any:
+        nonlocal count
+        count += 1
+        return decode_image(*arguments, **more)
+
+    monkeypatch.setattr(features, "decode_image", counted)
+    Detector("padim", **{**ASKED, "calibration": "none"}).fit(good)
+    assert 30 <= count <= 30 * (cores() + 1)  # several threads may begin with one picture
+    assert count < 30 * len(Tiling(64, 16).places((128, 400))) / 3
+
+
+def test_the_most_anomalous_tile_gives_the_score() -> None:
+    class Brightness:
+        name, precision = "none", "f32"
+
+        def __call__(self, images: Any) -> Any:
+            assert len(images) <= TOGETHER
+            maps = images[..., 0].astype(np.float32)
+            return maps.mean((1, 2)), maps
+
+    plan = Preprocess((64, 64), tiles=Tiling(64, 0))
+    image = np.zeros((64 * 4, 64 * 5), np.uint8)
+    image[128:192, 64:128] = 200
+    scores, maps = Tiled(Brightness())([plan.in_tiles(image)])  # type: ignore[arg-type]
+    assert scores.tolist() == [200]
+    assert np.array_equal(maps[0], image)
+
+
+def test_features_of_tiles_are_kept_apart(good: Path, tmp_path: Path) -> None:
+    """For what observes them and for what learns in steps, in the cache and out of it."""
+    plan = Preprocess((64, 64), tiles=Tiling(64, 16))
+    tiles = Images(plan).pieces([Record(id="00", path=good / "00.png")])
+    own = FeatureSource(FakeBackbone(), plan, None)
+    wanted = [own.extracted(plan(read_image(good / "00.png"), tile=k)) for k in range(len(tiles))]
+    kept = FeatureSource(FakeBackbone(), plan, FeatureCache(tmp_path))
+    samples = ImageSamples(kept, files(tiles, plan), Needs(twin="texture"))
+    for _ in range(2):
+        observed = [kept.maps(tile) for tile in tiles]
+        learned = samples.batch(range(len(tiles)))
+        assert learned.pyramid is not None
+        for k, maps in enumerate(wanted):
+            for level, expected in enumerate(maps):
+                np.testing.assert_allclose(observed[k][level], expected, atol=1e-5)
+                np.testing.assert_allclose(learned.pyramid.maps[level][k], expected, atol=1e-5)
+    torch = pytest.importorskip("torch")
+    damaged = samples.batch(range(len(tiles)), torch.Generator().manual_seed(0))
+    assert damaged.mask is not None
+    assert len({mask.tobytes() for mask in damaged.mask}) > len(tiles) // 2
 
 
 def test_few_pictures_are_calibrated_in_folds(good: Path) -> None:

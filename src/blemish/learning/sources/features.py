@@ -70,6 +70,7 @@ class FeatureSource:
         self.trunk = backbone_graph(backbone, preprocess.size, cache, image=True) if image else self.graph
         self.seen: set[str] = set()  # content of every image asked for
         self.categories: dict[str, int] = {}  # decided category by record id, where there are several categories
+        self._decode = lru_cache(2)(decode_image)  # tiles of one picture are asked for one after the other
         self.computed = 0  # images that went through the backbone; the others came from the cache
         self._compiled = open_engine(self.graph, precision=self.precision, threads=self.threads)
         self._use(self._compiled)
@@ -118,7 +119,8 @@ class FeatureSource:
         """
         data = read_file(record.path)
         limit = self.preprocess.max_pixels
-        decoded = lru_cache(1)(lambda: decode_image(data, str(record.path), max_pixels=limit))
+        decode = decode_image if record.tile is None else self._decode
+        decoded = lru_cache(1)(lambda: decode(data, str(record.path), max_pixels=limit))
         self.seen.add(image_id(data, decoded))
 
         @lru_cache(1)

@@ -120,13 +120,19 @@ class Item:
 
 def files(records: Sequence[Record], preprocess: Preprocess) -> list[Item]:
     """The images of records."""
+    again = lru_cache(2)(decode_image)  # tiles of one picture are asked for one after the other
 
     def item(record: Record) -> Item:
+        decode = decode_image if record.tile is None else again
+
+        def decoded(data: bytes) -> Any:
+            return decode(data, str(record.path), max_pixels=preprocess.max_pixels)
+
         def image(data: bytes) -> Image:
-            return preprocess(decode_image(data, str(record.path), max_pixels=preprocess.max_pixels), tile=record.tile)
+            return preprocess(decoded(data), tile=record.tile)
 
         def content(data: bytes) -> str:
-            return image_id(data, lambda: decode_image(data, str(record.path)))
+            return image_id(data, lambda: decoded(data))
 
         variant = "" if record.tile is None else f"|tile {record.tile}"
         return Item(record.id, lambda: read_file(record.path), image, content, variant)
