@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
 from statistics import median
@@ -57,6 +57,7 @@ ON_PART = 0.5  # of a defect's area, at least
 TRIES = 5  # of drawing one so
 TIE = 0.01  # of AUROC
 BUDGET = "10m"
+ALWAYS = ("on", "several")  # of `locate`: every candidate locates
 
 
 @dataclass(frozen=True)
@@ -104,13 +105,31 @@ class Choice:
         )
 
 
+class _Defect(NamedTuple):
+    """What was drawn on a judged image: only where it lies, since whole pictures of all would not fit into memory."""
+
+    number: int  # of the image
+    rows: slice
+    columns: slice
+    changed: NDArray[Any]
+
+    def on(self, image: NDArray[Any]) -> NDArray[Any]:
+        """The image with the defect."""
+        out = image.copy()
+        out[self.rows, self.columns] = self.changed
+        return out
+
+
 class _Part(NamedTuple):
     """Good images of one split, and what was drawn on those that are judged."""
 
     learn: list[Record]
     judged: list[Record]
-    source: list[int]
-    spoilt: list[NDArray[Any]]
+    defects: list[_Defect]
+
+    def spoilt(self) -> Iterator[NDArray[Any]]:
+        """The judged images with each of the defects, one after the other."""
+        return (defect.on(read_image(self.judged[defect.number].path)) for defect in self.defects)
 
 
 @dataclass
@@ -124,7 +143,12 @@ class _Race:
     done: dict[Tried, Tried] = field(default_factory=dict)  # by candidate
 
     def left(self) -> float:
+        """Seconds."""
         return self.until - perf_counter()
+
+    def fast(self, tried: Tried) -> bool:
+        """Whether an image takes no longer than asked for."""
+        return self.max_ms is None or (tried.milliseconds or 0) <= self.max_ms
 
 
 def choose(
@@ -170,10 +194,10 @@ def choose(
 def candidates(options: FitOptions, locatable: bool) -> list[Tried]:
     """Cheap ones first; located where that makes good images more alike, larger where no size is asked for."""
     trained = TRAINED if all(find_spec(module) for module in ("torch", "timm")) else ()
-    if options.locate == "off":
-        poses = (False, True) if options.roi is None and locatable else (False,)
+    if options.locate in ALWAYS:
+        poses: tuple[bool, ...] = (True,)
     else:
-        poses = (True,)
+        poses = (False, True) if options.roi is None and locatable else (False,)
     usual = options.image_size
     sizes = (usual, str(round(LARGER * int(usual)))) if usual == FitOptions.image_size else (usual,)
     cheap = [Tried(m, s, pose) for s in sizes for m in CHEAP for pose in poses]
@@ -190,29 +214,28 @@ def _parts(good: list[Record], seed: int, locator: Locator | None) -> list[_Part
         if sum(len(each) for _, each in divided) >= JUDGED[0]:
             break
     each = -(-DEFECTS // len(divided))
-    return [_Part(learn, judged, *_drawn(judged, k, each, locator)) for k, (learn, judged) in enumerate(divided)]
+    return [_Part(learn, judged, _drawn(judged, k, each, locator)) for k, (learn, judged) in enumerate(divided)]
 
 
-def _drawn(
-    judged: Sequence[Record], repeat: int, count: int, locator: Locator | None
-) -> tuple[list[int], list[NDArray[Any]]]:
+def _drawn(judged: Sequence[Record], repeat: int, count: int, locator: Locator | None) -> list[_Defect]:
     """Each image and each kind of graded defect as often as the others; on the part, where that can be told."""
-    kinds, source, spoilt = tuple(KINDS), [], []
+    kinds, out = tuple(KINDS), []
     for k in range(count):
         number = k % len(judged)
         kind = kinds[(k + k // len(judged)) % len(kinds)]
         make = maker("graded", StudioOptions(variant=(kind,)))
         image = read_image(judged[number].path)
         generator = generator_for(repeat, "choose", judged[number].id, k)
-        changed = image.copy()
         rows, columns, covered = _part(image, locator)
         for _ in range(TRIES):
-            changed[rows, columns], mask = damage(image[rows, columns], make, generator)
+            changed, mask = damage(image[rows, columns], make, generator)
             if covered[mask].mean() >= ON_PART:
                 break
-        source.append(number)
-        spoilt.append(changed)
-    return source, spoilt
+        x, y, wide, high = cv2.boundingRect(mask.astype(np.uint8))
+        top, left = y + (rows.start or 0), x + (columns.start or 0)
+        box = slice(top, top + high), slice(left, left + wide)
+        out.append(_Defect(number, *box, changed[y : y + high, x : x + wide].copy()))
+    return out
 
 
 def _part(image: NDArray[Any], locator: Locator | None) -> tuple[slice, slice, NDArray[np.bool_]]:
@@ -225,7 +248,8 @@ def _part(image: NDArray[Any], locator: Locator | None) -> tuple[slice, slice, N
 
 
 def _options(options: FitOptions, candidate: Tried, **more: Any) -> FitOptions:
-    locate = options.locate if options.locate != "off" or not candidate.located else "on"
+    asked = options.locate if options.locate in ALWAYS else "on"
+    locate = asked if candidate.located else "off"
     changes = {"method": candidate.method, "image_size": candidate.image_size, "locate": locate, "max_ms": None}
     return replace(options, **{**changes, **more})
 
@@ -262,24 +286,23 @@ def _measured(race: _Race, candidate: Tried, number: int, most: int, options: Fi
         line = Inspector(model, threads=1)
         results = [line.inspect(record.path) for record in part.judged]
         times += [result.seconds for result in results]
-        source += [len(good) + i for i in part.source]
+        source += [len(good) + defect.number for defect in part.defects]
         good += [result.score for result in results]
-        defects += [result.score for result in line.inspect_many(part.spoilt)]
+        defects += [result.score for result in line.inspect_many(part.spoilt())]
         learning.append(model.meta.fit_seconds)
         count = max(count, len(learn))
     trial = Trial.of(good, defects, source)
     above = np.quantile(trial.good, 1 - race.options.false_alarm_rate, method="higher")
-    milliseconds = 1e3 * median(times)
-    return replace(
+    tried = replace(
         candidate,
         round=number,
         learned_from=count,
         auroc=separation(trial),
         found=float((trial.defects > above).mean()),
-        milliseconds=milliseconds,
+        milliseconds=1e3 * median(times),
         fit_seconds=max(learning),
-        out=f"slower than {race.max_ms:g} ms" if race.max_ms is not None and milliseconds > race.max_ms else "",
     )
+    return tried if race.fast(tried) else replace(tried, out=f"slower than {race.max_ms:g} ms")
 
 
 def _better(race: _Race, alive: Sequence[Tried], number: int) -> list[Tried]:
@@ -295,7 +318,7 @@ def _better(race: _Race, alive: Sequence[Tried], number: int) -> list[Tried]:
 
 def _choice(race: _Race, everyone: Sequence[Tried], alive: Sequence[Tried]) -> Choice:
     if not alive:
-        alive = [c for c in everyone if race.done[c].auroc is not None and "slower" not in race.done[c].out]
+        alive = [c for c in everyone if race.done[c].auroc is not None and race.fast(race.done[c])]
     if not alive:
         reasons = "; ".join(f"{race.done[c].name}: {race.done[c].out}" for c in everyone)
         raise ConfigError(f"no candidate can be taken: {reasons}", hint="a larger max_ms (--max-ms), or name a method")

@@ -109,6 +109,11 @@ def test_candidates_follow_what_was_asked_for() -> None:
     assert {c.located for c in candidates(options, False)} == {False}
     assert {c.located for c in candidates(options, True)} == {False, True}
     assert {c.located for c in candidates(replace(options, locate="on"), True)} == {True}
+    assert {c.located for c in candidates(replace(options, locate="auto"), True)} == {False, True}
+    assert {c.located for c in candidates(replace(options, locate="auto"), False)} == {False}
+    for asked, located, wanted in (("off", True, "on"), ("auto", False, "off"), ("several", True, "several")):
+        tried = Tried("padim", "256", located)
+        assert module._options(replace(options, locate=asked), tried).locate == wanted
     assert {c.image_size for c in candidates(replace(options, image_size="200"), False)} == {"200"}
 
 
@@ -118,14 +123,16 @@ def test_defects_lie_on_the_part_where_it_can_be_found(tmp_path: Path) -> None:
     records = write(tmp_path / "good", [at_any_angle(ARROW, seed)[0] for seed in range(16)], split="train")
     locator = suggested_locator(records, by_name({"method": "auto"}))
     assert locator is not None
-    source, spoilt = module._drawn(records, 0, 28, locator)
+    defects = module._drawn(records, 0, 28, locator)
     on_part = []
-    for number, image in zip(source, spoilt, strict=True):
-        good = module.read_image(records[number].path)
-        changed = (image != good).any(2)
+    for defect in defects:
+        good = module.read_image(records[defect.number].path)
+        changed = (defect.on(good) != good).any(2)
+        assert changed.any()
         on_part.append(locator.covered(good)[changed].mean())
+        assert defect.changed.size < good.size / 4  # whole pictures are not kept
     assert np.median(on_part) > 0.7
-    assert len({*source}) == 16
+    assert len({defect.number for defect in defects}) == 16
 
 
 def test_too_few_images_and_options_of_a_method_are_refused(tmp_path: Path) -> None:
