@@ -27,9 +27,9 @@ from torch import Tensor
 from worlds.weave import FLAWS, weave
 
 from blemish.evaluation.metrics.ranking import auroc
-from blemish.learning import run as learning
 from blemish.learning import training
 from blemish.learning.options import FitOptions
+from blemish.learning.plan import load_backbone
 from blemish.methods.base import Phase
 from blemish.methods.fader import Config, FADeR, Look
 from blemish.nn.similarity import msgms_map
@@ -183,7 +183,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     start = time.process_time()
-    backbone = learning.load_backbone(FitOptions(method="fader", calibration="none"))
+    backbone = load_backbone(FitOptions(method="fader", calibration="none"))
     found = [measured(backbone, seed) for seed in SEEDS]
     text = page(np.array([f[0] for f in found]), np.array([f[1] for f in found]), time.process_time() - start)
     print(text)

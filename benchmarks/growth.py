@@ -27,16 +27,16 @@ def coreset(data: Path, level: int, count: int) -> dict[str, Any]:
     import numpy as np
 
     from blemish.detector import as_records
-    from blemish.learning import run as learning
     from blemish.learning.backbones.cache import FeatureCache
     from blemish.learning.options import FitOptions
+    from blemish.learning.plan import load_backbone
     from blemish.learning.sources.features import FeatureSource
     from blemish.learning.splits import good_training_records
     from blemish.ops.coreset import greedy_k_centre
     from blemish.ops.patches import grid_of, patch_descriptors
 
     good = good_training_records(as_records(data))
-    backbone = learning.load_backbone(FitOptions())
+    backbone = load_backbone(FitOptions())
     assert backbone is not None
     source = FeatureSource(backbone, plan_geometry(good, "256", backbone.stride), FeatureCache())
     grid = grid_of(source.spec, level)

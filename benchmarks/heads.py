@@ -27,9 +27,9 @@ from blemish.data.registry import of
 from blemish.evaluation.metrics.ranking import auroc
 from blemish.inspection.engines import Head
 from blemish.inspection.routed import VOTE, head_name
-from blemish.learning import run as learning
 from blemish.learning.backbones.cache import FeatureCache
 from blemish.learning.options import FitOptions
+from blemish.learning.plan import load_backbone
 from blemish.learning.sources.features import FeatureSource
 from blemish.types import Record
 
@@ -48,7 +48,7 @@ def through(detector: Detector, test: list[Record]) -> tuple[NDArray[np.float64]
     kind = of(model.meta)
     assert isinstance(kind, Images)
     assert model.categories is not None
-    backbone = learning.load_backbone(config.build(FitOptions, model.run))
+    backbone = load_backbone(config.build(FitOptions, model.run))
     source = FeatureSource(backbone, kind.preprocess, FeatureCache(), threads=1, precision="f32")
     vote = Head(model.heads[VOTE], precision="f32")
     heads = [Head(model.heads[head_name(k)], precision="f32") for k in range(len(model.categories.names))]

@@ -29,7 +29,7 @@ from blemish.inspection.conformal import conformal_threshold, images_needed
 from blemish.learning.backbones.cache import FeatureCache
 from blemish.learning.fit import fit
 from blemish.learning.options import FitOptions
-from blemish.learning.run import FitPlan, load_backbone
+from blemish.learning.plan import FitPlan, load_backbone
 from blemish.learning.splits import FOLDS
 from blemish.methods.base import Method
 from blemish.methods.padim import PaDiM

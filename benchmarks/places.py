@@ -28,10 +28,10 @@ from blemish.data.image.modality import Images
 from blemish.data.registry import of
 from blemish.evaluation.bench import suite
 from blemish.evaluation.metrics.ranking import auroc
-from blemish.learning import run as learning
 from blemish.learning.backbones.cache import FeatureCache
 from blemish.learning.fitted import restore
 from blemish.learning.options import FitOptions
+from blemish.learning.plan import load_backbone
 from blemish.learning.sources.features import FeatureSource
 from blemish.nn.level_maps import LevelMaps
 from blemish.nn.scoring import peak
@@ -113,7 +113,7 @@ def frozen(cell: suite.Cell) -> list[float]:
     """Of the backbone's features."""
     learn, test = sides(cell)
     options = FitOptions(method=cell.method.name, calibration="none")
-    backbone = learning.load_backbone(options)
+    backbone = load_backbone(options)
     source = FeatureSource(backbone, plan_preprocess(learn, options, backbone.stride), FeatureCache())
     grid = (source.spec.grids[0][0], source.spec.grids[0][1])
     levels = partial(tensors, source)

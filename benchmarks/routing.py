@@ -24,10 +24,10 @@ from products import SOURCES, records_of
 from scipy.optimize import linear_sum_assignment
 
 from blemish.data.image.preprocess import Preprocess
-from blemish.learning import run as learning
 from blemish.learning.backbones.cache import FeatureCache
 from blemish.learning.multiclass import described, voting_level
 from blemish.learning.options import FitOptions
+from blemish.learning.plan import load_backbone
 from blemish.learning.sources.features import FeatureSource
 from blemish.ops.anchors import Anchors, cluster
 from blemish.ops.draws import Draws
@@ -42,7 +42,7 @@ Parts = dict[str, list[Floats]]
 
 def features(level: int | None = None) -> Parts:
     """Voting features (n, D, h, w) of each product, by side; `level` counts the backbone's levels, None = as in use."""
-    backbone = learning.load_backbone(FitOptions())
+    backbone = load_backbone(FitOptions())
     assert backbone is not None
     source = FeatureSource(backbone, Preprocess((256, 256)), FeatureCache())
     at = voting_level(source.spec, (256, 256)) if level is None else level

@@ -200,7 +200,7 @@ class Detector:
         Nothing changes for the other products. ConfigError where it has one head for all.
         """
         from blemish.learning.extend import extend
-        from blemish.learning.run import load_backbone
+        from blemish.learning.plan import load_backbone
         from blemish.learning.splits import good_training_records, without_copies
 
         records = without_copies(good_training_records(as_records(good)))
@@ -232,7 +232,7 @@ class Detector:
         """
         from blemish.learning.adapt import adapt
         from blemish.learning.fitted import restore
-        from blemish.learning.run import load_backbone
+        from blemish.learning.plan import load_backbone
         from blemish.learning.splits import good_training_records, without_copies
 
         records = good_training_records(
@@ -362,7 +362,7 @@ class Detector:
             return registry.of(self._model.meta).name
         if self._options is None:
             return None
-        from blemish.learning.run import head_of
+        from blemish.learning.plan import head_of
         from blemish.learning.sources.registry import learning_for
 
         cls, settings = head_of(probe(self._options))

@@ -187,7 +187,7 @@ import attenuation
 attenuation.TRAIN, attenuation.TEST, attenuation.SHARES = 8, 4, (0.2,)
 attenuation.OPTIONS |= {"steps": 1, "gate_steps": 1}
 options = attenuation.FitOptions(method="fader", calibration="none")
-table, covered = attenuation.measured(attenuation.learning.load_backbone(options), 0)
+table, covered = attenuation.measured(attenuation.load_backbone(options), 0)
 print(table.shape, len(covered))
 """
     assert parts_of(tmp_path, code).splitlines()[-1] == "(1, 5, 5) 1"

@@ -16,7 +16,8 @@ from blemish.inspection.modelfile import Model
 from blemish.learning import devices
 from blemish.learning.backbones.cache import FeatureCache
 from blemish.learning.options import FitOptions
-from blemish.learning.run import FitPlan, Taught, head_of, learn, teach_more, tensors, units_of
+from blemish.learning.plan import FitPlan, head_of
+from blemish.learning.run import Taught, learn, teach_more, tensors, units_of
 from blemish.learning.splits import plan_calibration
 from blemish.types import Record, Track
 

@@ -21,7 +21,8 @@ from blemish.learning.backbones.cache import FeatureCache
 from blemish.learning.fitted import ANCHORS, load_vote
 from blemish.learning.multiclass import few_of_each_group, head, levels_of, worse_parity
 from blemish.learning.options import FitOptions
-from blemish.learning.run import FitPlan, tensors, units_of
+from blemish.learning.plan import FitPlan
+from blemish.learning.run import tensors, units_of
 from blemish.learning.splits import hold_out, new_to_the_router
 from blemish.ops.draws import Draws
 from blemish.types import Record, Routing, Track

@@ -24,7 +24,8 @@ from blemish.learning.backbones.cache import FeatureCache
 from blemish.learning.chunks import Spread
 from blemish.learning.multiclass import fit_multiclass
 from blemish.learning.options import FitOptions
-from blemish.learning.run import FitPlan, describe, head_of, learn, load_backbone, recipe, tensors
+from blemish.learning.plan import FitPlan, head_of, load_backbone, recipe
+from blemish.learning.run import describe, learn, tensors
 from blemish.learning.sources.base import Learning
 from blemish.learning.sources.image import AUTO, check_views
 from blemish.learning.sources.registry import learning_for

@@ -12,7 +12,7 @@ from blemish.inspection.modelfile import Model, arrays
 from blemish.inspection.routed import head_name
 from blemish.learning.heads import Vote
 from blemish.learning.options import FitOptions
-from blemish.learning.run import head_of, load_backbone
+from blemish.learning.plan import head_of, load_backbone
 from blemish.learning.sources.registry import learning_for, learning_of
 from blemish.ops.anchors import Anchors
 

@@ -34,7 +34,8 @@ from blemish.learning.fitted import ANCHORS
 from blemish.learning.heads import Scaled, Vote
 from blemish.learning.observing import seen_again
 from blemish.learning.options import FitOptions
-from blemish.learning.run import FitPlan, Frozen, Learned, describe, freeze, learn, recipe, tensors
+from blemish.learning.plan import FitPlan, recipe
+from blemish.learning.run import Frozen, Learned, describe, freeze, learn, tensors
 from blemish.learning.splits import Part, Split, hold_out, new_to_the_router
 from blemish.ops.anchors import Anchors, cluster
 from blemish.ops.arrays import unit

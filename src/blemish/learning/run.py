@@ -1,6 +1,5 @@
 """Learn, freeze, certify, calibrate: one function for every way of learning, on a plan that does not change.
 
-plan        method, modality and source of samples, from the options and the records to learn from
 teach       records -> a method that has learned them; `teach_more` goes on from one that knows others
 learn       teach, freeze into the graph, compare it with its reference, score what is held out -> `Learned`
 describe    what the model says of itself
@@ -14,7 +13,7 @@ import math
 import os
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from itertools import chain
@@ -23,10 +22,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from blemish import config, methods
+from blemish import config
 from blemish.data.image.preprocess import Preprocess
 from blemish.data.modality import Modality
-from blemish.errors import CalibrationError, ConfigError
+from blemish.errors import CalibrationError
 from blemish.inspection.calibrate import (
     Deployed,
     More,
@@ -38,23 +37,21 @@ from blemish.inspection.calibrate import (
     unit_id,
 )
 from blemish.inspection.conformal import Calibrator
-from blemish.inspection.engines import ISA_LIMITS, Engine, Precision, calm_torch
+from blemish.inspection.engines import ISA_LIMITS, Engine, Precision
 from blemish.inspection.measuring import Measuring
 from blemish.inspection.meta import BackboneMeta, DataMeta, Meta
 from blemish.inspection.modelfile import Model
-from blemish.learning import artefacts, devices, export, footprint, observing
+from blemish.learning import devices, export, observing
 from blemish.learning.backbones.cache import Blobs, FeatureCache
-from blemish.learning.backbones.loading import load
-from blemish.learning.chunks import Chunk, Observed, Spread
+from blemish.learning.chunks import Observed
 from blemish.learning.code_digest import learning_sources
-from blemish.learning.options import FitOptions, seconds
-from blemish.learning.sources.base import Learning, Source
-from blemish.learning.sources.features import BATCH, FeatureSource
-from blemish.learning.sources.image import AUTO, SCENE, ImageSamples, read_textures, scenes
-from blemish.learning.sources.registry import learning_for
+from blemish.learning.options import seconds
+from blemish.learning.plan import FitPlan
+from blemish.learning.sources.features import FeatureSource
+from blemish.learning.sources.image import SCENE, ImageSamples, scenes
 from blemish.learning.splits import Split, by_unit, split_at_random
 from blemish.system import release_memory
-from blemish.types import Needs, PhaseReport, Prediction, Record, Track, no_track
+from blemish.types import PhaseReport, Prediction, Record
 
 if TYPE_CHECKING:
     from blemish.learning.backbones.base import Backbone
@@ -64,115 +61,6 @@ if TYPE_CHECKING:
     from blemish.methods.base import Method, Phase
 
 GOLDEN = 4  # training samples on which graph and reference are compared, beside one of noise
-
-
-@dataclass(frozen=True)
-class FitPlan:
-    """What stays the same through one learning."""
-
-    options: FitOptions
-    method_class: type[Method[Any]]
-    config: Any  # of the method
-    half: Learning  # of the modality
-    modality: Modality[Any]  # with its preprocessing
-    source: Source
-    backbone: Backbone | None
-    cache: FeatureCache | None
-    track: Track = no_track
-    spread: Spread | None = None
-    textures: tuple[Any, ...] = ()
-    artefact: bytes | None = None  # what the method's shared phase would learn
-    blind: bool = False  # a model that sees nothing gets a promise nevertheless
-    categories: Mapping[str, int] = field(default_factory=dict)  # decided ones by record id, of a multi-class model
-    share: float = 1.0  # of the budget that one learning may take
-    device: str = "cpu"  # where a method learns, and where features are computed
-    features: str = "cpu"
-
-    @classmethod
-    def of(
-        cls,
-        records: Sequence[Record],
-        options: FitOptions,
-        *,
-        backbone: Backbone | None,
-        cache: FeatureCache | None,
-        track: Track = no_track,
-        spread: Spread | None = None,
-        modality: Modality[Any] | None = None,
-        blind: bool = False,
-    ) -> FitPlan:
-        """From the records that shape the model, without the held-out ones; or with a given modality.
-
-        ConfigError where the device is not there, ResourceError where learning cannot fit into memory.
-        """
-        calm_torch()
-        device = devices.chosen(options.device)
-        method_class, settings = head_of(options)
-        needs = method_class.wants(settings)
-        half = learning_for(needs)
-        artefact = _artefact(method_class, settings, backbone)
-        modality = modality or half.plan(records, options, backbone)
-        Measuring.of(modality, options.regions, options.rules)  # before any work
-        if backbone is not None:
-            size = modality.size
-            footprint.check(method_class.fitted_buffers, settings, backbone.spec(size), size, len(records), BATCH)
-        # the effect of the short format is measured after learning, against float32 (`calibrate.agreement`)
-        precision = "bf16" if options.precision == "bf16" else "f32"
-        source = half.open(modality, backbone, cache, precision=precision, image=needs.image)
-        features = source.compute_on(device)
-        textures = tuple(read_textures(options.textures)) if needs.twin else ()
-        if AUTO in options.views:
-            options = replace(options, views=_views(options, method_class, source, modality.pieces(records)))
-        return cls(
-            options,
-            method_class,
-            settings,
-            half,
-            modality,
-            source,
-            backbone,
-            cache,
-            track,
-            spread,
-            textures,
-            artefact,
-            blind,
-            device=device,
-            features=features,
-        )
-
-    @property
-    def needs(self) -> Needs:
-        """What the method asks for with these options."""
-        return self.method_class.wants(self.config)
-
-    @property
-    def images(self) -> FeatureSource:
-        """`source`, for what only images have; ConfigError for samples of another modality."""
-        if not isinstance(self.source, FeatureSource):
-            raise ConfigError(f"{self.options.method} learns no images, and only images are told apart by product")
-        return self.source
-
-    @property
-    def chunk(self) -> Chunk:
-        """Everything needed to observe a part of a large set."""
-        method, options, precision = self.method_class, self.options, self.source.precision
-        return Chunk(
-            method,
-            self.config,
-            options.seed,
-            self.backbone,
-            self.modality,
-            precision,
-            self.cache,
-            dict(self.categories),
-            self.device,
-        )
-
-    def with_categories(self, categories: Mapping[str, int]) -> FitPlan:
-        """The plan where each record's category is decided."""
-        self.source.categories = dict(categories)
-        return replace(self, categories=categories)
 
 
 class Taught(NamedTuple):
@@ -392,57 +280,6 @@ def units_of(records: Iterable[Record]) -> tuple[str, ...]:
     return tuple(sorted({unit_id(r) for r in records if r.unit is not None}))
 
 
-def head_of(options: FitOptions) -> tuple[type[Method[Any]], Any]:
-    """The method that works on the features, and its options: the requested one, or that of its heads."""
-    cls = methods.get(options.method)
-    settings = config.build(cls.Config, options.options)
-    routing = cls.routing(settings)
-    if routing is None or routing.head is None:
-        return cls, settings
-    head = methods.get(routing.head)
-    if head.routing(config.build(head.Config, routing.head_options)) is not None:
-        raise ConfigError(f"{routing.head} routes by itself and cannot be a head")
-    return head, config.build(head.Config, routing.head_options)
-
-
-def load_backbone(options: FitOptions) -> Backbone | None:
-    """The backbone that the options name, with the levels that the method wants; a pair where two are named, None where
-    the method takes samples as they are.
-    """
-    cls, settings = head_of(options)
-    needs = cls.wants(settings)
-    if not learning_for(needs).backbone:
-        return None
-    chosen: dict[str, Any] = {
-        "layers": tuple(options.layers) if options.layers is not None else None,
-        "weights": options.weights,
-        "allow_download": options.allow_download,
-        "strides": needs.strides,
-    }
-    if options.second_backbone is None:
-        return load(options.backbone, **chosen)
-    if not needs.second:
-        raise ConfigError(f"{options.method} has no use for a second backbone", hint="leave second_backbone out")
-    from blemish.learning.backbones import timm_net
-    from blemish.learning.backbones.pair import PairBackbone
-
-    return PairBackbone(
-        timm_net.load(options.backbone, **chosen),
-        timm_net.load(
-            options.second_backbone,
-            weights=options.second_weights,
-            allow_download=options.allow_download,
-            strides=needs.strides,
-        ),
-    )
-
-
-def recipe(options: FitOptions) -> dict[str, Any]:
-    """The options as in `run.json`, with all of the method's own."""
-    method_options = config.build(methods.get(options.method).Config, options.options)
-    return {**config.to_json(options), "options": config.to_json(method_options)}
-
-
 def tensors(state: Mapping[str, Any], settings: Any) -> bytes:
     """Fitted state and options of a method as one file."""
     from safetensors.numpy import save
@@ -492,31 +329,6 @@ def _checked(backbone: Backbone, cache: FeatureCache | None) -> dict[str, float]
         cache.put_blob(name, kept)
     found: dict[str, float] = json.loads(kept)
     return found
-
-
-def _artefact(method_class: type[Method[Any]], settings: Any, backbone: Backbone | None) -> bytes | None:
-    """What is read in place of learning it, where the method's options name it."""
-    name = method_class.wants(settings).artefact
-    if not name or backbone is None:
-        return None
-    method = method_class.__module__.rpartition(".")[2]
-    return artefacts.read(name, method=method, backbone=backbone.identity, options=config.to_json(settings))
-
-
-def _views(
-    options: FitOptions, method: type[Method[Any]], source: Source, records: Sequence[Record]
-) -> tuple[str, ...]:
-    """The views that are asked for, with those that the good images suggest; none of what has or takes none."""
-    named = tuple(view for view in options.views if view != AUTO)
-    if not method.takes_views() or not isinstance(source, FeatureSource):
-        return named
-    from blemish.learning.views import suggested
-
-    seen = set(source.seen)  # looking does not mean that the model has learned it
-    found = suggested(source, records, options.seed)
-    source.seen.clear()
-    source.seen |= seen
-    return tuple(dict.fromkeys((*named, *found)))
 
 
 def _batches(plan: FitPlan, records: Sequence[Record]) -> Iterable[Any]:

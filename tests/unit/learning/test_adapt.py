@@ -215,7 +215,7 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = fit_tiny(tmp_path, method="padim")
     detector(model).save(tmp_path / "m")
     new = station(tmp_path / "new", 20)
-    monkeypatch.setattr("blemish.learning.run.load_backbone", lambda _: FakeBackbone())
+    monkeypatch.setattr("blemish.learning.plan.load_backbone", lambda _: FakeBackbone())
     done = CliRunner().invoke(app, ["adapt", str(tmp_path / "m"), str(new), "--out", str(tmp_path / "m2")])
     assert done.exit_code == 0, done.output
     printed = json.loads(done.stdout)

@@ -15,7 +15,8 @@ from blemish.evaluation.bench.cell import weights_digest
 from blemish.learning import artefacts, training
 from blemish.learning.backbones.cache import FeatureCache
 from blemish.learning.options import FitOptions
-from blemish.learning.run import FitPlan, _schedule, teach
+from blemish.learning.plan import FitPlan
+from blemish.learning.run import _schedule, teach
 from blemish.learning.training import Plan
 from blemish.methods.mudenet import Config, MuDeNet
 from blemish.types import SHIPPED

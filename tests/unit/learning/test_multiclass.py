@@ -35,7 +35,7 @@ from blemish.learning.fitted import restore, restore_vote
 from blemish.learning.heads import Vote
 from blemish.learning.multiclass import construct, decided, few_of_each_group, voting_level, worse_parity
 from blemish.learning.options import FitOptions
-from blemish.learning.run import FitPlan
+from blemish.learning.plan import FitPlan
 from blemish.ops.arrays import as_float
 from blemish.types import Batch, Prediction, Record, Routing
 from tests.fakes import SIZE, FakeBackbone, good_image

@@ -12,7 +12,7 @@ from PIL import Image
 from blemish.data.image.preprocess import Preprocess
 from blemish.learning import run, views
 from blemish.learning.options import FitOptions
-from blemish.learning.run import FitPlan
+from blemish.learning.plan import FitPlan
 from blemish.learning.sources.features import FeatureSource
 from blemish.learning.sources.image import VIEWS
 from blemish.types import Record

@@ -42,7 +42,7 @@ from blemish.learning.backbones.weights import PACKAGED
 from blemish.learning.code_digest import code_digest
 from blemish.learning.fit import fit
 from blemish.learning.options import OPTIONS, FitOptions
-from blemish.learning.run import load_backbone
+from blemish.learning.plan import load_backbone
 from blemish.learning.sources.base import Learning
 from blemish.learning.sources.features import FeatureSource
 from blemish.learning.sources.registry import learning_for
