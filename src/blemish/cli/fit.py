@@ -101,7 +101,7 @@ def _one(detector: Any, folder: Path) -> None:
     meta = model.meta
     if meta.chosen:
         _show_chosen(meta.chosen)
-    locate = registry.of(meta).preprocess.to_json().get("locate")
+    locate = meta.preprocess.get("locate")
     located = None if locate is None else locate["narrowed"]
     if located is not None:
         print(f"located: the spread of good images falls to {located:.0%}", file=sys.stderr)
