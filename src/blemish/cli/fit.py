@@ -45,8 +45,9 @@ def run(
 
     options = by_name(chosen)
     devices.chosen(options.device)
-    cls = methods.get(probe(options).method)
-    settings = config.build(cls.Config, options.options)
+    first = probe(options)
+    cls = methods.get(first.method)
+    settings = config.build(cls.Config, first.options)
     modality = learning_for(cls.wants(settings)).modality
     cut = layouts.Cut(options.window, options.file_rate)
     found = layouts.index(data, layout, split, cut=cut, kind=modality.name)
@@ -125,6 +126,7 @@ def _one(detector: Any, folder: Path) -> None:
             "bf16": model.parity.get("formats"),
             "training": [
                 {"phase": p.phase, "precision": p.precision, "steps": p.steps, "planned": p.planned}
+                | ({"of": p.category} if p.category else {})
                 for p in model.meta.training
             ],
             **where,
@@ -173,9 +175,13 @@ def chosen(typed: dict[str, Any], recipe: Path | None, assignments: list[str]) -
         from blemish import methods
 
         name = written.get("method", OPTIONS["method"].default)
-        efforts = {} if name == AUTO else methods.get(name).efforts
-        sizes = {name for stated in efforts.values() for name in stated}
-        method_options = {name: value for name, value in method_options.items() if name not in sizes}
+        for part in () if name == AUTO else methods.parts(name):
+            sizes = {name for stated in methods.get(part).efforts.values() for name in stated}
+            group = method_options.get(part)  # of several methods that are one
+            if isinstance(group, dict):
+                method_options[part] = {name: value for name, value in group.items() if name not in sizes}
+            else:
+                method_options = {name: value for name, value in method_options.items() if name not in sizes}
     method_options |= parse_assignments(assignments)
     if clash := sorted(set(method_options) & _OF_THE_LINE):
         raise ConfigError(f"'{clash[0]}' is an option of fit, not of the method", hint="give it without --set")

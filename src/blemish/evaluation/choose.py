@@ -3,6 +3,7 @@
 candidates   methods x input sizes x located or not, cheap ones first
 race         each learns from some of the good images and judges others, as they are and with graded synthetic defects;
              the better half learns from more (successive halving; Jamieson and Talwalkar, AISTATS 2016)
+fused        the best method with each of the two next ones, as one (`learning.fused`), where time is left
 winner       the largest AUROC of the defects; of those within `TIE` of it the fastest
 
 AUROC, not the share found at the promised rate, decides: of all rules that were tried it orders methods most nearly as
@@ -38,6 +39,7 @@ from blemish.learning.fit import fit
 from blemish.learning.options import FitOptions, seconds
 from blemish.learning.sources.image import suggested_locator
 from blemish.learning.splits import good_training_records, split_at_random, without_copies
+from blemish.methods import parts
 from blemish.types import Record, Track, no_track
 
 if TYPE_CHECKING:
@@ -188,7 +190,12 @@ def choose(
         alive = _better(race, alive, number)
         if len(alive) < 2:
             break
-    return _choice(race, everyone, alive)
+    pairs = _pairs(race, everyone)
+    for candidate in track(pairs, "choose, fused", len(pairs)):
+        alone = race.done[_leader(race, everyone)]
+        _try(race, candidate, alone.round, ROUNDS[alone.round - 1], pairs[pairs.index(candidate) :])
+    alive += [pair for pair in pairs if not race.done[pair].out]
+    return _choice(race, (*everyone, *pairs), alive)
 
 
 def candidates(options: FitOptions, locatable: bool) -> list[Tried]:
@@ -202,6 +209,25 @@ def candidates(options: FitOptions, locatable: bool) -> list[Tried]:
     sizes = (usual, str(round(LARGER * int(usual)))) if usual == FitOptions.image_size else (usual,)
     cheap = [Tried(m, s, pose) for s in sizes for m in CHEAP for pose in poses]
     return cheap + [Tried(m, usual, poses[-1]) for m in trained]
+
+
+def _ranked(race: _Race, everyone: Sequence[Tried]) -> list[Tried]:
+    """Candidates that were judged and are fast enough: those of the last rounds first, of a round the best."""
+    judged = [c for c in everyone if race.done[c].auroc is not None and race.fast(race.done[c])]
+    return sorted(judged, key=lambda c: (-race.done[c].round, -(race.done[c].auroc or 0)))
+
+
+def _leader(race: _Race, everyone: Sequence[Tried]) -> Tried:
+    return _ranked(race, everyone)[0]
+
+
+def _pairs(race: _Race, everyone: Sequence[Tried]) -> list[Tried]:
+    """The best candidate, as one with each of the two next methods, at its input size and pose."""
+    names = list(dict.fromkeys(c.method for c in _ranked(race, everyone)))
+    if len(names) < 2:
+        return []
+    best = _leader(race, everyone)
+    return [replace(best, method=f"{best.method}+{name}") for name in names[1:3]]
 
 
 def _parts(good: list[Record], seed: int, locator: Locator | None) -> list[_Part]:
@@ -262,7 +288,7 @@ def _try(race: _Race, candidate: Tried, number: int, most: int, waiting: Sequenc
     if anyone and (race.left() <= 0 or expected > race.left()):
         race.done[candidate] = replace(known, out="no time left" if race.left() <= 0 else "takes longer than is left")
         return
-    trained = candidate.method in TRAINED
+    trained = any(name in TRAINED for name in parts(candidate.method))
     limit = f"{max(race.left() / (len(waiting) + 1) / len(race.parts), 5):.0f}s" if trained else None
     options = _options(race.options, candidate, calibration="none", budget=limit)
     try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
@@ -90,16 +90,40 @@ def short_and_exact(head: Any) -> list[tuple[Any, str]]:
             crossing.append((result.input_value(0), [result.input(0)]))
     outputs: list[Any] = []
     inputs: list[Any] = []
-    for source, targets in crossing:
+
+    def cross(source: Any, targets: Iterable[Any]) -> None:
         parameter = opset15.parameter(source.get_partial_shape(), source.get_element_type())
         outputs.append(source)
         inputs.append(parameter)
         for target in targets:
             target.replace_source_output(parameter.output(0))
+
+    for source, targets in crossing:
+        cross(source, targets)
+    for source, targets in _past_the_border(head, outputs):
+        cross(source, targets)
     exact = openvino.Model(head.get_results(), inputs, "exact")
     short = openvino.Model([opset15.result(o) for o in outputs], head.get_parameters(), "short")
     _mark_coarse(exact)
     return [(short, "bf16"), (exact, "f32")]
+
+
+def _past_the_border(head: Any, drawn: Sequence[Any]) -> list[tuple[Any, list[Any]]]:
+    """What else the part behind the border takes of the part before it: a head without a border, beside one that has
+    it, takes the features as they are, and the reader of graphs lets equal nodes of both be one."""
+    before = _above(drawn)
+    behind = _above([result.input_value(0) for result in head.get_results()]) - before
+    computed = {parameter.get_friendly_name() for parameter in head.get_parameters()}
+    found = []
+    for node in [*head.get_parameters(), *head.get_ordered_ops()]:
+        name = node.get_friendly_name()
+        if any(value.get_node().get_friendly_name() in computed for value in node.input_values()):
+            computed.add(name)
+        if name in computed and name not in behind:  # constants stand on both sides
+            for output in node.outputs():
+                targets = [t for t in output.get_target_inputs() if t.get_node().get_friendly_name() in behind]
+                found += [(output, targets)] if targets else []
+    return found
 
 
 def _clamped(node: Any) -> Any:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from blemish.inspection.graph_parts import FEATURES
-from blemish.learning.onnx_parts import leads_to, written
+from blemish.learning.onnx_parts import leads_to, renamed, written
 
 AGAIN = "again/"  # prefix of what belongs to the second run
 MADE = "made"  # the image that a head's first part makes
@@ -49,7 +49,7 @@ def through(head: bytes, trunk: bytes) -> bytes:
 
     model, second = onnx.load_from_string(head), behind_image(trunk)
     second = compose.add_prefix(second, AGAIN, inplace=True)
-    _renamed(second.graph.node, {second.graph.input[0].name: MADE})
+    renamed(second.graph.node, {second.graph.input[0].name: MADE})
     graph = model.graph
     before, _ = leads_to(graph, [MADE])
     early = {name for node in before for name in node.output}
@@ -66,14 +66,8 @@ def sharing(graph: Any, constants: Any, prefix: str) -> None:
     doubled = {f"{prefix}{AGAIN}{each.name}": each.name for each in constants}
     if not doubled.keys() & {each.name for each in graph.initializer}:
         return
-    _renamed(graph.node, doubled)
+    renamed(graph.node, doubled)
     _replace(graph.initializer, [each for each in graph.initializer if each.name not in doubled])
-
-
-def _renamed(nodes: Any, names: dict[str, str]) -> None:
-    for node in nodes:
-        for i, name in enumerate(node.input):
-            node.input[i] = names.get(name, name)
 
 
 def _replace(field: Any, values: list[Any]) -> None:

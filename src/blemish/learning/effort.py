@@ -29,6 +29,9 @@ def learner(options: FitOptions) -> tuple[type[Method[Any]], Mapping[str, Any]]:
 
 def stated(options: FitOptions) -> Mapping[str, Any]:
     """What the method states for this effort; nothing for the standard one, or where a method has no steps."""
+    if options.fused:
+        each = {part.method: dict(stated(part)) for part in options.parts}
+        return {name: sizes for name, sizes in each.items() if sizes}
     return learner(options)[0].efforts.get(options.effort, {})
 
 

@@ -22,10 +22,11 @@ from blemish.inspection.modelfile import Model
 from blemish.learning import devices, effort
 from blemish.learning.backbones.cache import FeatureCache
 from blemish.learning.chunks import Spread
+from blemish.learning.fused import check, costliest, learn_fused, own_options
 from blemish.learning.multiclass import fit_multiclass
 from blemish.learning.options import FitOptions
 from blemish.learning.plan import FitPlan, head_of, load_backbone, recipe
-from blemish.learning.run import describe, learn, tensors
+from blemish.learning.run import Learned, describe, learn, tensors
 from blemish.learning.sources.base import Learning
 from blemish.learning.sources.image import AUTO, check_views
 from blemish.learning.sources.registry import learning_for
@@ -57,20 +58,33 @@ def fit(
     start = perf_counter()
     calm_torch()
     half, routing = _checked(options)
-    backbone = (backbone or load_backbone(options)) if half.backbone else None
+    fused = options.fused
+    if not fused:  # otherwise each part has its levels
+        backbone = (backbone or load_backbone(options)) if half.backbone else None
     good = choose(records, half.modality, by_category=routing is not None)
-    cls = methods.get(options.method)
+    cls = costliest(options)
     with ExitStack() as stack:
         if cache is None and cls.fitted_modules:  # steps need the same features many times
             folder = stack.enter_context(TemporaryDirectory(prefix="blemish-features-"))
             cache = FeatureCache(Path(folder))
         split = Split(good) if routing else plan_calibration(good, options, cls, _areas(options))
+        if fused:
+            plan, learned = learn_fused(
+                split, options, backbone=backbone, cache=cache, track=track, spread=spread, blind=blind
+            )
+            return _model(plan, good, split, learned, options, start)
         groups = len({r.group for r in split.learn}) if routing and routing.separate else 1
         options = effort.applied(options, len(split.learn) // groups)
         plan = FitPlan.of(split.learn, options, backbone=backbone, cache=cache, track=track, spread=spread, blind=blind)
         if routing:
             return fit_multiclass(plan, good, routing, start)
-        learned = learn(plan, split)
+        return _model(plan, good, split, learn(plan, split), options, start)
+
+
+def _model(
+    plan: FitPlan, good: Sequence[Record], split: Split, learned: Learned, options: FitOptions, start: float
+) -> Model:
+    """Of what was learned by these options, since `start`."""
     model = Model(
         meta=replace(describe(plan, good, split.learn, learned), fit_seconds=round(perf_counter() - start, 2)),
         calibrators=learned.calibrators,
@@ -90,6 +104,9 @@ def _areas(options: FitOptions) -> int:
 def _checked(options: FitOptions) -> tuple[Learning, Routing | None]:
     """Check the options before any work: the learning half of the method's modality, and its routing, if any."""
     devices.chosen(options.device)
+    if options.fused:
+        check(options)
+        return [_checked(part) for part in own_options(options)][0]
     method_class = methods.get(options.method)
     routing = method_class.routing(config.build(method_class.Config, options.options))
     head, settings = head_of(options)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from blemish.errors import ExportError
@@ -23,6 +23,13 @@ def leads_to(graph: Any, outputs: Sequence[str], *, given: str | None = None) ->
         needed.add(name)
     nodes = [node for node in graph.node if needed.difference([given]).intersection(node.output)]
     return nodes, [each for each in graph.initializer if each.name in needed]
+
+
+def renamed(nodes: Any, names: Mapping[str, str]) -> None:
+    """Nodes take other tensors in place of those that are named, in place."""
+    for node in nodes:
+        for i, name in enumerate(node.input):
+            node.input[i] = names.get(name, name)
 
 
 def written(model: Any) -> bytes:

@@ -24,6 +24,13 @@ PromisePer = Literal["image", "unit"]
 
 
 @dataclass(frozen=True)
+class Fusion:
+    """The options of several methods as one, beside those of each, which stand under its name (`padim.sigma`)."""
+
+    combine: Literal["z", "p"] = "z"  # by mean and deviation of good images' scores, or by their p-values (-log10)
+
+
+@dataclass(frozen=True)
 class Option:
     """What is known of an option; `name`, `type` (without None) and `default` are those of its field."""
 
@@ -65,7 +72,8 @@ class FitOptions:
 
     method: str = option(
         "patchcore",
-        "A name from `blemish methods`, or auto: the one that finds most synthetic defects on your good images.",
+        "A name from `blemish methods`; several as one, as padim+protoot (fused is these two); or auto: the one that "
+        "finds most synthetic defects on your good images.",
         "Method",
     )
     max_ms: float | None = option(
@@ -236,6 +244,35 @@ class FitOptions:
         check_form(self.device)
 
     @property
+    def fused(self) -> bool:
+        """Whether the method is several as one."""
+        return len(methods.parts(self.method)) > 1
+
+    @property
+    def parts(self) -> tuple[FitOptions, ...]:
+        """The options of each of the methods that are one; themselves where it is one method."""
+        names = methods.parts(self.method)
+        if len(names) == 1:
+            return (self,)
+        return tuple(replace(self, method=name, options=dict(self.options.get(name, {}))) for name in names)
+
+    def check_parts(self) -> None:
+        """ConfigError on an unknown option of a method, or a bad value."""
+        if self.fused:
+            _ = self.fusion
+        for part in self.parts:
+            config.build(methods.get(part.method).Config, part.options)
+
+    @property
+    def fusion(self) -> Fusion:
+        """How several methods are one. ConfigError on an unknown name, or options of a part that are no group."""
+        names = methods.parts(self.method)
+        if alone := [name for name in names if not isinstance(self.options.get(name, {}), Mapping)]:
+            raise ConfigError(f"options of a part stand under its name, not {alone[0]} itself", hint=f"{alone[0]}.NAME")
+        own = {name: value for name, value in self.options.items() if name not in names}
+        return config.build(Fusion, own, also=names)
+
+    @property
     def regions(self) -> Regions:
         """How regions are cut, and what decides."""
         decide: Decide = self.decide if self.decide != "auto" else "rules" if self.rules else "score"
@@ -295,7 +332,11 @@ def by_name(given: Mapping[str, Any]) -> FitOptions:
     """
     method_options = {name: value for name, value in given.items() if name not in OPTIONS}
     options = config.build(FitOptions, {**{k: v for k, v in given.items() if k in OPTIONS}, "options": method_options})
-    if options.method != AUTO:
+    if options.fused:
+        options.check_parts()
+        if options.multi_class or options.second_backbone:
+            raise ConfigError("several methods as one learn one product by one backbone", hint="name one (--method)")
+    elif options.method != AUTO:
         config.build(methods.get(options.method).Config, method_options, also=list(OPTIONS))
     elif method_options:
         raise ConfigError(f"method auto takes no options of a method, such as '{next(iter(method_options))}'")
@@ -305,8 +346,8 @@ def by_name(given: Mapping[str, Any]) -> FitOptions:
 
 
 def probe(options: FitOptions) -> FitOptions:
-    """The options by which data is read, where the method is still to be chosen."""
-    return replace(options, method=FitOptions.method) if options.method == AUTO else options
+    """The options by which data is read, where the method is still to be chosen or they are several."""
+    return replace(options, method=FitOptions.method) if options.method == AUTO else options.parts[0]
 
 
 def seconds(text: str) -> float:

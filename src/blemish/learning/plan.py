@@ -137,7 +137,13 @@ class FitPlan:
 
 
 def head_of(options: FitOptions) -> tuple[type[Method[Any]], Any]:
-    """The method that works on the features, and its options: the requested one, or that of its heads."""
+    """The method that works on the features, and its options: the requested one, or that of its heads.
+
+    ConfigError where several are one.
+    """
+    if options.fused:
+        message = f"{options.method} is several methods as one, which are neither taken apart nor learned further"
+        raise ConfigError(message, hint="fit again with all images, or name one of them (--method)")
     cls = methods.get(options.method)
     settings = config.build(cls.Config, options.options)
     routing = cls.routing(settings)
@@ -150,14 +156,19 @@ def head_of(options: FitOptions) -> tuple[type[Method[Any]], Any]:
 
 
 def load_backbone(options: FitOptions) -> Backbone | None:
-    """The backbone that the options name, with the levels that the method wants; a pair where two are named, None where
-    the method takes samples as they are.
+    """The backbone that the options name, with the levels that the method wants, or several as one together; a pair
+    where two are named, None where the method takes samples as they are.
     """
+    if options.fused:
+        each = [load_backbone(part) for part in options.parts]
+        layers = tuple(sorted({layer for network in each if network is not None for layer in network.layers}))
+        chosen: dict[str, Any] = {"weights": options.weights, "allow_download": options.allow_download}
+        return load(options.backbone, layers=layers, **chosen)
     cls, settings = head_of(options)
     needs = cls.wants(settings)
     if not learning_for(needs).backbone:
         return None
-    chosen: dict[str, Any] = {
+    chosen = {
         "layers": tuple(options.layers) if options.layers is not None else None,
         "weights": options.weights,
         "allow_download": options.allow_download,
@@ -183,6 +194,9 @@ def load_backbone(options: FitOptions) -> Backbone | None:
 
 def recipe(options: FitOptions) -> dict[str, Any]:
     """The options as in `run.json`, with all of the method's own."""
+    if options.fused:
+        each = {part.method: recipe(part)["options"] for part in options.parts}
+        return {**config.to_json(options), "options": {**config.to_json(options.fusion), **each}}
     method_options = config.build(methods.get(options.method).Config, options.options)
     return {**config.to_json(options), "options": config.to_json(method_options)}
 

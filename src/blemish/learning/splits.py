@@ -86,10 +86,8 @@ def plan_calibration(good: Sequence[Record], options: FitOptions, method: type[M
     requested, needed = options.calibration, images_needed(rate)
     alone = images_needed(options.strictest_rate())  # for one threshold
     # which tiles are left out would have to be told for each picture
-    leaves_out, costly = (
-        method.leaves_out() and options.tiles is None,
-        bool(method.fitted_modules) or method.needs.costly,
-    )
+    leaves_out = method.leaves_out() and options.tiles is None and not options.fused
+    costly = bool(method.fitted_modules) or method.needs.costly
     if requested == "leave_one_out" and (needs_maps := options.needs_maps(areas)):
         message = f"{needs_maps} needs whole maps of good images, and leaving one out gives a score"
         raise ConfigError(message, hint="calibration auto, split or folds (--calibration)")

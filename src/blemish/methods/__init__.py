@@ -15,11 +15,28 @@ if TYPE_CHECKING:
     from blemish.methods.base import Method
 
 _NOT_METHODS = {"base", "torch_base"}
+FUSED = "fused"
+"""Stands for the two methods that complement each other best on average: `padim+protoot`."""
+MOST_PARTS = 4  # of methods that are fused into one
 
 
 def names() -> list[str]:
     """Public names of all methods, sorted; imports none of them."""
     return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name not in _NOT_METHODS)
+
+
+def parts(name: str) -> tuple[str, ...]:
+    """The methods that a name such as `padim+protoot` fuses into one, in that order; a single name alone.
+
+    ConfigError where a part is no method, or stands there twice.
+    """
+    each = tuple(part.strip() for part in ("padim+protoot" if name == FUSED else name).split("+"))
+    if len(each) > 1:
+        for part in each:
+            get(part)
+        if len(set(each)) < len(each) or len(each) > MOST_PARTS:
+            raise ConfigError(f"'{name}' has to be 2 to {MOST_PARTS} different methods", hint="such as padim+protoot")
+    return each
 
 
 def get(name: str) -> type[Method[Any]]:

@@ -36,7 +36,9 @@ def test_the_winner_has_found_most_and_all_candidates_are_told(tmp_path: Path) -
     found = chosen(tmp_path)
     best, *others = found.tried
     assert found.options.method == best.method
-    assert {each.method for each in found.tried} == {"padim", "patchcore"}
+    alone = {each.method for each in found.tried if "+" not in each.method}
+    assert alone == {"padim", "patchcore"}
+    assert len({each.method for each in found.tried}) == 3  # and both as one
     assert best.out == ""
     assert all(each.out for each in others)
     assert best.auroc is not None
@@ -54,7 +56,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, figures: dict[str, tuple[float, fl
 
     def measured(race: Any, candidate: Tried, number: int, most: int, options: FitOptions) -> Tried:
         calls.append((candidate.method, number))
-        auroc, milliseconds = figures[candidate.method]
+        auroc, milliseconds = figures.get(candidate.method, (0.1, 99.0))  # of two as one, where nothing is said
         if auroc < 0:
             raise DataError("it cannot be learned")
         slow = race.max_ms is not None and milliseconds > race.max_ms
@@ -64,7 +66,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, figures: dict[str, tuple[float, fl
         return replace(done, out="slower than that" if slow else "")
 
     monkeypatch.setattr(module, "_measured", measured)
-    monkeypatch.setattr(module, "CHEAP", tuple(figures))
+    monkeypatch.setattr(module, "CHEAP", tuple(name for name in figures if "+" not in name))
     monkeypatch.setattr(module, "ROUNDS", (4, 8, 400))
     return calls
 
@@ -83,13 +85,30 @@ def test_the_better_half_goes_on_and_time_decides_between_equals(
     assert "faster than" in found.why
 
 
+def test_the_best_is_tried_with_each_of_the_two_next_ones_as_one_and_taken_where_that_is_worth_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = {"patchcore": (0.9, 30.0), "padim": (0.88, 10.0), "rd": (0.85, 20.0), "dfc": (0.6, 5.0)}
+    calls = scripted(monkeypatch, {**alone, "patchcore+padim": (0.93, 40.0), "patchcore+rd": (0.935, 45.0)})
+    found = chosen(tmp_path)
+    assert [method for method, _ in calls][-2:] == ["patchcore+padim", "patchcore+rd"]
+    assert found.options.method == "patchcore+padim"  # within the tie of the better pair, and faster
+    assert found.tried[1].method == "patchcore+rd"
+    scripted(monkeypatch, {**alone, "patchcore+padim": (0.905, 40.0), "patchcore+rd": (0.7, 45.0)})
+    assert chosen(tmp_path).options.method == "patchcore"  # no better by more than a tie
+
+
 def test_what_is_too_slow_or_fails_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scripted(monkeypatch, {"patchcore": (0.9, 30.0), "padim": (0.6, 10.0), "rd": (-1, 0.0)})
     found = chosen(tmp_path, max_ms=20.0)
     assert found.options.method == "padim"
     assert found.options.max_ms is None
     reasons = {t.method: t.out for t in found.tried}
-    assert reasons == {"padim": "", "patchcore": "slower than that", "rd": "failed: it cannot be learned"}
+    assert reasons == {
+        "padim": "",
+        "patchcore": "slower than that",
+        "rd": "failed: it cannot be learned",
+    }
     with pytest.raises(ConfigError, match="no candidate can be taken.*patchcore"):
         chosen(tmp_path, max_ms=1.0)
 
@@ -157,7 +176,7 @@ def test_the_model_says_what_was_tried_and_its_recipe_names_the_winner(tmp_path:
     first = model.meta.chosen[0]
     assert model.meta.method == first["method"] == model.run["method"]
     assert first["out"] == ""
-    assert len(model.meta.chosen) == 2
+    assert len(model.meta.chosen) == 3
     plain = Detector(**{**ASKED, "method": first["method"], "backbone": FakeBackbone(), "cache": False}).fit(good)
     image = np.full((48, 64, 3), 90, np.uint8)
     assert plain.inspect(image).score == detector.inspect(image).score

@@ -11,6 +11,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib.metadata import version
@@ -37,7 +38,7 @@ from blemish.inspection.engines import open_engine
 from blemish.inspection.inspector import Inspector
 from blemish.inspection.modelfile import Model, arrays
 from blemish.inspection.routed import head_name
-from blemish.learning import artefacts, backbones, effort
+from blemish.learning import artefacts, backbones, effort, fused
 from blemish.learning.backbones.weights import PACKAGED
 from blemish.learning.code_digest import code_digest
 from blemish.learning.fit import fit
@@ -76,7 +77,12 @@ def digest(cell: Cell, records: Sequence[Record]) -> str:
 
 def method_digest(name: str, options: dict[str, Any]) -> str:
     """Of the code of a method's own file, and of its heads' where it routes; `recall` serves adapted models alone,
-    `left_out` thresholds, and of `efforts` the one in use has a place of its own in a cell's digest."""
+    `left_out` thresholds, and of `efforts` the one in use has a place of its own in a cell's digest. Of several methods
+    as one all of theirs, and what makes them one."""
+    if len(methods.parts(name)) > 1:
+        parts = FitOptions(method=name, options=options).parts
+        each = [method_digest(part.method, part.options) for part in parts]
+        return hashlib.sha256("".join([code_digest(inspect.getsource(fused)), *each]).encode()).hexdigest()
     cls = methods.get(name)
     routing = cls.routing(config.build(cls.Config, options))
     used = [cls, *([methods.get(routing.head)] if routing is not None and routing.head else [])]
@@ -87,7 +93,8 @@ def method_digest(name: str, options: dict[str, Any]) -> str:
 
 def _taken(options: dict[str, Any]) -> dict[str, Any]:
     """Without views where the method takes none."""
-    return options if methods.get(options["method"]).takes_views() else {**options, "views": []}
+    seen = any(methods.get(name).takes_views() for name in methods.parts(options["method"]))
+    return options if seen else {**options, "views": []}
 
 
 def _named(options: dict[str, Any]) -> dict[str, Any]:
@@ -124,8 +131,9 @@ def weights_digest(options: FitOptions) -> str:
         found = hashlib.sha256(read_file(options.weights)).hexdigest()
     else:
         found = PACKAGED[name].sha256 if name in PACKAGED else f"timm {version('timm')} {name}"
-    if artefact := wants(options).artefact:
-        found += " " + hashlib.sha256(read_file(artefacts.place(artefact, name))).hexdigest()
+    for part in options.parts:
+        if artefact := wants(part).artefact:
+            found += " " + hashlib.sha256(read_file(artefacts.place(artefact, name))).hexdigest()
     return found
 
 
@@ -158,7 +166,7 @@ def work(cell: Cell, mark: str, folder: Path) -> dict[str, bytes]:
         print(f"{cell.title}: features in {warm[1]:.1f} s", flush=True)
     kept, note, code = folder / store.LEARNED, folder / store.NOTE, learning_code()
     if not (kept.is_dir() and note.is_file()) or json.loads(note.read_text())["code"] != code:
-        learned = fit(records, options, backbone=backbone, cache=cache, blind=True)
+        learned = fit(records, options, backbone=None if options.fused else backbone, cache=cache, blind=True)
         print(f"learned from {learned.meta.data.learned_from} images in {learned.meta.fit_seconds} s", flush=True)
         shutil.rmtree(kept, ignore_errors=True)
         write_whole(note, json.dumps({"code": code, "peak_mb": peak_mb()}).encode())
@@ -198,7 +206,10 @@ def work(cell: Cell, mark: str, folder: Path) -> dict[str, bytes]:
 
 
 def wants(options: FitOptions) -> Needs:
-    """What the method of these options takes."""
+    """What the method of these options takes; several as one, the image where one of them does."""
+    if options.fused:
+        each = [wants(part) for part in options.parts]
+        return replace(each[0], image=any(needs.image for needs in each), artefact="")
     cls = methods.get(options.method)
     return cls.wants(config.build(cls.Config, options.options))
 

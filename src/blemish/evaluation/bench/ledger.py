@@ -171,7 +171,7 @@ def _published(tables: Tables) -> str:
     """Figures of the papers beside ours, never in place of them."""
     rows = []
     backbone = ", ".join(unique(c.backbone.partition("@")[0] for c in tables.cells))
-    for name in unique(c.method for c in tables.cells):
+    for name in unique(c.method for c in tables.cells if len(methods.parts(c.method)) == 1):
         for paper in methods.get(name).published:
             ours = of(tables, where=paper.where, label=name, scope="overall", metric=paper.metric)
             shown = f"{figure(ours)}, {backbone}" if ours else "that data is not among ours"

@@ -53,7 +53,7 @@ class Entry:
 
     def __post_init__(self) -> None:
         for options in (self.options, {**self.options, **self.alone}):
-            config.build(methods.get(self.name).Config, options)
+            FitOptions(method=self.name, options=options).check_parts()
         config.build(FitOptions, self.fit)
         object.__setattr__(self, "label", self.label or self.name)
 
@@ -107,8 +107,9 @@ class Cell:
     @property
     def learning(self) -> Learning:
         """The learning half of the modality that the method takes."""
-        cls = methods.get(self.method.name)
-        return learning_for(cls.wants(config.build(cls.Config, self.options["options"])))
+        first = FitOptions(method=self.method.name, options=self.options["options"]).parts[0]
+        cls = methods.get(first.method)
+        return learning_for(cls.wants(config.build(cls.Config, first.options)))
 
     @property
     def where(self) -> str:
@@ -251,7 +252,7 @@ def _built(raw: dict[str, Any], base: Path) -> Suite:
         raise ConfigError(f"unknown key '{unknown[0]}'", hint=config.nearest(unknown[0], sorted(known)))
     listed = [n for name in raw.pop("methods", ["all"]) for n in (of_images() if name == "all" else [name])]
     for name in listed:
-        methods.get(name)  # says which name is meant; inside a table the hint would be lost
+        methods.get(methods.parts(name)[0])  # says which name is meant; inside a table the hint would be lost
     tables = [{"name": name} for name in listed] + _tables(raw.pop("method", []), "method")
     entries = tuple(config.build(Entry, table) for table in tables)
     data = tuple(config.build(DataSet, _placed(table, base)) for table in _tables(raw.pop("data", []), "data"))
