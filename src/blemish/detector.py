@@ -203,7 +203,7 @@ class Detector:
         from blemish.learning.plan import load_backbone
         from blemish.learning.splits import good_training_records, without_copies
 
-        records = without_copies(good_training_records(as_records(good)))
+        records = without_copies(good_training_records(as_records(good, cut=self._cut(), kind=self._kind())))
         backbone = self._backbone or load_backbone(config.build(FitOptions, self.model.run))
         if backbone is None:
             raise ConfigError("the model has no categories", hint="models of images with a head for each take new ones")
@@ -354,7 +354,7 @@ class Detector:
             return registry.of(self._model.meta).cut
         if self._options is None:
             return None
-        return layouts.Cut(self._options.window, self._options.file_rate)
+        return self._options.cut
 
     def _kind(self) -> str | None:
         """Of the samples that the method takes."""
@@ -450,4 +450,4 @@ def as_records(
             records.append(item)
         else:
             records += modality.records(Path(item), str(item), cut)
-    return records
+    return modality.completed(records, cut)

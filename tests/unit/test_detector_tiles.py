@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from blemish import Detector
-from blemish.data.image.decode import decode_image, read_image
+from blemish.data.image.decode import read_image
 from blemish.data.image.modality import Images
 from blemish.data.image.preprocess import Preprocess
 from blemish.data.image.tiles import Tiling
@@ -125,9 +125,9 @@ def test_a_picture_is_decoded_once_for_all_of_its_tiles(good: Path, monkeypatch:
     def counted(*arguments: Any, **more: Any) -> Any:
         nonlocal count
         count += 1
-        return decode_image(*arguments, **more)
+        return shown_in(*arguments, **more)
 
-    monkeypatch.setattr(features, "decode_image", counted)
+    monkeypatch.setattr(features, "shown_in", counted)
     Detector("padim", **{**ASKED, "calibration": "none"}).fit(good)
     assert 30 <= count <= 30 * (cores() + 1)  # several threads may begin with one picture
     assert count < 30 * len(Tiling(64, 16).places((128, 400))) / 3

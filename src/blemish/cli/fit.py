@@ -49,8 +49,7 @@ def run(
     cls = methods.get(first.method)
     settings = config.build(cls.Config, first.options)
     modality = learning_for(cls.wants(settings)).modality
-    cut = layouts.Cut(options.window, options.file_rate)
-    found = layouts.index(data, layout, split, cut=cut, kind=modality.name)
+    found = layouts.index(data, layout, split, cut=options.cut, kind=modality.name)
     records = layouts.select(found, categories)
     groups = sorted({r.group for r in records if r.group and r.split == "train"})
     jobs = {out: records}

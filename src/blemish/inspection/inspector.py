@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -90,6 +90,8 @@ class Inspector:
 
         An image is a path, an encoded file's bytes or binary stream (`image.decode.take_encoded`), a PIL image, or a
         numpy array (H, W[, C]) or tensor in RGB order; arrays of OpenCV are BGR and have to be turned. A model of
+        several lightings takes the file that stands for a sample, a dict or a list of one such for each lighting, an
+        array (H, W, C) of all channels, and bytes where one file shows them all. A model of
         signals takes a `data.signal.preprocess.Window`, a recording of one window's length, or an array (K, N).
         """
         with self._memory():
@@ -118,7 +120,7 @@ class Inspector:
         """What is inspected of what the caller hands over."""
         if isinstance(sources, str | os.PathLike):
             return self._of_path(Path(os.fsdecode(sources)))
-        if is_encoded(sources):
+        if is_encoded(sources) or isinstance(sources, Mapping):
             return [sources]
         if isinstance(sources, np.ndarray) and self.kind.is_one(sources):
             hint = "give inspect_many a list, or a stack of them with one more axis"
@@ -130,7 +132,7 @@ class Inspector:
     def _of_path(self, path: Path) -> list[Any]:
         if not path.is_dir():
             return self.kind.sources(path)
-        found = self.kind.listing(path)
+        found = self.kind.listing(path, self.kind.cut)
         if message := found.not_inspected():
             warnings.warn(f"{path}: {message}", stacklevel=4)
         if not found.files and not found.unread:

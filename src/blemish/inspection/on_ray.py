@@ -93,7 +93,7 @@ class _Inspecting:
         """What the line inspects of a sample, or the DataError in its place."""
         place = self._place(sample.path)
         try:
-            if self.line.kind.encoded:
+            if not self.line.kind.read_from_files:
                 return take_encoded(places.read(place), sample.path)
             found = self._sources(place)
             if sample.which >= len(found):
@@ -135,7 +135,11 @@ def inspect(
     another model, or where samples that are no images have URLs.
     """
     kind = registry.of(model.meta)
-    paths = _samples(places.files(sources, type(kind)), kind)
+    listed = places.files(sources, type(kind), kind.cut)
+    if kind.lightings and kind.read_from_files and (urls := [file for file in listed if places.is_url(file)]):
+        hint = "copy them to a folder that all machines share, and name that"
+        raise ConfigError(f"{urls[0]}: a file for each lighting is read from a folder, not from URLs", hint=hint)
+    paths = _samples(listed, kind)
     if not places.is_url(out):
         read_here = [source for source in sources if not places.is_url(source)]
         check_folder(out, "--out", read=read_here, is_ours=lambda folder: (folder / PLAN).is_file())
@@ -298,7 +302,8 @@ def _schema(kind: Modality[Any], measuring: Measuring | None) -> Any:
     rule = pa.struct({"rule": text, "fired": pa.bool_(), "value": number})
     columns = {
         "image_path": text,
-        **({} if kind.cut is None else {"span": pa.list_(number)}),
+        **({"lightings": pa.list_(text)} if kind.lightings else {}),
+        **({"span": pa.list_(number)} if kind.timed else {}),
         **({"pose": pa.struct([(name, number) for name in ("x", "y", "angle", "match")])} if kind.locates else {}),
         **({"alarm": text} if kind.locates else {}),
         "pred_score": number,

@@ -61,6 +61,7 @@ def fit(
     fused = options.fused
     if not fused:  # otherwise each part has its levels
         backbone = (backbone or load_backbone(options)) if half.backbone else None
+    records = half.modality.completed(records, options.cut)
     good = choose(records, half.modality, by_category=routing is not None)
     cls = costliest(options)
     with ExitStack() as stack:
@@ -130,6 +131,9 @@ def _checked(options: FitOptions) -> tuple[Learning, Routing | None]:
     if options.locate != "off" and (not half.backbone or routing or options.multi_class):
         what = "one model of several categories" if half.backbone else options.method
         raise ConfigError(f"{what} locates no parts", hint="leave locate out (--locate)")
+    if len(options.lightings) > 1 and needs.image:
+        message = f"{options.method} learns the picture itself beside its features, and of one lighting"
+        raise ConfigError(message, hint="another method, or one lighting (--lighting)")
     routing = routing or (Routing(separate=needs.apart) if options.multi_class else None)
     if routing and not half.backbone:  # a router needs the features of a frozen network
         raise ConfigError(f"{options.method} learns no images, and only images are told apart by product")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from types import NoneType
-from typing import Any, ClassVar, Literal, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_type_hints
 
 from blemish import config, methods
 from blemish.data.image.resolution import parse_scale
@@ -16,6 +16,9 @@ from blemish.inspection.conformal import Decide, RegionPer, Regions, check_rate
 from blemish.inspection.rules import parse_rule
 from blemish.learning import backbones
 from blemish.learning.devices import check_form
+
+if TYPE_CHECKING:
+    from blemish.data.modality import Cut
 
 AUTO = "auto"
 """Stands for the method that `evaluation.choose` finds."""
@@ -97,6 +100,14 @@ class FitOptions:
 
     image_size: str = option(
         "256", "Pixels: 256 = 256² with the aspect kept; 320x128 = width x height; 256sq = square.", "Images"
+    )
+    lightings: tuple[str, ...] = option(
+        (),
+        "A picture of those that one sample is: left (a file for each lighting, found by its name), or nir=3, "
+        "colour=0,1,2 (channels of one file); docs/howto/lightings.md.",
+        "Images",
+        flag="--lighting",
+        later=True,
     )
     roi: str | None = option(
         None,
@@ -229,6 +240,13 @@ class FitOptions:
             if self.locate != "off" or self.roi is not None or self.method == AUTO:
                 message = "tiles are cut from the whole picture, and of a named method"
                 raise ConfigError(message, hint="leave out tiles (--tiles), or roi, locate and method auto")
+        if self.lightings:
+            from blemish.data.image.lightings import Lightings
+
+            Lightings.parse(self.lightings)
+            if self.method == AUTO:
+                message = "lightings are learned by a named method, and method auto chooses for one picture"
+                raise ConfigError(message, hint="name a method (--method)")
         if self.locate != "off" and self.roi is not None:
             message = "a region of interest is drawn on the picture, and a located part lies anywhere in it"
             raise ConfigError(message, hint="leave out roi (--roi) or locate (--locate)")
@@ -242,6 +260,13 @@ class FitOptions:
         if self.budget is not None:
             seconds(self.budget)
         check_form(self.device)
+
+    @property
+    def cut(self) -> Cut:
+        """How files become samples."""
+        from blemish.data.modality import Cut
+
+        return Cut(self.window, self.file_rate, self.lightings)
 
     @property
     def fused(self) -> bool:
@@ -291,6 +316,7 @@ class FitOptions:
     def of_images(self) -> str:
         """What only images have of what is asked for, for people; empty where nothing is."""
         asked = {"a region of interest": self.roi, "a scale": self.scale, "a rule": self.rules}
+        asked |= {"a lighting": self.lightings}
         return " and ".join(name for name, value in asked.items() if value)
 
     def needs_maps(self, areas: int = 0) -> str:

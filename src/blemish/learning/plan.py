@@ -13,6 +13,7 @@ from blemish.inspection.engines import calm_torch
 from blemish.inspection.measuring import Measuring
 from blemish.learning import artefacts, devices, footprint
 from blemish.learning.backbones.cache import FeatureCache
+from blemish.learning.backbones.lit import for_lightings
 from blemish.learning.backbones.loading import load
 from blemish.learning.chunks import Chunk, Spread
 from blemish.learning.options import FitOptions
@@ -71,6 +72,7 @@ class FitPlan:
         method_class, settings = head_of(options)
         needs = method_class.wants(settings)
         half = learning_for(needs)
+        backbone = backbone and for_lightings(backbone, len(options.lightings))
         artefact = _artefact(method_class, settings, backbone)
         modality = modality or half.plan(records, options, backbone)
         Measuring.of(modality, options.regions, options.rules)  # before any work
@@ -174,14 +176,15 @@ def load_backbone(options: FitOptions) -> Backbone | None:
         "allow_download": options.allow_download,
         "strides": needs.strides,
     }
+    groups = max(len(options.lightings), 1)
     if options.second_backbone is None:
-        return load(options.backbone, **chosen)
+        return for_lightings(load(options.backbone, **chosen), groups)
     if not needs.second:
         raise ConfigError(f"{options.method} has no use for a second backbone", hint="leave second_backbone out")
     from blemish.learning.backbones import timm_net
     from blemish.learning.backbones.pair import PairBackbone
 
-    return PairBackbone(
+    pair = PairBackbone(
         timm_net.load(options.backbone, **chosen),
         timm_net.load(
             options.second_backbone,
@@ -190,6 +193,7 @@ def load_backbone(options: FitOptions) -> Backbone | None:
             strides=needs.strides,
         ),
     )
+    return for_lightings(pair, groups)
 
 
 def recipe(options: FitOptions) -> dict[str, Any]:

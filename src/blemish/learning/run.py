@@ -370,7 +370,8 @@ def _scenes(plan: FitPlan) -> ImageSamples:
         threads=images.threads,
     )
     source.compute_on(plan.device)
-    return ImageSamples(source, scenes((height, width)), plan.needs)
+    groups = images.preprocess.groups
+    return ImageSamples(source, scenes((height, width), groups=groups), plan.needs)
 
 
 def _schedule(plan: FitPlan, method: Method[Any], seen: set[str], share: float) -> Plan:

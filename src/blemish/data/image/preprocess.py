@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from blemish.data.image.header import open_header
 from blemish.data.image.levels import Levels, kind_of
+from blemish.data.image.lightings import Lightings, Lit
 from blemish.data.image.locate import Locator
 from blemish.data.image.resolution import parse_scale
 from blemish.data.image.roi import unpack_roi
@@ -113,7 +114,8 @@ def size_and_depth(path: str | Path) -> tuple[tuple[int, int], bool]:
 
 @dataclass(frozen=True, slots=True)
 class Preprocess:
-    """A canonical image becomes the uint8 input of a network: 8 bits, resized, three channels in RGB order."""
+    """A canonical image becomes the uint8 input of a network: 8 bits, resized, three channels in RGB order; a sample of
+    several lightings three channels for each."""
 
     size: tuple[int, int]  # H, W
     white_uint16: float = 65535.0  # this value and all above become 255
@@ -127,6 +129,7 @@ class Preprocess:
     tiles: Tiling | None = None  # each tile of a picture is an input of the network
     scale: str | None = None  # how large a source pixel is (`resolution.parse_scale`)
     areas: tuple[tuple[str, str], ...] = ()  # names in the region of interest, and `pack_roi` of each
+    lightings: Lightings | None = None  # a sample is several pictures, whose levels these are
 
     def __post_init__(self) -> None:
         if len(self.size) != 2 or any(int(side) != side or side < 1 for side in self.size):
@@ -153,40 +156,58 @@ class Preprocess:
         real = self.black_float, self.white_float
         return Levels((self.black_uint16, self.white_uint16), real, self.darkest)
 
-    def __call__(self, image: NDArray[Any], pose: Pose | None = None, tile: int | None = None) -> NDArray[np.uint8]:
-        """(H, W) or (H, W, 3), uint8, uint16 or float -> (*size, 3) uint8; the part in its pose, where it is located; a
-        tile by its number.
+    @property
+    def groups(self) -> int:
+        """How many pictures of three channels each the network's input has."""
+        return 1 if self.lightings is None else len(self.lightings.each)
+
+    def __call__(
+        self, image: NDArray[Any] | Lit, pose: Pose | None = None, tile: int | None = None
+    ) -> NDArray[np.uint8]:
+        """(H, W) or (H, W, 3), uint8, uint16 or float, of lightings one for each -> (*size, 3 groups) uint8; the part
+        in its pose, where it is located (in the first lighting); a tile by its number.
 
         DataError on another shape or type, and on values outside the learned range; PartNotFound.
         """
-        picture = self.in_8_bit(image)
+        pictures = self.in_8_bit(image)
         if self.tiles is not None and tile is not None:
-            high, wide = picture.shape[:2]
-            picture = self.tiles.cut(picture, self.tiles.places((high, wide))[tile])
+            place = self.tiles.places((pictures[0].shape[0], pictures[0].shape[1]))[tile]
+            pictures = tuple(self.tiles.cut(picture, place) for picture in pictures)
         if self.locate is None:
-            out = _resized(picture, self.size)
+            out = [_resized(picture, self.size) for picture in pictures]
         else:
-            out = self.locate.crop(picture, pose or self.locate.find(picture), self.size)
+            pose = pose or self.locate.find(pictures[0])
+            out = [self.locate.crop(picture, pose, self.size) for picture in pictures]
         if self.roi is not None:
-            out = np.where(unpack_roi(self.roi, self.size)[(...,) + (None,) * (out.ndim - 2)], out, _OUTSIDE)
-        return _rgb(out)
+            inside = unpack_roi(self.roi, self.size)
+            out = [np.where(inside[(...,) + (None,) * (one.ndim - 2)], one, _OUTSIDE) for one in out]
+        return _beside(out)
 
-    def in_tiles(self, image: NDArray[Any]) -> Tiles:
+    def in_tiles(self, image: NDArray[Any] | Lit) -> Tiles:
         """A picture as all of its tiles; of a plan that has such. DataError as `__call__`."""
         assert self.tiles is not None
-        picture = self.in_8_bit(image)
-        shape = picture.shape[0], picture.shape[1]
+        pictures = self.in_8_bit(image)
+        shape = pictures[0].shape[0], pictures[0].shape[1]
         places = self.tiles.places(shape)
-        images = np.stack([_rgb(_resized(self.tiles.cut(picture, place), self.size)) for place in places])
+        images = np.stack(
+            [_beside([_resized(self.tiles.cut(one, place), self.size) for one in pictures]) for place in places]
+        )
         return Tiles(images, places, shape, self.tiles.side)
 
-    def in_8_bit(self, image: NDArray[Any]) -> NDArray[np.uint8]:
-        """(H, W[, 3]) in grey levels or RGB. DataError as `__call__`."""
-        if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)) or image.size == 0:
-            hint = "bring it into shape with blemish.data.image.decode.as_image"
-            raise DataError(f"an image of shape {image.shape} is neither grey nor RGB", hint=hint)
-        flat = image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image
-        return self._to_8_bit(flat)
+    def in_8_bit(self, image: NDArray[Any] | Lit) -> tuple[NDArray[np.uint8], ...]:
+        """The pictures of a sample, (H, W[, 3]) in grey levels or RGB each. DataError as `__call__`."""
+        if self.lightings is None:
+            if isinstance(image, tuple):
+                raise DataError(f"{len(image)} lightings, and the model takes one picture", hint="give that picture")
+            return (_in_8_bit(image, self.levels),)
+        pictures = image if isinstance(image, tuple) else (image,)
+        out = []
+        for one, picture in zip(self.lightings.each, self.lightings.check(pictures, None), strict=True):
+            try:
+                out.append(_in_8_bit(picture, one.levels))
+            except DataError as error:
+                raise type(error)(f"lighting '{one.name}': {error}", hint=error.hint) from None
+        return tuple(out)
 
     def back(self, anomaly_map: NDArray[np.float32], shape: tuple[int, int], pose: Pose | None) -> NDArray[np.float32]:
         """A map of the network's input in the pixels of the picture (H, W)."""
@@ -221,22 +242,16 @@ class Preprocess:
         """Which area each pixel of a source image (H, W) lies in, by its number from 1; 0 = none."""
         return _numbered(self.areas, self.size, shape)
 
-    def _to_8_bit(self, image: NDArray[Any]) -> NDArray[np.uint8]:
-        kind = kind_of(image.dtype)
-        self.levels.check(image)
-        if kind == "uint8":
-            return cast(NDArray[np.uint8], image)
-        black, white = self.levels.of(kind)
-        if kind == "uint16":
-            return cast(NDArray[np.uint8], _table(black, white)[image])
-        scaled = (np.clip(image, black, white) - np.float32(black)) * np.float32(255 / (white - black))
-        return cast(NDArray[np.uint8], np.rint(scaled).astype(np.uint8))
-
     def to_json(self) -> dict[str, Any]:
         """Plain values by field name; what came later only where it is other than usual."""
-        more = {"locate": self.locate and self.locate.to_json(), "areas": [list(area) for area in self.areas]}
+        more: dict[str, Any] = {
+            "locate": self.locate and self.locate.to_json(),
+            "areas": [list(area) for area in self.areas],
+        }
+        more["lightings"] = self.lightings and self.lightings.to_json()
         values = {**asdict(self), "size": list(self.size), "tiles": self.tiles and list(self.tiles), **more}
         usual: dict[str, Any] = {"max_pixels": MAX_PIXELS, "locate": None, "tiles": None, "scale": None, "areas": []}
+        usual["lightings"] = None
         return {k: v for k, v in values.items() if k not in usual or v != usual[k]}
 
     def rendering(self) -> dict[str, Any]:
@@ -244,7 +259,8 @@ class Preprocess:
         values = self.to_json()
         for name in ("max_pixels", "scale", "areas"):
             values.pop(name, None)
-        del values["darkest"]
+        for levels in (values, *values.get("lightings", {}).get("each", ())):
+            del levels["darkest"]
         later = {name: values.pop(name) for name in ("black_uint16", "black_float")}
         return values | {name: value for name, value in later.items() if value}  # older entries are found again
 
@@ -264,11 +280,13 @@ class Preprocess:
             ):
                 raise ValueError("unknown names or sizes that are not whole numbers")
             levels = {name: float(values[name]) for name in ("white_uint16", "white_float")}
-            later = known & set(values) - {"size", "roi", "max_pixels", "locate", "tiles", "scale", "areas", *levels}
+            plain = {"size", "roi", "max_pixels", "locate", "tiles", "scale", "areas", "lightings"}
+            later = known & set(values) - {*plain, *levels}
             levels |= {name: float(values[name]) for name in later}
             locate = Locator.from_json(values["locate"]) if "locate" in values else None
             tiles = Tiling(*map(int, values["tiles"])) if "tiles" in values else None
             given: dict[str, Any] = {**levels, "locate": locate, "tiles": tiles, "scale": scale, "areas": areas}
+            given["lightings"] = Lightings.from_json(values["lightings"]) if "lightings" in values else None
             return cls(size=tuple(size), roi=roi, max_pixels=limit, **given)
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"preprocess {dict(values)} is not understood ({error})") from None
@@ -282,7 +300,7 @@ def _numbered(areas: tuple[tuple[str, str], ...], size: tuple[int, int], shape: 
     return cast(NDArray[np.uint8], cv2.resize(numbers, shape[::-1], interpolation=cv2.INTER_NEAREST))
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=32)
 def _table(black: float, white: float) -> NDArray[np.uint8]:
     table = np.rint(np.clip((np.arange(65536) - black) * (255 / (white - black)), 0, 255)).astype(np.uint8)
     table.flags.writeable = False
@@ -299,6 +317,29 @@ def _resized(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint
     if H > h or W > w:
         image = cv2.resize(image, (W, H), interpolation=cv2.INTER_LINEAR)  # type: ignore[assignment]
     return image
+
+
+def _in_8_bit(image: NDArray[Any], levels: Levels) -> NDArray[np.uint8]:
+    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)) or image.size == 0:
+        hint = "bring it into shape with blemish.data.image.decode.as_image"
+        raise DataError(f"an image of shape {image.shape} is neither grey nor RGB", hint=hint)
+    image = image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image
+    kind = kind_of(image.dtype)
+    levels.check(image)
+    if kind == "uint8":
+        return cast(NDArray[np.uint8], image)
+    black, white = levels.of(kind)
+    if kind == "uint16":
+        return cast(NDArray[np.uint8], _table(black, white)[image])
+    scaled = (np.clip(image, black, white) - np.float32(black)) * np.float32(255 / (white - black))
+    return cast(NDArray[np.uint8], np.rint(scaled).astype(np.uint8))
+
+
+def _beside(pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """(H, W, 3 groups), grey in three equal channels."""
+    if len(pictures) == 1:
+        return _rgb(pictures[0])
+    return np.concatenate([_rgb(picture) for picture in pictures], axis=2)
 
 
 def _rgb(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -13,10 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blemish.data.identity import image_id
-from blemish.data.image.decode import decode_image
 from blemish.data.image.preprocess import Preprocess
+from blemish.data.image.reading import data_of, shown_in
 from blemish.errors import DataError
-from blemish.files import read_file
 from blemish.inspection.engines import Engine, Precision, open_engine
 from blemish.learning import export
 from blemish.learning.again import behind_image
@@ -70,7 +70,7 @@ class FeatureSource:
         self.trunk = backbone_graph(backbone, preprocess.size, cache, image=True) if image else self.graph
         self.seen: set[str] = set()  # content of every image asked for
         self.categories: dict[str, int] = {}  # decided category by record id, where there are several categories
-        self._decode = lru_cache(2)(decode_image)  # tiles of one picture are asked for one after the other
+        self._again = lru_cache(2)(shown_in)  # tiles of one picture are asked for one after the other
         self.computed = 0  # images that went through the backbone; the others came from the cache
         self._compiled = open_engine(self.graph, precision=self.precision, threads=self.threads)
         self._use(self._compiled)
@@ -117,10 +117,16 @@ class FeatureSource:
         """What a head takes of one image: feature maps (C_l, *grid_l), and the normalised image (3, H, W) where
         `image` is set. DataError where it cannot be read.
         """
-        data = read_file(record.path)
-        limit = self.preprocess.max_pixels
-        decode = decode_image if record.tile is None else self._decode
-        decoded = lru_cache(1)(lambda: decode(data, str(record.path), max_pixels=limit))
+        data = data_of(record)
+        limit, lightings = self.preprocess.max_pixels, self.preprocess.lightings
+        of = 0 if lightings is None else lightings.of
+        decoded = lru_cache(1)(
+            lambda: (
+                shown_in(data, record, max_pixels=limit, of=of)
+                if record.tile is None
+                else self._again(data, replace(record, id="", tile=None), max_pixels=limit, of=of)
+            )
+        )
         self.seen.add(image_id(data, decoded))
 
         @lru_cache(1)
@@ -147,7 +153,7 @@ class FeatureSource:
         return maps
 
     def extracted(self, image: NDArray[np.uint8]) -> Maps:
-        """Feature maps of a prepared image (H, W, 3), past the cache."""
+        """Feature maps of a prepared image (H, W, 3 groups), past the cache."""
         self.computed += 1
         return tuple(m[0] for m in self._engine(image[None]))
 
