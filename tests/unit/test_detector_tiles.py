@@ -14,6 +14,7 @@ from blemish import Detector
 from blemish.data.image.decode import read_image
 from blemish.data.image.modality import Images
 from blemish.data.image.preprocess import Preprocess
+from blemish.data.image.reading import shown_in
 from blemish.data.image.tiles import Tiling
 from blemish.errors import ConfigError, DataError
 from blemish.inspection.tiled import TOGETHER, Tiled

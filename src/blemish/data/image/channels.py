@@ -132,8 +132,11 @@ def _of_tiff(data: bytes, name: str, wanted: Sequence[int], max_pixels: int) -> 
 
 def _with_tifffile(data: bytes, page: _tiff.Page, name: str) -> NDArray[Any]:
     """(H, W, samples) of a page whose samples are not one colour, which other decoders drop or mix with each other."""
-    import tifffile
-
+    try:
+        import tifffile
+    except ModuleNotFoundError:
+        hint = "pip install 'blemish[3d]', or save each channel as a page"
+        raise DataError("samples beside those of a colour need tifffile", path=name, hint=hint) from None
     try:
         with tifffile.TiffFile(BytesIO(_tiff.alone(data, page))) as file:
             only = file.pages[0]

@@ -160,7 +160,7 @@ def _load(name: str) -> Layout:
     return cast(Layout, importlib.import_module(f"{__name__}.{name}"))
 
 
-def _detected(root: Path, kind: str | None, cut: Cut | None) -> Layout:
+def _detected(root: Path, kind: str | None, cut: Cut | None = None) -> Layout:
     for module in sorted(map(_load, names()), key=lambda module: module.PRIORITY):
         if (kind is None or module.MODALITY in (None, kind)) and module.detect(root):
             return module
