@@ -105,6 +105,7 @@ def _one(detector: Any, folder: Path) -> None:
     located = None if locate is None else locate["narrowed"]
     if located is not None:
         print(f"located: the spread of good images falls to {located:.0%}", file=sys.stderr)
+    kind = registry.of(model.meta)
     where = {} if meta.device == "cpu" else {"device": meta.device, "features_device": meta.features_device}
     emit(
         {
@@ -112,7 +113,8 @@ def _one(detector: Any, folder: Path) -> None:
             "method": model.meta.method,
             "data": model.describe()["data"],
             "backbone": model.meta.to_json()["backbone"],
-            "network_input": registry.of(model.meta).takes,
+            "network_input": kind.takes,
+            **({"lightings": list(kind.lightings)} if kind.lightings else {}),
             **({} if inspected is None else {"inspected": inspected}),
             **({} if located is None else {"located": located}),
             **({"views": list(model.meta.views)} if model.meta.views else {}),

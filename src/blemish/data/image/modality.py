@@ -33,7 +33,7 @@ from blemish.errors import DataError, PartNotFound
 from blemish.files import MOST_PIXELS, as_path, content_id, walk
 from blemish.outputs import without_maps
 from blemish.system import cores
-from blemish.types import Pose, Record, Region
+from blemish.types import LightingFile, Pose, Record, Region
 
 Pixels = NDArray[Any]
 
@@ -59,6 +59,17 @@ class PartOf:
 
     path: Path
     number: int
+
+    def __fspath__(self) -> str:
+        return os.fspath(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class LitPath:
+    """The file that stands for a sample, and those of its lightings, which need not be found by its name."""
+
+    path: Path
+    lightings: tuple[LightingFile, ...]
 
     def __fspath__(self) -> str:
         return os.fspath(self.path)
@@ -131,8 +142,8 @@ class Images(Modality[Located]):
                     future.cancel()
 
     @staticmethod
-    def source(record: Record) -> Path:
-        return record.path
+    def source(record: Record) -> Path | LitPath:
+        return LitPath(record.path, record.lightings) if record.lightings else record.path
 
     @staticmethod
     def mask(record: Record, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
@@ -182,12 +193,12 @@ class Images(Modality[Located]):
         return array.dtype.kind in "buif" and (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4)))
 
     def grab(self, source: Any) -> Any:
+        if is_encoded(source):
+            return take_encoded(source, max_bytes=16 * self.preprocess.max_pixels)
         if isinstance(source, Mapping):
             return {name: self.grab(one) for name, one in source.items()}
         if isinstance(source, list | tuple) and self.lightings:
             return [self.grab(one) for one in source]
-        if is_encoded(source):
-            return take_encoded(source, max_bytes=16 * self.preprocess.max_pixels)
         return super().grab(source)
 
     def read(self, source: Any) -> Located:
@@ -233,20 +244,21 @@ class Images(Modality[Located]):
         limit = self.preprocess.max_pixels
         if isinstance(source, str | os.PathLike):
             path = as_path(source)
-            record = Record(str(path), path, lightings=plan.at(path))
+            files = source.lightings if isinstance(source, LitPath) else plan.at(path)
+            record = Record(str(path), path, lightings=files)
             shown = self._shown(data_of(record, max_bytes=16 * limit), record)
             assert isinstance(shown, tuple)
             return shown
-        if isinstance(source, Mapping):
-            source = plan.ordered(source)
-        if isinstance(source, list | tuple):
-            return tuple(map(self._pixels, source))
         if is_encoded(source):
             if not plan.in_one_file:
                 message = f"one file, and the model takes one for each lighting: {', '.join(plan.names)}"
                 raise DataError(message, hint="hand over a dict by their names")
             data, name = take_encoded(source, max_bytes=16 * limit)
             return channels_in(data, plan.at(Path(name)), max_pixels=limit, of=plan.of)
+        if isinstance(source, Mapping):
+            source = plan.ordered(source)
+        if isinstance(source, list | tuple):
+            return tuple(map(self._pixels, source))
         return self._split(np.asarray(source), plan)
 
     @staticmethod

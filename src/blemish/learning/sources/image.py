@@ -74,6 +74,8 @@ def _tilted(degrees: float) -> Callable[[NDArray[Any]], NDArray[Any]]:
 
     def view(x: NDArray[Any]) -> NDArray[Any]:
         high, wide = x.shape[:2]
+        if x.ndim == 3 and x.shape[2] > 3:  # OpenCV takes four channels, and is silent about more
+            return np.concatenate([view(x[..., at : at + 3]) for at in range(0, x.shape[2], 3)], axis=2)
         turn = cv2.getRotationMatrix2D(((wide - 1) / 2, (high - 1) / 2), degrees, 1)
         return np.asarray(cv2.warpAffine(x, turn, (wide, high), borderMode=cv2.BORDER_REFLECT_101))
 
