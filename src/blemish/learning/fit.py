@@ -21,6 +21,8 @@ from blemish.inspection.engines import calm_torch
 from blemish.inspection.modelfile import Model
 from blemish.learning import devices, effort
 from blemish.learning.backbones.cache import FeatureCache
+from blemish.learning.backbones.lit import for_lightings
+from blemish.learning.by_lighting import learn_by_lighting
 from blemish.learning.chunks import Spread
 from blemish.learning.fused import check, costliest, learn_fused, own_options
 from blemish.learning.multiclass import fit_multiclass
@@ -60,12 +62,13 @@ def fit(
     half, routing = _checked(options)
     fused = options.fused
     if not fused:  # otherwise each part has its levels
-        backbone = (backbone or load_backbone(options)) if half.backbone else None
+        backbone = (backbone or load_backbone(options.parts[0])) if half.backbone else None
+    backbone = backbone and for_lightings(backbone, len(options.lightings))
     records = half.modality.completed(records, options.cut)
     good = choose(records, half.modality, by_category=routing is not None)
     cls = costliest(options)
     with ExitStack() as stack:
-        if cache is None and cls.fitted_modules:  # steps need the same features many times
+        if cache is None and (cls.fitted_modules or options.channels == "max"):  # the same features many times
             folder = stack.enter_context(TemporaryDirectory(prefix="blemish-features-"))
             cache = FeatureCache(Path(folder))
         split = Split(good) if routing else plan_calibration(good, options, cls, _areas(options))
@@ -73,6 +76,9 @@ def fit(
             plan, learned = learn_fused(
                 split, options, backbone=backbone, cache=cache, track=track, spread=spread, blind=blind
             )
+            return _model(plan, good, split, learned, options, start)
+        if options.channels == "max":
+            plan, learned = learn_by_lighting(split, options, backbone=backbone, cache=cache, track=track, blind=blind)
             return _model(plan, good, split, learned, options, start)
         groups = len({r.group for r in split.learn}) if routing and routing.separate else 1
         options = effort.applied(options, len(split.learn) // groups)
@@ -108,6 +114,12 @@ def _checked(options: FitOptions) -> tuple[Learning, Routing | None]:
     if options.fused:
         check(options)
         return [_checked(part) for part in own_options(options)][0]
+    if options.channels == "max":
+        half, routing = _checked(options.parts[0])
+        if not half.backbone or routing or head_of(options.parts[0])[0].needs.category:
+            message = f"{options.method} tells categories apart or has no frozen network: it learns no single lightings"
+            raise ConfigError(message, hint="--channels fuse, or another method")
+        return half, routing
     method_class = methods.get(options.method)
     routing = method_class.routing(config.build(method_class.Config, options.options))
     head, settings = head_of(options)

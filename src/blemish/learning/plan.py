@@ -143,6 +143,9 @@ def head_of(options: FitOptions) -> tuple[type[Method[Any]], Any]:
 
     ConfigError where several are one.
     """
+    if options.channels == "max":
+        message = "lightings that are learned each by itself (channels max) are neither taken apart nor learned further"
+        raise ConfigError(message, hint="fit again with all images, or learn them together (--channels fuse)")
     if options.fused:
         message = f"{options.method} is several methods as one, which are neither taken apart nor learned further"
         raise ConfigError(message, hint="fit again with all images, or name one of them (--method)")
@@ -165,7 +168,7 @@ def load_backbone(options: FitOptions) -> Backbone | None:
         each = [load_backbone(part) for part in options.parts]
         layers = tuple(sorted({layer for network in each if network is not None for layer in network.layers}))
         chosen: dict[str, Any] = {"weights": options.weights, "allow_download": options.allow_download}
-        return load(options.backbone, layers=layers, **chosen)
+        return for_lightings(load(options.backbone, layers=layers, **chosen), len(options.lightings))
     cls, settings = head_of(options)
     needs = cls.wants(settings)
     if not learning_for(needs).backbone:

@@ -14,8 +14,7 @@ import pytest
 from blemish import Detector
 from blemish.errors import DataError
 from tests.fakes import FakeBackbone
-from tests.unit.data.image.test_channels import pages
-from tests.unit.test_detector_lightings import part, write
+from tests.lit import pages, part, write
 
 FIT = ["--method", "padim", "--image-size", "64x48", "--false-alarm-rate", "0.2", "--no-cache"]
 CHANNELS = ["--lighting", "colour=0,1,2", "--lighting", "nir=3"]

@@ -22,6 +22,7 @@ from blemish.learning import export
 from blemish.learning.again import behind_image
 from blemish.learning.backbones.cache import FeatureCache, feature_key
 from blemish.learning.backbones.graph_net import GraphBackbone
+from blemish.learning.backbones.lit import LitBackbone
 from blemish.learning.onnx_parts import written
 from blemish.ops.drawing import OPSET
 from blemish.system import cores
@@ -47,6 +48,7 @@ class FeatureSource:
         threads: images worked on at the same time.
         precision: number format of the network.
         image: whether a head takes the normalised image too, as one more level.
+        lighting: the number of the one whose features alone are given, of a `LitBackbone`'s; None = all.
     """
 
     def __init__(
@@ -58,12 +60,17 @@ class FeatureSource:
         threads: int | None = None,
         precision: Precision = "f32",
         image: bool = False,
+        lighting: int | None = None,
     ) -> None:
         self.backbone = backbone
         self.preprocess = preprocess
         self.cache = cache
         self.threads = threads or cores()
-        self.spec = backbone.spec(preprocess.size)
+        self.lighting = lighting
+        self.whole = backbone.spec(preprocess.size)
+        self.spec = self.whole
+        if lighting is not None and isinstance(backbone, LitBackbone):
+            self.spec = backbone.inner.spec(preprocess.size)
         self.precision = precision
         self.image = image
         self.graph = backbone_graph(backbone, preprocess.size, cache)
@@ -96,8 +103,8 @@ class FeatureSource:
 
     @property
     def identity(self) -> str:
-        """Of the frozen network."""
-        return self.backbone.identity
+        """Of the frozen network, and of the lighting where it is one of several."""
+        return self.backbone.identity if self.lighting is None else f"{self.backbone.identity}#{self.lighting}"
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -144,18 +151,28 @@ class FeatureSource:
         key = ""
         if self.cache is not None:
             key = feature_key(data, self.preprocess.rendering(), self.backbone.identity, self._dtype + variant)
-            cached = self.cache.get(key, self.spec)
+            cached = self.cache.get(key, self.whole)
             if cached is not None:
-                return cached
-        maps = self.extracted(image())
+                return self._given(cached)
+        maps = self._computed(image())
         if self.cache is not None:
             self.cache.put(key, maps)
-        return maps
+        return self._given(maps)
 
     def extracted(self, image: NDArray[np.uint8]) -> Maps:
         """Feature maps of a prepared image (H, W, 3 groups), past the cache."""
+        return self._given(self._computed(image))
+
+    def _computed(self, image: NDArray[np.uint8]) -> Maps:
         self.computed += 1
         return tuple(m[0] for m in self._engine(image[None]))
+
+    def _given(self, maps: Maps) -> Maps:
+        """Those of the lighting, where one alone is wanted."""
+        if self.lighting is None:
+            return maps
+        counts = self.spec.channels
+        return tuple(m[self.lighting * n : (self.lighting + 1) * n] for m, n in zip(maps, counts, strict=True))
 
     def normalised(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(H, W, 3) uint8 -> (3, H, W) float32, as the graph does it."""

@@ -15,6 +15,7 @@ from PIL import Image
 from blemish.data.image.channels import extent, read_channels
 from blemish.data.image.decode import decode_image
 from blemish.errors import DataError
+from tests.lit import pages
 
 RNG = np.random.default_rng(0)
 FOUR = RNG.integers(0, 256, (5, 7, 4)).astype(np.uint8)
@@ -24,13 +25,6 @@ DEEP = RNG.integers(0, 4000, (5, 7, 4)).astype(np.uint16)
 def npy(array: np.ndarray[Any, Any]) -> bytes:
     out = BytesIO()
     np.save(out, array)
-    return out.getvalue()
-
-
-def pages(array: np.ndarray[Any, Any], **options: Any) -> bytes:
-    first, *others = (Image.fromarray(np.ascontiguousarray(array[..., k])) for k in range(array.shape[2]))
-    out = BytesIO()
-    first.save(out, format="TIFF", save_all=True, append_images=others, **options)
     return out.getvalue()
 
 
