@@ -58,8 +58,8 @@ def channels_in(data: bytes, files: Sequence[LightingFile], *, max_pixels: int =
 def check_count(count: int, of: int, name: str | None) -> None:
     """DataError where a sample has another number of channels than the good ones; `of` 0 = not known."""
     if of and count != of:
-        message = f"has {count} channels, and the good images have {of}"
-        raise DataError(message, path=name, hint="give files of the kind that was learned from")
+        hint = "give files of the kind that was learned from"
+        raise DataError(f"has {count} channels, and the good images have {of}", path=name, hint=hint)
 
 
 def grouped(channels: Sequence[NDArray[Any]], files: Sequence[LightingFile], name: str | None) -> Lit:
