@@ -76,7 +76,7 @@ def plate(seed: int, defect: str | None = None) -> list[NDArray[np.uint8]]:
 
 def auroc(method: str, lightings: tuple[str, ...], folder: Path, channels: str = "fuse") -> list[str]:
     """AUROC of all defects with its 95 % interval, and that of each kind."""
-    options = {"image_size": SIZE, "calibration": "none", "lightings": lightings, "channels": channels}
+    options = {"image_size": SIZE, "calibration": "none", "lightings": lightings, "combine_lightings": channels}
     detector = Detector(method, cache=False, **options)
     detector.fit(folder / "good")
     scores = {name: [r.score for r in detector.inspect_many(folder / name)] for name in ("fine", *DEFECTS)}

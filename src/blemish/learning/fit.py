@@ -68,7 +68,7 @@ def fit(
     good = choose(records, half.modality, by_category=routing is not None)
     cls = costliest(options)
     with ExitStack() as stack:
-        if cache is None and (cls.fitted_modules or options.channels == "max"):  # the same features many times
+        if cache is None and (cls.fitted_modules or options.combine_lightings == "max"):  # the same features many times
             folder = stack.enter_context(TemporaryDirectory(prefix="blemish-features-"))
             cache = FeatureCache(Path(folder))
         split = Split(good) if routing else plan_calibration(good, options, cls, _areas(options))
@@ -77,7 +77,7 @@ def fit(
                 split, options, backbone=backbone, cache=cache, track=track, spread=spread, blind=blind
             )
             return _model(plan, good, split, learned, options, start)
-        if options.channels == "max":
+        if options.combine_lightings == "max":
             plan, learned = learn_by_lighting(split, options, backbone=backbone, cache=cache, track=track, blind=blind)
             return _model(plan, good, split, learned, options, start)
         groups = len({r.group for r in split.learn}) if routing and routing.separate else 1
@@ -114,7 +114,7 @@ def _checked(options: FitOptions) -> tuple[Learning, Routing | None]:
     if options.fused:
         check(options)
         return [_checked(part) for part in own_options(options)][0]
-    if options.channels == "max":
+    if options.combine_lightings == "max":
         half, routing = _checked(options.parts[0])
         if not half.backbone or routing or head_of(options.parts[0])[0].needs.category:
             message = f"{options.method} tells categories apart or has no frozen network: it learns no single lightings"

@@ -109,11 +109,12 @@ class FitOptions:
         flag="--lighting",
         later=True,
     )
-    channels: Literal["fuse", "max"] = option(
+    combine_lightings: Literal["fuse", "max"] = option(
         "fuse",
         "Of several lightings: fuse, features of all are learned together; max, each is learned by itself, and the "
         "most anomalous decides.",
         "Images",
+        flag="--channels",
         later=True,
     )
     roi: str | None = option(
@@ -240,7 +241,7 @@ class FitOptions:
             raise ConfigError(f"seed has to lie between 0 and 2**63 - 1, not {self.seed}")
         if min(self.window, self.resample, self.file_rate or 1.0) <= 0:
             raise ConfigError("window, file_rate and resample have to be positive")
-        if self.channels == "max" and (len(self.lightings) < 2 or self.fused or self.multi_class):
+        if self.combine_lightings == "max" and (len(self.lightings) < 2 or self.fused or self.multi_class):
             message = "max (--channels) compares two lightings or more, of one product and by one method"
             raise ConfigError(message, hint="leave channels out, or name lightings (--lighting) and one method")
         if self.tiles is not None:
@@ -289,7 +290,7 @@ class FitOptions:
         each is learned by itself."""
         names = methods.parts(self.method)
         if len(names) == 1:
-            return (self if self.channels == "fuse" else replace(self, channels="fuse"),)
+            return (self if self.combine_lightings == "fuse" else replace(self, combine_lightings="fuse"),)
         return tuple(replace(self, method=name, options=dict(self.options.get(name, {}))) for name in names)
 
     def check_parts(self) -> None:

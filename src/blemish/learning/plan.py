@@ -143,7 +143,7 @@ def head_of(options: FitOptions) -> tuple[type[Method[Any]], Any]:
 
     ConfigError where several are one.
     """
-    if options.channels == "max":
+    if options.combine_lightings == "max":
         message = "lightings that are learned each by itself (channels max) are neither taken apart nor learned further"
         raise ConfigError(message, hint="fit again with all images, or learn them together (--channels fuse)")
     if options.fused:

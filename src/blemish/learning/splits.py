@@ -86,7 +86,9 @@ def plan_calibration(good: Sequence[Record], options: FitOptions, method: type[M
     requested, needed = options.calibration, images_needed(rate)
     alone = images_needed(options.strictest_rate())  # for one threshold
     # which tiles are left out would have to be told for each picture
-    leaves_out = method.leaves_out() and options.tiles is None and not options.fused and options.channels == "fuse"
+    leaves_out = (
+        method.leaves_out() and options.tiles is None and not options.fused and options.combine_lightings == "fuse"
+    )
     costly = bool(method.fitted_modules) or method.needs.costly
     if requested == "leave_one_out" and (needs_maps := options.needs_maps(areas)):
         message = f"{needs_maps} needs whole maps of good images, and leaving one out gives a score"

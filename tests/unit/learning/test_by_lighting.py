@@ -15,7 +15,7 @@ from tests.fakes import FakeBackbone
 from tests.lit import ASKED, SIDES, part, write
 from tests.tiny import GRADIENT, shortened
 
-MAX = {**ASKED, "channels": "max"}
+MAX = {**ASKED, "combine_lightings": "max"}
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def test_the_most_anomalous_lighting_decides(good: Path, tmp_path: Path, method:
     assert clean.score < min(left.score, right.score)
     detector.save(tmp_path / "model")
     assert Detector.load(tmp_path / "model").inspect(both).score == detector.inspect(both).score
-    assert detector.model.run["channels"] == "max"
+    assert detector.model.run["combine_lightings"] == "max"
 
 
 def test_lightings_are_brought_to_one_scale(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_a_method_that_is_trained_learns_each_lighting(good: Path) -> None:
 )
 def test_what_cannot_be_compared_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="max \\(--channels\\) compares two lightings"):
-        FitOptions(**{"method": "padim", "lightings": SIDES, "channels": "max", **options})
+        FitOptions(**{"method": "padim", "lightings": SIDES, "combine_lightings": "max", **options})
 
 
 def test_it_is_not_learned_further(good: Path, tmp_path: Path) -> None:
