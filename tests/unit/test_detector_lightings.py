@@ -18,6 +18,7 @@ from blemish.errors import BlemishError, ConfigError, DataError, OutOfRange
 from blemish.evaluation.power import power
 from blemish.files import content_id
 from blemish.inspection.modelfile import Model
+from blemish.inspection.on_ray import inspect
 from blemish.learning.options import FitOptions
 from blemish.learning.sources.image import VIEWS
 from tests.fakes import FakeBackbone
@@ -306,6 +307,12 @@ def test_a_turned_part_is_turned_in_all_lightings() -> None:
 def test_power_is_refused_and_says_why(fitted: Detector, good: Path) -> None:
     with pytest.raises(ConfigError, match="a sample of this model is 2"):
         power(fitted.inspector(), layouts.index(good, cut=Cut(lightings=SIDES), kind="image"), model={})
+
+
+def test_a_file_for_each_lighting_has_no_url(fitted: Detector, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="s3://bucket/new: a file for each lighting is read from a folder"):
+        inspect(fitted.model, ["s3://bucket/new"], str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_export_is_refused_and_says_why(fitted: Detector, tmp_path: Path) -> None:

@@ -135,10 +135,9 @@ def inspect(
     another model, or where samples that are no images have URLs.
     """
     kind = registry.of(model.meta)
+    _check_urls(sources, kind)
     listed = places.files(sources, type(kind), kind.cut)
-    if kind.lightings and kind.read_from_files and (urls := [file for file in listed if places.is_url(file)]):
-        hint = "copy them to a folder that all machines share, and name that"
-        raise ConfigError(f"{urls[0]}: a file for each lighting is read from a folder, not from URLs", hint=hint)
+    _check_urls(listed, kind)  # of manifests
     paths = _samples(listed, kind)
     if not places.is_url(out):
         read_here = [source for source in sources if not places.is_url(source)]
@@ -163,6 +162,13 @@ def inspect(
     summary = {**plan, **_summed(out, parts, len(paths)), "out": out}
     places.write(places.join(out, SUMMARY), (json.dumps(summary, indent=1) + "\n").encode())
     return summary
+
+
+def _check_urls(names: list[str], kind: Modality[Any]) -> None:
+    """ConfigError for a URL where a sample is several files, which lie beside each other."""
+    if kind.lightings and kind.read_from_files and (urls := [name for name in names if places.is_url(name)]):
+        hint = "copy them to a folder that all machines share, and name that"
+        raise ConfigError(f"{urls[0]}: a file for each lighting is read from a folder, not from URLs", hint=hint)
 
 
 def _samples(paths: list[str], kind: Modality[Any]) -> list[_Sample]:
