@@ -263,6 +263,19 @@ class AreaScore:
 
 
 @dataclass(frozen=True, slots=True)
+class LightingScore:
+    """What one of several lightings shows by itself, on the scale that all share."""
+
+    name: str
+    score: float
+    anomaly_map: NDArray[np.float32] = field(repr=False)  # (H, W) of the source
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; of the map its largest one."""
+        return {"name": self.name, "score": self.score, "peak": float(self.anomaly_map.max())}
+
+
+@dataclass(frozen=True, slots=True)
 class RuleResult:
     """Whether an acceptance rule fired, and by what: a number of regions, or the quantity that it names first of the
     region that decided; None where there was no such region."""
@@ -303,6 +316,7 @@ class AnomalyResult:
         rules: of a model with acceptance rules, which of them fired.
         decided_by: what the verdict comes from: the score (or the areas'), the rules, or both.
         lightings: of a model of several pictures of one part, their names; map and overlay are those of the first.
+        by_lighting: where each lighting was learned by itself, its own score and map.
     """
 
     image_path: str | None
@@ -324,6 +338,7 @@ class AnomalyResult:
     rules: tuple[RuleResult, ...] = ()
     decided_by: Decider = "score"
     lightings: tuple[str, ...] = ()
+    by_lighting: tuple[LightingScore, ...] = ()
 
     @property
     def verdict(self) -> Literal["good", "anomalous", "unknown"] | None:
@@ -352,6 +367,7 @@ class AnomalyResult:
         return {
             "image_path": self.image_path,
             **({"lightings": list(self.lightings)} if self.lightings else {}),
+            **({"by_lighting": [one.to_json() for one in self.by_lighting]} if self.by_lighting else {}),
             **({} if self.span is None else {"span": list(self.span)}),
             **({} if self.pose is None else {"pose": asdict(self.pose)}),
             **({} if self.alarm is None else {"alarm": self.alarm}),

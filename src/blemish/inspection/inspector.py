@@ -27,7 +27,7 @@ from blemish.inspection.measuring import Measuring
 from blemish.inspection.modelfile import Model
 from blemish.inspection.open import open_model
 from blemish.system import cores, memory_for
-from blemish.types import ALARM, AnomalyResult, Region
+from blemish.types import ALARM, AnomalyResult, LightingScore, Region
 
 Errors = Literal["raise", "yield"]
 
@@ -240,8 +240,11 @@ class Inspector:
         )
 
     def _decide(self, source: Any, raw: Any, outputs: Outputs) -> AnomalyResult:
-        """What the graph gives for one sample (of several categories votes and strangeness too) -> its result."""
-        score, small, *vote = outputs
+        """What the graph gives for one sample -> its result: score and map, and of several categories votes and
+        strangeness, or of lightings that were learned apart the score and map of each."""
+        score, small, *further = outputs
+        apart = bool(further) and further[-1].ndim > small.ndim
+        vote = [] if apart else further
         anomaly_map = self.kind.back(small, raw)
         decided = self._category(*vote) if vote else None
         calibrator = decided.calibrator if decided else self.calibrator
@@ -258,6 +261,10 @@ class Inspector:
             map_threshold=calibrator.map_threshold if calibrator else None,
             map_threshold_per=calibrator.map_threshold_per if calibrator else None,
         )
+        if apart:
+            each = zip(result.lightings, *further, strict=True)
+            own = tuple(LightingScore(name, float(s), self.kind.back(m, raw)) for name, s, m in each)
+            result = replace(result, by_lighting=own)
         return result if self.measuring is None else self.measuring.completed(result, small, calibrator, raw, source)
 
     def _regions(self, anomaly_map: NDArray[np.float32], calibrator: Calibrator | None, raw: Any) -> tuple[Region, ...]:

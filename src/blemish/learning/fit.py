@@ -22,9 +22,8 @@ from blemish.inspection.modelfile import Model
 from blemish.learning import devices, effort
 from blemish.learning.backbones.cache import FeatureCache
 from blemish.learning.backbones.lit import for_lightings
-from blemish.learning.by_lighting import learn_by_lighting
 from blemish.learning.chunks import Spread
-from blemish.learning.fused import check, costliest, learn_fused, own_options
+from blemish.learning.fusing import check, costliest, learn_by_lighting, learn_fused, own_options
 from blemish.learning.multiclass import fit_multiclass
 from blemish.learning.options import FitOptions
 from blemish.learning.plan import FitPlan, head_of, load_backbone, recipe

@@ -38,6 +38,13 @@ def test_the_most_anomalous_lighting_decides(good: Path, tmp_path: Path, method:
     # with a defect in each, the score is that of the worse one, not more
     assert detector.inspect(both).score == pytest.approx(max(left.score, right.score), rel=1e-4)
     assert clean.score < min(left.score, right.score)
+    for result, worse in ((left, "left"), (right, "right")):
+        own = {one.name: one for one in result.by_lighting}
+        assert max(own, key=lambda name: own[name].score) == worse
+        assert result.score == pytest.approx(own[worse].score, rel=1e-5)
+        highest = np.maximum(*(one.anomaly_map for one in result.by_lighting))
+        np.testing.assert_allclose(result.anomaly_map, highest, rtol=1e-3, atol=1e-3)
+        assert [one["name"] for one in result.to_json()["by_lighting"]] == list(SIDES)
     detector.save(tmp_path / "model")
     assert Detector.load(tmp_path / "model").inspect(both).score == detector.inspect(both).score
     assert detector.model.run["combine_lightings"] == "max"
