@@ -137,6 +137,12 @@ class FitOptions:
         "Images",
         later=True,
     )
+    tile_places: Literal["auto", "on", "off"] = option(
+        "auto",
+        "With tiles, a head for each tile's place; auto: where good pictures lie alike and learning is one pass.",
+        "Images",
+        later=True,
+    )
     scale: str | None = option(
         None,
         "How large a source pixel is: 0.05mm, 50um, 20px/mm, or file (what each file states); regions are measured.",
@@ -248,9 +254,10 @@ class FitOptions:
             from blemish.data.image.tiles import parse_tiles
 
             parse_tiles(self.tiles)
-            if self.locate != "off" or self.roi is not None or self.method == AUTO:
-                message = "tiles are cut from the whole picture, and of a named method"
-                raise ConfigError(message, hint="leave out tiles (--tiles), or roi, locate and method auto")
+            if self.method == AUTO:
+                raise ConfigError("method auto tries no tiles", hint="leave out tiles (--tiles), or name a method")
+        elif self.tile_places == "on":
+            raise ConfigError("there are no tiles whose places could be known", hint="give tiles (--tiles)")
         if self.lightings:
             from blemish.data.image.lightings import Lightings
 

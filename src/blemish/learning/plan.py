@@ -7,11 +7,12 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from blemish import config, methods
+from blemish.data.image.modality import Images
 from blemish.data.modality import Modality
 from blemish.errors import ConfigError
 from blemish.inspection.engines import calm_torch
 from blemish.inspection.measuring import Measuring
-from blemish.learning import artefacts, devices, footprint
+from blemish.learning import artefacts, devices, footprint, placing
 from blemish.learning.backbones.cache import FeatureCache
 from blemish.learning.backbones.lit import for_lightings
 from blemish.learning.backbones.loading import load
@@ -74,11 +75,16 @@ class FitPlan:
         half = learning_for(needs)
         backbone = backbone and for_lightings(backbone, len(options.lightings))
         artefact = _artefact(method_class, settings, backbone)
-        modality = modality or half.plan(records, options, backbone)
+        if modality is None:
+            modality = half.plan(records, options, backbone)
+            if isinstance(modality, Images) and backbone is not None:
+                each = footprint.of_a_head(method_class.fitted_buffers, settings, backbone.spec(modality.size))
+                modality = placing.decided(modality, records, options.tile_places, method_class, each)
         Measuring.of(modality, options.regions, options.rules)  # before any work
         if backbone is not None:
             size = modality.size
-            footprint.check(method_class.fitted_buffers, settings, backbone.spec(size), size, len(records), BATCH)
+            kept, heads = method_class.fitted_buffers, len(modality.tile_heads)
+            footprint.check(kept, settings, backbone.spec(size), size, len(records), BATCH, heads)
         # the effect of the short format is measured after learning, against float32 (`calibrate.agreement`)
         precision = "bf16" if options.precision == "bf16" else "f32"
         source = half.open(modality, backbone, cache, precision=precision, image=needs.image)

@@ -129,6 +129,11 @@ class Locator:
         return replace(draft, match=MATCH * min(matches), narrowed=draft._narrowed(looks, poses), several=several)
 
     # ------------------------------------------------------------------------------------------------- inspection
+    @property
+    def pixels(self) -> tuple[int, int]:
+        """(h, w) of a crop in pixels of the picture."""
+        return max(1, round(self.size[0])), max(1, round(self.size[1]))
+
     def find(self, image: Picture, number: int = 0) -> Pose:
         """The one part of an image (H, W[, 3]); with `several` a part by its number.
 

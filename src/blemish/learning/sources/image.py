@@ -66,6 +66,7 @@ ASPECT = 0.02  # by which width / height of a region of interest and of a pictur
 MEASURED = 32  # 8-bit images whose brightness is looked up
 TILT = 10.0  # degrees of a tilted view
 WORTH_LOCATING = 0.7  # of the spread of good images that may be left, to turn locating on by itself
+DRAWN = 2048  # pixels of a region of interest's longer side, where it is kept for whole pictures in tiles
 SCENE = (256, 256)  # their size, whatever the size of the images
 
 
@@ -292,11 +293,9 @@ class ImageSamples:
         )
 
 
-def read_roi(
-    path: str, size: tuple[int, int], records: Sequence[Record], max_pixels: int = MAX_PIXELS
-) -> tuple[str, tuple[tuple[str, str], ...]]:
-    """The region of interest of a file (see `data.image.areas`), for a network input of `size` that these records are
-    brought to, and its named areas.
+def read_roi(path: str, preprocess: Preprocess, records: Sequence[Record], max_pixels: int = MAX_PIXELS) -> Preprocess:
+    """The plan with the region of interest of a file (see `data.image.areas`) and its named areas, for pictures of
+    these records: kept in the size of the network's input, or where they are cut into tiles in their own shape.
 
     A warning where it covers everything; DataError where its aspect differs from that of a picture, so that it would
     cover another place, or it is empty.
@@ -310,8 +309,13 @@ def read_roi(
             raise DataError(message, path=path, hint="draw it on one of the pictures that are learned from")
     if drawn.inside.all() and not drawn.areas:
         warnings.warn(f"{path}: the region of interest covers everything: 0 is what is not inspected", stacklevel=2)
+    shape = None
+    if preprocess.tiles is not None:
+        factor = min(1.0, DRAWN / max(high, wide))
+        shape = max(1, round(high * factor)), max(1, round(wide * factor))
+    size = shape or preprocess.size
     areas = tuple((name, pack_roi(mask, size, f"{path}: region '{name}'")) for name, mask in drawn.areas.items())
-    return pack_roi(drawn.inside, size), areas
+    return replace(preprocess, roi=pack_roi(drawn.inside, size), areas=areas, drawn=shape)
 
 
 def plan_preprocess(good: Sequence[Record], options: FitOptions, stride: int) -> Preprocess:
@@ -325,12 +329,14 @@ def plan_preprocess(good: Sequence[Record], options: FitOptions, stride: int) ->
             scale_in(record.path)
     if options.locate != "off" and (locator := _locator(good, preprocess, options.locate)) is not None:
         high, wide = locator.size
-        size = resolve(parse_image_size(options.image_size), wide / high, stride)
-        return replace(preprocess, size=size, locate=locator)
-    if options.roi is None:
-        return preprocess
-    roi, areas = read_roi(options.roi, preprocess.size, good, options.max_pixels)
-    return replace(preprocess, roi=roi, areas=areas)
+        if tiles is None:
+            size = resolve(parse_image_size(options.image_size), wide / high, stride)
+            return replace(preprocess, size=size, locate=locator)
+        if min(locator.pixels) < tiles.side:
+            message = f"the located part has {wide:.0f} x {high:.0f} pixels, a tile {tiles.side} x {tiles.side}"
+            raise DataError(message, hint="smaller tiles (--tiles), or none")
+        return replace(preprocess, locate=locator)
+    return preprocess if options.roi is None else read_roi(options.roi, preprocess, good, options.max_pixels)
 
 
 def _locator(good: Sequence[Record], preprocess: Preprocess, asked: str) -> Locator | None:
