@@ -131,6 +131,14 @@ class FitOptions:
         "Images",
         later=True,
     )
+    template: str | None = option(
+        None,
+        "Find the part by this picture of it, cut out of a good one, on any background; what is black or transparent "
+        "in it is inspected, and not looked for.",
+        "Images",
+        file=True,
+        later=True,
+    )
     tiles: str | None = option(
         None,
         "Inspect in overlapping tiles: 512 = of 512 source pixels, 512:64 = overlapping by 64; image_size is a tile's.",
@@ -265,6 +273,8 @@ class FitOptions:
             if self.method == AUTO:
                 message = "lightings are learned by a named method, and method auto chooses for one picture"
                 raise ConfigError(message, hint="name a method (--method)")
+        if self.locate == "off" and self.template is not None:
+            raise ConfigError("a template is for parts that are located", hint="say so (--locate on)")
         if self.locate != "off" and self.roi is not None:
             message = "a region of interest is drawn on the picture, and a located part lies anywhere in it"
             raise ConfigError(message, hint="leave out roi (--roi) or locate (--locate)")

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from blemish.data.image.header import open_header
 from blemish.data.image.levels import Levels, kind_of
 from blemish.data.image.lightings import Lightings, Lit
-from blemish.data.image.locate import Locator
+from blemish.data.image.posing import Posing
 from blemish.data.image.resolution import parse_scale
 from blemish.data.image.roi import roi_at, unpack_roi
+from blemish.data.image.template import locator_of
 from blemish.data.image.tiles import Tiles, Tiling
 from blemish.errors import ConfigError, DataError
 from blemish.files import MAX_PIXELS
@@ -125,7 +126,7 @@ class Preprocess:
     black_float: float = 0.0
     darkest: float = 0.0  # the brightest value of the darkest good image, of 255; 0 = not known
     max_pixels: int = MAX_PIXELS  # larger images are refused before they are decoded
-    locate: Locator | None = None  # how the part is found, which is cropped and turned to one pose
+    locate: Posing | None = None  # how the part is found, which is cropped and turned to one pose
     tiles: Tiling | None = None  # each tile of a picture is an input of the network
     scale: str | None = None  # how large a source pixel is (`resolution.parse_scale`)
     areas: tuple[tuple[str, str], ...] = ()  # names in the region of interest, and `pack_roi` of each
@@ -317,7 +318,7 @@ class Preprocess:
             levels |= {
                 name: float(values[name]) for name in ("black_uint16", "black_float", "darkest") if name in values
             }
-            locate = Locator.from_json(values["locate"]) if "locate" in values else None
+            locate = locator_of(values["locate"]) if "locate" in values else None
             tiles = Tiling.from_json(values["tiles"]) if "tiles" in values else None
             given: dict[str, Any] = {**levels, "locate": locate, "tiles": tiles, "scale": scale, "areas": areas}
             given["lightings"] = Lightings.from_json(values["lightings"]) if "lightings" in values else None

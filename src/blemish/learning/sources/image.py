@@ -29,6 +29,7 @@ from blemish.data.image.levels import Levels, Measured, learn, measure
 from blemish.data.image.lightings import Lighting, Lightings
 from blemish.data.image.locate import Locator
 from blemish.data.image.modality import Images
+from blemish.data.image.posing import Posing
 from blemish.data.image.preprocess import (
     Preprocess,
     median_aspect,
@@ -39,6 +40,7 @@ from blemish.data.image.reading import check_count, data_of, read_shown, shown_i
 from blemish.data.image.resolution import parse_scale
 from blemish.data.image.roi import pack_roi
 from blemish.data.image.stated import scale_in
+from blemish.data.image.template import TemplateLocator
 from blemish.data.image.tiles import Tiling, parse_tiles
 from blemish.data.modality import Modality
 from blemish.data.synthesis.makers import MAKERS, VERSION
@@ -327,7 +329,7 @@ def plan_preprocess(good: Sequence[Record], options: FitOptions, stride: int) ->
         preprocess = replace(preprocess, scale=options.scale)
         for record in good if parse_scale(options.scale) is None else ():
             scale_in(record.path)
-    if options.locate != "off" and (locator := _locator(good, preprocess, options.locate)) is not None:
+    if options.locate != "off" and (locator := _locator(good, preprocess, options)) is not None:
         high, wide = locator.size
         if tiles is None:
             size = resolve(parse_image_size(options.image_size), wide / high, stride)
@@ -339,15 +341,24 @@ def plan_preprocess(good: Sequence[Record], options: FitOptions, stride: int) ->
     return preprocess if options.roi is None else read_roi(options.roi, preprocess, good, options.max_pixels)
 
 
-def _locator(good: Sequence[Record], preprocess: Preprocess, asked: str) -> Locator | None:
+def _locator(good: Sequence[Record], preprocess: Preprocess, options: FitOptions) -> Posing | None:
     """How the part is found in pictures like these. With "auto" None where it cannot be told, or is not worth it;
     otherwise DataError."""
 
     def picture(number: int) -> Image:
         return preprocess.in_8_bit(read_shown(good[number], max_pixels=preprocess.max_pixels))[0]
 
+    asked, names = options.locate, [str(record.path) for record in good]
+    several = asked == "several"
+    found: Posing
     try:
-        found = Locator.learn(picture, [str(record.path) for record in good], several=asked == "several")
+        if options.template is None:
+            found = Locator.learn(picture, names, several=several)
+        else:
+            levels = preprocess.levels if preprocess.lightings is None else preprocess.lightings.each[0].levels
+            shown = read_image(options.template, max_pixels=preprocess.max_pixels)
+            drawn = Preprocess.of(preprocess.size, levels).in_8_bit(shown)[0]
+            found = _of_template(options.template, drawn, picture, names, several)
     except DataError as error:
         if asked != "auto":
             raise
@@ -356,12 +367,21 @@ def _locator(good: Sequence[Record], preprocess: Preprocess, asked: str) -> Loca
     return found if found.narrowed < WORTH_LOCATING or asked != "auto" else None
 
 
-def suggested_locator(good: Sequence[Record], options: FitOptions) -> Locator | None:
+def _of_template(
+    path: str, drawn: Image, picture: Callable[[int], Image], names: Sequence[str], several: bool
+) -> TemplateLocator:
+    try:
+        return TemplateLocator.learn(drawn, picture, names, several=several)
+    except DataError as error:
+        raise error.at(path) from None  # where it names no good picture
+
+
+def suggested_locator(good: Sequence[Record], options: FitOptions) -> Posing | None:
     """How `locate=auto` would locate the part of these images; None where it would not."""
     plain = plan_geometry(good, options.image_size, 1, options.max_pixels)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # why it would not
-        return _locator(good, plain, "auto")
+        return _locator(good, plain, replace(options, locate="auto"))
 
 
 def plan_geometry(
