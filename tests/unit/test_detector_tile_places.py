@@ -247,3 +247,15 @@ def test_a_located_part_is_inspected_in_tiles_of_source_pixels(tmp_path: Path) -
     assert alarm.score == ALARM
     with pytest.raises(DataError, match="the located part has"):
         Detector("padim", **{**asked, "tiles": "200"}).fit(folder)
+
+
+@pytest.mark.parametrize("method", ["padim", "patchcore", "rd"])
+def test_time_and_memory_of_a_large_input_are_said_before_learning(method: str, good: Path) -> None:
+    if method == "rd":
+        pytest.importorskip("torch")
+    options = {"steps": 1, "until": "steps", "embedding": 8, "widths": (8,)} if method == "rd" else {}
+    asked = {"image_size": "1024x512", "calibration": "none", "cache": False, **options}
+    steps = "; training steps" if method == "rd" else ""
+    message = rf"at 1024x512 the network takes .* s an image, about \d+ s for 3 images{steps}.* at least .*B of memory"
+    with pytest.warns(UserWarning, match=message):
+        Detector(method, backbone=FakeBackbone(), **asked).fit(sorted(good.iterdir())[:3])

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from blemish import config, methods
 from blemish.data.image.modality import Images
@@ -22,11 +27,15 @@ from blemish.learning.sources.base import Learning, Source
 from blemish.learning.sources.features import BATCH, FeatureSource
 from blemish.learning.sources.image import AUTO, read_textures
 from blemish.learning.sources.registry import learning_for
+from blemish.system import size_text
 from blemish.types import Needs, Record, Track, no_track
 
 if TYPE_CHECKING:
     from blemish.learning.backbones.base import Backbone
     from blemish.methods.base import Method
+
+
+LARGE = 512 * 512  # pixels of a network's input: time and memory of a larger one are said before learning
 
 
 @dataclass(frozen=True)
@@ -89,6 +98,8 @@ class FitPlan:
         precision = "bf16" if options.precision == "bf16" else "f32"
         source = half.open(modality, backbone, cache, precision=precision, image=needs.image)
         features = source.compute_on(device)
+        if isinstance(source, FeatureSource) and math.prod(modality.size) > LARGE:
+            _say(source, method_class, settings, modality.pieces(records))
         textures = tuple(read_textures(options.textures)) if needs.twin else ()
         if AUTO in options.views:
             options = replace(options, views=_views(options, method_class, source, modality.pieces(records)))
@@ -212,6 +223,24 @@ def recipe(options: FitOptions) -> dict[str, Any]:
         return {**config.to_json(options), "options": {**config.to_json(options.fusion), **each}}
     method_options = config.build(methods.get(options.method).Config, options.options)
     return {**config.to_json(options), "options": config.to_json(method_options)}
+
+
+def _say(source: FeatureSource, method: type[Method[Any]], settings: Any, records: Sequence[Record]) -> None:
+    """Before any work at a large size, a warning that says how long it takes and how much memory it needs at least."""
+    high, wide = source.preprocess.size
+    blank = np.zeros((high, wide, 3), np.uint8)
+    source.extracted(blank)  # the first call takes longer
+    start = perf_counter()
+    source.extracted(blank)
+    each = perf_counter() - start
+    source.computed -= 2
+    least, _ = footprint.needed(method.fitted_buffers, settings, source.spec, len(records), BATCH)
+    steps = "; training steps come on top" if method.fitted_modules else ""
+    message = (
+        f"at {wide}x{high} the network takes {each:.2g} s an image, about {each * len(records):.0f} s for "
+        f"{len(records)} images{steps}; learning needs at least {size_text(least)} of memory"
+    )
+    warnings.warn(message, stacklevel=4)
 
 
 def _artefact(method_class: type[Method[Any]], settings: Any, backbone: Backbone | None) -> bytes | None:
