@@ -389,6 +389,8 @@ def by_name(given: Mapping[str, Any]) -> FitOptions:
     options = config.build(FitOptions, {**{k: v for k, v in given.items() if k in OPTIONS}, "options": method_options})
     if options.fused:
         options.check_parts()
+        if options.tile_places == "on":
+            raise ConfigError("several methods as one have no heads for tiles", hint="leave tile_places out")
         if options.multi_class or options.second_backbone:
             raise ConfigError("several methods as one learn one product by one backbone", hint="name one (--method)")
     elif options.method != AUTO:

@@ -188,7 +188,7 @@ class Posing(ABC):
     # ------------------------------------------------------------------------------------------------------- JSON
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}  # type: ignore[call-overload]
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:

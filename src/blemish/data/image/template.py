@@ -130,7 +130,10 @@ class TemplateLocator(Posing):
         """See `Posing`: what is looked for of each part."""
         shape = image.shape[0], image.shape[1]
         counted = self.counted.astype(np.float32)
-        return np.logical_or.reduce([self.back(counted, pose, shape) > 0.5 for pose in self.find_all(image)])
+        covered = np.zeros(shape, np.bool_)
+        for pose in self.find_all(image):
+            covered |= self.back(counted, pose, shape) > 0.5
+        return covered
 
     def _longest(self, shape: tuple[int, ...]) -> float:
         return TEMPLATE * max(shape[:2]) / max(self.size)
@@ -154,7 +157,7 @@ class TemplateLocator(Posing):
         out, count = [], 1
         for number in range(ANGLES):
             turn = cv2.getRotationMatrix2D(((wide - 1) / 2, (high - 1) / 2), -360 * number / ANGLES, factor)
-            turn[:, 2] += (side - wide) / 2, (side - high) / 2
+            turn[:, 2] += np.array([(side - wide) / 2, (side - high) / 2])
             smooth = cv2.GaussianBlur(self._template, (0, 0), 0.5 / factor)
             values = cv2.warpAffine(smooth, turn, (side, side)).astype(np.float32)
             inside = cv2.warpAffine(self.counted.astype(np.float32), turn, (side, side)) > 0.5

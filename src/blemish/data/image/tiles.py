@@ -29,7 +29,7 @@ class Tiling(NamedTuple):
         the tiles have learned their places in, or there are too many.
         """
         if self.shape not in (None, shape):
-            high, wide = cast(tuple[int, int], self.shape)
+            high, wide = self.shape or shape
             message = (
                 f"the picture has {shape[1]} x {shape[0]} pixels, and its tiles know their places in {wide} x {high}"
             )
