@@ -340,7 +340,8 @@ class Detector:
             from blemish.learning.fitted import restore, restore_vote
 
             if self.model.heads:
-                raise EngineError("the reference runs one head, and this model has one for each category")
+                each = "tile" if self.model.categories is None else "category"
+                raise EngineError(f"the reference runs one head, and this model has one for each {each}")
             backbone, method = restore(self.model, self._backbone)
             if backbone is None:
                 chosen = export.plain_engine(method)

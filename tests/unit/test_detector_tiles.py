@@ -109,7 +109,11 @@ def test_a_saved_model_says_the_same_and_counts_pictures(detector: Detector, goo
 
 
 def test_what_does_not_go_with_tiles_is_refused(good: Path, tmp_path: Path) -> None:
-    for more in ({"locate": "on"}, {"roi": str(good / "00.png")}, {"method": "auto"}):
+    for more in (
+        {"method": "auto"},
+        {"tiles": None, "tile_places": "on"},
+        {"method": "padim+patchcore", "tile_places": "on"},
+    ):
         with pytest.raises(ConfigError, match="tiles"):
             Detector(**{"method": "padim", **ASKED, **more})
     with pytest.raises(ConfigError, match="inspects no tiles"):

@@ -106,6 +106,9 @@ def _one(detector: Any, folder: Path) -> None:
     if located is not None:
         print(f"located: the spread of good images falls to {located:.0%}", file=sys.stderr)
     kind = registry.of(model.meta)
+    places = len(kind.tile_heads)
+    if places:
+        print(f"pictures lie alike: each of {places} tiles has a head that knows its place", file=sys.stderr)
     where = {} if meta.device == "cpu" else {"device": meta.device, "features_device": meta.features_device}
     emit(
         {
@@ -117,6 +120,7 @@ def _one(detector: Any, folder: Path) -> None:
             **({"lightings": list(kind.lightings)} if kind.lightings else {}),
             **({} if inspected is None else {"inspected": inspected}),
             **({} if located is None else {"located": located}),
+            **({"tile_places": places} if places else {}),
             **({"views": list(model.meta.views)} if model.meta.views else {}),
             **({} if model.run["effort"] == "standard" else {"effort": model.run["effort"]}),
             **({"chosen": list(meta.chosen)} if meta.chosen else {}),

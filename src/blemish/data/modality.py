@@ -226,6 +226,11 @@ class Modality(ABC, Generic[Raw]):
         """The records of what is learned of these: one for each, but where a sample is learned in pieces."""
         return list(records)
 
+    @property
+    def tile_heads(self) -> tuple[int, ...]:
+        """Numbers of the pieces, where the same piece of each sample shows the same place and has a head of its own."""
+        return ()
+
     def example(self, record: Record) -> NDArray[Any]:
         """One input of the graph, on which it is compared with PyTorch."""
         return self.ready(record)[1]

@@ -209,8 +209,9 @@ def _model_digest(model: Model) -> str:
         "calibration": {k: c.to_json() for k, c in model.calibrators.items()},
     }
     if model.categories is not None:
-        heads = {k: _digest(v) for k, v in model.heads.items()}
-        description |= {"categories": model.categories.to_json(), "heads": heads}
+        description["categories"] = model.categories.to_json()
+    if model.categories is not None or model.heads:
+        description["heads"] = {k: _digest(v) for k, v in model.heads.items()}
     if not model.meta.graph:
         description["tensors"] = _digest(model.tensors)
     return _digest(_digest(model.graph).encode() + json.dumps(description, sort_keys=True).encode())

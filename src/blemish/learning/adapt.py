@@ -71,6 +71,8 @@ def adapt(
         raise ConfigError(
             "a multi-class model is not adapted", hint="`blemish extend` adds a product, fit makes a new model"
         )
+    if model.heads:
+        raise ConfigError("a model whose tiles know their places is not adapted", hint="fit again with all images")
     if not cls.adaptable():
         raise ConfigError(f"{options.method} cannot continue learning", hint="fit again with all images")
     if not 0 < share <= 1:

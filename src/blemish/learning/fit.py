@@ -26,6 +26,7 @@ from blemish.learning.chunks import Spread
 from blemish.learning.fusing import check, costliest, learn_by_lighting, learn_fused, own_options
 from blemish.learning.multiclass import fit_multiclass
 from blemish.learning.options import FitOptions
+from blemish.learning.placed import fit_placed
 from blemish.learning.plan import FitPlan, head_of, load_backbone, recipe
 from blemish.learning.run import Learned, describe, learn, tensors
 from blemish.learning.sources.base import Learning
@@ -84,6 +85,8 @@ def fit(
         plan = FitPlan.of(split.learn, options, backbone=backbone, cache=cache, track=track, spread=spread, blind=blind)
         if routing:
             return fit_multiclass(plan, good, routing, start)
+        if plan.modality.tile_heads:
+            return fit_placed(plan, good, split, start)
         return _model(plan, good, split, learn(plan, split), options, start)
 
 

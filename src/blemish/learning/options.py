@@ -131,9 +131,23 @@ class FitOptions:
         "Images",
         later=True,
     )
+    template: str | None = option(
+        None,
+        "Find the part by this picture of it, cut out of a good one, on any background; what is black or transparent "
+        "in it is inspected, and not looked for.",
+        "Images",
+        file=True,
+        later=True,
+    )
     tiles: str | None = option(
         None,
         "Inspect in overlapping tiles: 512 = of 512 source pixels, 512:64 = overlapping by 64; image_size is a tile's.",
+        "Images",
+        later=True,
+    )
+    tile_places: Literal["auto", "on", "off"] = option(
+        "auto",
+        "With tiles, a head for each tile's place; auto: where good pictures lie alike and learning is one pass.",
         "Images",
         later=True,
     )
@@ -248,9 +262,10 @@ class FitOptions:
             from blemish.data.image.tiles import parse_tiles
 
             parse_tiles(self.tiles)
-            if self.locate != "off" or self.roi is not None or self.method == AUTO:
-                message = "tiles are cut from the whole picture, and of a named method"
-                raise ConfigError(message, hint="leave out tiles (--tiles), or roi, locate and method auto")
+            if self.method == AUTO:
+                raise ConfigError("method auto tries no tiles", hint="leave out tiles (--tiles), or name a method")
+        elif self.tile_places == "on":
+            raise ConfigError("there are no tiles whose places could be known", hint="give tiles (--tiles)")
         if self.lightings:
             from blemish.data.image.lightings import Lightings
 
@@ -258,6 +273,8 @@ class FitOptions:
             if self.method == AUTO:
                 message = "lightings are learned by a named method, and method auto chooses for one picture"
                 raise ConfigError(message, hint="name a method (--method)")
+        if self.locate == "off" and self.template is not None:
+            raise ConfigError("a template is for parts that are located", hint="say so (--locate on)")
         if self.locate != "off" and self.roi is not None:
             message = "a region of interest is drawn on the picture, and a located part lies anywhere in it"
             raise ConfigError(message, hint="leave out roi (--roi) or locate (--locate)")
@@ -372,6 +389,8 @@ def by_name(given: Mapping[str, Any]) -> FitOptions:
     options = config.build(FitOptions, {**{k: v for k, v in given.items() if k in OPTIONS}, "options": method_options})
     if options.fused:
         options.check_parts()
+        if options.tile_places == "on":
+            raise ConfigError("several methods as one have no heads for tiles", hint="leave tile_places out")
         if options.multi_class or options.second_backbone:
             raise ConfigError("several methods as one learn one product by one backbone", hint="name one (--method)")
     elif options.method != AUTO:

@@ -295,7 +295,7 @@ class Images(Modality[Located]):
         if raw.alarm is not None:
             raise PartNotFound(raw.alarm)
         if self.preprocess.tiles is not None:
-            return self.preprocess.in_tiles(raw.shown)
+            return self.preprocess.in_tiles(raw.shown, raw.pose)
         if raw.in_8_bit is None:
             return self.preprocess(raw.shown)
         return self.preprocess(raw.in_8_bit if self.lightings else raw.in_8_bit[0], raw.pose)
@@ -304,19 +304,31 @@ class Images(Modality[Located]):
         return raw.alarm
 
     def pieces(self, records: Sequence[Record]) -> list[Record]:
-        tiles = self.preprocess.tiles
-        if tiles is None:
+        """Each tile of each; records of tiles stay as they are."""
+        if self.preprocess.tiles is None:
             return list(records)
         out = []
         for record in records:
+            if record.tile is not None:
+                out.append(record)
+                continue
             (wide, high), _ = size_of(record)
-            count = len(tiles.places((high, wide)))
-            out += [replace(record, id=f"{record.id}#{k}", unit=record.whole, tile=k) for k in range(count)]
+            numbers = self.preprocess.tile_numbers((high, wide))
+            out += [replace(record, id=f"{record.id}#{k}", unit=record.whole, tile=k) for k in numbers]
         return out
+
+    @property
+    def tile_heads(self) -> tuple[int, ...]:
+        tiles = self.preprocess.tiles
+        return () if tiles is None or tiles.shape is None else tuple(self.preprocess.tile_numbers(tiles.shape))
 
     def example(self, record: Record) -> NDArray[np.uint8]:
         prepared = self.ready(record)[1]
-        return prepared.images[len(prepared.images) // 2] if isinstance(prepared, Tiles) else prepared
+        if not isinstance(prepared, Tiles):
+            return prepared
+        return prepared.images[
+            len(prepared.images) // 2 if record.tile is None else prepared.numbers.index(record.tile)
+        ]
 
     def stack(self, prepared: Sequence[Any]) -> Any:
         return list(prepared) if isinstance(prepared[0], Tiles) else super().stack(prepared)

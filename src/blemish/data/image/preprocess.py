@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from blemish.data.image.header import open_header
 from blemish.data.image.levels import Levels, kind_of
 from blemish.data.image.lightings import Lightings, Lit
-from blemish.data.image.locate import Locator
+from blemish.data.image.posing import Posing
 from blemish.data.image.resolution import parse_scale
-from blemish.data.image.roi import unpack_roi
+from blemish.data.image.roi import roi_at, unpack_roi
+from blemish.data.image.template import locator_of
 from blemish.data.image.tiles import Tiles, Tiling
 from blemish.errors import ConfigError, DataError
 from blemish.files import MAX_PIXELS
@@ -125,11 +126,12 @@ class Preprocess:
     black_float: float = 0.0
     darkest: float = 0.0  # the brightest value of the darkest good image, of 255; 0 = not known
     max_pixels: int = MAX_PIXELS  # larger images are refused before they are decoded
-    locate: Locator | None = None  # how the part is found, which is cropped and turned to one pose
+    locate: Posing | None = None  # how the part is found, which is cropped and turned to one pose
     tiles: Tiling | None = None  # each tile of a picture is an input of the network
     scale: str | None = None  # how large a source pixel is (`resolution.parse_scale`)
     areas: tuple[tuple[str, str], ...] = ()  # names in the region of interest, and `pack_roi` of each
     lightings: Lightings | None = None  # a sample is several pictures, whose levels these are
+    drawn: tuple[int, int] | None = None  # (H, W) that `roi` and `areas` are packed for, where that is not `size`
 
     def __post_init__(self) -> None:
         if len(self.size) != 2 or any(int(side) != side or side < 1 for side in self.size):
@@ -171,28 +173,64 @@ class Preprocess:
         """
         pictures = self.in_8_bit(image)
         if self.tiles is not None and tile is not None:
-            place = self.tiles.places((pictures[0].shape[0], pictures[0].shape[1]))[tile]
-            pictures = tuple(self.tiles.cut(picture, place) for picture in pictures)
+            whole = self.whole(pictures, pose)
+            return self._tile(whole, self.tiles.places((whole[0].shape[0], whole[0].shape[1]))[tile])
         if self.locate is None:
             out = [_resized(picture, self.size) for picture in pictures]
         else:
             pose = pose or self.locate.find(pictures[0])
             out = [self.locate.crop(picture, pose, self.size) for picture in pictures]
         if self.roi is not None:
-            inside = unpack_roi(self.roi, self.size)
-            out = [np.where(inside[(...,) + (None,) * (one.ndim - 2)], one, _OUTSIDE) for one in out]
+            inside = self.mask(self.roi, self.size)
+            out = [_greyed(one, inside) for one in out]
         return _beside(out)
 
-    def in_tiles(self, image: NDArray[Any] | Lit) -> Tiles:
-        """A picture as all of its tiles; of a plan that has such. DataError as `__call__`."""
+    def in_tiles(self, image: NDArray[Any] | Lit, pose: Pose | None = None) -> Tiles:
+        """A picture, or its located part in source pixels, as all of its tiles in the region of interest; of a plan
+        that has tiles. DataError and PartNotFound as `__call__`."""
         assert self.tiles is not None
-        pictures = self.in_8_bit(image)
-        shape = pictures[0].shape[0], pictures[0].shape[1]
-        places = self.tiles.places(shape)
-        images = np.stack(
-            [_beside([_resized(self.tiles.cut(one, place), self.size) for one in pictures]) for place in places]
-        )
-        return Tiles(images, places, shape, self.tiles.side)
+        whole = self.whole(self.in_8_bit(image), pose)
+        shape = whole[0].shape[0], whole[0].shape[1]
+        numbers, places = self.tile_numbers(shape), self.tiles.places(shape)
+        places = [places[k] for k in numbers]
+        images = np.stack([self._tile(whole, place) for place in places])
+        return Tiles(images, places, shape, self.tiles.side, numbers)
+
+    def tile_numbers(self, shape: tuple[int, int]) -> list[int]:
+        """Which tiles of a picture (H, W) are inspected: those that have some of the region of interest. With a
+        located part the picture is its crop. DataError as `Tiling.places`, and where none is left."""
+        assert self.tiles is not None
+        places = self.tiles.places(shape if self.locate is None else self.locate.pixels)
+        if self.roi is None:
+            return list(range(len(places)))
+        inside = self.mask(self.roi, shape)
+        numbers = [k for k, place in enumerate(places) if self.tiles.cut(inside, place).any()]
+        if not numbers:
+            raise DataError("no tile has any of the region of interest", hint="is the picture of the learned size?")
+        return numbers
+
+    def whole(self, pictures: Sequence[NDArray[np.uint8]], pose: Pose | None = None) -> list[NDArray[np.uint8]]:
+        """What is cut into tiles: the pictures of a sample in 8 bits, or their part in the learned pose, in source
+        pixels. PartNotFound."""
+        if self.locate is None:
+            return list(pictures)
+        pose = pose or self.locate.find(pictures[0])
+        return [self.locate.crop(picture, pose, self.locate.pixels) for picture in pictures]
+
+    def _tile(self, whole: Sequence[NDArray[np.uint8]], place: tuple[int, int]) -> NDArray[np.uint8]:
+        """One tile as the network takes it."""
+        assert self.tiles is not None
+        out = [_resized(self.tiles.cut(one, place), self.size) for one in whole]
+        if self.roi is not None:
+            shape = whole[0].shape[0], whole[0].shape[1]
+            inside = self.tiles.cut(self.mask(self.roi, shape), place).astype(np.uint8)
+            seen = cv2.resize(inside, self.size[::-1], interpolation=cv2.INTER_NEAREST) > 0
+            out = [_greyed(one, seen) for one in out]
+        return _beside(out)
+
+    def mask(self, packed: str, shape: tuple[int, int]) -> NDArray[np.bool_]:
+        """`roi`, or the mask of an area, for a map or picture of a shape (H, W)."""
+        return roi_at(packed, self.drawn or self.size, shape)
 
     def in_8_bit(self, image: NDArray[Any] | Lit) -> tuple[NDArray[np.uint8], ...]:
         """The pictures of a sample, (H, W[, 3]) in grey levels or RGB each. DataError as `__call__`."""
@@ -220,38 +258,35 @@ class Preprocess:
         """The map of a network input with everything outside the region of interest at the map's lowest value."""
         if self.roi is None:
             return anomaly_map
-        return np.where(unpack_roi(self.roi, self.size), anomaly_map, anomaly_map.min())
+        shape = anomaly_map.shape[0], anomaly_map.shape[1]
+        return np.where(self.mask(self.roi, shape), anomaly_map, anomaly_map.min())
 
     @property
     def inspected(self) -> float:
         """Share of a picture that lies in the region of interest; 1 where there is none."""
-        return 1.0 if self.roi is None else float(unpack_roi(self.roi, self.size).mean())
+        return 1.0 if self.roi is None else float(unpack_roi(self.roi, self.drawn or self.size).mean())
 
     def inspected_pixels(self, shape: tuple[int, int]) -> NDArray[np.bool_]:
         """Which pixels of a source image (H, W) lie in the region of interest; all where there is none."""
-        if self.roi is None:
-            return np.ones(shape, np.bool_)
-        inside = unpack_roi(self.roi, self.size).astype(np.uint8)
-        return cv2.resize(inside, shape[::-1], interpolation=cv2.INTER_NEAREST) > 0
+        return np.ones(shape, np.bool_) if self.roi is None else self.mask(self.roi, shape)
 
     def area_scores(self, anomaly_map: NDArray[np.float32]) -> tuple[float, ...]:
-        """The largest value of the map of a network input in each named area."""
-        return tuple(float(anomaly_map[unpack_roi(mask, self.size)].max()) for _, mask in self.areas)
+        """The largest value of the map of a network input, or of all tiles joined, in each named area."""
+        shape = anomaly_map.shape[0], anomaly_map.shape[1]
+        return tuple(float(anomaly_map[self.mask(mask, shape)].max()) for _, mask in self.areas)
 
     def areas_in(self, shape: tuple[int, int]) -> NDArray[np.uint8]:
         """Which area each pixel of a source image (H, W) lies in, by its number from 1; 0 = none."""
-        return _numbered(self.areas, self.size, shape)
+        return _numbered(self.areas, self.drawn or self.size, shape)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values by field name; what came later only where it is other than usual."""
-        more: dict[str, Any] = {
-            "locate": self.locate and self.locate.to_json(),
-            "areas": [list(area) for area in self.areas],
-        }
-        more["lightings"] = self.lightings and self.lightings.to_json()
-        values = {**asdict(self), "size": list(self.size), "tiles": self.tiles and list(self.tiles), **more}
-        usual: dict[str, Any] = {"max_pixels": MAX_PIXELS, "locate": None, "tiles": None, "scale": None, "areas": []}
-        usual["lightings"] = None
+        more: dict[str, Any] = {"locate": self.locate and self.locate.to_json()}
+        more |= {"areas": [list(area) for area in self.areas], "tiles": self.tiles and self.tiles.to_json()}
+        more |= {"drawn": self.drawn and list(self.drawn), "lightings": self.lightings and self.lightings.to_json()}
+        values = {**asdict(self), "size": list(self.size), **more}
+        usual: dict[str, Any] = {"max_pixels": MAX_PIXELS, "scale": None, "areas": []}
+        usual |= dict.fromkeys(("locate", "tiles", "drawn", "lightings"))
         return {k: v for k, v in values.items() if k not in usual or v != usual[k]}
 
     def rendering(self) -> dict[str, Any]:
@@ -280,13 +315,16 @@ class Preprocess:
             ):
                 raise ValueError("unknown names or sizes that are not whole numbers")
             levels = {name: float(values[name]) for name in ("white_uint16", "white_float")}
-            plain = {"size", "roi", "max_pixels", "locate", "tiles", "scale", "areas", "lightings"}
-            later = known & set(values) - {*plain, *levels}
-            levels |= {name: float(values[name]) for name in later}
-            locate = Locator.from_json(values["locate"]) if "locate" in values else None
-            tiles = Tiling(*map(int, values["tiles"])) if "tiles" in values else None
+            levels |= {
+                name: float(values[name]) for name in ("black_uint16", "black_float", "darkest") if name in values
+            }
+            locate = locator_of(values["locate"]) if "locate" in values else None
+            tiles = Tiling.from_json(values["tiles"]) if "tiles" in values else None
             given: dict[str, Any] = {**levels, "locate": locate, "tiles": tiles, "scale": scale, "areas": areas}
             given["lightings"] = Lightings.from_json(values["lightings"]) if "lightings" in values else None
+            if "drawn" in values:
+                high, wide = map(int, values["drawn"])
+                given["drawn"] = (high, wide)
             return cls(size=tuple(size), roi=roi, max_pixels=limit, **given)
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"preprocess {dict(values)} is not understood ({error})") from None
@@ -340,6 +378,11 @@ def _beside(pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
     if len(pictures) == 1:
         return _rgb(pictures[0])
     return np.concatenate([_rgb(picture) for picture in pictures], axis=2)
+
+
+def _greyed(image: NDArray[np.uint8], inside: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """An image (H, W[, 3]) with mid-grey outside of the region of interest."""
+    return np.where(inside[(...,) + (None,) * (image.ndim - 2)], image, _OUTSIDE)
 
 
 def _rgb(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -29,6 +29,7 @@ from blemish.data.image.levels import Levels, Measured, learn, measure
 from blemish.data.image.lightings import Lighting, Lightings
 from blemish.data.image.locate import Locator
 from blemish.data.image.modality import Images
+from blemish.data.image.posing import Posing
 from blemish.data.image.preprocess import (
     Preprocess,
     median_aspect,
@@ -39,6 +40,7 @@ from blemish.data.image.reading import check_count, data_of, read_shown, shown_i
 from blemish.data.image.resolution import parse_scale
 from blemish.data.image.roi import pack_roi
 from blemish.data.image.stated import scale_in
+from blemish.data.image.template import TemplateLocator
 from blemish.data.image.tiles import Tiling, parse_tiles
 from blemish.data.modality import Modality
 from blemish.data.synthesis.makers import MAKERS, VERSION
@@ -66,6 +68,7 @@ ASPECT = 0.02  # by which width / height of a region of interest and of a pictur
 MEASURED = 32  # 8-bit images whose brightness is looked up
 TILT = 10.0  # degrees of a tilted view
 WORTH_LOCATING = 0.7  # of the spread of good images that may be left, to turn locating on by itself
+DRAWN = 2048  # pixels of a region of interest's longer side, where it is kept for whole pictures in tiles
 SCENE = (256, 256)  # their size, whatever the size of the images
 
 
@@ -292,11 +295,9 @@ class ImageSamples:
         )
 
 
-def read_roi(
-    path: str, size: tuple[int, int], records: Sequence[Record], max_pixels: int = MAX_PIXELS
-) -> tuple[str, tuple[tuple[str, str], ...]]:
-    """The region of interest of a file (see `data.image.areas`), for a network input of `size` that these records are
-    brought to, and its named areas.
+def read_roi(path: str, preprocess: Preprocess, records: Sequence[Record], max_pixels: int = MAX_PIXELS) -> Preprocess:
+    """The plan with the region of interest of a file (see `data.image.areas`) and its named areas, for pictures of
+    these records: kept in the size of the network's input, or where they are cut into tiles in their own shape.
 
     A warning where it covers everything; DataError where its aspect differs from that of a picture, so that it would
     cover another place, or it is empty.
@@ -310,8 +311,13 @@ def read_roi(
             raise DataError(message, path=path, hint="draw it on one of the pictures that are learned from")
     if drawn.inside.all() and not drawn.areas:
         warnings.warn(f"{path}: the region of interest covers everything: 0 is what is not inspected", stacklevel=2)
+    shape = None
+    if preprocess.tiles is not None:
+        factor = min(1.0, DRAWN / max(high, wide))
+        shape = max(1, round(high * factor)), max(1, round(wide * factor))
+    size = shape or preprocess.size
     areas = tuple((name, pack_roi(mask, size, f"{path}: region '{name}'")) for name, mask in drawn.areas.items())
-    return pack_roi(drawn.inside, size), areas
+    return replace(preprocess, roi=pack_roi(drawn.inside, size), areas=areas, drawn=shape)
 
 
 def plan_preprocess(good: Sequence[Record], options: FitOptions, stride: int) -> Preprocess:
@@ -323,25 +329,36 @@ def plan_preprocess(good: Sequence[Record], options: FitOptions, stride: int) ->
         preprocess = replace(preprocess, scale=options.scale)
         for record in good if parse_scale(options.scale) is None else ():
             scale_in(record.path)
-    if options.locate != "off" and (locator := _locator(good, preprocess, options.locate)) is not None:
+    if options.locate != "off" and (locator := _locator(good, preprocess, options)) is not None:
         high, wide = locator.size
-        size = resolve(parse_image_size(options.image_size), wide / high, stride)
-        return replace(preprocess, size=size, locate=locator)
-    if options.roi is None:
-        return preprocess
-    roi, areas = read_roi(options.roi, preprocess.size, good, options.max_pixels)
-    return replace(preprocess, roi=roi, areas=areas)
+        if tiles is None:
+            size = resolve(parse_image_size(options.image_size), wide / high, stride)
+            return replace(preprocess, size=size, locate=locator)
+        if min(locator.pixels) < tiles.side:
+            message = f"the located part has {wide:.0f} x {high:.0f} pixels, a tile {tiles.side} x {tiles.side}"
+            raise DataError(message, hint="smaller tiles (--tiles), or none")
+        return replace(preprocess, locate=locator)
+    return preprocess if options.roi is None else read_roi(options.roi, preprocess, good, options.max_pixels)
 
 
-def _locator(good: Sequence[Record], preprocess: Preprocess, asked: str) -> Locator | None:
+def _locator(good: Sequence[Record], preprocess: Preprocess, options: FitOptions) -> Posing | None:
     """How the part is found in pictures like these. With "auto" None where it cannot be told, or is not worth it;
     otherwise DataError."""
 
     def picture(number: int) -> Image:
         return preprocess.in_8_bit(read_shown(good[number], max_pixels=preprocess.max_pixels))[0]
 
+    asked, names = options.locate, [str(record.path) for record in good]
+    several = asked == "several"
+    found: Posing
     try:
-        found = Locator.learn(picture, [str(record.path) for record in good], several=asked == "several")
+        if options.template is None:
+            found = Locator.learn(picture, names, several=several)
+        else:
+            levels = preprocess.levels if preprocess.lightings is None else preprocess.lightings.each[0].levels
+            shown = read_image(options.template, max_pixels=preprocess.max_pixels)
+            drawn = Preprocess.of(preprocess.size, levels).in_8_bit(shown)[0]
+            found = _of_template(options.template, drawn, picture, names, several)
     except DataError as error:
         if asked != "auto":
             raise
@@ -350,12 +367,21 @@ def _locator(good: Sequence[Record], preprocess: Preprocess, asked: str) -> Loca
     return found if found.narrowed < WORTH_LOCATING or asked != "auto" else None
 
 
-def suggested_locator(good: Sequence[Record], options: FitOptions) -> Locator | None:
+def _of_template(
+    path: str, drawn: Image, picture: Callable[[int], Image], names: Sequence[str], several: bool
+) -> TemplateLocator:
+    try:
+        return TemplateLocator.learn(drawn, picture, names, several=several)
+    except DataError as error:
+        raise error.at(path) from None  # where it names no good picture
+
+
+def suggested_locator(good: Sequence[Record], options: FitOptions) -> Posing | None:
     """How `locate=auto` would locate the part of these images; None where it would not."""
     plain = plan_geometry(good, options.image_size, 1, options.max_pixels)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # why it would not
-        return _locator(good, plain, "auto")
+        return _locator(good, plain, replace(options, locate="auto"))
 
 
 def plan_geometry(
