@@ -199,17 +199,18 @@ def joined(fused: Fused) -> bytes:
         for what, scale in (("score", part.score), ("anomaly_map", part.map)):
             _add(nodes, constants, _scaled(f"{prefix}{what}", scale))
     outputs = []
-    for what, shape in (("score", []), ("anomaly_map", list(fused.size))):
+    shapes: dict[str, list[int]] = {"score": [], "anomaly_map": list(fused.size)}
+    for what, shape in shapes.items():
         each = [f"part{number}/{what}/scaled" for number in range(len(fused.parts))]
         together = "Max" if fused.config.lightings else "Mean"
         nodes.append(helper.make_node(together, each, [what], name=f"fused/{what}"))
         outputs.append(helper.make_tensor_value_info(what, onnx.TensorProto.FLOAT, ["batch", *shape]))
     if fused.config.lightings:
-        for what, all_of, shape in (("score", "scores", []), ("anomaly_map", "maps", list(fused.size))):
+        for what, all_of in (("score", "scores"), ("anomaly_map", "maps")):
             each = [f"part{number}/{what}/scaled" for number in range(len(fused.parts))]
             _add(nodes, constants, _stacked(each, all_of))
-            shape = ["batch", len(each), *shape]
-            outputs.append(helper.make_tensor_value_info(all_of, onnx.TensorProto.FLOAT, shape))
+            whole = ["batch", len(each), *shapes[what]]
+            outputs.append(helper.make_tensor_value_info(all_of, onnx.TensorProto.FLOAT, whole))
     ports = [inputs[name] for name in sorted(inputs, key=lambda name: int(name.removeprefix(FEATURES)))]
     graph = helper.make_graph(nodes, "head", ports, outputs, constants)
     return written(helper.make_model(graph, opset_imports=last.opset_import, ir_version=last.ir_version))
