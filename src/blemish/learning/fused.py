@@ -189,8 +189,8 @@ def joined(fused: Fused) -> bytes:
                 taken[port.name] = name
                 inputs[name] = helper.make_value_info(name, port.type)
                 continue
-            shape = ["batch", fused.spec.channels[level], *fused.spec.grids[level]]
-            inputs[name] = helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+            taking = ["batch", fused.spec.channels[level], *fused.spec.grids[level]]
+            inputs[name] = helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, taking)
             count = part.method.spec.channels[own]
             _add(nodes, constants, _slice(name, port.name, part.lighting * count, count))
         renamed(last.graph.node, taken)
