@@ -39,7 +39,7 @@ TITLES = {"mtd": "Magnetic tiles (`mtd`)", "deeppcb_s": "Printed circuits (`deep
 SIDE = 2048  # pixels of a drawn picture
 DRAWN = 24  # good pictures to learn from, and of each label to judge
 WIDTH, LENGTH, SCRATCHES = 4, 80, 2  # pixels of a scratch; how many in a picture
-DEPTH = 35  # grey levels that a scratch is darker
+DEPTH = 20  # grey levels that a scratch is darker: about one deviation of the grain
 
 
 def texture(seed: int, side: int, *, scratched: bool) -> NDArray[np.uint8]:
