@@ -116,6 +116,7 @@ def fit_multiclass(plan: FitPlan, good: Sequence[Record], routing: Routing, star
         learned=judged,
         blind=plan.blind,
         regions=options.regions,
+        confidence=options.confidence,
     )
     return in_best_format(model.with_calibrators(made.calibrators, made.categories), made.agreement)
 
@@ -152,7 +153,7 @@ def together(heads: Sequence[Learned], names: Sequence[str], trunk: bytes) -> Le
 
 
 def _unpromised(good: Sequence[Record], options: FitOptions) -> str:
-    needed = images_needed(options.false_alarm_rate)
+    needed = images_needed(options.false_alarm_rate, options.confidence)
     what = "good images" if options.promise_per == "image" else "units of good images"
     return (
         f"{len(good)} good images cannot promise any category a false-alarm rate of {options.false_alarm_rate:g}: the "

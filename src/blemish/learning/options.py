@@ -12,7 +12,7 @@ from blemish import config, methods
 from blemish.data.image.resolution import parse_scale
 from blemish.errors import ConfigError
 from blemish.files import MAX_PIXELS, MOST_PIXELS
-from blemish.inspection.conformal import Decide, RegionPer, Regions, check_rate
+from blemish.inspection.conformal import Decide, RegionPer, Regions, check_confidence, check_rate, images_needed
 from blemish.inspection.rules import parse_rule
 from blemish.learning import backbones
 from blemish.learning.devices import check_form
@@ -24,6 +24,9 @@ AUTO = "auto"
 """Stands for the method that `evaluation.choose` finds."""
 
 PromisePer = Literal["image", "unit"]
+
+ALL_LEARNED = ("leave_one_out", "folds")
+"""Calibrations that hold nothing out; no theorem gives their threshold a confidence."""
 
 
 @dataclass(frozen=True)
@@ -223,6 +226,13 @@ class FitOptions:
     promise_per: PromisePer = option(
         "image", "unit: an exact promise where several images show one thing, and a stricter threshold.", "Promise"
     )
+    confidence: float | None = option(
+        None,
+        "How sure each promise is to hold for this very model: 0.95 = 95 % sure, from a split; on average over models "
+        "if not given.",
+        "Promise",
+        later=True,
+    )
     region_rate: float | None = option(
         None,
         "Share of good images that may show a region, or of good area in regions; the false-alarm rate if not given.",
@@ -249,6 +259,10 @@ class FitOptions:
 
     def __post_init__(self) -> None:
         check_rate(self.false_alarm_rate)
+        check_confidence(self.confidence)
+        if self.confidence is not None and self.calibration in ALL_LEARNED:
+            message = f"{self.calibration} learns from all images, and no theorem gives its threshold a confidence"
+            raise ConfigError(message, hint="calibration auto or split (--calibration), or no confidence")
         if not 0 < self.held_out < 1:
             raise ConfigError(f"held_out has to lie between 0 and 1, not {self.held_out}")
         if not 0 <= self.seed < 2**63:
@@ -362,6 +376,11 @@ class FitOptions:
         """The rate that takes the most good images to promise: of several thresholds together, that of one alone by
         Bonferroni's inequality, with which there are always enough."""
         return min(self.false_alarm_rate / together, self.region_rate or 1.0)
+
+    def needed(self, areas: int = 0) -> int:
+        """The fewest held-out good images (or units) that can keep every promise."""
+        alone = images_needed(self.strictest_rate(), self.confidence)
+        return max(alone, images_needed(self.false_alarm_rate, self.confidence, self.together(areas)))
 
 
 def _known(name: str, option: Option, kind: Any, default: Any) -> Option:

@@ -137,8 +137,15 @@ def learn(
 def thresholds(plan: FitPlan, scores: Sequence[Scores], kind: Kind) -> dict[str, Calibrator]:
     """By number format, from the scores of good images that were not learned."""
     options = plan.options
-    per_unit, rate = options.promise_per == "unit", options.false_alarm_rate
-    return calibrators(scores, rate, kind, per_unit=per_unit, blind=plan.blind, regions=options.regions)
+    return calibrators(
+        scores,
+        options.false_alarm_rate,
+        kind,
+        per_unit=options.promise_per == "unit",
+        blind=plan.blind,
+        regions=options.regions,
+        confidence=options.confidence,
+    )
 
 
 def left_out(
