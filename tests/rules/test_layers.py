@@ -23,6 +23,7 @@ LAYERS = (
     ("learning",),
     ("evaluation",),
     ("detector",),
+    ("station",),
     ("cli", "__main__"),
 )
 # Tighter than their row, by the longest prefix: arithmetic knows nothing of models and engines, what reads and draws
