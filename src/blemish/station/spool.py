@@ -1,8 +1,8 @@
 """The queue of pictures that are claimed and not judged yet: files, in a folder for each source.
 
 A claim is two files, `<id>.json` and `<id><suffix>`, the picture last: a picture in the spool is a claim, durable
-before anybody is told, and everything else there is swept. Claims of a source are counted; the numbers of a claim that a kill
-has torn are given again, so that a gap between rows and waiting claims is a loss (`verify`).
+before anybody is told, and everything else there is swept. Claims of a source are counted; the number of a claim that a
+kill has torn is given again, so that a gap between rows and waiting claims is a loss (`verify`).
 """
 
 from __future__ import annotations
