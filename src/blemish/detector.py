@@ -15,7 +15,7 @@ from blemish.data import layouts, registry
 from blemish.errors import ConfigError, DataError, EngineError, NotFittedError
 from blemish.inspection import modelfile
 from blemish.inspection.calibrate import agreement, calibrators, deployed_model, good_scores, in_best_format, unit_id
-from blemish.inspection.conformal import Regions
+from blemish.inspection.conformal import Regions, check_confidence
 from blemish.inspection.engines import Engine
 from blemish.inspection.inspector import Errors, Inspector
 from blemish.inspection.measuring import Measuring
@@ -203,7 +203,7 @@ class Detector:
         from blemish.learning.plan import load_backbone
         from blemish.learning.splits import good_training_records, without_copies
 
-        records = without_copies(good_training_records(as_records(good)))
+        records = without_copies(good_training_records(as_records(good, cut=self._cut(), kind=self._kind())))
         backbone = self._backbone or load_backbone(config.build(FitOptions, self.model.run))
         if backbone is None:
             raise ConfigError("the model has no categories", hint="models of images with a head for each take new ones")
@@ -261,6 +261,7 @@ class Detector:
         good: str | Path | Sequence[str | Path] | Sequence[Record] | None = None,
         *,
         false_alarm_rate: float = 0.05,
+        confidence: float | None = None,
         promise_per: str | None = None,
         region_rate: float | None = None,
         region_per: str | None = None,
@@ -270,19 +271,22 @@ class Detector:
         `fit` held out. CalibrationError where they are too few for the rate; scores never change.
 
         Images that the model has learned from, recognised by their pixels, and images of units that it knows are left
-        out with a warning: a promise made from them would be broken by the first new part. `promise_per`, `region_rate`
-        and `region_per` are those of the model where they are not given. ConfigError for an unknown one.
+        out with a warning: a promise made from them would be broken by the first new part. `confidence` (0.95 = 95 %
+        sure that this very model keeps its promises), `promise_per`, `region_rate` and `region_per` are those of the
+        model where they are not given. ConfigError for an unknown one.
         """
         for name, given in (("promise_per", promise_per), ("region_per", region_per)):
             per = OPTIONS[name].choices
             if given is not None and given not in per:
                 raise ConfigError(f"no promise per '{given}' ({name})", hint=config.nearest(given, list(per)))
+        check_confidence(confidence)
+        certain = self.model.confidence if confidence is None else confidence
         regions = self._regions(region_rate, region_per)
         if good is None:
             if not self.model.calibrators:
                 raise ConfigError("nothing was held out in fit", hint="give good images to calibrate from")
-            made = {k: c.again(false_alarm_rate, regions) for k, c in self.model.calibrators.items()}
-            categories = self.model.categories and self.model.categories.again(false_alarm_rate, regions)
+            made = {k: c.again(false_alarm_rate, regions, certain) for k, c in self.model.calibrators.items()}
+            categories = self.model.categories and self.model.categories.again(false_alarm_rate, regions, certain)
         else:
             fresh = as_records(good, cut=self._cut(), kind=self._kind())
             from blemish.learning.splits import without_copies
@@ -295,12 +299,12 @@ class Detector:
             categories = None
             if self.model.categories is not None:
                 made, categories, found = promised(
-                    self.model, kind, records, false_alarm_rate, per_unit, follow, regions=regions
+                    self.model, kind, records, false_alarm_rate, per_unit, follow, regions=regions, confidence=certain
                 )
             else:
                 measuring = Measuring.of(kind, regions, self.model.meta.rules)
                 scores = good_scores(deployed_model(self.model, kind, measuring), records, follow)
-                made = calibrators([scores], false_alarm_rate, per_unit=per_unit, regions=regions)
+                made = calibrators([scores], false_alarm_rate, per_unit=per_unit, regions=regions, confidence=certain)
                 found = agreement([scores])
             self._model = in_best_format(self.model, found)  # on this processor, whose short format may be another
         self._model = self.model.with_calibrators(made, categories)
@@ -340,7 +344,8 @@ class Detector:
             from blemish.learning.fitted import restore, restore_vote
 
             if self.model.heads:
-                raise EngineError("the reference runs one head, and this model has one for each category")
+                each = "tile" if self.model.categories is None else "category"
+                raise EngineError(f"the reference runs one head, and this model has one for each {each}")
             backbone, method = restore(self.model, self._backbone)
             if backbone is None:
                 chosen = export.plain_engine(method)
@@ -354,7 +359,7 @@ class Detector:
             return registry.of(self._model.meta).cut
         if self._options is None:
             return None
-        return layouts.Cut(self._options.window, self._options.file_rate)
+        return self._options.cut
 
     def _kind(self) -> str | None:
         """Of the samples that the method takes."""
@@ -450,4 +455,4 @@ def as_records(
             records.append(item)
         else:
             records += modality.records(Path(item), str(item), cut)
-    return records
+    return modality.completed(records, cut)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,14 @@ Split = Literal["train", "test", "held"]
 UNLABELLED = "unlabelled"
 """The defect of a held test sample whose label its publisher keeps; its `label` is 1, so that nothing takes it for a
 good one."""
+
+
+class LightingFile(NamedTuple):
+    """One lighting of a sample: its name, and the file that shows it, whole or in some of its channels."""
+
+    name: str
+    path: Path
+    channels: tuple[int, ...] = ()  # none = the picture that the file is
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +54,7 @@ class Record:
     span: tuple[int, int] | None = None  # of a recording: first sample of a window, and the one behind its last
     tile: int | None = None  # of a picture that is learned in tiles: its number
     saturation: Path | None = None  # the file that says how much of each defect has to be found, where there is one
+    lightings: tuple[LightingFile, ...] = ()  # of a sample that is several pictures of one part; `path` is the first's
 
     @property
     def whole(self) -> str:
@@ -254,6 +263,19 @@ class AreaScore:
 
 
 @dataclass(frozen=True, slots=True)
+class LightingScore:
+    """What one of several lightings shows by itself, on the scale that all share."""
+
+    name: str
+    score: float
+    anomaly_map: NDArray[np.float32] = field(repr=False)  # (H, W) of the source
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; of the map its largest one."""
+        return {"name": self.name, "score": self.score, "peak": float(self.anomaly_map.max())}
+
+
+@dataclass(frozen=True, slots=True)
 class RuleResult:
     """Whether an acceptance rule fired, and by what: a number of regions, or the quantity that it names first of the
     region that decided; None where there was no such region."""
@@ -293,6 +315,8 @@ class AnomalyResult:
         areas: of a region of interest with names: what was found in each; they decide in place of `score`.
         rules: of a model with acceptance rules, which of them fired.
         decided_by: what the verdict comes from: the score (or the areas'), the rules, or both.
+        lightings: of a model of several pictures of one part, their names; map and overlay are those of the first.
+        by_lighting: where each lighting was learned by itself, its own score and map.
     """
 
     image_path: str | None
@@ -313,6 +337,8 @@ class AnomalyResult:
     areas: tuple[AreaScore, ...] = ()
     rules: tuple[RuleResult, ...] = ()
     decided_by: Decider = "score"
+    lightings: tuple[str, ...] = ()
+    by_lighting: tuple[LightingScore, ...] = ()
 
     @property
     def verdict(self) -> Literal["good", "anomalous", "unknown"] | None:
@@ -340,6 +366,8 @@ class AnomalyResult:
         """The JSON line of one inspected input; where its overlay and its raw map lie."""
         return {
             "image_path": self.image_path,
+            **({"lightings": list(self.lightings)} if self.lightings else {}),
+            **({"by_lighting": [one.to_json() for one in self.by_lighting]} if self.by_lighting else {}),
             **({} if self.span is None else {"span": list(self.span)}),
             **({} if self.pose is None else {"pose": asdict(self.pose)}),
             **({} if self.alarm is None else {"alarm": self.alarm}),

@@ -15,6 +15,7 @@ from _pytest.mark.structures import ParameterSet
 from PIL import Image
 
 import blemish
+from tests import lit
 from tests.docs.pages import HOWTO, IN_ORDER, LONG, PAGES, ROOT, SUITE, TUTORIALS, commands_in, done, name, of
 from tests.fakes import defective_image, write_images, write_mvtec
 from tests.parts import ARROW, at_any_angle, write
@@ -44,6 +45,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write(Path("parts"), [at_any_angle(ARROW, seed)[0] for seed in range(24)])
     large = np.random.default_rng(0).integers(90, 160, (22, 520, 560, 3), dtype=np.uint8)
     write(Path("large"), [cv2.GaussianBlur(image, (0, 0), 2) for image in large])
+    for seed in range(24):
+        lit.write(Path("lit/good"), f"{seed:02}", lit.part(seed))
+        Path("channels").mkdir(exist_ok=True)
+        np.save(f"channels/{seed:02}.npy", np.repeat(lit.part(seed), 2, axis=2))
+    lit.write(Path("lit/new"), "100", lit.part(100))
     Path("suite.toml").write_text(SUITE, encoding="utf-8")
     Image.fromarray(defective_image(5)[0]).save("part.png")
     return tmp_path

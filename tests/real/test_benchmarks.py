@@ -278,3 +278,14 @@ from made_defects import write
 print(write({kind!r}, good_training_records(layouts.index(Path('set'))), Path('made')))"""
     assert "'learn': 14, 'good': 3, 'made': 3" in parts_of(tmp_path, code)
     assert len(list((tmp_path / "made" / "ground_truth" / "made").iterdir())) == 3
+
+
+def test_tiling(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason=TRAIN)
+    words = ["--methods", "padim", "--sets", "drawn", "--images", 3, "--side", 512]
+    run(tmp_path, "tiling.py", *words, "--page", tmp_path / "page.md")
+    page = (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert "A trial on at most 3 pictures" in page
+    rows = [row.split(" | ") for row in page.splitlines() if row.startswith("| `padim`")]
+    assert [(row[1], row[2]) for row in rows] == [("256", ""), ("384", ""), ("512", ""), ("256", "256"), ("256", "512")]
+    assert rows[0][5] == "1.0"

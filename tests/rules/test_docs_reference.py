@@ -8,11 +8,12 @@ import re
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import blemish
 from blemish import errors
-from blemish.types import AnomalyResult, AreaScore, Pose, Region, RuleResult
+from blemish.types import AnomalyResult, AreaScore, LightingScore, Pose, Region, RuleResult
 from tests.fakes import write_mvtec
 from tests.tiny import fit_tiny
 
@@ -76,6 +77,7 @@ def test_the_fields_of_inspect_are_those_of_the_code() -> None:
     measures |= {"position_mm": (0.5, 0.5), "area": "seal"}
     region = Region((0, 0, 1, 1), 1, 1.0, 1.0, interval=(0.0, 1.0), box=(0.0,) * 6, points=1, **measures)
     more = {"span": (0.0, 1.0), "pose": Pose(0, 0, 0, 1), "alarm": "no part found"}
+    more |= {"lightings": ("left", "right"), "by_lighting": (LightingScore("left", 1.0, np.zeros((1, 1), np.float32)),)}
     more |= {"areas": (AreaScore("seal", 1.0, 2.0),), "rules": (RuleResult("count > 3", False, 1.0),)}
     line = AnomalyResult("a.png", 1.0, None, regions=(region,), **more).to_json()  # type: ignore[arg-type]
     above, below = section(FIELDS, "A line of inspect").split("Each region:")

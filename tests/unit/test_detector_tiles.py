@@ -11,9 +11,10 @@ import pytest
 from numpy.typing import NDArray
 
 from blemish import Detector
-from blemish.data.image.decode import decode_image, read_image
+from blemish.data.image.decode import read_image
 from blemish.data.image.modality import Images
 from blemish.data.image.preprocess import Preprocess
+from blemish.data.image.reading import shown_in
 from blemish.data.image.tiles import Tiling
 from blemish.errors import ConfigError, DataError
 from blemish.inspection.tiled import TOGETHER, Tiled
@@ -108,7 +109,11 @@ def test_a_saved_model_says_the_same_and_counts_pictures(detector: Detector, goo
 
 
 def test_what_does_not_go_with_tiles_is_refused(good: Path, tmp_path: Path) -> None:
-    for more in ({"locate": "on"}, {"roi": str(good / "00.png")}, {"method": "auto"}):
+    for more in (
+        {"method": "auto"},
+        {"tiles": None, "tile_places": "on"},
+        {"method": "padim+patchcore", "tile_places": "on"},
+    ):
         with pytest.raises(ConfigError, match="tiles"):
             Detector(**{"method": "padim", **ASKED, **more})
     with pytest.raises(ConfigError, match="inspects no tiles"):
@@ -125,9 +130,9 @@ def test_a_picture_is_decoded_once_for_all_of_its_tiles(good: Path, monkeypatch:
     def counted(*arguments: Any, **more: Any) -> Any:
         nonlocal count
         count += 1
-        return decode_image(*arguments, **more)
+        return shown_in(*arguments, **more)
 
-    monkeypatch.setattr(features, "decode_image", counted)
+    monkeypatch.setattr(features, "shown_in", counted)
     Detector("padim", **{**ASKED, "calibration": "none"}).fit(good)
     assert 30 <= count <= 30 * (cores() + 1)  # several threads may begin with one picture
     assert count < 30 * len(Tiling(64, 16).places((128, 400))) / 3

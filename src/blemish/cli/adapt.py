@@ -63,7 +63,7 @@ def run(
 def _files(path: Path, kind: Modality[Any]) -> list[Path]:
     """A file, those of a folder, or those named in the JSON lines of an earlier `inspect`, each once."""
     if path.is_dir():
-        return kind.files(path)
+        return kind.listing(path, kind.cut).files
     if path.suffix not in (".jsonl", ".json"):
         return [path]
     try:

@@ -256,6 +256,7 @@ def calibrate(
     model: ModelPath,
     good: Annotated[str, typer.Argument(help="Good images that the model has not learned from.")],
     false_alarm_rate: Rate = 0.05,
+    confidence: Annotated[Optional[float], of_fit("confidence", "As in the model, if not given.")] = None,  # noqa: UP045
     promise_per: Annotated[Optional[PromisePer], of_fit("promise_per", "As in fit, if not given.")] = None,  # noqa: UP045
     region_rate: Annotated[Optional[float], of_fit("region_rate", "As in the model, if not given.")] = None,  # noqa: UP045
     region_per: Annotated[Optional[RegionPer], of_fit("region_per", "As in the model, if not given.")] = None,  # noqa: UP045
@@ -273,6 +274,7 @@ def calibrate(
     detector.calibrate(
         good,
         false_alarm_rate=false_alarm_rate,
+        confidence=confidence,
         promise_per=promise_per,
         region_rate=region_rate,
         region_per=region_per,

@@ -49,8 +49,7 @@ def run(
     cls = methods.get(first.method)
     settings = config.build(cls.Config, first.options)
     modality = learning_for(cls.wants(settings)).modality
-    cut = layouts.Cut(options.window, options.file_rate)
-    found = layouts.index(data, layout, split, cut=cut, kind=modality.name)
+    found = layouts.index(data, layout, split, cut=options.cut, kind=modality.name)
     records = layouts.select(found, categories)
     groups = sorted({r.group for r in records if r.group and r.split == "train"})
     jobs = {out: records}
@@ -106,6 +105,10 @@ def _one(detector: Any, folder: Path) -> None:
     located = None if locate is None else locate["narrowed"]
     if located is not None:
         print(f"located: the spread of good images falls to {located:.0%}", file=sys.stderr)
+    kind = registry.of(model.meta)
+    places = len(kind.tile_heads)
+    if places:
+        print(f"pictures lie alike: each of {places} tiles has a head that knows its place", file=sys.stderr)
     where = {} if meta.device == "cpu" else {"device": meta.device, "features_device": meta.features_device}
     emit(
         {
@@ -113,9 +116,11 @@ def _one(detector: Any, folder: Path) -> None:
             "method": model.meta.method,
             "data": model.describe()["data"],
             "backbone": model.meta.to_json()["backbone"],
-            "network_input": registry.of(model.meta).takes,
+            "network_input": kind.takes,
+            **({"lightings": list(kind.lightings)} if kind.lightings else {}),
             **({} if inspected is None else {"inspected": inspected}),
             **({} if located is None else {"located": located}),
+            **({"tile_places": places} if places else {}),
             **({"views": list(model.meta.views)} if model.meta.views else {}),
             **({} if model.run["effort"] == "standard" else {"effort": model.run["effort"]}),
             **({"chosen": list(meta.chosen)} if meta.chosen else {}),

@@ -74,7 +74,7 @@ def run(
     line = detector.inspector(engine, threads=threads, batch=batch_size)
     _check_threshold(line.calibrator is not None, fail_on_anomaly)
     places.begin(line)
-    columns = _COLUMNS if kind.cut is None else (_COLUMNS[0], _SPAN, *_COLUMNS[1:])
+    columns = (_COLUMNS[0], _SPAN, *_COLUMNS[1:]) if kind.timed else _COLUMNS
     columns = (*columns, *((_ALARM,) if kind.locates else ()), *_measured(line))
     results = iter(track(line.inspect_many(readable, errors="yield"), "inspect", len(readable)))
     wrong: list[DataError] = []
@@ -85,7 +85,7 @@ def run(
             result = source if isinstance(source, DataError) else next(results)
             if isinstance(result, DataError):
                 wrong.append(result)
-                where = {} if kind.cut is None else {_SPAN: None}
+                where = {_SPAN: None} if kind.timed else {}
                 error = {"error": str(result), "hint": result.hint}
                 write({**dict.fromkeys(_KEYS), **where, "image_path": str(path), "regions": [], **error})
                 continue
@@ -209,7 +209,7 @@ def _files(paths: list[Path], kind: Modality[Any], other: Counter[str]) -> list[
     for path in paths:
         inside: list[tuple[Path, DataError | None]] = [(path, None)]
         if path.is_dir():
-            listing = kind.listing(path)
+            listing = kind.listing(path, kind.cut)
             other.update(listing.other)
             inside = [*((file, None) for file in listing.files), *((e.path or path, e) for e in listing.unread)]
             inside.sort(key=lambda one: one[0])
@@ -219,6 +219,8 @@ def _files(paths: list[Path], kind: Modality[Any], other: Counter[str]) -> list[
         found += inside
     if len(empty) == len(found):
         raise empty[0]
+    beside = kind.named_with([file for file, _ in found])
+    found = [(file, error) for file, error in found if file not in beside]
     names = stems([file for file, _ in found], [path if path.is_dir() else path.parent for path in paths])
     return [(file, error, name) for (file, error), name in zip(found, names, strict=True)]
 

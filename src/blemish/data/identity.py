@@ -36,13 +36,14 @@ def values_id(*parts: NDArray[Any] | str) -> str:
     return VERSION + digest.hexdigest()[:16]
 
 
-def pixels_id(image: NDArray[Any]) -> str:
-    """The id of a canonical image (see `image.decode`), whatever type holds its values, and whether grey is stored once
-    or in three equal channels. 8 bits spread over 16 (each value times 257) are the same as 8 bits."""
-    return values_id(_smallest(_grey(image)))
+def pixels_id(image: NDArray[Any] | tuple[NDArray[Any], ...]) -> str:
+    """The id of a canonical image (see `image.decode`), or of one for each lighting, whatever type holds its values,
+    and whether grey is stored once or in three equal channels. 8 bits spread over 16 (each value times 257) are the
+    same as 8 bits."""
+    return values_id(*(_smallest(_grey(one)) for one in (image if isinstance(image, tuple) else (image,))))
 
 
-def image_id(data: bytes, decode: Callable[[], NDArray[Any]]) -> str:
+def image_id(data: bytes, decode: Callable[[], NDArray[Any] | tuple[NDArray[Any], ...]]) -> str:
     """`pixels_id` of what `decode` makes of a file's bytes; it is called once for the same bytes in one process."""
     key = hashlib.sha256(data).digest()
     with _lock:

@@ -25,10 +25,12 @@ WINDOW = 9.6  # seconds, where nothing else is requested
 
 
 class Cut(NamedTuple):
-    """Length of a window in seconds, and the rate of files that state none."""
+    """How files become samples: length of a window in seconds, and the rate of files that state none; of images which
+    lightings a sample has (`data.image.lightings`)."""
 
     window: float = WINDOW
     rate: float | None = None
+    lightings: tuple[str, ...] = ()
 
 
 class Modality(ABC, Generic[Raw]):
@@ -53,6 +55,7 @@ class Modality(ABC, Generic[Raw]):
     wide: ClassVar[bool] = False  # a report shows one picture beside the other, or each over the whole width
     takes_in: ClassVar[str] = ""  # the unit of `takes`
     encoded: ClassVar[bool] = False  # `read` takes a file's bytes: samples may lie at a URL
+    timed: ClassVar[bool] = False  # a sample is a stretch of time, which results say
     extra: ClassVar[tuple[str, ...]] = ()  # fields of a result's regions that this modality has beside those of all
 
     def __init__(self, preprocess: Any) -> None:
@@ -65,18 +68,28 @@ class Modality(ABC, Generic[Raw]):
 
     @property
     def cut(self) -> Cut | None:
-        """How recordings of a data set become samples; None where a file is one."""
+        """How files of a data set become samples; None where a file is one."""
         return None
 
     @property
     def several(self) -> bool:
         """Whether a file may hold several samples."""
-        return self.cut is not None
+        return False
+
+    @property
+    def read_from_files(self) -> bool:
+        """Whether a sample has to be a file here: its bytes alone are not enough."""
+        return not self.encoded
 
     @property
     def locates(self) -> bool:
         """Whether results say where the part lies, or that none was found."""
         return False
+
+    @property
+    def lightings(self) -> tuple[str, ...]:
+        """Names of the pictures that one sample is, where it is several."""
+        return ()
 
     @property
     def takes(self) -> str:
@@ -137,7 +150,7 @@ class Modality(ABC, Generic[Raw]):
         """Whether a file holds samples, by its name."""
 
     @classmethod
-    def files(cls, folder: Path) -> list[Path]:
+    def files(cls, folder: Path, cut: Cut | None = None) -> list[Path]:  # noqa: ARG003
         """The samples' files in a folder and below, sorted; none that lie where an earlier run has drawn maps."""
         return sorted(without_maps(filter(cls.is_sample, walk(folder).files)))
 
@@ -147,9 +160,14 @@ class Modality(ABC, Generic[Raw]):
         return [Record(id=name, path=path)]
 
     @classmethod
-    def listing(cls, folder: Path) -> Listing:
-        """The same, with what was found beside them and is not inspected, and why."""
-        files, found = cls.files(folder), walk(folder)
+    def completed(cls, records: Sequence[Record], cut: Cut | None) -> list[Record]:  # noqa: ARG003
+        """The records of samples, where a sample has several files."""
+        return list(records)
+
+    @classmethod
+    def listing(cls, folder: Path, cut: Cut | None = None) -> Listing:
+        """`files`, those of samples alone, with what was found beside them and is not inspected, and why."""
+        files, found = cls.files(folder, cut), walk(folder)
         out = Listing(files, [], Counter({"hidden": len(found.hidden)} if found.hidden else {}))
         taken = {*files, *cls.companions(files)}
         out.other.update(path.suffix.lower() or "without suffix" for path in found.files if path not in taken)
@@ -159,6 +177,10 @@ class Modality(ABC, Generic[Raw]):
     @staticmethod
     def companions(files: Sequence[Path]) -> set[Path]:  # noqa: ARG004
         """Files that belong to those of samples, and are read with them."""
+        return set()
+
+    def named_with(self, paths: Sequence[Path]) -> set[Path]:  # noqa: ARG002
+        """Those of files that a user names which are a part of the sample of another one of them."""
         return set()
 
     def is_one(self, array: NDArray[Any]) -> bool:  # noqa: ARG002
@@ -203,6 +225,11 @@ class Modality(ABC, Generic[Raw]):
     def pieces(self, records: Sequence[Record]) -> list[Record]:
         """The records of what is learned of these: one for each, but where a sample is learned in pieces."""
         return list(records)
+
+    @property
+    def tile_heads(self) -> tuple[int, ...]:
+        """Numbers of the pieces, where the same piece of each sample shows the same place and has a head of its own."""
+        return ()
 
     def example(self, record: Record) -> NDArray[Any]:
         """One input of the graph, on which it is compared with PyTorch."""

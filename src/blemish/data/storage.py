@@ -14,7 +14,7 @@ from typing import Any
 from blemish.data.image.formats import is_unread
 from blemish.data.image.modality import Images
 from blemish.data.listing import is_image
-from blemish.data.modality import Modality
+from blemish.data.modality import Cut, Modality
 from blemish.errors import ConfigError, DataError
 from blemish.files import read_file, write_whole
 
@@ -98,14 +98,14 @@ def join(place: str, name: str) -> str:
     return f"{place.rstrip('/')}/{name}" if is_url(place) else str(Path(place) / name)
 
 
-def files(places: list[str], kind: type[Modality[Any]] = Images) -> list[str]:
+def files(places: list[str], kind: type[Modality[Any]] = Images, cut: Cut | None = None) -> list[str]:
     """The files of every sample that these folders, files and manifests name, in their order; folders are sorted by
     path.
 
     DataError where there is none in one of them, or a manifest cannot be read. ConfigError for a URL of samples that
     are read from local files only.
     """
-    out = [file for place in places for file in _files(place, kind)]
+    out = [file for place in places for file in _files(place, kind, cut)]
     if twice := len(out) - len(set(out)):
         raise DataError(f"{twice} of {len(out)} {kind.name}s are named twice", hint="name each folder or manifest once")
     if not kind.encoded and (urls := [file for file in out if is_url(file)]):
@@ -114,11 +114,11 @@ def files(places: list[str], kind: type[Modality[Any]] = Images) -> list[str]:
     return out
 
 
-def _files(place: str, kind: type[Modality[Any]]) -> list[str]:
+def _files(place: str, kind: type[Modality[Any]], cut: Cut | None) -> list[str]:
     if _is_manifest(place, kind):
         return list(_manifest(place))
     if not is_url(place):
-        found = _in_folder(Path(place), kind) if Path(place).is_dir() else [place]
+        found = _in_folder(Path(place), kind, cut) if Path(place).is_dir() else [place]
     elif not kind.encoded:
         return [place]
     else:
@@ -137,9 +137,9 @@ def _is_manifest(place: str, kind: type[Modality[Any]]) -> bool:
     return kind.encoded or b"path" in read(place).splitlines()[0].replace(b'"', b"").strip(b"\xef\xbb\xbf").split(b",")
 
 
-def _in_folder(folder: Path, kind: type[Modality[Any]]) -> list[str]:
+def _in_folder(folder: Path, kind: type[Modality[Any]], cut: Cut | None) -> list[str]:
     """Samples, and files that are not supported: their row holds the error. A warning counts the other files."""
-    found = kind.listing(folder)
+    found = kind.listing(folder, cut)
     if message := found.not_inspected():
         warnings.warn(f"{folder}: {message}", stacklevel=5)
     return [str(path) for path in sorted([*found.files, *(e.path for e in found.unread if e.path is not None)])]

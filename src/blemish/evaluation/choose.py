@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 
 from blemish.data.drawing import display
 from blemish.data.image.decode import read_image
-from blemish.data.image.locate import Locator
 from blemish.data.image.modality import Images
+from blemish.data.image.posing import Posing
 from blemish.data.synthesis.graded import KINDS
 from blemish.data.synthesis.image_set import StudioOptions, damage, maker
 from blemish.data.synthesis.seeding import generator_for
@@ -230,7 +230,7 @@ def _pairs(race: _Race, everyone: Sequence[Tried]) -> list[Tried]:
     return [replace(best, method=f"{best.method}+{name}") for name in names[1:3]]
 
 
-def _parts(good: list[Record], seed: int, locator: Locator | None) -> list[_Part]:
+def _parts(good: list[Record], seed: int, locator: Posing | None) -> list[_Part]:
     """Splits of the good images, until enough are judged."""
     divided: list[tuple[list[Record], list[Record]]] = []
     for k in range(SPLITS):
@@ -243,7 +243,7 @@ def _parts(good: list[Record], seed: int, locator: Locator | None) -> list[_Part
     return [_Part(learn, judged, _drawn(judged, k, each, locator)) for k, (learn, judged) in enumerate(divided)]
 
 
-def _drawn(judged: Sequence[Record], repeat: int, count: int, locator: Locator | None) -> list[_Defect]:
+def _drawn(judged: Sequence[Record], repeat: int, count: int, locator: Posing | None) -> list[_Defect]:
     """Each image and each kind of graded defect as often as the others; on the part, where that can be told."""
     kinds, out = tuple(KINDS), []
     for k in range(count):
@@ -264,7 +264,7 @@ def _drawn(judged: Sequence[Record], repeat: int, count: int, locator: Locator |
     return out
 
 
-def _part(image: NDArray[Any], locator: Locator | None) -> tuple[slice, slice, NDArray[np.bool_]]:
+def _part(image: NDArray[Any], locator: Posing | None) -> tuple[slice, slice, NDArray[np.bool_]]:
     """The rows and columns that hold the part, and which of their pixels show it; everything without a locator."""
     if locator is None:
         return slice(None), slice(None), np.ones(image.shape[:2], np.bool_)

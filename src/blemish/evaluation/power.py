@@ -50,6 +50,9 @@ def _of_images(kind: Modality[Any]) -> None:
     if not isinstance(kind, Images):
         message = f"power is measured with defects drawn into images, and this is a model of {kind.name}s"
         raise ConfigError(message, hint="`blemish evaluate` measures on defects that people have marked")
+    if kind.lightings:
+        message = f"power draws its defects into one picture, and a sample of this model is {len(kind.lightings)}"
+        raise ConfigError(message, hint="`blemish evaluate` measures on defects that people have marked")
 
 
 class Cell(NamedTuple):

@@ -88,8 +88,10 @@ def check_exportable(model: Model) -> Images:
     if not model.meta.graph:
         raise ConfigError(f"'{model.meta.method}' is no graph, so there is nothing to export", hint=instead)
     if model.heads:
-        message = f"the model has {len(model.heads)} graphs, one for each category, and one graph is exported"
-        raise ConfigError(message, hint=f"fit a model for each category, or {instead}")
+        each = "tile" if model.categories is None else "category"
+        message = f"the model has {len(model.heads)} graphs, one for each {each}, and one graph is exported"
+        other = "learn without tiles" if model.categories is None else "fit a model for each category"
+        raise ConfigError(message, hint=f"{other}, or {instead}")
     for value in (kind.preprocess, model.meta, model):
         told = _TOLD[type(value)]
         for field in fields(value):

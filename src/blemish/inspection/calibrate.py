@@ -149,6 +149,7 @@ def calibrators(
     per_unit: bool = False,
     blind: bool = False,
     regions: Regions = Regions(),  # noqa: B008 (frozen)
+    confidence: float | None = None,
 ) -> dict[str, Calibrator]:
     """One calibrator per number format from the pooled parts.
 
@@ -160,7 +161,7 @@ def calibrators(
         rows = [row for part in parts for row in part.rows[precision]]
         if not blind:
             check_varied([row.score for row in rows])
-        out[precision] = calibrator_of(rows, alpha, kind, per_unit=per_unit, regions=regions)
+        out[precision] = calibrator_of(rows, alpha, kind, per_unit=per_unit, regions=regions, confidence=confidence)
         if out[precision].threshold >= ALARM:
             lost = sum(row.score >= ALARM for row in rows)
             message = f"no part is found in {lost} of {len(rows)} good images, more than a share of {alpha:g}"

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from blemish.errors import CalibrationError
-from blemish.inspection.conformal import Calibrator, Further, Kind, Regions
+from blemish.inspection.conformal import Calibrator, Further, Kind, Regions, sure, uncertain
 
 
 class Row(NamedTuple):
@@ -68,12 +68,12 @@ class Categories:
         """The same categories with other promises."""
         return replace(self, known=known)
 
-    def again(self, alpha: float, regions: Regions | None = None) -> Categories:
-        """The same held-out images under another rate, with regions cut as before or otherwise; a category that has too
-        few of them loses its promise."""
+    def again(self, alpha: float, regions: Regions | None = None, confidence: float | None = None) -> Categories:
+        """The same held-out images under another rate, with regions cut as before or otherwise, and with another
+        confidence where one is given; a category that has too few of them loses its promise."""
 
         def each(made: tuple[Calibrator | None, ...], given: Regions | None) -> tuple[Calibrator | None, ...]:
-            return tuple(c and _fitted(c, alpha, given) for c in made)
+            return tuple(c and _fitted(c, alpha, given, confidence) for c in made)
 
         known = {p: Known(each(k.scores, regions), each(k.strangeness, None)) for p, k in self.known.items()}
         return replace(self, known=known)
@@ -117,15 +117,22 @@ def _sentence(made: Sequence[Calibrator | None], what: str, images: str) -> str 
     if not calibrators:
         return None
     words = "at most" if all(c.exact for c in calibrators) else "about"
+    rate = f"{calibrators[0].alpha:.3g}"
+    if (confidence := calibrators[0].confidence) is not None:
+        words, rate = f"{sure(confidence)} of each: at most", f"{100 * calibrators[0].alpha:.3g} %"
     counts = sorted(c.n for c in calibrators)
     number = f"{counts[0]} to {counts[-1]}" if counts[0] < counts[-1] else f"{counts[0]}"
     which = "each category" if len(calibrators) == len(made) else f"{len(calibrators)} of {len(made)} categories"
-    return f"{words} {calibrators[0].alpha:.3g} {what} in {which}, from {number} {images} of each"
+    return f"{words} {rate} {what} in {which}, from {number} {images} of each"
 
 
-def _fitted(calibrator: Calibrator, alpha: float, regions: Regions | None) -> Calibrator | None:
+def _fitted(
+    calibrator: Calibrator, alpha: float, regions: Regions | None, confidence: float | None
+) -> Calibrator | None:
+    if confidence is not None and not calibrator.exact:
+        raise uncertain(confidence, by_units=True)
     try:
-        return calibrator.again(alpha, regions)
+        return calibrator.again(alpha, regions, confidence)
     except CalibrationError:
         return None
 
@@ -137,6 +144,7 @@ def calibrator_of(
     *,
     per_unit: bool,
     regions: Regions = Regions(),  # noqa: B008 (frozen)
+    confidence: float | None = None,
 ) -> Calibrator:
     """The calibrator of these good images; CalibrationError where they are too few for a promise."""
     numbers = {name: i for i, name in enumerate(dict.fromkeys(row.unit for row in rows))}
@@ -150,6 +158,7 @@ def calibrator_of(
         [row.content for row in rows],
         regions,
         [row.further for row in rows],
+        confidence,
     )
 
 
@@ -159,9 +168,12 @@ def of_rows(
     *,
     per_unit: bool,
     regions: Regions = Regions(),  # noqa: B008 (frozen)
+    confidence: float | None = None,
 ) -> Calibrator | None:
-    """The same, None where they are too few."""
+    """The same, None where they are too few; CalibrationError where no number of them would give the confidence."""
+    if confidence is not None and not per_unit and len({row.unit for row in rows}) < len(rows):
+        raise uncertain(confidence, by_units=True)
     try:
-        return calibrator_of(rows, alpha, per_unit=per_unit, regions=regions)
+        return calibrator_of(rows, alpha, per_unit=per_unit, regions=regions, confidence=confidence)
     except CalibrationError:
         return None

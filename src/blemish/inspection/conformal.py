@@ -29,6 +29,13 @@ above (conformal risk control, Angelopoulos et al. 2024, with the share as the r
 
 Several statistics of one image (a score for each named area, the limit of its rules) get one threshold each and one
 promise together: `joint_thresholds`.
+
+Confidence. All of this holds on average over choices of the held-out samples; the one threshold that is used may lie
+above. With a confidence c its own rate is at most alpha, except with probability 1 - c over that choice (Vovk 2012): of
+n scores r may lie above, r the largest number with P(Bin(n, alpha) <= r) <= 1 - c; that is P(Beta(r + 1, n - r)
+> alpha), of the rate of a threshold with r scores above. Shares of an area or of a unit's images are not 0 or 1: of
+them the sum that may lie above is bounded by Hoeffding's and Bentkus' inequalities (Bates et al. 2021), with the same
+n at the least. Folds and leave-one-out have no such theorem, nor have the images of units counted one by one.
 """
 
 from __future__ import annotations
@@ -91,19 +98,89 @@ def check_rate(alpha: float) -> None:
         raise ConfigError(f"the false-alarm rate has to lie between 0 and 1, not {alpha}")
 
 
-def images_needed(alpha: float) -> int:
-    """The fewest held-out good samples (or units) that can promise the rate alpha: the least n >= 1/alpha - 1."""
+def check_confidence(confidence: float | None) -> None:
+    """ConfigError unless 0.5 <= confidence < 1, or None."""
+    if confidence is not None and not 0.5 <= confidence < 1:
+        message = f"the confidence has to be at least 0.5 and less than 1, not {confidence}"
+        raise ConfigError(message, hint="0.95 is 95 % sure; leave it out for a promise that holds on average")
+
+
+def sure(confidence: float) -> str:
+    """The words for people: 95 % sure."""
+    return f"{100 * confidence:.6g} % sure"
+
+
+def uncertain(confidence: float, *, by_units: bool) -> CalibrationError:
+    """That no theorem gives this confidence: for folds and samples left out once, or for units of several images."""
+    if by_units:
+        message, hint = "counted by images, of which several show one thing,", "count by units (--promise-per unit)"
+    else:
+        message, hint = "made of images that are learned from,", "hold some out: calibration split (--calibration)"
+    return CalibrationError(f"a threshold {message} cannot be {sure(confidence)}", hint=hint)
+
+
+def images_needed(alpha: float, confidence: float | None = None, together: int = 1) -> int:
+    """The fewest held-out good samples (or units) that can promise the rate alpha: the least n >= 1/alpha - 1, with a
+    confidence c the least n with 1 - (1 - alpha)^n >= c. With so many, `together` thresholds can keep one promise."""
     check_rate(alpha)
-    return max(1, math.ceil(1 / alpha - 1 - 1e-9))
+    if confidence is None:
+        return max(1, math.ceil(together / alpha - 1 - 1e-9))
+    n = math.ceil(math.log(1 - confidence) / math.log1p(-alpha) - 1e-9)
+    while _allowed(n, alpha, confidence) < together - 1:
+        n += 1
+    return n
 
 
-def conformal_threshold(scores: Sequence[float], alpha: float, units: Sequence[int] = ()) -> float:
-    """The smallest score that at least (n + 1)(1 - alpha) of the n units do not exceed.
+def _allowed(n: int, alpha: float, confidence: float) -> int:
+    """The largest r with P(Bin(n, alpha) <= r) <= 1 - confidence; -1 where there is none."""
+    r, tail, most = -1, 0.0, (1 - confidence) * (1 + 1e-9)
+    while r < n:
+        k = r + 1
+        choose = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+        tail += math.exp(choose + k * math.log(alpha) + (n - k) * math.log1p(-alpha))
+        if tail > most:
+            break
+        r = k
+    return r
+
+
+def _allowed_sum(n: int, alpha: float, confidence: float) -> float:
+    """How large the sum of n shares in [0, 1] may be, so that with this confidence their mean is at most alpha: the
+    larger of Bentkus' and Hoeffding's bound. At least `images_needed` are given."""
+    bentkus = _allowed(n, alpha, 1 - (1 - confidence) / math.e)
+    need = -math.log(1 - confidence) / n
+    low, high = 0.0, alpha
+    for _ in range(60):
+        mean = (low + high) / 2
+        # the Kullback-Leibler divergence of Bernoulli variables, mean from alpha
+        apart = mean * math.log(mean / alpha) + (1 - mean) * math.log((1 - mean) / (1 - alpha))
+        low, high = (mean, high) if apart >= need else (low, mean)
+    return max(float(bentkus), n * low)
+
+
+def conformal_threshold(
+    scores: Sequence[float], alpha: float, units: Sequence[int] = (), confidence: float | None = None
+) -> float:
+    """The smallest score that at least (n + 1)(1 - alpha) of the n units do not exceed, or with a confidence as many as
+    it takes.
 
     `units` (N,) numbers each score's unit; empty = every score is a unit, and this is the ceil((n + 1)(1 - alpha))-th
     smallest. CalibrationError where n is too small.
     """
-    return _Line(scores, units).threshold(alpha)
+    return _Line(scores, units).threshold(alpha, confidence)
+
+
+def _too_few(n: int, what: str, alpha: float, confidence: float | None, together: int = 1) -> CalibrationError:
+    over = f" over {together} thresholds together" if together > 1 else ""
+    sure = "" if confidence is None else f" with confidence {confidence:g}"
+    instead = ""
+    if n and together == 1:
+        possible = 1 / (n + 1) if confidence is None else 1 - (1 - confidence) ** (1 / n)
+        instead = f", or ask for {possible:.3g} or more"
+    return CalibrationError(
+        f"{n} {what} cannot promise a false-alarm rate of {alpha:g}{over}{sure}",
+        hint=f"give at least {images_needed(alpha, confidence, together)} held-out {what}{instead}",
+    )
 
 
 class _Line:
@@ -122,18 +199,18 @@ class _Line:
         self.values = [value for value, _ in pairs]
         self.below = [0.0, *accumulate(weight for _, weight in pairs)]  # weight of the first k values
         self.units = len(sizes) or len(values)
+        self.whole = not tails and self.units == len(values)  # each unit is above a threshold, or is not
         self.what = "good images" if self.units == len(values) else "units of good images"
 
-    def threshold(self, alpha: float) -> float:
-        least = images_needed(alpha)
-        if self.units < least:
-            instead = f", or ask for {1 / (self.units + 1):.3g} or more" if self.units else ""
-            raise CalibrationError(
-                f"{self.units} {self.what} cannot promise a false-alarm rate of {alpha:g}",
-                hint=f"give at least {least} held-out {self.what}{instead}",
-            )
+    def threshold(self, alpha: float, confidence: float | None = None) -> float:
+        if self.units < images_needed(alpha, confidence):
+            raise _too_few(self.units, self.what, alpha, confidence)
+        if confidence is None:
+            least = (self.units + 1) * (1 - alpha)
+        else:
+            least = self.units - (_allowed if self.whole else _allowed_sum)(self.units, alpha, confidence)
         # the small constant keeps (19 + 1) * 0.95 = 19.000000000000004 from being rounded up to 20
-        rank = bisect.bisect_left(self.below, (self.units + 1) * (1 - alpha) - 1e-9)
+        rank = bisect.bisect_left(self.below, least - 1e-9)
         return self.values[min(max(rank, 1), len(self.values)) - 1]
 
     def p_value(self, value: float) -> float:
@@ -141,7 +218,9 @@ class _Line:
         return min((1 + self.units - under) / (self.units + 1), 1.0)
 
 
-def joint_thresholds(columns: Sequence[Sequence[float]], alpha: float, units: Sequence[int] = ()) -> tuple[float, ...]:
+def joint_thresholds(
+    columns: Sequence[Sequence[float]], alpha: float, units: Sequence[int] = (), confidence: float | None = None
+) -> tuple[float, ...]:
     """Thresholds of K statistics (K, N), so that at most a share alpha of new good images exceeds any of them.
 
     The images are ranked in each statistic; the smallest of an image's p-values is what decides, and how small it may
@@ -156,6 +235,10 @@ def joint_thresholds(columns: Sequence[Sequence[float]], alpha: float, units: Se
     Depths grow one statistic after the other, as long as that holds. Images of one unit (`units`, (N,)) count as one,
     by their largest values: an image of a new unit keeps the promise if its whole unit does. CalibrationError where
     there are too few images to look at each statistic at all: K / alpha - 1 are always enough.
+
+    With a confidence the image with the largest value of one statistic after the other is taken out, r + 1 in all, and
+    the last value taken out of each is its threshold. The share of new images in what was cut off is that of r + 1
+    blocks of Tukey (1947), Beta(r + 1, n - r) as with one statistic, whatever was cut first.
     """
     if units:
         at: dict[int, list[int]] = {}
@@ -163,6 +246,17 @@ def joint_thresholds(columns: Sequence[Sequence[float]], alpha: float, units: Se
             at.setdefault(unit, []).append(i)
         columns = [[max(column[i] for i in rows) for rows in at.values()] for column in columns]
     count, n = len(columns), len(columns[0])
+    what = "units of good images" if units else "good images"
+    if confidence is not None:
+        if n < images_needed(alpha, confidence, count):
+            raise _too_few(n, what, alpha, confidence, count)
+        left, cut = set(range(n)), [math.inf] * count
+        for step in range(_allowed(n, alpha, confidence) + 1):
+            column = columns[step % count]
+            largest = max(left, key=lambda i: (column[i], i))  # noqa: B023 (used at once)
+            left.remove(largest)
+            cut[step % count] = column[largest]
+        return tuple(cut)
     rising = [sorted(column) for column in columns]
     # which images have each rank; equal ones all take the last of their places
     at_rank: list[dict[int, list[int]]] = [{} for _ in columns]
@@ -180,11 +274,7 @@ def joint_thresholds(columns: Sequence[Sequence[float]], alpha: float, units: Se
             break
         depths = deeper
     if min(depths) < 1:
-        over = f" over {count} thresholds together" if count > 1 else ""
-        raise CalibrationError(
-            f"{n} {'units of ' if units else ''}good images cannot promise a false-alarm rate of {alpha:g}{over}",
-            hint=f"give at least {images_needed(alpha / count)} held-out {'units' if units else 'good images'}",
-        )
+        raise _too_few(n, what, alpha, None, count)
     return tuple(row[n - depth] for row, depth in zip(rising, depths, strict=True))
 
 
@@ -195,7 +285,8 @@ class Calibrator:
     `scores` are sorted, `peaks` (largest value of each anomaly map) and `units` (its unit's number; empty = each image
     is one) go with them; `alpha` is the promised false-alarm rate, `per_unit` what it is counted by. `ids` tell the
     images again: an evaluation on them would prove nothing. `regions` says how regions are cut and what decides,
-    `further` what that needs of each image; empty = nothing more is known of them.
+    `further` what that needs of each image; empty = nothing more is known of them. With a `confidence` each promise
+    holds for this threshold with that certainty; None = on average over choices of the held-out samples.
     """
 
     scores: tuple[float, ...]
@@ -207,6 +298,7 @@ class Calibrator:
     ids: tuple[str, ...] = ()
     regions: Regions = Regions()
     further: tuple[Further, ...] = ()
+    confidence: float | None = None
 
     @classmethod
     def fit(
@@ -220,11 +312,14 @@ class Calibrator:
         ids: Sequence[str] = (),
         regions: Regions = Regions(),  # noqa: B008 (frozen)
         further: Sequence[Further] = (),
+        confidence: float | None = None,
     ) -> Calibrator:
-        """CalibrationError where there are too few samples, or a score that is not finite."""
+        """CalibrationError where there are too few samples, a score that is not finite, or a confidence that no theorem
+        gives."""
+        check_confidence(confidence)
         if not all(map(math.isfinite, [*scores, *peaks])):
             raise CalibrationError("a score of the held-out images is not finite")
-        conformal_threshold(scores, alpha, units if per_unit else ())
+        conformal_threshold(scores, alpha, units if per_unit else (), confidence)
         if len(set(units)) == len(scores):
             units = ()
         columns = zip(scores, peaks, units or [0] * len(scores), further or [Further()] * len(scores), strict=True)
@@ -239,22 +334,26 @@ class Calibrator:
             tuple(sorted(set(ids))),
             regions,
             tuple(row[3] for row in rows) if any(row[3] != Further() for row in rows) else (),
+            confidence,
         )
         made.check()
         return made
 
-    def again(self, alpha: float, regions: Regions | None = None) -> Calibrator:
-        """The same held-out samples under another rate, with regions cut as before or otherwise.
+    def again(self, alpha: float, regions: Regions | None = None, confidence: float | None = None) -> Calibrator:
+        """The same held-out samples under another rate, with regions cut as before or otherwise, and with another
+        confidence where one is given.
 
         CalibrationError where they are too few for it, or where what `regions` ask for is not known of them.
         """
-        given = regions or self.regions
+        given, certain = regions or self.regions, self.confidence if confidence is None else confidence
         return Calibrator.fit(
-            self.scores, self.peaks, alpha, self.kind, self.units, self.per_unit, self.ids, given, self.further
+            self.scores, self.peaks, alpha, self.kind, self.units, self.per_unit, self.ids, given, self.further, certain
         )
 
     def check(self) -> None:
         """CalibrationError where one of the promises cannot be made."""
+        if self.confidence is not None and not self.exact:
+            raise uncertain(self.confidence, by_units=self.kind == "split")
         if self.regions.per == "area" and not self.ruled and not all(f.tail for f in self.further or [Further()]):
             message = "nothing is known of how large an area of the good images is above a map threshold"
             raise CalibrationError(message, hint="give good images to calibrate from")
@@ -284,10 +383,20 @@ class Calibrator:
         """Number of held-out good samples."""
         return len(self.scores)
 
+    @property
+    def above(self) -> int:
+        """How many of the held-out scores, all different and of a unit each, lie above their threshold."""
+        if self.confidence is not None:
+            return _allowed(self.n, self.alpha, self.confidence)
+        return self.n - math.ceil((self.n + 1) * (1 - self.alpha) - 1e-9)
+
     @cached_property
     def threshold(self) -> float:
-        """Scores above it are anomalous; exactly where p <= alpha, unless rules decide together with the score."""
-        return self._together[0] if self._together and not self._areas else self._scores.threshold(self.alpha)
+        """Scores above it are anomalous; exactly where p <= alpha, unless rules decide together with the score, or a
+        confidence allows fewer."""
+        if self._together and not self._areas:
+            return self._together[0]
+        return self._scores.threshold(self.alpha, self.confidence)
 
     @cached_property
     def _areas(self) -> list[list[float]]:
@@ -300,14 +409,14 @@ class Calibrator:
         if self.regions.decide != "both":
             return ()
         columns = self._areas or [list(self.scores)]
-        return joint_thresholds([*columns, self._limits], self.alpha, self._counted)
+        return joint_thresholds([*columns, self._limits], self.alpha, self._counted, self.confidence)
 
     @cached_property
     def area_thresholds(self) -> tuple[float, ...]:
         """For each named area the largest value of its map above which a part is anomalous; one promise over all."""
         if not self._areas:
             return ()
-        return self._together[:-1] or joint_thresholds(self._areas, self.alpha, self._counted)
+        return self._together[:-1] or joint_thresholds(self._areas, self.alpha, self._counted, self.confidence)
 
     @cached_property
     def wide_threshold(self) -> float:
@@ -316,9 +425,9 @@ class Calibrator:
         """
         if not self.units:
             return self.threshold
-        if len(set(self.units)) < images_needed(self.alpha):
+        if len(set(self.units)) < images_needed(self.alpha, self.confidence):
             return self.scores[-1]
-        return conformal_threshold(self.scores, self.alpha, self.units)
+        return conformal_threshold(self.scores, self.alpha, self.units, self.confidence)
 
     @property
     def region_rate(self) -> float:
@@ -333,11 +442,11 @@ class Calibrator:
         if self._together:
             return self._together[-1]
         if self.ruled:
-            return conformal_threshold(self._limits, self.region_rate, self._counted)
+            return conformal_threshold(self._limits, self.region_rate, self._counted, self.confidence)
         if self.regions.per == "area":
             tails = [f.tail for f in self.further]
-            return _Line(self.peaks, self._counted, tails).threshold(self.region_rate)
-        return conformal_threshold(self.peaks, self.region_rate, self._counted)
+            return _Line(self.peaks, self._counted, tails).threshold(self.region_rate, self.confidence)
+        return conformal_threshold(self.peaks, self.region_rate, self._counted, self.confidence)
 
     @property
     def map_threshold_per(self) -> str:
@@ -347,7 +456,7 @@ class Calibrator:
     @cached_property
     def colour_threshold(self) -> float:
         """Where heat maps take on full colour: that of images at the false-alarm rate, however regions are cut."""
-        return conformal_threshold(self.peaks, self.alpha, self._counted)
+        return conformal_threshold(self.peaks, self.alpha, self._counted, self.confidence)
 
     def p_value(self, score: float) -> float:
         """Conformal p-value: the share of good samples, this one among them, that score at least as high."""
@@ -359,6 +468,8 @@ class Calibrator:
         return self._sentence(self.alpha, f"of good parts rejected{self._by}")
 
     def _sentence(self, rate: float, what: str) -> str:
+        if self.confidence is not None:
+            return f"{sure(self.confidence)}: at most {100 * rate:.3g} % {what}, from {self.source}"
         if self.exact:
             return f"at most {rate:.3g} {what}, from {self.source}"
         return f"about {rate:.3g} {what}, from {self.source} (no finite-sample guarantee)"
@@ -414,6 +525,7 @@ class Calibrator:
             **({} if self.regions == Regions() else {"regions": self.regions.to_json()}),
             **({"further": [list(f) for f in self.further]} if self.further else {}),
             **({"area_thresholds": list(self.area_thresholds)} if self._areas else {}),
+            **({} if self.confidence is None else {"confidence": self.confidence}),
         }
 
     @classmethod
@@ -422,4 +534,5 @@ class Calibrator:
         scores, peaks, units, ids = (tuple(values[key]) for key in ("scores", "peaks", "units", "ids"))
         further = tuple(Further(tuple(tail), tuple(areas), limit) for tail, areas, limit in values.get("further", ()))
         regions = Regions(**values.get("regions", {}))
-        return cls(scores, peaks, values["alpha"], values["kind"], units, values["per_unit"], ids, regions, further)
+        per_unit, confidence = values["per_unit"], values.get("confidence")
+        return cls(scores, peaks, values["alpha"], values["kind"], units, per_unit, ids, regions, further, confidence)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -27,7 +27,7 @@ from blemish.inspection.measuring import Measuring
 from blemish.inspection.modelfile import Model
 from blemish.inspection.open import open_model
 from blemish.system import cores, memory_for
-from blemish.types import ALARM, AnomalyResult, Region
+from blemish.types import ALARM, AnomalyResult, LightingScore, Region
 
 Errors = Literal["raise", "yield"]
 
@@ -90,6 +90,8 @@ class Inspector:
 
         An image is a path, an encoded file's bytes or binary stream (`image.decode.take_encoded`), a PIL image, or a
         numpy array (H, W[, C]) or tensor in RGB order; arrays of OpenCV are BGR and have to be turned. A model of
+        several lightings takes the file that stands for a sample, a dict or a list of one such for each lighting, an
+        array (H, W, C) of all channels, and bytes where one file shows them all. A model of
         signals takes a `data.signal.preprocess.Window`, a recording of one window's length, or an array (K, N).
         """
         with self._memory():
@@ -118,7 +120,7 @@ class Inspector:
         """What is inspected of what the caller hands over."""
         if isinstance(sources, str | os.PathLike):
             return self._of_path(Path(os.fsdecode(sources)))
-        if is_encoded(sources):
+        if is_encoded(sources) or isinstance(sources, Mapping):
             return [sources]
         if isinstance(sources, np.ndarray) and self.kind.is_one(sources):
             hint = "give inspect_many a list, or a stack of them with one more axis"
@@ -130,7 +132,7 @@ class Inspector:
     def _of_path(self, path: Path) -> list[Any]:
         if not path.is_dir():
             return self.kind.sources(path)
-        found = self.kind.listing(path)
+        found = self.kind.listing(path, self.kind.cut)
         if message := found.not_inspected():
             warnings.warn(f"{path}: {message}", stacklevel=4)
         if not found.files and not found.unread:
@@ -238,8 +240,11 @@ class Inspector:
         )
 
     def _decide(self, source: Any, raw: Any, outputs: Outputs) -> AnomalyResult:
-        """What the graph gives for one sample (of several categories votes and strangeness too) -> its result."""
-        score, small, *vote = outputs
+        """What the graph gives for one sample -> its result: score and map, and of several categories votes and
+        strangeness, or of lightings that were learned apart the score and map of each."""
+        score, small, *further = outputs
+        apart = bool(further) and further[-1].ndim > small.ndim
+        vote = [] if apart else further
         anomaly_map = self.kind.back(small, raw)
         decided = self._category(*vote) if vote else None
         calibrator = decided.calibrator if decided else self.calibrator
@@ -256,6 +261,10 @@ class Inspector:
             map_threshold=calibrator.map_threshold if calibrator else None,
             map_threshold_per=calibrator.map_threshold_per if calibrator else None,
         )
+        if apart:
+            each = zip(result.lightings, *further, strict=True)
+            own = tuple(LightingScore(name, float(s), self.kind.back(m, raw)) for name, s, m in each)
+            result = replace(result, by_lighting=own)
         return result if self.measuring is None else self.measuring.completed(result, small, calibrator, raw, source)
 
     def _regions(self, anomaly_map: NDArray[np.float32], calibrator: Calibrator | None, raw: Any) -> tuple[Region, ...]:

@@ -70,7 +70,7 @@ def in_int8(
     if find_spec("onnxruntime") is None:
         raise EngineError("onnxruntime, which makes the int8 graph, is not installed", hint="pip install onnxruntime")
     before = next(iter(model.calibrators.values()))
-    ranges, judged = _parts(records, images_needed(before.alpha))
+    ranges, judged = _parts(records, images_needed(before.alpha, before.confidence))
     for_ranges = [kind.ready(record)[1] for record in track(ranges, "ranges", len(ranges))]
     quantised = _Quantiser(model.graph, for_ranges)
     layers, graph = _kept(quantised, for_ranges, model.graph, runtime)
@@ -85,7 +85,7 @@ def in_int8(
     made, scores = {}, {}
     for name, run in runs.items():
         found = good_scores(Deployed(lambda _, run=run: run, kind), judged, track)  # type: ignore[misc]
-        made[name] = calibrators([found], before.alpha, per_unit=before.per_unit)["f32"]
+        made[name] = calibrators([found], before.alpha, per_unit=before.per_unit, confidence=before.confidence)["f32"]
     good = [kind.ready(record)[1] for record in judged]
     bad = [_damaged(picture, seed) for seed, picture in enumerate(good)]
     for name, run in runs.items():

@@ -65,6 +65,14 @@ class Model:
         return replace(self, calibrators=calibrators, categories=categories or self.categories)
 
     @property
+    def confidence(self) -> float | None:
+        """That of its promises, or, where there are none, the one that was asked for in fit."""
+        known = list(self.calibrators.values())
+        for entry in self.categories.known.values() if self.categories else ():
+            known += [c for c in (*entry.scores, *entry.strangeness) if c]
+        return known[0].confidence if known else self.run.get("confidence")
+
+    @property
     def promise(self) -> str | None:
         """What the thresholds promise, in one sentence; None where the model is not calibrated."""
         if self.categories is not None:

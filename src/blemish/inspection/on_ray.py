@@ -93,7 +93,7 @@ class _Inspecting:
         """What the line inspects of a sample, or the DataError in its place."""
         place = self._place(sample.path)
         try:
-            if self.line.kind.encoded:
+            if not self.line.kind.read_from_files:
                 return take_encoded(places.read(place), sample.path)
             found = self._sources(place)
             if sample.which >= len(found):
@@ -135,7 +135,10 @@ def inspect(
     another model, or where samples that are no images have URLs.
     """
     kind = registry.of(model.meta)
-    paths = _samples(places.files(sources, type(kind)), kind)
+    _check_urls(sources, kind)
+    listed = places.files(sources, type(kind), kind.cut)
+    _check_urls(listed, kind)  # of manifests
+    paths = _samples(listed, kind)
     if not places.is_url(out):
         read_here = [source for source in sources if not places.is_url(source)]
         check_folder(out, "--out", read=read_here, is_ours=lambda folder: (folder / PLAN).is_file())
@@ -159,6 +162,13 @@ def inspect(
     summary = {**plan, **_summed(out, parts, len(paths)), "out": out}
     places.write(places.join(out, SUMMARY), (json.dumps(summary, indent=1) + "\n").encode())
     return summary
+
+
+def _check_urls(names: list[str], kind: Modality[Any]) -> None:
+    """ConfigError for a URL where a sample is several files, which lie beside each other."""
+    if kind.lightings and kind.read_from_files and (urls := [name for name in names if places.is_url(name)]):
+        hint = "copy them to a folder that all machines share, and name that"
+        raise ConfigError(f"{urls[0]}: a file for each lighting is read from a folder, not from URLs", hint=hint)
 
 
 def _samples(paths: list[str], kind: Modality[Any]) -> list[_Sample]:
@@ -199,8 +209,9 @@ def _model_digest(model: Model) -> str:
         "calibration": {k: c.to_json() for k, c in model.calibrators.items()},
     }
     if model.categories is not None:
-        heads = {k: _digest(v) for k, v in model.heads.items()}
-        description |= {"categories": model.categories.to_json(), "heads": heads}
+        description["categories"] = model.categories.to_json()
+    if model.categories is not None or model.heads:
+        description["heads"] = {k: _digest(v) for k, v in model.heads.items()}
     if not model.meta.graph:
         description["tensors"] = _digest(model.tensors)
     return _digest(_digest(model.graph).encode() + json.dumps(description, sort_keys=True).encode())
@@ -298,7 +309,8 @@ def _schema(kind: Modality[Any], measuring: Measuring | None) -> Any:
     rule = pa.struct({"rule": text, "fired": pa.bool_(), "value": number})
     columns = {
         "image_path": text,
-        **({} if kind.cut is None else {"span": pa.list_(number)}),
+        **({"lightings": pa.list_(text)} if kind.lightings else {}),
+        **({"span": pa.list_(number)} if kind.timed else {}),
         **({"pose": pa.struct([(name, number) for name in ("x", "y", "angle", "match")])} if kind.locates else {}),
         **({"alarm": text} if kind.locates else {}),
         "pred_score": number,

@@ -12,7 +12,7 @@ from blemish.errors import ConfigError, EngineError
 from blemish.inspection.cloud_engine import ENGINES
 from blemish.inspection.engines import Engine, open_engine
 from blemish.inspection.modelfile import Model, arrays
-from blemish.inspection.routed import Routed
+from blemish.inspection.routed import Heads, Routed
 from blemish.inspection.rules import parse_rule
 from blemish.inspection.tiled import TOGETHER, Tiled
 
@@ -33,14 +33,14 @@ def open_model(
             message = f"'{name}' runs graphs, and {model.meta.method} is none"
             raise EngineError(message, hint="leave the engine out (--engine)")
         return ENGINES[str(model.meta.engine)](model.meta.config, arrays(model.tensors))
-    if not model.heads:
-        tiled = model.meta.preprocess.get("tiles") is not None
-        engine = open_engine(
-            model.graph, name, precision=precision, threads=threads, batch=TOGETHER if tiled else batch
-        )
-        return Tiled(engine) if tiled else engine
-    if name not in LOCAL:
-        raise EngineError(f"a model with a head for each category runs on openvino, not on {name}")
+    if model.heads and name not in LOCAL:
+        raise EngineError(f"a model with a head for each category or tile runs on openvino, not on {name}")
+    tiled = model.meta.preprocess.get("tiles") is not None
+    if tiled or not model.heads:
+        batch = TOGETHER if tiled else batch
+        engine = open_engine(model.graph, name, precision=precision, threads=threads, batch=batch)
+        heads = Heads(model.heads, precision=precision, threads=threads) if model.heads else None
+        return Tiled(engine, heads) if tiled else engine
     return Routed(model.graph, model.heads, precision=precision, threads=threads, batch=batch)
 
 

@@ -44,6 +44,7 @@ def promised(
     only: int | None = None,
     blind: bool = False,
     regions: Regions = Regions(),  # noqa: B008 (frozen)
+    confidence: float | None = None,
 ) -> Promised:
     """Calibrators over all categories, by number format, and the categories with their own ones.
 
@@ -61,9 +62,13 @@ def promised(
     rows = {p: [d.row for d in seen if d.record in ids] for p, seen in found.items()}
     for format_rows in () if blind else rows.values():
         check_varied([row[0] for row in format_rows])
-    made = {p: of_rows(format_rows, alpha, per_unit=per_unit, regions=regions) for p, format_rows in rows.items()}
+    each_row = rows.items()
+    made = {p: of_rows(r, alpha, per_unit=per_unit, regions=regions, confidence=confidence) for p, r in each_row}
     pooled = {p: calibrator for p, calibrator in made.items() if calibrator is not None}
-    each = {p: known(seen, ids, len(names), alpha, per_unit=per_unit, regions=regions) for p, seen in found.items()}
+    each = {
+        p: known(seen, ids, len(names), alpha, per_unit=per_unit, regions=regions, confidence=confidence)
+        for p, seen in found.items()
+    }
     scores = next(iter(each.values())).scores
     missing = [k for k, calibrator in enumerate(scores) if calibrator is None and only in (None, k)]
     if held and (without := [names[k] for k in missing]):
@@ -92,13 +97,14 @@ def known(
     *,
     per_unit: bool,
     regions: Regions = Regions(),  # noqa: B008 (frozen)
+    confidence: float | None = None,
 ) -> Known:
     """The promises of `count` categories: thresholds from the `held` records, limits of strangeness from all."""
     scores, strangeness = [], []
     for k in range(count):
         in_category = [seen for seen in found if seen.category == k]
         rows = [seen.row for seen in in_category if seen.record in held]
-        scores.append(of_rows(rows, alpha, per_unit=per_unit, regions=regions))
+        scores.append(of_rows(rows, alpha, per_unit=per_unit, regions=regions, confidence=confidence))
         strange = [Row(seen.strangeness, seen.strangeness, seen.row.unit, seen.row.content) for seen in in_category]
-        strangeness.append(of_rows(strange, alpha, per_unit=per_unit))
+        strangeness.append(of_rows(strange, alpha, per_unit=per_unit, confidence=confidence))
     return Known(tuple(scores), tuple(strangeness))

@@ -23,20 +23,28 @@ KEPT = 64  # compiled heads that are kept; the least recently used are dropped, 
 
 
 def head_name(number: int) -> str:
-    """Of the head of a category, among a model's heads."""
+    """Of the head of a category, or of a tile's place, among a model's heads."""
     return f"{number:04d}"
 
 
-class Routes:
-    """Features of one image -> score, map, votes and strangeness, by the head of the decided category."""
+class Heads:
+    """Graphs behind one trunk, by number: features of one image -> score and map."""
 
     def __init__(self, heads: Mapping[str, bytes], *, precision: Precision, threads: int = 1) -> None:
-        self._vote = Head(heads[VOTE], precision="f32", threads=threads)
         self._heads, self._precision, self._threads = dict(heads), precision, threads
         self._compiled: OrderedDict[int, Head] = OrderedDict()
 
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Of all heads."""
+        return tuple(sorted(int(name) for name in self._heads if name != VOTE))
+
+    def __call__(self, number: int, maps: Sequence[NDArray[np.float32]]) -> Outputs:
+        """All levels of one image (C_l, *grid_l) -> the outputs of a head, each with a batch of one."""
+        return self._elected(number)(maps)
+
     def _elected(self, number: int) -> Head:
-        """The head of a category, compiled when it is first needed."""
+        """A head, compiled when it is first needed."""
         with undisturbed, _ELECTING:
             if number not in self._compiled:
                 if len(self._compiled) >= KEPT:
@@ -46,14 +54,22 @@ class Routes:
             self._compiled.move_to_end(number)
             return self._compiled[number]
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_compiled": OrderedDict()}
+
+
+class Routes:
+    """Features of one image -> score, map, votes and strangeness, by the head of the decided category."""
+
+    def __init__(self, heads: Mapping[str, bytes], *, precision: Precision, threads: int = 1) -> None:
+        self._vote = Head(heads[VOTE], precision="f32", threads=threads)
+        self._heads = Heads(heads, precision=precision, threads=threads)
+
     def __call__(self, maps: Sequence[NDArray[np.float32]]) -> Outputs:
         """All levels of one image (C_l, *grid_l) -> the outputs, each with a batch of one."""
         votes, strangeness = self._vote(maps)
-        score, anomaly_map = self._elected(int(votes[0].argmax()))(maps)
+        score, anomaly_map = self._heads(int(votes[0].argmax()), maps)
         return score, anomaly_map, votes, strangeness
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_compiled": OrderedDict()}
 
 
 class Routed:

@@ -15,7 +15,7 @@ from blemish.inspection.meta import Adapted
 from blemish.inspection.modelfile import Model
 from blemish.learning import devices
 from blemish.learning.backbones.cache import FeatureCache
-from blemish.learning.options import FitOptions
+from blemish.learning.options import ALL_LEARNED, FitOptions
 from blemish.learning.plan import FitPlan, head_of
 from blemish.learning.run import Taught, learn, teach_more, tensors, units_of
 from blemish.learning.splits import plan_calibration
@@ -71,10 +71,15 @@ def adapt(
         raise ConfigError(
             "a multi-class model is not adapted", hint="`blemish extend` adds a product, fit makes a new model"
         )
+    if model.heads:
+        raise ConfigError("a model whose tiles know their places is not adapted", hint="fit again with all images")
     if not cls.adaptable():
         raise ConfigError(f"{options.method} cannot continue learning", hint="fit again with all images")
     if not 0 < share <= 1:
         raise ConfigError(f"the share of the steps has to lie in (0, 1], not {share}")
+    if model.confidence is not None:  # calibrate may have promised it since
+        held_out = "split" if options.calibration in ALL_LEARNED else options.calibration
+        options = replace(options, confidence=model.confidence, calibration=held_out)
     modality = registry.of(model.meta)
     split = plan_calibration(good, options, cls, len(modality.areas))
     options = replace(options, views=model.meta.views, device=devices.of_model(options.device))

@@ -42,7 +42,7 @@ def extend(
     assert model.categories is not None
     assert model.meta.vote is not None
     options = config.build(FitOptions, model.run)
-    options = replace(options, device=devices.of_model(options.device))
+    options = replace(options, device=devices.of_model(options.device), confidence=model.confidence)
     k, state = len(model.categories.names), arrays(model.tensors)
     vote = load_vote(model, state)
     modality = registry.of(model.meta)
@@ -86,8 +86,18 @@ def extend(
     if not (part.held or judged):
         return wider
     per_unit = options.promise_per == "unit"
-    rate, regions = options.false_alarm_rate, options.regions
-    made = promised(wider, modality, part.held, rate, per_unit, track, learned=judged, only=k, regions=regions)
+    made = promised(
+        wider,
+        modality,
+        part.held,
+        options.false_alarm_rate,
+        per_unit,
+        track,
+        learned=judged,
+        only=k,
+        regions=options.regions,
+        confidence=options.confidence,
+    )
     for p, entry in made.categories.known.items():
         before = known.get(p) or Known((None,) * (k + 1), (None,) * (k + 1))
         known[p] = Known((*before.scores[:k], entry.scores[k]), (*before.strangeness[:k], entry.strangeness[k]))

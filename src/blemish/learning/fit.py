@@ -21,10 +21,12 @@ from blemish.inspection.engines import calm_torch
 from blemish.inspection.modelfile import Model
 from blemish.learning import devices, effort
 from blemish.learning.backbones.cache import FeatureCache
+from blemish.learning.backbones.lit import for_lightings
 from blemish.learning.chunks import Spread
-from blemish.learning.fused import check, costliest, learn_fused, own_options
+from blemish.learning.fusing import check, costliest, learn_by_lighting, learn_fused, own_options
 from blemish.learning.multiclass import fit_multiclass
 from blemish.learning.options import FitOptions
+from blemish.learning.placed import fit_placed
 from blemish.learning.plan import FitPlan, head_of, load_backbone, recipe
 from blemish.learning.run import Learned, describe, learn, tensors
 from blemish.learning.sources.base import Learning
@@ -60,11 +62,13 @@ def fit(
     half, routing = _checked(options)
     fused = options.fused
     if not fused:  # otherwise each part has its levels
-        backbone = (backbone or load_backbone(options)) if half.backbone else None
+        backbone = (backbone or load_backbone(options.parts[0])) if half.backbone else None
+    backbone = backbone and for_lightings(backbone, len(options.lightings))
+    records = half.modality.completed(records, options.cut)
     good = choose(records, half.modality, by_category=routing is not None)
     cls = costliest(options)
     with ExitStack() as stack:
-        if cache is None and cls.fitted_modules:  # steps need the same features many times
+        if cache is None and (cls.fitted_modules or options.combine_lightings == "max"):  # the same features many times
             folder = stack.enter_context(TemporaryDirectory(prefix="blemish-features-"))
             cache = FeatureCache(Path(folder))
         split = Split(good) if routing else plan_calibration(good, options, cls, _areas(options))
@@ -73,11 +77,16 @@ def fit(
                 split, options, backbone=backbone, cache=cache, track=track, spread=spread, blind=blind
             )
             return _model(plan, good, split, learned, options, start)
+        if options.combine_lightings == "max":
+            plan, learned = learn_by_lighting(split, options, backbone=backbone, cache=cache, track=track, blind=blind)
+            return _model(plan, good, split, learned, options, start)
         groups = len({r.group for r in split.learn}) if routing and routing.separate else 1
         options = effort.applied(options, len(split.learn) // groups)
         plan = FitPlan.of(split.learn, options, backbone=backbone, cache=cache, track=track, spread=spread, blind=blind)
         if routing:
             return fit_multiclass(plan, good, routing, start)
+        if plan.modality.tile_heads:
+            return fit_placed(plan, good, split, start)
         return _model(plan, good, split, learn(plan, split), options, start)
 
 
@@ -107,6 +116,12 @@ def _checked(options: FitOptions) -> tuple[Learning, Routing | None]:
     if options.fused:
         check(options)
         return [_checked(part) for part in own_options(options)][0]
+    if options.combine_lightings == "max":
+        half, routing = _checked(options.parts[0])
+        if not half.backbone or routing or head_of(options.parts[0])[0].needs.category:
+            message = f"{options.method} tells categories apart or has no frozen network: it learns no single lightings"
+            raise ConfigError(message, hint="--channels fuse, or another method")
+        return half, routing
     method_class = methods.get(options.method)
     routing = method_class.routing(config.build(method_class.Config, options.options))
     head, settings = head_of(options)
@@ -130,6 +145,9 @@ def _checked(options: FitOptions) -> tuple[Learning, Routing | None]:
     if options.locate != "off" and (not half.backbone or routing or options.multi_class):
         what = "one model of several categories" if half.backbone else options.method
         raise ConfigError(f"{what} locates no parts", hint="leave locate out (--locate)")
+    if len(options.lightings) > 1 and needs.image:
+        message = f"{options.method} learns the picture itself beside its features, and of one lighting"
+        raise ConfigError(message, hint="another method, or one lighting (--lighting)")
     routing = routing or (Routing(separate=needs.apart) if options.multi_class else None)
     if routing and not half.backbone:  # a router needs the features of a frozen network
         raise ConfigError(f"{options.method} learns no images, and only images are told apart by product")

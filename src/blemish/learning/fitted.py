@@ -10,6 +10,7 @@ from blemish.data import registry
 from blemish.errors import ConfigError
 from blemish.inspection.modelfile import Model, arrays
 from blemish.inspection.routed import head_name
+from blemish.learning.backbones.lit import for_lightings
 from blemish.learning.heads import Vote
 from blemish.learning.options import FitOptions
 from blemish.learning.plan import head_of, load_backbone
@@ -36,6 +37,7 @@ def restore(model: Model, backbone: Backbone | None = None, head: int = 0) -> tu
         return None, method
     backbone = backbone or load_backbone(options)
     assert backbone is not None
+    backbone = for_lightings(backbone, len(options.lightings))
     if backbone.identity != model.meta.backbone.identity:
         raise ConfigError(f"the model was made with {model.meta.backbone.identity}, not {backbone.identity}")
     state = arrays(model.tensors)

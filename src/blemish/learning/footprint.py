@@ -33,8 +33,8 @@ def _pool(config: Any, spec: FeatureSpec, count: int) -> int:
     return 2 * 4 * patches * len(config.windows) * sum(spec.channels)
 
 
-def _drawn(kept: Collection[str], config: Any, spec: FeatureSpec) -> int:
-    """What the graph holds of the Gaussians: a factor at each position, in float32."""
+def of_a_head(kept: Collection[str], config: Any, spec: FeatureSpec) -> int:
+    """Bytes of what the graph holds of the Gaussians: a factor at each position, in float32."""
     return _gaussians(config, spec) // 8 if "whiten" in kept and hasattr(config, "channels") else 0
 
 
@@ -51,11 +51,19 @@ def needed(kept: Collection[str], config: Any, spec: FeatureSpec, count: int, ba
     return features, "fewer levels of the backbone"
 
 
-def check(kept: Collection[str], config: Any, spec: FeatureSpec, size: tuple[int, int], count: int, batch: int) -> None:
+def check(
+    kept: Collection[str],
+    config: Any,
+    spec: FeatureSpec,
+    size: tuple[int, int],
+    count: int,
+    batch: int,
+    heads: int = 0,  # of tiles
+) -> None:
     """ResourceError, with a size that may fit, where learning at this (H, W) cannot; ExportError where the graph could
     not hold what is learned.
     """
-    held = _drawn(kept, config, spec)
+    held = of_a_head(kept, config, spec)
     if held > MOST:
         raise ExportError(
             f"what is kept for each position at {size[1]}x{size[0]} comes to {size_text(held)}, and a graph holds "
@@ -64,6 +72,8 @@ def check(kept: Collection[str], config: Any, spec: FeatureSpec, size: tuple[int
         )
     free = free_memory()
     least, other = needed(kept, config, spec, count, batch)
+    if heads > 1:  # each as its arrays and as its graph
+        least, other = least + 2 * (heads - 1) * held, "larger tiles (--tiles), or --tile-places off"
     if free is None or least <= free.bytes:
         return
     fitting = int(math.sqrt(size[0] * size[1] * 0.5 * free.bytes / least)) // _STEP * _STEP

@@ -14,6 +14,7 @@ import random
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,7 @@ from blemish.learning.heads import Scaled, Vote
 from blemish.learning.observing import seen_again
 from blemish.learning.options import FitOptions
 from blemish.learning.plan import FitPlan, recipe
-from blemish.learning.run import Frozen, Learned, describe, freeze, learn, tensors
+from blemish.learning.run import Frozen, Learned, Taught, describe, freeze, learn, teach, tensors
 from blemish.learning.splits import Part, Split, hold_out, new_to_the_router
 from blemish.ops.anchors import Anchors, cluster
 from blemish.ops.arrays import unit
@@ -115,12 +116,14 @@ def fit_multiclass(plan: FitPlan, good: Sequence[Record], routing: Routing, star
         learned=judged,
         blind=plan.blind,
         regions=options.regions,
+        confidence=options.confidence,
     )
     return in_best_format(model.with_calibrators(made.calibrators, made.categories), made.agreement)
 
 
-def head(plan: FitPlan, part: Part) -> Learned:
-    """A category's own head; `graph` is the head alone, which follows the trunk."""
+def head(plan: FitPlan, part: Part, *, keeps: bool = False) -> Learned:
+    """A category's own head, or a place's; `graph` is the head alone, which follows the trunk. With `keeps` its scale
+    is that of learned images that are left out, each in turn (`Method.left_out`)."""
     found: list[bytes] = []
 
     def frozen(method: Method[Any]) -> Frozen:
@@ -129,8 +132,14 @@ def head(plan: FitPlan, part: Part) -> Learned:
         whole = export.merge(plan.images.trunk, found[-1])
         return Frozen(whole, lambda: export.reference_engine(plan.images.backbone, scaled))
 
-    learned = learn(plan, Split(part.learn), frozen=frozen)
+    taught = partial(_kept, plan) if keeps else None
+    learned = learn(plan, Split(part.learn), taught, frozen)
     return replace(learned, graph=found[-1])
+
+
+def _kept(plan: FitPlan, records: Sequence[Record], share: float, _: bool) -> Taught:
+    """A method that can leave what it has learned out again."""
+    return teach(plan, records, share, keeps=True)
 
 
 def together(heads: Sequence[Learned], names: Sequence[str], trunk: bytes) -> Learned:
@@ -144,7 +153,7 @@ def together(heads: Sequence[Learned], names: Sequence[str], trunk: bytes) -> Le
 
 
 def _unpromised(good: Sequence[Record], options: FitOptions) -> str:
-    needed = images_needed(options.false_alarm_rate)
+    needed = images_needed(options.false_alarm_rate, options.confidence)
     what = "good images" if options.promise_per == "image" else "units of good images"
     return (
         f"{len(good)} good images cannot promise any category a false-alarm rate of {options.false_alarm_rate:g}: the "
@@ -226,12 +235,14 @@ def comparable(plan: FitPlan, method: Method[Any], good: Sequence[Record]) -> Sc
     """A head with its scores on the scale of its good images.
 
     Scores of heads that learned apart are not comparable: (s - median) / (0.995 quantile - median) of good images makes
-    them so, and keeps the order within a category. Maps likewise.
+    them so, and keeps the order within a category. Maps likewise. A method that keeps what it has learned leaves each
+    image out of that: of few images a Gaussian says of each learned one the same.
     """
     scores, peaks = [], []
     with method.computing():
-        for batch in plan.images.batches(good):
-            prediction = method(seen_again(method, batch, plan.images.maps_of))
+        for batch in plan.images.batches(good, 1 if method.keeps else None):
+            seen = seen_again(method, batch, plan.images.maps_of)
+            prediction = method.left_out(method.placed(seen), method.placed(seen)) if method.keeps else method(seen)
             scores.append(np.asarray(prediction.score))
             peaks.append(np.asarray(prediction.anomaly_map)[:, ::8, ::8].ravel())
     return Scaled(method, *_scale(np.concatenate(scores)), *_scale(np.concatenate(peaks)))

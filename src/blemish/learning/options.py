@@ -6,21 +6,27 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from types import NoneType
-from typing import Any, ClassVar, Literal, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_type_hints
 
 from blemish import config, methods
 from blemish.data.image.resolution import parse_scale
 from blemish.errors import ConfigError
 from blemish.files import MAX_PIXELS, MOST_PIXELS
-from blemish.inspection.conformal import Decide, RegionPer, Regions, check_rate
+from blemish.inspection.conformal import Decide, RegionPer, Regions, check_confidence, check_rate, images_needed
 from blemish.inspection.rules import parse_rule
 from blemish.learning import backbones
 from blemish.learning.devices import check_form
+
+if TYPE_CHECKING:
+    from blemish.data.modality import Cut
 
 AUTO = "auto"
 """Stands for the method that `evaluation.choose` finds."""
 
 PromisePer = Literal["image", "unit"]
+
+ALL_LEARNED = ("leave_one_out", "folds")
+"""Calibrations that hold nothing out; no theorem gives their threshold a confidence."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +104,22 @@ class FitOptions:
     image_size: str = option(
         "256", "Pixels: 256 = 256² with the aspect kept; 320x128 = width x height; 256sq = square.", "Images"
     )
+    lightings: tuple[str, ...] = option(
+        (),
+        "A picture of those that one sample is: left (a file for each lighting, found by its name), or nir=3, "
+        "colour=0,1,2 (channels of one file); docs/howto/lightings.md.",
+        "Images",
+        flag="--lighting",
+        later=True,
+    )
+    combine_lightings: Literal["fuse", "max"] = option(
+        "fuse",
+        "Of several lightings: fuse, features of all are learned together; max, each is learned by itself, and the "
+        "most anomalous decides.",
+        "Images",
+        flag="--channels",
+        later=True,
+    )
     roi: str | None = option(
         None,
         "Region of interest: an image whose pixels > 0 are inspected, or JSON polygons; several colours or names are "
@@ -112,9 +134,23 @@ class FitOptions:
         "Images",
         later=True,
     )
+    template: str | None = option(
+        None,
+        "Find the part by this picture of it, cut out of a good one, on any background; what is black or transparent "
+        "in it is inspected, and not looked for.",
+        "Images",
+        file=True,
+        later=True,
+    )
     tiles: str | None = option(
         None,
         "Inspect in overlapping tiles: 512 = of 512 source pixels, 512:64 = overlapping by 64; image_size is a tile's.",
+        "Images",
+        later=True,
+    )
+    tile_places: Literal["auto", "on", "off"] = option(
+        "auto",
+        "With tiles, a head for each tile's place; auto: where good pictures lie alike and learning is one pass.",
         "Images",
         later=True,
     )
@@ -190,6 +226,13 @@ class FitOptions:
     promise_per: PromisePer = option(
         "image", "unit: an exact promise where several images show one thing, and a stricter threshold.", "Promise"
     )
+    confidence: float | None = option(
+        None,
+        "How sure each promise is to hold for this very model: 0.95 = 95 % sure, from a split; on average over models "
+        "if not given.",
+        "Promise",
+        later=True,
+    )
     region_rate: float | None = option(
         None,
         "Share of good images that may show a region, or of good area in regions; the false-alarm rate if not given.",
@@ -216,19 +259,36 @@ class FitOptions:
 
     def __post_init__(self) -> None:
         check_rate(self.false_alarm_rate)
+        check_confidence(self.confidence)
+        if self.confidence is not None and self.calibration in ALL_LEARNED:
+            message = f"{self.calibration} learns from all images, and no theorem gives its threshold a confidence"
+            raise ConfigError(message, hint="calibration auto or split (--calibration), or no confidence")
         if not 0 < self.held_out < 1:
             raise ConfigError(f"held_out has to lie between 0 and 1, not {self.held_out}")
         if not 0 <= self.seed < 2**63:
             raise ConfigError(f"seed has to lie between 0 and 2**63 - 1, not {self.seed}")
         if min(self.window, self.resample, self.file_rate or 1.0) <= 0:
             raise ConfigError("window, file_rate and resample have to be positive")
+        if self.combine_lightings == "max" and (len(self.lightings) < 2 or self.fused or self.multi_class):
+            message = "max (--channels) compares two lightings or more, of one product and by one method"
+            raise ConfigError(message, hint="leave channels out, or name lightings (--lighting) and one method")
         if self.tiles is not None:
             from blemish.data.image.tiles import parse_tiles
 
             parse_tiles(self.tiles)
-            if self.locate != "off" or self.roi is not None or self.method == AUTO:
-                message = "tiles are cut from the whole picture, and of a named method"
-                raise ConfigError(message, hint="leave out tiles (--tiles), or roi, locate and method auto")
+            if self.method == AUTO:
+                raise ConfigError("method auto tries no tiles", hint="leave out tiles (--tiles), or name a method")
+        elif self.tile_places == "on":
+            raise ConfigError("there are no tiles whose places could be known", hint="give tiles (--tiles)")
+        if self.lightings:
+            from blemish.data.image.lightings import Lightings
+
+            Lightings.parse(self.lightings)
+            if self.method == AUTO:
+                message = "lightings are learned by a named method, and method auto chooses for one picture"
+                raise ConfigError(message, hint="name a method (--method)")
+        if self.locate == "off" and self.template is not None:
+            raise ConfigError("a template is for parts that are located", hint="say so (--locate on)")
         if self.locate != "off" and self.roi is not None:
             message = "a region of interest is drawn on the picture, and a located part lies anywhere in it"
             raise ConfigError(message, hint="leave out roi (--roi) or locate (--locate)")
@@ -244,16 +304,24 @@ class FitOptions:
         check_form(self.device)
 
     @property
+    def cut(self) -> Cut:
+        """How files become samples."""
+        from blemish.data.modality import Cut
+
+        return Cut(self.window, self.file_rate, self.lightings)
+
+    @property
     def fused(self) -> bool:
         """Whether the method is several as one."""
         return len(methods.parts(self.method)) > 1
 
     @property
     def parts(self) -> tuple[FitOptions, ...]:
-        """The options of each of the methods that are one; themselves where it is one method."""
+        """The options of each of the methods that are one; themselves where it is one method, as of one lighting where
+        each is learned by itself."""
         names = methods.parts(self.method)
         if len(names) == 1:
-            return (self,)
+            return (self if self.combine_lightings == "fuse" else replace(self, combine_lightings="fuse"),)
         return tuple(replace(self, method=name, options=dict(self.options.get(name, {}))) for name in names)
 
     def check_parts(self) -> None:
@@ -291,6 +359,7 @@ class FitOptions:
     def of_images(self) -> str:
         """What only images have of what is asked for, for people; empty where nothing is."""
         asked = {"a region of interest": self.roi, "a scale": self.scale, "a rule": self.rules}
+        asked |= {"a lighting": self.lightings}
         return " and ".join(name for name, value in asked.items() if value)
 
     def needs_maps(self, areas: int = 0) -> str:
@@ -307,6 +376,11 @@ class FitOptions:
         """The rate that takes the most good images to promise: of several thresholds together, that of one alone by
         Bonferroni's inequality, with which there are always enough."""
         return min(self.false_alarm_rate / together, self.region_rate or 1.0)
+
+    def needed(self, areas: int = 0) -> int:
+        """The fewest held-out good images (or units) that can keep every promise."""
+        alone = images_needed(self.strictest_rate(), self.confidence)
+        return max(alone, images_needed(self.false_alarm_rate, self.confidence, self.together(areas)))
 
 
 def _known(name: str, option: Option, kind: Any, default: Any) -> Option:
@@ -334,6 +408,8 @@ def by_name(given: Mapping[str, Any]) -> FitOptions:
     options = config.build(FitOptions, {**{k: v for k, v in given.items() if k in OPTIONS}, "options": method_options})
     if options.fused:
         options.check_parts()
+        if options.tile_places == "on":
+            raise ConfigError("several methods as one have no heads for tiles", hint="leave tile_places out")
         if options.multi_class or options.second_backbone:
             raise ConfigError("several methods as one learn one product by one backbone", hint="name one (--method)")
     elif options.method != AUTO:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from blemish import config, methods
+from blemish.data.image.modality import Images
 from blemish.data.modality import Modality
 from blemish.errors import ConfigError
 from blemish.inspection.engines import calm_torch
 from blemish.inspection.measuring import Measuring
-from blemish.learning import artefacts, devices, footprint
+from blemish.learning import artefacts, devices, footprint, placing
 from blemish.learning.backbones.cache import FeatureCache
+from blemish.learning.backbones.lit import for_lightings
 from blemish.learning.backbones.loading import load
 from blemish.learning.chunks import Chunk, Spread
 from blemish.learning.options import FitOptions
@@ -20,11 +27,15 @@ from blemish.learning.sources.base import Learning, Source
 from blemish.learning.sources.features import BATCH, FeatureSource
 from blemish.learning.sources.image import AUTO, read_textures
 from blemish.learning.sources.registry import learning_for
+from blemish.system import size_text
 from blemish.types import Needs, Record, Track, no_track
 
 if TYPE_CHECKING:
     from blemish.learning.backbones.base import Backbone
     from blemish.methods.base import Method
+
+
+LARGE = 512 * 512  # pixels of a network's input: time and memory of a larger one are said before learning
 
 
 @dataclass(frozen=True)
@@ -71,16 +82,24 @@ class FitPlan:
         method_class, settings = head_of(options)
         needs = method_class.wants(settings)
         half = learning_for(needs)
+        backbone = backbone and for_lightings(backbone, len(options.lightings))
         artefact = _artefact(method_class, settings, backbone)
-        modality = modality or half.plan(records, options, backbone)
+        if modality is None:
+            modality = half.plan(records, options, backbone)
+            if isinstance(modality, Images) and backbone is not None:
+                each = footprint.of_a_head(method_class.fitted_buffers, settings, backbone.spec(modality.size))
+                modality = placing.decided(modality, records, options.tile_places, method_class, each)
         Measuring.of(modality, options.regions, options.rules)  # before any work
         if backbone is not None:
             size = modality.size
-            footprint.check(method_class.fitted_buffers, settings, backbone.spec(size), size, len(records), BATCH)
+            kept, heads = method_class.fitted_buffers, len(modality.tile_heads)
+            footprint.check(kept, settings, backbone.spec(size), size, len(records), BATCH, heads)
         # the effect of the short format is measured after learning, against float32 (`calibrate.agreement`)
         precision = "bf16" if options.precision == "bf16" else "f32"
         source = half.open(modality, backbone, cache, precision=precision, image=needs.image)
         features = source.compute_on(device)
+        if isinstance(source, FeatureSource) and math.prod(modality.size) > LARGE:
+            _say(source, method_class, settings, modality.pieces(records))
         textures = tuple(read_textures(options.textures)) if needs.twin else ()
         if AUTO in options.views:
             options = replace(options, views=_views(options, method_class, source, modality.pieces(records)))
@@ -141,6 +160,9 @@ def head_of(options: FitOptions) -> tuple[type[Method[Any]], Any]:
 
     ConfigError where several are one.
     """
+    if options.combine_lightings == "max":
+        message = "lightings that are learned each by itself (channels max) are neither taken apart nor learned further"
+        raise ConfigError(message, hint="fit again with all images, or learn them together (--channels fuse)")
     if options.fused:
         message = f"{options.method} is several methods as one, which are neither taken apart nor learned further"
         raise ConfigError(message, hint="fit again with all images, or name one of them (--method)")
@@ -163,7 +185,7 @@ def load_backbone(options: FitOptions) -> Backbone | None:
         each = [load_backbone(part) for part in options.parts]
         layers = tuple(sorted({layer for network in each if network is not None for layer in network.layers}))
         chosen: dict[str, Any] = {"weights": options.weights, "allow_download": options.allow_download}
-        return load(options.backbone, layers=layers, **chosen)
+        return for_lightings(load(options.backbone, layers=layers, **chosen), len(options.lightings))
     cls, settings = head_of(options)
     needs = cls.wants(settings)
     if not learning_for(needs).backbone:
@@ -174,14 +196,15 @@ def load_backbone(options: FitOptions) -> Backbone | None:
         "allow_download": options.allow_download,
         "strides": needs.strides,
     }
+    groups = max(len(options.lightings), 1)
     if options.second_backbone is None:
-        return load(options.backbone, **chosen)
+        return for_lightings(load(options.backbone, **chosen), groups)
     if not needs.second:
         raise ConfigError(f"{options.method} has no use for a second backbone", hint="leave second_backbone out")
     from blemish.learning.backbones import timm_net
     from blemish.learning.backbones.pair import PairBackbone
 
-    return PairBackbone(
+    pair = PairBackbone(
         timm_net.load(options.backbone, **chosen),
         timm_net.load(
             options.second_backbone,
@@ -190,6 +213,7 @@ def load_backbone(options: FitOptions) -> Backbone | None:
             strides=needs.strides,
         ),
     )
+    return for_lightings(pair, groups)
 
 
 def recipe(options: FitOptions) -> dict[str, Any]:
@@ -199,6 +223,24 @@ def recipe(options: FitOptions) -> dict[str, Any]:
         return {**config.to_json(options), "options": {**config.to_json(options.fusion), **each}}
     method_options = config.build(methods.get(options.method).Config, options.options)
     return {**config.to_json(options), "options": config.to_json(method_options)}
+
+
+def _say(source: FeatureSource, method: type[Method[Any]], settings: Any, records: Sequence[Record]) -> None:
+    """Before any work at a large size, a warning that says how long it takes and how much memory it needs at least."""
+    high, wide = source.preprocess.size
+    blank = np.zeros((high, wide, 3), np.uint8)
+    source.extracted(blank)  # the first call takes longer
+    start = perf_counter()
+    source.extracted(blank)
+    each = perf_counter() - start
+    source.computed -= 2
+    least, _ = footprint.needed(method.fitted_buffers, settings, source.spec, len(records), BATCH)
+    steps = "; training steps come on top" if method.fitted_modules else ""
+    message = (
+        f"at {wide}x{high} the network takes {each:.2g} s an image, about {each * len(records):.0f} s for "
+        f"{len(records)} images{steps}; learning needs at least {size_text(least)} of memory"
+    )
+    warnings.warn(message, stacklevel=4)
 
 
 def _artefact(method_class: type[Method[Any]], settings: Any, backbone: Backbone | None) -> bytes | None:

@@ -36,7 +36,7 @@ from blemish.inspection.calibrate import (
     good_scores,
     unit_id,
 )
-from blemish.inspection.conformal import Calibrator
+from blemish.inspection.conformal import Calibrator, Kind
 from blemish.inspection.engines import ISA_LIMITS, Engine, Precision
 from blemish.inspection.measuring import Measuring
 from blemish.inspection.meta import BackboneMeta, DataMeta, Meta
@@ -107,7 +107,7 @@ def learn(
     share, kind = plan.share / (len(split.folds) + 1), split.kind
     method, seen, report = taught(split.learn, share, kind == "leave_one_out")
     graph, reference = frozen(method)
-    deployed = _deployed(plan, method, graph)
+    runs = deployed(plan, method, graph)
     scores: list[Scores] = []
     if kind == "leave_one_out" and not method.keeps:  # too much was condensed
         if not split.folds:
@@ -117,26 +117,35 @@ def learn(
             raise CalibrationError(message, hint="calibration split or folds, or a larger pool (--set pool)")
         kind = "cross"
     if kind == "leave_one_out":
-        more = left_out(plan, method, split.learn, deployed.engines)
-        scores.append(good_scores(deployed, split.learn, plan.track, more))
+        more = left_out(plan, method, split.learn, runs.engines)
+        scores.append(good_scores(runs, split.learn, plan.track, more))
     elif kind == "split":
-        scores.append(good_scores(deployed, split.held, plan.track))
+        scores.append(good_scores(runs, split.held, plan.track))
     else:
         for part in split.folds:
             fold = taught(part.learn, share, False).method
-            scores.append(good_scores(_deployed(plan, fold, frozen(fold).graph), part.held, plan.track))
+            scores.append(good_scores(deployed(plan, fold, frozen(fold).graph), part.held, plan.track))
     parity: dict[str, Any] = {}
     if reference is not None:
-        parity = export.certify(deployed.engines, reference(), _golden(plan.modality, split.learn))
+        parity = export.certify(runs.engines, reference(), _golden(plan.modality, split.learn))
         if plan.backbone is not None and (known := _checked(plan.backbone, plan.cache)):
             parity["backbone"] = known
-    made: dict[str, Calibrator] = {}
-    if kind is not None:
-        options = plan.options
-        per_unit = options.promise_per == "unit"
-        rate, regions = options.false_alarm_rate, options.regions
-        made = calibrators(scores, rate, kind, per_unit=per_unit, blind=plan.blind, regions=regions)
+    made = {} if kind is None else thresholds(plan, scores, kind)
     return Learned(method, seen, report, graph, parity, made, agreement(scores))
+
+
+def thresholds(plan: FitPlan, scores: Sequence[Scores], kind: Kind) -> dict[str, Calibrator]:
+    """By number format, from the scores of good images that were not learned."""
+    options = plan.options
+    return calibrators(
+        scores,
+        options.false_alarm_rate,
+        kind,
+        per_unit=options.promise_per == "unit",
+        blind=plan.blind,
+        regions=options.regions,
+        confidence=options.confidence,
+    )
 
 
 def left_out(
@@ -288,10 +297,10 @@ def tensors(state: Mapping[str, Any], settings: Any) -> bytes:
     return save(named, metadata={"config": json.dumps(config.to_json(settings))})
 
 
-def _deployed(plan: FitPlan, method: Method[Any], graph: bytes) -> Deployed:
-    """What will run."""
+def deployed(plan: FitPlan, method: Method[Any], graph: bytes, heads: Mapping[str, bytes] | None = None) -> Deployed:
+    """What will run: the whole graph, or a trunk and the heads behind it."""
     state = b"" if graph else tensors(method.fitted_state(), method.config)
-    model = Model(_opening(plan, method), {}, state, graph, {}, {})
+    model = Model(_opening(plan, method), {}, state, graph, {}, {}, heads=dict(heads or {}))
     return deployed_model(model, plan.modality, Measuring.of(plan.modality, plan.options.regions, plan.options.rules))
 
 
@@ -370,7 +379,8 @@ def _scenes(plan: FitPlan) -> ImageSamples:
         threads=images.threads,
     )
     source.compute_on(plan.device)
-    return ImageSamples(source, scenes((height, width)), plan.needs)
+    groups = images.preprocess.groups
+    return ImageSamples(source, scenes((height, width), groups=groups), plan.needs)
 
 
 def _schedule(plan: FitPlan, method: Method[Any], seen: set[str], share: float) -> Plan:

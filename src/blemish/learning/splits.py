@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import warnings
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,7 +14,7 @@ from blemish.data.image.modality import Images
 from blemish.data.layouts import by_folder
 from blemish.data.modality import Modality
 from blemish.errors import CalibrationError, ConfigError, DataError
-from blemish.inspection.conformal import Kind, images_needed
+from blemish.inspection.conformal import Kind, images_needed, uncertain
 from blemish.learning.options import FitOptions
 from blemish.types import Record
 
@@ -77,16 +77,19 @@ def plan_calibration(good: Sequence[Record], options: FitOptions, method: type[M
     areas that get a threshold each.
 
     Where learning is costly (training by gradient), folds do it six times over. Then as many as a promise needs are
-    held out instead, if necessary more than `held_out`, up to half of them.
+    held out instead, if necessary more than `held_out`, up to half of them. With a confidence, which only a split has,
+    so are they for every method, where half as many are left to learn from.
 
     ConfigError where images are to be left out by a method that cannot, or where more of their maps is needed than what
     leaving them out tells.
     """
     rate = options.strictest_rate(options.together(areas))
-    requested, needed = options.calibration, images_needed(rate)
-    alone = images_needed(options.strictest_rate())  # for one threshold
+    requested, needed = options.calibration, options.needed(areas)
+    alone = images_needed(options.strictest_rate(), options.confidence)  # for one threshold
     # which tiles are left out would have to be told for each picture
-    leaves_out = method.leaves_out() and options.tiles is None and not options.fused
+    leaves_out = (
+        method.leaves_out() and options.tiles is None and not options.fused and options.combine_lightings == "fuse"
+    )
     costly = bool(method.fitted_modules) or method.needs.costly
     if requested == "leave_one_out" and (needs_maps := options.needs_maps(areas)):
         message = f"{needs_maps} needs whole maps of good images, and leaving one out gives a score"
@@ -98,13 +101,15 @@ def plan_calibration(good: Sequence[Record], options: FitOptions, method: type[M
     if requested == "none":
         return Split(list(good))
     units = by_unit(good)
+    _check_certain(units, options)
     order = sorted(units)
     random.Random(options.seed).shuffle(order)
     if requested in ("auto", "split"):
         held: list[Record] = []
         taken = 0
-        half = costly and not leaves_out and requested == "auto" and len(order) >= 2 * needed
-        least = needed if half else 0  # units
+        half = costly and not leaves_out and len(order) >= 2 * needed
+        certain = options.confidence is not None and len(order) >= needed + max(needed // 2, 1)
+        least = needed if requested == "auto" and (half or certain) else 0  # units
         while taken < len(order) - 1 and (len(held) < round(options.held_out * len(good)) or taken < least):
             held += units[order[taken]]  # at least one unit is left to learn from
             taken += 1
@@ -114,18 +119,21 @@ def plan_calibration(good: Sequence[Record], options: FitOptions, method: type[M
         if enough and (taken >= alone or (requested == "split" and options.promise_per == "image")):
             return Split(_without(good, held), "split", held)
     counted = len(order) if options.promise_per == "unit" else len(good)
-    if requested != "split" and counted >= needed and len(order) > 1:
+    sure = options.confidence is not None
+    if requested != "split" and counted >= needed and len(order) > 1 and not sure:
         parts = [[r for name in order[k::FOLDS] for r in units[name]] for k in range(min(FOLDS, len(order)))]
         folds = tuple(Part(_without(good, part), part) for part in parts)
         if requested == "leave_one_out":
             return Split(list(good), requested)
         return Split(list(good), "leave_one_out" if leaves_out and requested == "auto" else "cross", folds=folds)
     what = "good images" if options.promise_per == "image" else "units of good images"
-    advice = (
-        f"it takes {needed} {what} that are all learned from or about {math.ceil(needed / options.held_out)} with "
-        f"{options.held_out:.0%} held out"
-    )
-    message = f"{counted} {what} cannot promise a false-alarm rate of {rate:g}"
+    share = f"about {math.ceil(needed / options.held_out)} with {options.held_out:.0%} held out"
+    all_learned = f"{needed} {what} that are all learned from"
+    if sure:  # nothing is left out in turn; auto holds out what it takes
+        all_learned = f"{needed} {what} that are held out beside {max(needed // 2, 1)} that are learned from"
+    advice = f"it takes {all_learned} or {share}"
+    certainly = f" with confidence {options.confidence:g}" if sure else ""
+    message = f"{counted} {what} cannot promise a false-alarm rate of {rate:g}{certainly}"
     if requested != "auto":
         raise CalibrationError(f"{message} by {requested}", hint=advice)
     warnings.warn(f"{message}: the model is saved without a threshold; {advice}", stacklevel=3)
@@ -145,7 +153,8 @@ def hold_out(category_records: Sequence[Record], kept: Sequence[Record], options
         raise ConfigError(
             f"{options.calibration} calibrates a model of one product", hint="calibration auto, split or none"
         )
-    needed, fixed = images_needed(options.strictest_rate(options.together(areas))), {r.whole for r in kept}
+    _check_certain(by_unit(category_records), options)
+    needed, fixed = options.needed(areas), {r.whole for r in kept}
     units = by_unit(r for r in category_records if r.whole not in fixed)
     order = sorted(units)
     random.Random(options.seed).shuffle(order)
@@ -180,7 +189,14 @@ def new_to_the_router(
     draw = random.Random(options.seed)
     order = [draw.sample(units[name], len(units[name])) for name in draw.sample(sorted(units), len(units))]
     turns = [record for turn in zip_longest(*order) for record in turn if record is not None]
-    return turns[: max(STRANGE * images_needed(options.false_alarm_rate) - len(held), 0)]
+    return turns[: max(STRANGE * images_needed(options.false_alarm_rate, options.confidence) - len(held), 0)]
+
+
+def _check_certain(units: Mapping[str, Sequence[Record]], options: FitOptions) -> None:
+    """CalibrationError where images of one unit would be counted one by one, and a confidence is asked for."""
+    several = any(len(images) > 1 for images in units.values())
+    if several and options.confidence is not None and options.promise_per == "image" and options.calibration != "none":
+        raise uncertain(options.confidence, by_units=True)
 
 
 def by_unit(records: Iterable[Record]) -> dict[str, list[Record]]:

@@ -281,7 +281,7 @@ def test_what_cannot_be_told_is_refused(padim: Model, tmp_path: Path) -> None:
         assert not (tmp_path / "out").exists()
 
     refused(replace(padim, calibrators={}), "threshold")
-    refused(replace(padim, heads={"0000": b""}), "one for each category")
+    refused(replace(padim, heads={"0000": b""}), "one for each tile")
     refused(replace(padim, meta=replace(padim.meta, graph=False)), "no graph")
     later = Farther(**{**vars(padim.meta), "located": "by its outline"})
     bundle._TOLD[Farther] = bundle._TOLD[Meta]

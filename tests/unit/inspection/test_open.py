@@ -48,7 +48,7 @@ def test_heads_run_in_the_format_that_is_asked_for_and_the_router_in_float32(
     assert engine.precision == precision
     assert engine._trunk == Asked(b"graph", {"precision": precision, "threads": 2, "batch": 3})
     assert engine._routes._vote == Asked(b"votes", {"precision": "f32", "threads": 2})
-    assert engine._routes._elected(0) == Asked(b"a head", {"precision": precision, "threads": 2})
+    assert engine._routes._heads._elected(0) == Asked(b"a head", {"precision": precision, "threads": 2})
 
 
 def test_heads_that_were_needed_longest_ago_are_compiled_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,7 +57,7 @@ def test_heads_that_were_needed_longest_ago_are_compiled_again(monkeypatch: pyte
     monkeypatch.setattr(routed, "KEPT", 2)
     routes = Routes({VOTE: b"votes", **{head_name(k): b"%d" % k for k in range(3)}}, precision="f32")
     for number in (0, 1, 0, 2, 0, 1):
-        routes._elected(number)
+        routes._heads._elected(number)
     assert compiled == [b"votes", b"0", b"1", b"2", b"1"]
 
 

@@ -14,7 +14,7 @@ from blemish.errors import ConfigError
 from blemish.inspection.inspector import Inspector
 from blemish.inspection.modelfile import arrays
 from blemish.inspection.open import open_model
-from blemish.learning import fused
+from blemish.learning import fusing
 from blemish.learning.fit import fit
 from blemish.learning.fused import Scale
 from blemish.learning.options import FitOptions, by_name
@@ -152,12 +152,12 @@ def test_what_cannot_be_is_said_before_anything_is_read(options: dict[str, Any],
 
 def test_methods_that_are_no_head_behind_one_network_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="fpfh is no head behind a frozen network"):
-        fused.check(build(FitOptions, {"method": "padim+fpfh"}))
+        fusing.check(build(FitOptions, {"method": "padim+fpfh"}))
     if "dfc" in HERE:
         with pytest.raises(ConfigError, match="dfc tells categories apart"):
-            fused.check(build(FitOptions, {"method": "padim+dfc"}))
+            fusing.check(build(FitOptions, {"method": "padim+dfc"}))
         with pytest.raises(ConfigError, match="fader makes an image"):
-            fused.check(build(FitOptions, {"method": "padim+fader"}))
+            fusing.check(build(FitOptions, {"method": "padim+fader"}))
     with pytest.raises(ConfigError, match="cannot leave images out"):
         fitted(tmp_path, calibration="leave_one_out")
 
@@ -165,10 +165,10 @@ def test_methods_that_are_no_head_behind_one_network_are_refused(tmp_path: Path)
 def test_views_and_textures_go_to_the_parts_that_take_them() -> None:
     if GRADIENT not in HERE:
         pytest.skip("PyTorch is not installed")
-    plain, trained = fused.own_options(build(FitOptions, {"method": f"padim+{GRADIENT}", "views": ["flip_h"]}))
+    plain, trained = fusing.own_options(build(FitOptions, {"method": f"padim+{GRADIENT}", "views": ["flip_h"]}))
     assert plain.views == FitOptions.views
     assert trained.views == ("flip_h",)
-    each = fused.own_options(build(FitOptions, {"method": "padim+patchcore", "views": ["flip_h"]}))
+    each = fusing.own_options(build(FitOptions, {"method": "padim+patchcore", "views": ["flip_h"]}))
     assert {part.views for part in each} == {("flip_h",)}  # nobody takes them, and that is said
 
 

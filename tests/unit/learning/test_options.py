@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import fields
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from blemish import Detector
+from blemish import Detector, methods
 from blemish.errors import ConfigError
 from blemish.learning.options import OPTIONS, FitOptions, by_name
 
@@ -80,3 +81,9 @@ def test_help_of_a_detector_lists_every_option() -> None:
     listed = inspect.signature(Detector).parameters
     assert set(listed) == {*OPTIONS, "cache", "options"}
     assert {name: listed[name].default for name in OPTIONS} == {name: o.default for name, o in OPTIONS.items()}
+
+
+def test_lightings_take_no_name_of_a_method_s_own_option() -> None:
+    own = {field.name for name in methods.names() for field in fields(methods.get(name).Config)}
+    assert own.isdisjoint({name for name in OPTIONS if "lighting" in name})
+    assert by_name({"method": "padim", "channels": 50}).options == {"channels": 50}

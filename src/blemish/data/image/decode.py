@@ -377,7 +377,7 @@ def _damaged(name: str, detail: str) -> DataError:
 
 
 def _unsupported(name: str, what: str) -> DataError:
-    hint = "save it with 1, 3 or 4 interleaved channels, or pass a numpy array"
+    hint = "save it with 1, 3 or 4 interleaved channels, or learn its channels as lightings (--lighting)"
     return DataError(f"{what} cannot be read without loss", path=name, hint=hint)
 
 

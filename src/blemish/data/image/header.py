@@ -29,7 +29,7 @@ ORIENTATION = 0x0112
 _RGB = 2  # TIFF photometric interpretation
 _MOST_SAMPLES = 6  # of a TIFF that Pillow takes; of more it complains in the log
 _WARNINGS = threading.RLock()  # the warning filters are global to the process; the server decodes in several threads
-_SPLIT = "split it into files of one picture each, or pass the picture that is meant as an array"
+_SPLIT = "split it into files of one picture each, or learn its pages as lightings of one sample (--lighting)"
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,32 +16,41 @@ from numpy.typing import NDArray
 from blemish.data.drawing import Picture, Scale
 from blemish.data.identity import image_id
 from blemish.data.image import picture
+from blemish.data.image.channels import NPY
 from blemish.data.image.decode import as_image, decode_image, is_encoded, read_image, read_mask, take_encoded
+from blemish.data.image.lightings import Lightings, Lit
 from blemish.data.image.measures import measure
-from blemish.data.image.preprocess import Preprocess, image_size_of
+from blemish.data.image.preprocess import Preprocess
+from blemish.data.image.reading import Shown, channels_in, check_count, data_of, first_of, grouped, shown_in, size_of
 from blemish.data.image.resolution import parse_scale
 from blemish.data.image.saturation import saturated_masks
 from blemish.data.image.stated import scale_in
 from blemish.data.image.tiles import Tiles
-from blemish.data.listing import Listing, images_in, is_image, list_images
-from blemish.data.modality import Modality
+from blemish.data.listing import Listing, is_image, list_images
+from blemish.data.modality import Cut, Modality
 from blemish.data.regions import cut, find_regions
-from blemish.errors import PartNotFound
-from blemish.files import MOST_PIXELS, as_path, content_id, read_file
+from blemish.errors import DataError, PartNotFound
+from blemish.files import MOST_PIXELS, as_path, content_id, walk
+from blemish.outputs import without_maps
 from blemish.system import cores
-from blemish.types import Pose, Record, Region
+from blemish.types import LightingFile, Pose, Record, Region
 
 Pixels = NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """A canonical image, and where its part lies; or why there is none."""
+    """A canonical image, of several lightings one for each, and where its part lies; or why there is none."""
 
-    pixels: Pixels
+    shown: Shown
     pose: Pose | None = None
     alarm: str | None = None
-    in_8_bit: Pixels | None = None  # what the part was looked for in
+    in_8_bit: Lit | None = None  # in the first of which the part was looked for
+
+    @property
+    def pixels(self) -> Pixels:
+        """The picture that stands for the sample."""
+        return first_of(self.shown)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +59,17 @@ class PartOf:
 
     path: Path
     number: int
+
+    def __fspath__(self) -> str:
+        return os.fspath(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class LitPath:
+    """The file that stands for a sample, and those of its lightings, which need not be found by its name."""
+
+    path: Path
+    lightings: tuple[LightingFile, ...]
 
     def __fspath__(self) -> str:
         return os.fspath(self.path)
@@ -82,15 +102,28 @@ class Images(Modality[Located]):
     def locates(self) -> bool:
         return self.preprocess.locate is not None
 
+    @property
+    def cut(self) -> Cut | None:
+        plan = self.preprocess.lightings
+        return None if plan is None else Cut(lightings=plan.texts)
+
+    @property
+    def lightings(self) -> tuple[str, ...]:
+        return () if self.preprocess.lightings is None else self.preprocess.lightings.names
+
+    @property
+    def read_from_files(self) -> bool:
+        return self.preprocess.lightings is not None and not self.preprocess.lightings.in_one_file
+
     @staticmethod
     def content(record: Record) -> str:
         # the model has a limit of its own; here only the largest allowed one applies
-        data = read_file(record.path, max_bytes=16 * MOST_PIXELS)
-        return image_id(data, lambda: decode_image(data, str(record.path), max_pixels=MOST_PIXELS))
+        data = data_of(record, max_bytes=16 * MOST_PIXELS)
+        return image_id(data, lambda: shown_in(data, record, max_pixels=MOST_PIXELS))
 
     @staticmethod
     def file_content(record: Record) -> str:
-        return content_id(read_file(record.path))
+        return content_id(data_of(record))
 
     @classmethod
     def contents(cls, records: Sequence[Record]) -> Iterator[str]:
@@ -109,8 +142,8 @@ class Images(Modality[Located]):
                     future.cancel()
 
     @staticmethod
-    def source(record: Record) -> Path:
-        return record.path
+    def source(record: Record) -> Path | LitPath:
+        return LitPath(record.path, record.lightings) if record.lightings else record.path
 
     @staticmethod
     def mask(record: Record, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
@@ -125,45 +158,77 @@ class Images(Modality[Located]):
         return is_image(path)
 
     @classmethod
-    def files(cls, folder: Path) -> list[Path]:
-        """By their first bytes too, where the name says nothing."""
-        return images_in(folder, deep=True)
+    def files(cls, folder: Path, cut: Cut | None = None) -> list[Path]:
+        """By their first bytes too, where the name says nothing; arrays, where a file shows several lightings."""
+        return _listed(folder, cut).files
 
     @classmethod
-    def listing(cls, folder: Path) -> Listing:
-        return list_images(folder)
+    def listing(cls, folder: Path, cut: Cut | None = None) -> Listing:
+        found, plan = _listed(folder, cut), _lightings(cut)
+        if plan is None:
+            return found
+        samples, wrong = plan.sorted_out(found.files)
+        return found._replace(files=samples, unread=[*found.unread, *wrong])
+
+    @classmethod
+    def completed(cls, records: Sequence[Record], cut: Cut | None) -> list[Record]:
+        plan = _lightings(cut)
+        return list(records) if plan is None else plan.completed(records)
+
+    def named_with(self, paths: Sequence[Path]) -> set[Path]:
+        plan = self.preprocess.lightings
+        if plan is None:
+            return set()
+        known, out = set(paths), set()
+        for path in paths:
+            try:
+                out |= known & {file.path for file in plan.at(path)[1:]}
+            except DataError:  # said when it is inspected
+                continue
+        return out - {path for path in paths if plan.in_one_file}
 
     def is_one(self, array: NDArray[Any]) -> bool:
+        if self.lightings:
+            return array.dtype.kind in "buif" and array.ndim in (2, 3)
         return array.dtype.kind in "buif" and (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4)))
 
     def grab(self, source: Any) -> Any:
         if is_encoded(source):
             return take_encoded(source, max_bytes=16 * self.preprocess.max_pixels)
+        if isinstance(source, Mapping):
+            return {name: self.grab(one) for name, one in source.items()}
+        if isinstance(source, list | tuple) and self.lightings:
+            return [self.grab(one) for one in source]
         return super().grab(source)
 
     def read(self, source: Any) -> Located:
-        """A file, its bytes or a binary stream of them, a PIL image, an array or a tensor."""
-        return self._located(self._pixels(source), source.number if isinstance(source, PartOf) else 0)
+        """A file, its bytes or a binary stream of them, a PIL image, an array or a tensor; of several lightings also a
+        mapping or a list of those."""
+        plan = self.preprocess.lightings
+        shown = self._pixels(source) if plan is None else plan.check(self._lit(source, plan), _name_of(source))
+        return self._located(shown, source.number if isinstance(source, PartOf) else 0)
 
     def sources(self, path: Path) -> list[Any]:
         """The file, or each part that it shows where they may be several: found at once, and read one by one."""
         locator = self.preprocess.locate
         if locator is None or not locator.several:
             return [path]
-        pixels = self.preprocess.in_8_bit(read_image(path, max_pixels=self.preprocess.max_pixels))
+        plan = self.preprocess.lightings
+        shown = self._pixels(path) if plan is None else self._lit(path, plan)
+        picture = self.preprocess.in_8_bit(shown)[0]
         try:
-            return [PartOf(path, number) for number in range(len(locator.find_all(pixels)))]
+            return [PartOf(path, number) for number in range(len(locator.find_all(picture)))]
         except PartNotFound:
             return [path]  # an alarm, when it is inspected
 
-    def _located(self, pixels: Pixels, number: int = 0) -> Located:
+    def _located(self, shown: Shown, number: int = 0) -> Located:
         if self.preprocess.locate is None:
-            return Located(pixels)
-        picture = self.preprocess.in_8_bit(pixels)
+            return Located(shown)
+        pictures = self.preprocess.in_8_bit(shown)
         try:
-            return Located(pixels, self.preprocess.locate.find(picture, number), in_8_bit=picture)
+            return Located(shown, self.preprocess.locate.find(pictures[0], number), in_8_bit=pictures)
         except PartNotFound as error:
-            return Located(pixels, alarm=str(error))
+            return Located(shown, alarm=str(error))
 
     def _pixels(self, source: Any) -> Pixels:
         limit = self.preprocess.max_pixels
@@ -174,50 +239,109 @@ class Images(Modality[Located]):
             return decode_image(data, name, max_pixels=limit)
         return as_image(source)
 
-    def load(self, record: Record) -> tuple[str, Located]:
+    def _lit(self, source: Any, plan: Lightings) -> Lit:
+        """A picture for each lighting, out of the file that stands for a sample or of what the caller hands over."""
         limit = self.preprocess.max_pixels
-        data = read_file(record.path, max_bytes=16 * limit)
-        pixels = decode_image(data, str(record.path), max_pixels=limit)
-        return image_id(data, lambda: pixels), self._located(pixels)
+        if isinstance(source, str | os.PathLike):
+            path = as_path(source)
+            files = source.lightings if isinstance(source, LitPath) else plan.at(path)
+            record = Record(str(path), path, lightings=files)
+            shown = self._shown(data_of(record, max_bytes=16 * limit), record)
+            assert isinstance(shown, tuple)
+            return shown
+        if is_encoded(source):
+            if not plan.in_one_file:
+                message = f"one file, and the model takes one for each lighting: {', '.join(plan.names)}"
+                raise DataError(message, hint="hand over a dict by their names")
+            data, name = take_encoded(source, max_bytes=16 * limit)
+            return channels_in(data, plan.at(Path(name)), max_pixels=limit, of=plan.of)
+        if isinstance(source, Mapping):
+            source = plan.ordered(source)
+        if isinstance(source, list | tuple):
+            return tuple(map(self._pixels, source))
+        return self._split(np.asarray(source), plan)
+
+    @staticmethod
+    def _split(array: NDArray[Any], plan: Lightings) -> Lit:
+        """The lightings of one array (H, W, C)."""
+        if array.ndim not in (2, 3):
+            raise DataError(f"an array of shape {array.shape} is not (H, W, channels)", hint="give all channels")
+        channels = [as_image(one) for one in (np.moveaxis(array, 2, 0) if array.ndim == 3 else array[None])]
+        if plan.in_one_file:
+            check_count(len(channels), plan.of, None)
+            wanted = [channels[k] for one in plan.each for k in one.channels]
+            return grouped(wanted, plan.at(Path("array")), None)
+        count = len(plan.each)
+        if len(channels) == count:
+            return tuple(channels)
+        if len(channels) == 3 * count:
+            return tuple(np.stack(channels[3 * k : 3 * k + 3], axis=2) for k in range(count))
+        message = f"an array of {len(channels)} channels, and the model takes {count} lightings of 1 or 3 each"
+        raise DataError(message, hint=f"give (H, W, {count}), or a dict by the names {', '.join(plan.names)}")
+
+    def _shown(self, data: bytes, record: Record) -> Shown:
+        plan = self.preprocess.lightings
+        return shown_in(data, record, max_pixels=self.preprocess.max_pixels, of=0 if plan is None else plan.of)
+
+    def load(self, record: Record) -> tuple[str, Located]:
+        data = data_of(record, max_bytes=16 * self.preprocess.max_pixels)
+        shown = self._shown(data, record)
+        if (plan := self.preprocess.lightings) is not None and isinstance(shown, tuple):
+            plan.check(shown, record.path)
+        return image_id(data, lambda: shown), self._located(shown)
 
     def prepare(self, raw: Located) -> Any:
         """As the network takes it; where pictures are inspected in tiles, a `Tiles`."""
         if raw.alarm is not None:
             raise PartNotFound(raw.alarm)
         if self.preprocess.tiles is not None:
-            return self.preprocess.in_tiles(raw.pixels)
-        return self.preprocess(raw.pixels if raw.in_8_bit is None else raw.in_8_bit, raw.pose)
+            return self.preprocess.in_tiles(raw.shown, raw.pose)
+        if raw.in_8_bit is None:
+            return self.preprocess(raw.shown)
+        return self.preprocess(raw.in_8_bit if self.lightings else raw.in_8_bit[0], raw.pose)
 
     def alarm(self, raw: Located) -> str | None:
         return raw.alarm
 
     def pieces(self, records: Sequence[Record]) -> list[Record]:
-        tiles = self.preprocess.tiles
-        if tiles is None:
+        """Each tile of each; records of tiles stay as they are."""
+        if self.preprocess.tiles is None:
             return list(records)
         out = []
         for record in records:
-            wide, high = image_size_of(record.path)
-            count = len(tiles.places((high, wide)))
-            out += [replace(record, id=f"{record.id}#{k}", unit=record.whole, tile=k) for k in range(count)]
+            if record.tile is not None:
+                out.append(record)
+                continue
+            (wide, high), _ = size_of(record)
+            numbers = self.preprocess.tile_numbers((high, wide))
+            out += [replace(record, id=f"{record.id}#{k}", unit=record.whole, tile=k) for k in numbers]
         return out
+
+    @property
+    def tile_heads(self) -> tuple[int, ...]:
+        tiles = self.preprocess.tiles
+        return () if tiles is None or tiles.shape is None else tuple(self.preprocess.tile_numbers(tiles.shape))
 
     def example(self, record: Record) -> NDArray[np.uint8]:
         prepared = self.ready(record)[1]
-        return prepared.images[len(prepared.images) // 2] if isinstance(prepared, Tiles) else prepared
+        if not isinstance(prepared, Tiles):
+            return prepared
+        return prepared.images[
+            len(prepared.images) // 2 if record.tile is None else prepared.numbers.index(record.tile)
+        ]
 
     def stack(self, prepared: Sequence[Any]) -> Any:
         return list(prepared) if isinstance(prepared[0], Tiles) else super().stack(prepared)
 
     def noise(self, generator: np.random.Generator) -> NDArray[np.uint8]:
-        return generator.integers(0, 256, (*self.preprocess.size, 3), dtype=np.uint8)
+        return generator.integers(0, 256, (*self.preprocess.size, 3 * self.preprocess.groups), dtype=np.uint8)
 
     def blank(self) -> NDArray[np.uint8] | None:
         """Mid-grey all over: a lens cap in light, a picture of the wrong bit depth. None where a part is looked for,
         since none is found in it."""
         if self.preprocess.locate is not None:
             return None
-        return np.full((*self.preprocess.size, 3), 127, np.uint8)
+        return np.full((*self.preprocess.size, 3 * self.preprocess.groups), 127, np.uint8)
 
     def back(self, anomaly_map: NDArray[np.float32], raw: Located) -> NDArray[np.float32]:
         high, wide = raw.pixels.shape[:2]
@@ -288,7 +412,7 @@ class Images(Modality[Located]):
 
     def named(self, source: Any, raw: Located) -> dict[str, Any]:
         path = str(as_path(source)) if isinstance(source, str | os.PathLike) else None
-        return {"image_path": path, "pose": raw.pose}
+        return {"image_path": path, "pose": raw.pose, "lightings": self.lightings}
 
     def picture(
         self, raw: Located, anomaly_map: NDArray[np.float32], *, scale: Scale, regions: Sequence[Region] = ()
@@ -305,6 +429,25 @@ class Images(Modality[Located]):
         mask: NDArray[np.bool_] | None = None,
     ) -> Picture:
         return picture.thumbnail(raw.pixels, anomaly_map, scale=scale, regions=regions, mask=mask)
+
+
+def _lightings(cut: Cut | None) -> Lightings | None:
+    return None if cut is None else Lightings.parse(cut.lightings)
+
+
+def _listed(folder: Path, cut: Cut | None) -> Listing:
+    """Every picture; arrays are pictures too, where a file shows several lightings."""
+    found, plan = list_images(folder), _lightings(cut)
+    if plan is None or not plan.in_one_file or not found.other[NPY]:
+        return found
+    arrays = [path for path in without_maps(walk(folder).files) if path.suffix.lower() == NPY]
+    other = found.other.copy()
+    del other[NPY]
+    return found._replace(files=sorted([*found.files, *arrays]), other=other)
+
+
+def _name_of(source: Any) -> str | None:
+    return os.fspath(source) if isinstance(source, str | os.PathLike) else None
 
 
 MODALITY = Images

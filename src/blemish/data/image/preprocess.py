@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 
 from blemish.data.image.header import open_header
 from blemish.data.image.levels import Levels, kind_of
-from blemish.data.image.locate import Locator
+from blemish.data.image.lightings import Lightings, Lit
+from blemish.data.image.posing import Posing
 from blemish.data.image.resolution import parse_scale
-from blemish.data.image.roi import unpack_roi
+from blemish.data.image.roi import roi_at, unpack_roi
+from blemish.data.image.template import locator_of
 from blemish.data.image.tiles import Tiles, Tiling
 from blemish.errors import ConfigError, DataError
 from blemish.files import MAX_PIXELS
@@ -113,7 +115,8 @@ def size_and_depth(path: str | Path) -> tuple[tuple[int, int], bool]:
 
 @dataclass(frozen=True, slots=True)
 class Preprocess:
-    """A canonical image becomes the uint8 input of a network: 8 bits, resized, three channels in RGB order."""
+    """A canonical image becomes the uint8 input of a network: 8 bits, resized, three channels in RGB order; a sample of
+    several lightings three channels for each."""
 
     size: tuple[int, int]  # H, W
     white_uint16: float = 65535.0  # this value and all above become 255
@@ -123,10 +126,12 @@ class Preprocess:
     black_float: float = 0.0
     darkest: float = 0.0  # the brightest value of the darkest good image, of 255; 0 = not known
     max_pixels: int = MAX_PIXELS  # larger images are refused before they are decoded
-    locate: Locator | None = None  # how the part is found, which is cropped and turned to one pose
+    locate: Posing | None = None  # how the part is found, which is cropped and turned to one pose
     tiles: Tiling | None = None  # each tile of a picture is an input of the network
     scale: str | None = None  # how large a source pixel is (`resolution.parse_scale`)
     areas: tuple[tuple[str, str], ...] = ()  # names in the region of interest, and `pack_roi` of each
+    lightings: Lightings | None = None  # a sample is several pictures, whose levels these are
+    drawn: tuple[int, int] | None = None  # (H, W) that `roi` and `areas` are packed for, where that is not `size`
 
     def __post_init__(self) -> None:
         if len(self.size) != 2 or any(int(side) != side or side < 1 for side in self.size):
@@ -153,40 +158,94 @@ class Preprocess:
         real = self.black_float, self.white_float
         return Levels((self.black_uint16, self.white_uint16), real, self.darkest)
 
-    def __call__(self, image: NDArray[Any], pose: Pose | None = None, tile: int | None = None) -> NDArray[np.uint8]:
-        """(H, W) or (H, W, 3), uint8, uint16 or float -> (*size, 3) uint8; the part in its pose, where it is located; a
-        tile by its number.
+    @property
+    def groups(self) -> int:
+        """How many pictures of three channels each the network's input has."""
+        return 1 if self.lightings is None else len(self.lightings.each)
+
+    def __call__(
+        self, image: NDArray[Any] | Lit, pose: Pose | None = None, tile: int | None = None
+    ) -> NDArray[np.uint8]:
+        """(H, W) or (H, W, 3), uint8, uint16 or float, of lightings one for each -> (*size, 3 groups) uint8; the part
+        in its pose, where it is located (in the first lighting); a tile by its number.
 
         DataError on another shape or type, and on values outside the learned range; PartNotFound.
         """
-        picture = self.in_8_bit(image)
+        pictures = self.in_8_bit(image)
         if self.tiles is not None and tile is not None:
-            high, wide = picture.shape[:2]
-            picture = self.tiles.cut(picture, self.tiles.places((high, wide))[tile])
+            whole = self.whole(pictures, pose)
+            return self._tile(whole, self.tiles.places((whole[0].shape[0], whole[0].shape[1]))[tile])
         if self.locate is None:
-            out = _resized(picture, self.size)
+            out = [_resized(picture, self.size) for picture in pictures]
         else:
-            out = self.locate.crop(picture, pose or self.locate.find(picture), self.size)
+            pose = pose or self.locate.find(pictures[0])
+            out = [self.locate.crop(picture, pose, self.size) for picture in pictures]
         if self.roi is not None:
-            out = np.where(unpack_roi(self.roi, self.size)[(...,) + (None,) * (out.ndim - 2)], out, _OUTSIDE)
-        return _rgb(out)
+            inside = self.mask(self.roi, self.size)
+            out = [_greyed(one, inside) for one in out]
+        return _beside(out)
 
-    def in_tiles(self, image: NDArray[Any]) -> Tiles:
-        """A picture as all of its tiles; of a plan that has such. DataError as `__call__`."""
+    def in_tiles(self, image: NDArray[Any] | Lit, pose: Pose | None = None) -> Tiles:
+        """A picture, or its located part in source pixels, as all of its tiles in the region of interest; of a plan
+        that has tiles. DataError and PartNotFound as `__call__`."""
         assert self.tiles is not None
-        picture = self.in_8_bit(image)
-        shape = picture.shape[0], picture.shape[1]
-        places = self.tiles.places(shape)
-        images = np.stack([_rgb(_resized(self.tiles.cut(picture, place), self.size)) for place in places])
-        return Tiles(images, places, shape, self.tiles.side)
+        whole = self.whole(self.in_8_bit(image), pose)
+        shape = whole[0].shape[0], whole[0].shape[1]
+        numbers, places = self.tile_numbers(shape), self.tiles.places(shape)
+        places = [places[k] for k in numbers]
+        images = np.stack([self._tile(whole, place) for place in places])
+        return Tiles(images, places, shape, self.tiles.side, numbers)
 
-    def in_8_bit(self, image: NDArray[Any]) -> NDArray[np.uint8]:
-        """(H, W[, 3]) in grey levels or RGB. DataError as `__call__`."""
-        if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)) or image.size == 0:
-            hint = "bring it into shape with blemish.data.image.decode.as_image"
-            raise DataError(f"an image of shape {image.shape} is neither grey nor RGB", hint=hint)
-        flat = image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image
-        return self._to_8_bit(flat)
+    def tile_numbers(self, shape: tuple[int, int]) -> list[int]:
+        """Which tiles of a picture (H, W) are inspected: those that have some of the region of interest. With a
+        located part the picture is its crop. DataError as `Tiling.places`, and where none is left."""
+        assert self.tiles is not None
+        places = self.tiles.places(shape if self.locate is None else self.locate.pixels)
+        if self.roi is None:
+            return list(range(len(places)))
+        inside = self.mask(self.roi, shape)
+        numbers = [k for k, place in enumerate(places) if self.tiles.cut(inside, place).any()]
+        if not numbers:
+            raise DataError("no tile has any of the region of interest", hint="is the picture of the learned size?")
+        return numbers
+
+    def whole(self, pictures: Sequence[NDArray[np.uint8]], pose: Pose | None = None) -> list[NDArray[np.uint8]]:
+        """What is cut into tiles: the pictures of a sample in 8 bits, or their part in the learned pose, in source
+        pixels. PartNotFound."""
+        if self.locate is None:
+            return list(pictures)
+        pose = pose or self.locate.find(pictures[0])
+        return [self.locate.crop(picture, pose, self.locate.pixels) for picture in pictures]
+
+    def _tile(self, whole: Sequence[NDArray[np.uint8]], place: tuple[int, int]) -> NDArray[np.uint8]:
+        """One tile as the network takes it."""
+        assert self.tiles is not None
+        out = [_resized(self.tiles.cut(one, place), self.size) for one in whole]
+        if self.roi is not None:
+            shape = whole[0].shape[0], whole[0].shape[1]
+            inside = self.tiles.cut(self.mask(self.roi, shape), place).astype(np.uint8)
+            seen = cv2.resize(inside, self.size[::-1], interpolation=cv2.INTER_NEAREST) > 0
+            out = [_greyed(one, seen) for one in out]
+        return _beside(out)
+
+    def mask(self, packed: str, shape: tuple[int, int]) -> NDArray[np.bool_]:
+        """`roi`, or the mask of an area, for a map or picture of a shape (H, W)."""
+        return roi_at(packed, self.drawn or self.size, shape)
+
+    def in_8_bit(self, image: NDArray[Any] | Lit) -> tuple[NDArray[np.uint8], ...]:
+        """The pictures of a sample, (H, W[, 3]) in grey levels or RGB each. DataError as `__call__`."""
+        if self.lightings is None:
+            if isinstance(image, tuple):
+                raise DataError(f"{len(image)} lightings, and the model takes one picture", hint="give that picture")
+            return (_in_8_bit(image, self.levels),)
+        pictures = image if isinstance(image, tuple) else (image,)
+        out = []
+        for one, picture in zip(self.lightings.each, self.lightings.check(pictures, None), strict=True):
+            try:
+                out.append(_in_8_bit(picture, one.levels))
+            except DataError as error:
+                raise type(error)(f"lighting '{one.name}': {error}", hint=error.hint) from None
+        return tuple(out)
 
     def back(self, anomaly_map: NDArray[np.float32], shape: tuple[int, int], pose: Pose | None) -> NDArray[np.float32]:
         """A map of the network's input in the pixels of the picture (H, W)."""
@@ -199,44 +258,35 @@ class Preprocess:
         """The map of a network input with everything outside the region of interest at the map's lowest value."""
         if self.roi is None:
             return anomaly_map
-        return np.where(unpack_roi(self.roi, self.size), anomaly_map, anomaly_map.min())
+        shape = anomaly_map.shape[0], anomaly_map.shape[1]
+        return np.where(self.mask(self.roi, shape), anomaly_map, anomaly_map.min())
 
     @property
     def inspected(self) -> float:
         """Share of a picture that lies in the region of interest; 1 where there is none."""
-        return 1.0 if self.roi is None else float(unpack_roi(self.roi, self.size).mean())
+        return 1.0 if self.roi is None else float(unpack_roi(self.roi, self.drawn or self.size).mean())
 
     def inspected_pixels(self, shape: tuple[int, int]) -> NDArray[np.bool_]:
         """Which pixels of a source image (H, W) lie in the region of interest; all where there is none."""
-        if self.roi is None:
-            return np.ones(shape, np.bool_)
-        inside = unpack_roi(self.roi, self.size).astype(np.uint8)
-        return cv2.resize(inside, shape[::-1], interpolation=cv2.INTER_NEAREST) > 0
+        return np.ones(shape, np.bool_) if self.roi is None else self.mask(self.roi, shape)
 
     def area_scores(self, anomaly_map: NDArray[np.float32]) -> tuple[float, ...]:
-        """The largest value of the map of a network input in each named area."""
-        return tuple(float(anomaly_map[unpack_roi(mask, self.size)].max()) for _, mask in self.areas)
+        """The largest value of the map of a network input, or of all tiles joined, in each named area."""
+        shape = anomaly_map.shape[0], anomaly_map.shape[1]
+        return tuple(float(anomaly_map[self.mask(mask, shape)].max()) for _, mask in self.areas)
 
     def areas_in(self, shape: tuple[int, int]) -> NDArray[np.uint8]:
         """Which area each pixel of a source image (H, W) lies in, by its number from 1; 0 = none."""
-        return _numbered(self.areas, self.size, shape)
-
-    def _to_8_bit(self, image: NDArray[Any]) -> NDArray[np.uint8]:
-        kind = kind_of(image.dtype)
-        self.levels.check(image)
-        if kind == "uint8":
-            return cast(NDArray[np.uint8], image)
-        black, white = self.levels.of(kind)
-        if kind == "uint16":
-            return cast(NDArray[np.uint8], _table(black, white)[image])
-        scaled = (np.clip(image, black, white) - np.float32(black)) * np.float32(255 / (white - black))
-        return cast(NDArray[np.uint8], np.rint(scaled).astype(np.uint8))
+        return _numbered(self.areas, self.drawn or self.size, shape)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values by field name; what came later only where it is other than usual."""
-        more = {"locate": self.locate and self.locate.to_json(), "areas": [list(area) for area in self.areas]}
-        values = {**asdict(self), "size": list(self.size), "tiles": self.tiles and list(self.tiles), **more}
-        usual: dict[str, Any] = {"max_pixels": MAX_PIXELS, "locate": None, "tiles": None, "scale": None, "areas": []}
+        more: dict[str, Any] = {"locate": self.locate and self.locate.to_json()}
+        more |= {"areas": [list(area) for area in self.areas], "tiles": self.tiles and self.tiles.to_json()}
+        more |= {"drawn": self.drawn and list(self.drawn), "lightings": self.lightings and self.lightings.to_json()}
+        values = {**asdict(self), "size": list(self.size), **more}
+        usual: dict[str, Any] = {"max_pixels": MAX_PIXELS, "scale": None, "areas": []}
+        usual |= dict.fromkeys(("locate", "tiles", "drawn", "lightings"))
         return {k: v for k, v in values.items() if k not in usual or v != usual[k]}
 
     def rendering(self) -> dict[str, Any]:
@@ -244,7 +294,8 @@ class Preprocess:
         values = self.to_json()
         for name in ("max_pixels", "scale", "areas"):
             values.pop(name, None)
-        del values["darkest"]
+        for levels in (values, *values.get("lightings", {}).get("each", ())):
+            del levels["darkest"]
         later = {name: values.pop(name) for name in ("black_uint16", "black_float")}
         return values | {name: value for name, value in later.items() if value}  # older entries are found again
 
@@ -264,11 +315,16 @@ class Preprocess:
             ):
                 raise ValueError("unknown names or sizes that are not whole numbers")
             levels = {name: float(values[name]) for name in ("white_uint16", "white_float")}
-            later = known & set(values) - {"size", "roi", "max_pixels", "locate", "tiles", "scale", "areas", *levels}
-            levels |= {name: float(values[name]) for name in later}
-            locate = Locator.from_json(values["locate"]) if "locate" in values else None
-            tiles = Tiling(*map(int, values["tiles"])) if "tiles" in values else None
+            levels |= {
+                name: float(values[name]) for name in ("black_uint16", "black_float", "darkest") if name in values
+            }
+            locate = locator_of(values["locate"]) if "locate" in values else None
+            tiles = Tiling.from_json(values["tiles"]) if "tiles" in values else None
             given: dict[str, Any] = {**levels, "locate": locate, "tiles": tiles, "scale": scale, "areas": areas}
+            given["lightings"] = Lightings.from_json(values["lightings"]) if "lightings" in values else None
+            if "drawn" in values:
+                high, wide = map(int, values["drawn"])
+                given["drawn"] = (high, wide)
             return cls(size=tuple(size), roi=roi, max_pixels=limit, **given)
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"preprocess {dict(values)} is not understood ({error})") from None
@@ -282,7 +338,7 @@ def _numbered(areas: tuple[tuple[str, str], ...], size: tuple[int, int], shape: 
     return cast(NDArray[np.uint8], cv2.resize(numbers, shape[::-1], interpolation=cv2.INTER_NEAREST))
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=32)
 def _table(black: float, white: float) -> NDArray[np.uint8]:
     table = np.rint(np.clip((np.arange(65536) - black) * (255 / (white - black)), 0, 255)).astype(np.uint8)
     table.flags.writeable = False
@@ -299,6 +355,34 @@ def _resized(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint
     if H > h or W > w:
         image = cv2.resize(image, (W, H), interpolation=cv2.INTER_LINEAR)  # type: ignore[assignment]
     return image
+
+
+def _in_8_bit(image: NDArray[Any], levels: Levels) -> NDArray[np.uint8]:
+    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)) or image.size == 0:
+        hint = "bring it into shape with blemish.data.image.decode.as_image"
+        raise DataError(f"an image of shape {image.shape} is neither grey nor RGB", hint=hint)
+    image = image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image
+    kind = kind_of(image.dtype)
+    levels.check(image)
+    if kind == "uint8":
+        return cast(NDArray[np.uint8], image)
+    black, white = levels.of(kind)
+    if kind == "uint16":
+        return cast(NDArray[np.uint8], _table(black, white)[image])
+    scaled = (np.clip(image, black, white) - np.float32(black)) * np.float32(255 / (white - black))
+    return cast(NDArray[np.uint8], np.rint(scaled).astype(np.uint8))
+
+
+def _beside(pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """(H, W, 3 groups), grey in three equal channels."""
+    if len(pictures) == 1:
+        return _rgb(pictures[0])
+    return np.concatenate([_rgb(picture) for picture in pictures], axis=2)
+
+
+def _greyed(image: NDArray[np.uint8], inside: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """An image (H, W[, 3]) with mid-grey outside of the region of interest."""
+    return np.where(inside[(...,) + (None,) * (image.ndim - 2)], image, _OUTSIDE)
 
 
 def _rgb(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""The region of interest of images: a mask, kept as text for the size of the network input."""
+"""The region of interest of images: a mask, kept as text for the size of the network input, or of the picture."""
 
 from __future__ import annotations
 
@@ -22,6 +22,17 @@ def pack_roi(mask: NDArray[np.bool_], size: tuple[int, int], what: str = "the re
         message = f"{what} is empty" if not mask.any() else f"{what} is smaller than a pixel of the network's input"
         raise DataError(message, hint="mask > 0 is inspected; a larger image_size sees smaller places")
     return base64.b64encode(np.packbits(small).tobytes()).decode("ascii")
+
+
+@lru_cache(maxsize=8)
+def roi_at(roi: str, size: tuple[int, int], shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """A mask that was packed for `size`, for a map or a picture of another shape (H, W)."""
+    inside = unpack_roi(roi, size)
+    return (
+        inside
+        if shape == size
+        else cv2.resize(inside.astype(np.uint8), shape[::-1], interpolation=cv2.INTER_NEAREST) > 0
+    )
 
 
 @lru_cache(maxsize=64)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from io import BytesIO
 from typing import Any, BinaryIO
 
 _TYPES = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 16: "Q", 17: "q", 13: "I", 18: "Q"}
@@ -139,6 +140,15 @@ def with_first(data: bytes, page: Page) -> bytes:
     start = 8 if kind.big else 4
     pointer = struct.pack(kind.pointer, page.offset)
     return data if data[start : start + len(pointer)] == pointer else _put(data, start, pointer)
+
+
+def alone(data: bytes, page: Page) -> bytes:
+    """The same file with no page but this one."""
+    kind, file = _kind(data[:8]), BytesIO(data)
+    file.seek(page.offset)
+    count = _unpack(kind.order + ("Q" if kind.big else "H"), file)
+    behind = file.tell() + count * (20 if kind.big else 12)
+    return _put(with_first(data, page), behind, bytes(8 if kind.big else 4))
 
 
 def as_unsigned(data: bytes, page: Page) -> bytes:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any, NamedTuple, cast
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,15 +17,23 @@ MOST = 4096  # tiles of a picture
 
 
 class Tiling(NamedTuple):
-    """Square tiles in source pixels."""
+    """Square tiles in source pixels; `shape` is that of every picture, where each tile has a head of its own."""
 
     side: int
     overlap: int
+    shape: tuple[int, int] | None = None
 
     def places(self, shape: tuple[int, int]) -> list[tuple[int, int]]:
         """(y, x) of the upper left corner of each tile of a picture (H, W), row by row, evenly spread; neighbours
-        overlap by no less than `overlap`. DataError where the picture is smaller than a tile, or there are too many.
+        overlap by no less than `overlap`. DataError where the picture is smaller than a tile, or of another size than
+        the tiles have learned their places in, or there are too many.
         """
+        if self.shape not in (None, shape):
+            high, wide = self.shape or shape
+            message = (
+                f"the picture has {shape[1]} x {shape[0]} pixels, and its tiles know their places in {wide} x {high}"
+            )
+            raise DataError(message, hint="pictures of one size, or learn with --tile-places off")
         if min(shape) < self.side:
             message = f"the picture has {shape[1]} x {shape[0]} pixels, a tile {self.side} x {self.side}"
             raise DataError(message, hint="smaller tiles (--tiles), or none")
@@ -43,19 +52,33 @@ class Tiling(NamedTuple):
         y, x = place
         return picture[y : y + self.side, x : x + self.side]
 
+    def to_json(self) -> list[int]:
+        """[side, overlap], with [height, width] behind them where there is a shape."""
+        return [self.side, self.overlap, *(self.shape or ())]
+
+    @classmethod
+    def from_json(cls, values: Sequence[Any]) -> Self:
+        """The inverse; TypeError or ValueError where it is not understood."""
+        side, overlap, *shape = map(int, values)
+        if len(shape) not in (0, 2):
+            raise ValueError("tiles have two numbers or four")
+        return cls(side, overlap, (shape[0], shape[1]) if shape else None)
+
 
 class Tiles(NamedTuple):
-    """A picture, prepared: all of its tiles as the network takes them."""
+    """A picture, prepared: its tiles as the network takes them; none that lie outside of the region of interest."""
 
     images: NDArray[np.uint8]  # (K, h, w, 3)
     places: list[tuple[int, int]]
     shape: tuple[int, int]  # of the picture
     side: int
+    numbers: list[int]  # of each among all tiles of the picture
 
     def joined(self, maps: NDArray[np.float32]) -> NDArray[np.float32]:
         """Maps (K, h, w) of the tiles as one of the picture, in the resolution of the tiles. Where tiles overlap, each
-        counts the more the further a place lies from its border, so that there is no seam."""
-        if len(self.places) == 1:
+        counts the more the further a place lies from its border, so that there is no seam. What lies in none of them
+        has the lowest value."""
+        if self.shape == (self.side, self.side):
             return cast(NDArray[np.float32], maps[0])
         high, wide = maps.shape[1:]
         scale_y, scale_x = high / self.side, wide / self.side
@@ -68,7 +91,8 @@ class Tiles(NamedTuple):
             window = slice(top, top + high), slice(left, left + wide)
             total[window] += one * weight
             weights[window] += weight
-        return cast(NDArray[np.float32], total / np.maximum(weights, np.float32(1e-6)))
+        joined = total / np.maximum(weights, np.float32(1e-6))
+        return cast(NDArray[np.float32], np.where(weights > 0, joined, joined[weights > 0].min()))
 
 
 def _ramp(length: int) -> NDArray[np.float32]:

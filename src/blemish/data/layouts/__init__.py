@@ -62,7 +62,8 @@ def index(
 
     `source` is a folder, a manifest file, or the name of a layout whose data come as a package. `split` names one of
     the layout's other splits, `seed` draws the split again where the layout draws it, `cut` says how long the windows
-    of recordings are, `kind` which modality is wanted ("cloud" or another; None = any) where the layout is detected.
+    of recordings are and which lightings images have, `kind` which modality is wanted ("cloud" or another; None = any)
+    where the layout is detected.
     Raises ConfigError on an unknown layout or split, DataError where there is nothing to index or a check of
     `check_disjoint` fails.
     """
@@ -74,10 +75,11 @@ def index(
         if packaged is None:
             raise DataError("no such file or folder", path=root, hint="check the path")
         root, layout = packaged(), layout or str(source)
-    module = _load(layout) if layout is not None else _detected(root, kind)
+    module = _load(layout) if layout is not None else _detected(root, kind, cut)
     of_any = module is cast(Layout, folder)  # a folder of good samples is one of any modality
     modality = registry.get((kind if of_any else module.MODALITY) or kind or registry.DEFAULT)
-    records = sorted(module.index(root, Query(split, seed, cut, modality)), key=lambda record: record.id)
+    found = modality.completed(module.index(root, Query(split, seed, cut, modality)), cut)
+    records = sorted(found, key=lambda record: record.id)
     if not records:
         raise DataError(f"no {modality.samples} found", path=root, hint=f"{_wanted(modality)}, or name its layout")
     check_disjoint(records)
@@ -158,12 +160,12 @@ def _load(name: str) -> Layout:
     return cast(Layout, importlib.import_module(f"{__name__}.{name}"))
 
 
-def _detected(root: Path, kind: str | None) -> Layout:
+def _detected(root: Path, kind: str | None, cut: Cut | None = None) -> Layout:
     for module in sorted(map(_load, names()), key=lambda module: module.PRIORITY):
         if (kind is None or module.MODALITY in (None, kind)) and module.detect(root):
             return module
     modality = registry.get(kind or registry.DEFAULT)
-    if folder.detect(root, modality):
+    if folder.detect(root, modality, cut):
         return _load("folder")
     if root.is_dir() and (unread := modality.listing(root).unread):
         found = f"no {modality.samples} found that are read: {reasons(unread)}"

@@ -12,15 +12,15 @@ from typing import Any
 from blemish.data.image.modality import Images
 from blemish.data.layouts._common import Query, default_split_only, relative
 from blemish.data.layouts._plain import good_files
-from blemish.data.modality import Modality
+from blemish.data.modality import Cut, Modality
 from blemish.types import Record
 
 PRIORITY = 100
 MODALITY = "image"
 
 
-def detect(root: Path, kind: type[Modality[Any]] = Images) -> bool:
-    return bool(kind.files(root)) if root.is_dir() else kind.is_sample(root)
+def detect(root: Path, kind: type[Modality[Any]] = Images, cut: Cut | None = None) -> bool:
+    return bool(kind.files(root, cut)) if root.is_dir() else kind.is_sample(root)
 
 
 def index(root: Path, query: Query) -> list[Record]:
@@ -30,5 +30,5 @@ def index(root: Path, query: Query) -> list[Record]:
     kind = query.modality or Images
     if root.is_file():
         return kind.records(root, root.name, query.cut)
-    files = good_files(kind.files(root), root, kind.samples, kind.is_sample)
+    files = good_files(kind.files(root, query.cut), root, kind.samples, kind.is_sample)
     return [record for path in files for record in kind.records(path, relative(path, root), query.cut)]

@@ -5,6 +5,7 @@ is needed. One that is not known is an error where it sounds like one of these t
 that it is ignored. Paths start at the manifest's folder. label: 0 or good, 1 or anomalous; without it 1 where a mask or
 a defect is given. split: train, test or held; without it train for good and test for anomalous samples. Several masks:
 a list in JSONL, `;` between them in CSV. group names a folder: the models of several categories lie side by side.
+Where a sample has a file for each lighting, each may have a column of its name; then path is not needed.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from typing import Any, cast, get_args
 
 from blemish.data.layouts._common import Query, default_split_only, plain_name, relative
 from blemish.data.layouts._names import counted, fold, meaning_of
-from blemish.errors import DataError
-from blemish.types import Record, Split
+from blemish.errors import ConfigError, DataError
+from blemish.types import LightingFile, Record, Split
 
 PRIORITY = 10
 MODALITY = None  # whatever its rows name
@@ -57,13 +58,14 @@ def index(root: Path, query: Query) -> list[Record]:
         raise DataError("is no manifest", path=root, hint=f"give a .csv or .jsonl file, or a folder with {NAMES[0]}")
     records: dict[str, Record] = {}
     groups: dict[str, str] = {}
-    rows = list(_renamed(path, list(_rows(path))))
+    lightings = _lightings(query)
+    rows = list(_renamed(path, list(_rows(path, lightings)), lightings))
     labels = {LABELS.get((_text(row, "label") or "").lower()) for _, row in rows}
     for line, row in rows:
         try:
             if {0, 1} <= labels and all(_text(row, name) is None for name in ("label", "defect", "mask")):
                 raise ValueError("has no label, and others are good or anomalous by theirs")
-            record = _record(path.parent, row)
+            record = _record(path.parent, row, lightings)
             if record.id in records:
                 raise ValueError(f"'{record.id}' is listed twice")
             if (group := record.group) is not None:  # one folder, where a file system ignores case
@@ -82,7 +84,15 @@ def _file(root: Path) -> Path | None:
     return next((root / name for name in NAMES if (root / name).is_file()), None)
 
 
-def _rows(path: Path) -> Iterator[tuple[int, list[tuple[str, Any]]]]:
+def _lightings(query: Query) -> tuple[str, ...]:
+    """The lightings that may have a column each."""
+    texts = () if query.cut is None else query.cut.lightings
+    if clash := sorted({_plain(text) for text in texts} & {*KNOWN}):
+        raise ConfigError(f"lighting '{clash[0]}' (--lighting) has the name of a column of manifests")
+    return tuple(text for text in texts if "=" not in text)
+
+
+def _rows(path: Path, lightings: Sequence[str]) -> Iterator[tuple[int, list[tuple[str, Any]]]]:
     """Names and values of each row, with the number of the line it ends on."""
     line = 1
     try:
@@ -98,7 +108,7 @@ def _rows(path: Path) -> Iterator[tuple[int, list[tuple[str, Any]]]]:
                     yield line, list(zip(head, [*row, *[None] * (len(head) - len(row))], strict=True))
                 elif row:
                     head = row
-                    _check_header(head)
+                    _check_header(head, lightings)
             if not head:
                 raise ValueError("no column 'path' in the header")
             return
@@ -116,9 +126,9 @@ class _Pairs(list[tuple[str, Any]]):
     """A JSON object as pairs, so that a repeated key is noticed."""
 
 
-def _check_header(head: Sequence[str]) -> None:
+def _check_header(head: Sequence[str], lightings: Sequence[str]) -> None:
     """ValueError where no column is the one that is needed, naming what may be meant."""
-    if "path" not in map(_plain, head):
+    if not {"path", *map(_plain, lightings)} & set(map(_plain, head)):
         found = [name for name in head if _nearest_column(name, ("path",))]
         mark = next((mark for mark in (";", "\t", "|") if len(head) == 1 and mark in head[0]), None)
         cause = f": '{found[0].strip()}' is none" if found else ""
@@ -126,14 +136,18 @@ def _check_header(head: Sequence[str]) -> None:
         raise ValueError(f"no column 'path' in the header{cause}")
 
 
-def _renamed(path: Path, rows: Iterable[tuple[int, list[tuple[str, Any]]]]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Rows by the known names of their columns; the others are reported once for the whole file."""
+def _renamed(
+    path: Path, rows: Iterable[tuple[int, list[tuple[str, Any]]]], lightings: Sequence[str]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows by the known names of their columns, and by the lightings'; the others are reported once for the whole
+    file."""
     rows = list(rows)
+    of = {_plain(name): name for name in lightings} | {name: name for name in KNOWN}
     names = dict.fromkeys(name for _, row in rows for name, _ in row)
     missing = [known for known in KNOWN if known not in map(_plain, names)]
     ignored = []
     for name in names:
-        if _plain(name) in KNOWN:
+        if _plain(name) in of:
             continue
         if "label" in missing and re.sub(r"[\W_]+", "", _plain(name)) in REVERSED:
             hint = "write a column 'label' with good or anomalous in it"
@@ -147,7 +161,7 @@ def _renamed(path: Path, rows: Iterable[tuple[int, list[tuple[str, Any]]]]) -> I
     for line, row in rows:
         values: dict[str, Any] = {}
         for name, value in row:
-            if (known := _plain(name)) not in KNOWN:
+            if (known := of.get(_plain(name))) is None:
                 continue
             if known in values:
                 raise DataError(f"line {line}: column '{known}' is there twice", path=path, hint="remove one of them")
@@ -170,9 +184,10 @@ def _nearest_column(name: str, missing: Iterable[str]) -> str | None:
     return next(iter(difflib.get_close_matches(word, near, n=1, cutoff=0.7)), None)
 
 
-def _record(base: Path, row: Mapping[str, Any]) -> Record:
+def _record(base: Path, row: Mapping[str, Any], lightings: Sequence[str]) -> Record:
     """ValueError saying what is wrong with the row."""
-    image = _found(base, _text(row, "path") or "")
+    shown = _shown(base, row, lightings)
+    image = shown[0].path if shown else _found(base, _text(row, "path") or "")
     masks = row.get("mask") or ()
     masks = [str(one).strip() for one in (masks.split(";") if isinstance(masks, str) else masks)]
     paths = tuple(_found(base, one) for one in masks if one)
@@ -201,7 +216,20 @@ def _record(base: Path, row: Mapping[str, Any]) -> Record:
         group=None if group is None else plain_name(group, "group"),
         unit=_text(row, "unit"),
         view=_text(row, "view"),
+        lightings=shown,
     )
+
+
+def _shown(base: Path, row: Mapping[str, Any], lightings: Sequence[str]) -> tuple[LightingFile, ...]:
+    """The files of the lightings, where the row names them; none where it names a path instead."""
+    if not any(_text(row, name) for name in lightings):
+        return ()
+    if missing := [name for name in lightings if not _text(row, name)]:
+        raise ValueError(f"no file of lighting '{missing[0]}'")
+    files = tuple(LightingFile(name, _found(base, str(_text(row, name)))) for name in lightings)
+    if (path := _text(row, "path")) is not None and base / path != files[0].path:
+        raise ValueError(f"path '{path}' is not the file of lighting '{lightings[0]}'")
+    return files
 
 
 def _defect(row: Mapping[str, Any]) -> str | None:

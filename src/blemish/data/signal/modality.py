@@ -60,6 +60,7 @@ class Signals(Modality[Signal]):
     marked = "A green bar is what people have marked."
     hint = "hea (WFDB), csv and npy are read"
     extra = ("interval",)
+    timed = True
     preprocess: SignalPlan
 
     @classmethod
@@ -69,6 +70,10 @@ class Signals(Modality[Signal]):
     @property
     def cut(self) -> Cut:
         return Cut(self.preprocess.window, self.preprocess.file_rate)
+
+    @property
+    def several(self) -> bool:
+        return True
 
     @staticmethod
     def content(record: Record) -> str:
@@ -96,7 +101,7 @@ class Signals(Modality[Signal]):
         return is_recording(path)
 
     @classmethod
-    def files(cls, folder: Path) -> list[Path]:
+    def files(cls, folder: Path, cut: Cut | None = None) -> list[Path]:  # noqa: ARG003
         """Those that a list RECORDS names and that are missing too: each of them is an error."""
         return sorted({*recordings_in(folder, deep=True), *missing_in(folder, deep=True)})
 

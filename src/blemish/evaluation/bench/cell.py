@@ -38,7 +38,7 @@ from blemish.inspection.engines import open_engine
 from blemish.inspection.inspector import Inspector
 from blemish.inspection.modelfile import Model, arrays
 from blemish.inspection.routed import head_name
-from blemish.learning import artefacts, backbones, effort, fused
+from blemish.learning import artefacts, backbones, effort
 from blemish.learning.backbones.weights import PACKAGED
 from blemish.learning.code_digest import code_digest
 from blemish.learning.fit import fit
@@ -78,11 +78,11 @@ def digest(cell: Cell, records: Sequence[Record]) -> str:
 def method_digest(name: str, options: dict[str, Any]) -> str:
     """Of the code of a method's own file, and of its heads' where it routes; `recall` serves adapted models alone,
     `left_out` thresholds, and of `efforts` the one in use has a place of its own in a cell's digest. Of several methods
-    as one all of theirs, and what makes them one."""
+    as one all of theirs; a change of how they are one raises `SCHEMA`."""
     if len(methods.parts(name)) > 1:
         parts = FitOptions(method=name, options=options).parts
         each = [method_digest(part.method, part.options) for part in parts]
-        return hashlib.sha256("".join([code_digest(inspect.getsource(fused)), *each]).encode()).hexdigest()
+        return hashlib.sha256("".join(each).encode()).hexdigest()
     cls = methods.get(name)
     routing = cls.routing(config.build(cls.Config, options))
     used = [cls, *([methods.get(routing.head)] if routing is not None and routing.head else [])]

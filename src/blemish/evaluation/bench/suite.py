@@ -144,8 +144,8 @@ class Cell:
     def _load(self, data: DataSet) -> list[Record]:
         """The records of one set, of the modality that the method takes."""
         options, seed = config.build(FitOptions, self.options), self.seed if data.seeded else 0
-        cut, kind = layouts.Cut(options.window, options.file_rate), self.learning.modality.name
-        found = layouts.index(data.source, data.layout, data.split, seed=seed, cut=cut, kind=kind)
+        kind = self.learning.modality.name
+        found = layouts.index(data.source, data.layout, data.split, seed=seed, cut=options.cut, kind=kind)
         return layouts.select(found, data.categories)
 
 

@@ -85,8 +85,7 @@ def chances(calibrator: Calibrator, rejected: int, good: int) -> tuple[float, fl
 
     Beta-binomial: the rate of one threshold scatters with the n held-out scores it came from, the count about the rate.
     """
-    rank = math.ceil((calibrator.n + 1) * (1 - calibrator.alpha) - 1e-9)
-    a, b = calibrator.n + 1 - rank, rank
+    a, b = calibrator.above + 1, calibrator.n - calibrator.above
 
     def log_beta(x: float, y: float) -> float:
         return math.lgamma(x) + math.lgamma(y) - math.lgamma(x + y)
@@ -113,7 +112,7 @@ def judge(overall: Summary, calibrator: Calibrator | None, seen: int = 0) -> tup
         kept = alarms.value <= calibrator.alpha
         return ("ok", "The rate aimed at was kept.") if kept else ("warn", "The rate aimed at was exceeded.")
     at_least, at_most = chances(calibrator, alarms.count, alarms.of) if not calibrator.units else (1.0, 1.0)
-    if at_least < 0.025:
+    if at_least < 0.025 and alarms.value > calibrator.alpha:
         return "fail", (
             "More good parts were rejected than promised, and chance does not explain it: these good parts "
             "differ from the ones that the threshold came from. Calibrate again with good parts of this station."
@@ -157,7 +156,8 @@ def _promised(calibrator: Calibrator | None) -> str:
     if calibrator is None:
         return ""
     words = "promised: at most" if calibrator.exact else "aimed at: about"
-    return f"{words} {100 * calibrator.alpha:.3g}%"
+    certain = "" if calibrator.confidence is None else f"{100 * calibrator.confidence:.6g}% sure, "
+    return f"{certain}{words} {100 * calibrator.alpha:.3g}%"
 
 
 def _tiles(evaluation: Evaluation, calibrator: Calibrator | None) -> str:

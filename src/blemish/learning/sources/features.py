@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -13,15 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blemish.data.identity import image_id
-from blemish.data.image.decode import decode_image
 from blemish.data.image.preprocess import Preprocess
+from blemish.data.image.reading import data_of, shown_in
 from blemish.errors import DataError
-from blemish.files import read_file
 from blemish.inspection.engines import Engine, Precision, open_engine
 from blemish.learning import export
 from blemish.learning.again import behind_image
 from blemish.learning.backbones.cache import FeatureCache, feature_key
 from blemish.learning.backbones.graph_net import GraphBackbone
+from blemish.learning.backbones.lit import LitBackbone
 from blemish.learning.onnx_parts import written
 from blemish.ops.drawing import OPSET
 from blemish.system import cores
@@ -47,6 +48,7 @@ class FeatureSource:
         threads: images worked on at the same time.
         precision: number format of the network.
         image: whether a head takes the normalised image too, as one more level.
+        lighting: the number of the one whose features alone are given, of a `LitBackbone`'s; None = all.
     """
 
     def __init__(
@@ -58,19 +60,24 @@ class FeatureSource:
         threads: int | None = None,
         precision: Precision = "f32",
         image: bool = False,
+        lighting: int | None = None,
     ) -> None:
         self.backbone = backbone
         self.preprocess = preprocess
         self.cache = cache
         self.threads = threads or cores()
-        self.spec = backbone.spec(preprocess.size)
+        self.lighting = lighting
+        self.whole = backbone.spec(preprocess.size)
+        self.spec = self.whole
+        if lighting is not None and isinstance(backbone, LitBackbone):
+            self.spec = backbone.inner.spec(preprocess.size)
         self.precision = precision
         self.image = image
         self.graph = backbone_graph(backbone, preprocess.size, cache)
         self.trunk = backbone_graph(backbone, preprocess.size, cache, image=True) if image else self.graph
         self.seen: set[str] = set()  # content of every image asked for
         self.categories: dict[str, int] = {}  # decided category by record id, where there are several categories
-        self._decode = lru_cache(2)(decode_image)  # tiles of one picture are asked for one after the other
+        self._again = lru_cache(2)(shown_in)  # tiles of one picture are asked for one after the other
         self.computed = 0  # images that went through the backbone; the others came from the cache
         self._compiled = open_engine(self.graph, precision=self.precision, threads=self.threads)
         self._use(self._compiled)
@@ -96,8 +103,8 @@ class FeatureSource:
 
     @property
     def identity(self) -> str:
-        """Of the frozen network."""
-        return self.backbone.identity
+        """Of the frozen network, and of the lighting where it is one of several."""
+        return self.backbone.identity if self.lighting is None else f"{self.backbone.identity}#{self.lighting}"
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -117,10 +124,16 @@ class FeatureSource:
         """What a head takes of one image: feature maps (C_l, *grid_l), and the normalised image (3, H, W) where
         `image` is set. DataError where it cannot be read.
         """
-        data = read_file(record.path)
-        limit = self.preprocess.max_pixels
-        decode = decode_image if record.tile is None else self._decode
-        decoded = lru_cache(1)(lambda: decode(data, str(record.path), max_pixels=limit))
+        data = data_of(record)
+        limit, lightings = self.preprocess.max_pixels, self.preprocess.lightings
+        of = 0 if lightings is None else lightings.of
+        decoded = lru_cache(1)(
+            lambda: (
+                shown_in(data, record, max_pixels=limit, of=of)
+                if record.tile is None
+                else self._again(data, replace(record, id="", tile=None), max_pixels=limit, of=of)
+            )
+        )
         self.seen.add(image_id(data, decoded))
 
         @lru_cache(1)
@@ -138,18 +151,28 @@ class FeatureSource:
         key = ""
         if self.cache is not None:
             key = feature_key(data, self.preprocess.rendering(), self.backbone.identity, self._dtype + variant)
-            cached = self.cache.get(key, self.spec)
+            cached = self.cache.get(key, self.whole)
             if cached is not None:
-                return cached
-        maps = self.extracted(image())
+                return self._given(cached)
+        maps = self._computed(image())
         if self.cache is not None:
             self.cache.put(key, maps)
-        return maps
+        return self._given(maps)
 
     def extracted(self, image: NDArray[np.uint8]) -> Maps:
-        """Feature maps of a prepared image (H, W, 3), past the cache."""
+        """Feature maps of a prepared image (H, W, 3 groups), past the cache."""
+        return self._given(self._computed(image))
+
+    def _computed(self, image: NDArray[np.uint8]) -> Maps:
         self.computed += 1
         return tuple(m[0] for m in self._engine(image[None]))
+
+    def _given(self, maps: Maps) -> Maps:
+        """Those of the lighting, where one alone is wanted."""
+        if self.lighting is None:
+            return maps
+        counts = self.spec.channels
+        return tuple(m[self.lighting * n : (self.lighting + 1) * n] for m, n in zip(maps, counts, strict=True))
 
     def normalised(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(H, W, 3) uint8 -> (3, H, W) float32, as the graph does it."""

@@ -23,27 +23,30 @@ from numpy.typing import NDArray
 from blemish.config import nearest
 from blemish.data.identity import image_id
 from blemish.data.image.areas import read_drawn
-from blemish.data.image.decode import decode_image, read_image
-from blemish.data.image.levels import learn, measure
+from blemish.data.image.channels import extent
+from blemish.data.image.decode import read_image
+from blemish.data.image.levels import Levels, Measured, learn, measure
+from blemish.data.image.lightings import Lighting, Lightings
 from blemish.data.image.locate import Locator
 from blemish.data.image.modality import Images
+from blemish.data.image.posing import Posing
 from blemish.data.image.preprocess import (
     Preprocess,
-    image_size_of,
     median_aspect,
     parse_image_size,
     resolve,
-    size_and_depth,
 )
+from blemish.data.image.reading import check_count, data_of, read_shown, shown_in, size_of
 from blemish.data.image.resolution import parse_scale
 from blemish.data.image.roi import pack_roi
 from blemish.data.image.stated import scale_in
+from blemish.data.image.template import TemplateLocator
 from blemish.data.image.tiles import Tiling, parse_tiles
 from blemish.data.modality import Modality
 from blemish.data.synthesis.makers import MAKERS, VERSION
 from blemish.data.synthesis.scenes import procedural_scene
 from blemish.errors import ConfigError, DataError
-from blemish.files import MAX_PIXELS, content_id, read_file
+from blemish.files import MAX_PIXELS, content_id
 from blemish.inspection.engines import Precision
 from blemish.learning.backbones.cache import FeatureCache
 from blemish.learning.options import FitOptions
@@ -65,6 +68,7 @@ ASPECT = 0.02  # by which width / height of a region of interest and of a pictur
 MEASURED = 32  # 8-bit images whose brightness is looked up
 TILT = 10.0  # degrees of a tilted view
 WORTH_LOCATING = 0.7  # of the spread of good images that may be left, to turn locating on by itself
+DRAWN = 2048  # pixels of a region of interest's longer side, where it is kept for whole pictures in tiles
 SCENE = (256, 256)  # their size, whatever the size of the images
 
 
@@ -73,6 +77,8 @@ def _tilted(degrees: float) -> Callable[[NDArray[Any]], NDArray[Any]]:
 
     def view(x: NDArray[Any]) -> NDArray[Any]:
         high, wide = x.shape[:2]
+        if x.ndim == 3 and x.shape[2] > 3:  # OpenCV takes four channels, and is silent about more
+            return np.concatenate([view(x[..., at : at + 3]) for at in range(0, x.shape[2], 3)], axis=2)
         turn = cv2.getRotationMatrix2D(((wide - 1) / 2, (high - 1) / 2), degrees, 1)
         return np.asarray(cv2.warpAffine(x, turn, (wide, high), borderMode=cv2.BORDER_REFLECT_101))
 
@@ -120,13 +126,13 @@ class Item:
 
 def files(records: Sequence[Record], preprocess: Preprocess) -> list[Item]:
     """The images of records."""
-    again = lru_cache(2)(decode_image)  # tiles of one picture are asked for one after the other
+    again = lru_cache(2)(shown_in)  # tiles of one picture are asked for one after the other
 
     def item(record: Record) -> Item:
-        decode = decode_image if record.tile is None else again
+        decode, picture = (shown_in, record) if record.tile is None else (again, replace(record, id="", tile=None))
 
         def decoded(data: bytes) -> Any:
-            return decode(data, str(record.path), max_pixels=preprocess.max_pixels)
+            return decode(data, picture, max_pixels=preprocess.max_pixels)
 
         def image(data: bytes) -> Image:
             return preprocess(decoded(data), tile=record.tile)
@@ -135,17 +141,17 @@ def files(records: Sequence[Record], preprocess: Preprocess) -> list[Item]:
             return image_id(data, lambda: decoded(data))
 
         variant = "" if record.tile is None else f"|tile {record.tile}"
-        return Item(record.id, lambda: read_file(record.path), image, content, variant)
+        return Item(record.id, lambda: data_of(record), image, content, variant)
 
     return [item(record) for record in records]
 
 
-def scenes(size: tuple[int, int], count: int = SCENES) -> list[Item]:
-    """Synthetic images, the same for every data set."""
+def scenes(size: tuple[int, int], count: int = SCENES, groups: int = 1) -> list[Item]:
+    """Synthetic images, the same for every data set and in each of several lightings."""
 
     def item(number: int) -> Item:
         def image(_: bytes) -> Image:
-            return procedural_scene(size, np.random.default_rng([number, VERSION]))
+            return np.tile(procedural_scene(size, np.random.default_rng([number, VERSION])), groups)
 
         return Item(f"scene {number}", f"scene {number} {VERSION}".encode, image)
 
@@ -245,7 +251,14 @@ class ImageSamples:
     def _damaged(self, item: Item, view: str, number: int) -> tuple[Image, NDArray[np.bool_]]:
         assert self.maker is not None
         seed = hashlib.sha256(item.data() + f"{item.variant}|{view}|{self.made_by}|{number}".encode()).digest()[:8]
-        return self.maker(self._drawn(item, view), np.random.default_rng(int.from_bytes(seed, "little")))  # type: ignore[no-any-return]
+        image, number = self._drawn(item, view), int.from_bytes(seed, "little")
+        made = [  # the same draws for each lighting: a defect lies at one place in all of them
+            self.maker(np.ascontiguousarray(image[..., at : at + 3]), np.random.default_rng(number))
+            for at in range(0, image.shape[2], 3)
+        ]
+        if len(made) == 1:
+            return made[0]  # type: ignore[no-any-return]
+        return np.concatenate([one for one, _ in made], axis=2), np.any([mask for _, mask in made], axis=0)
 
     def _mask(self, data: bytes, variant: str, make: Callable[[], NDArray[np.bool_]]) -> NDArray[np.bool_]:
         """A twin's mask, one bit a pixel in the cache."""
@@ -282,16 +295,14 @@ class ImageSamples:
         )
 
 
-def read_roi(
-    path: str, size: tuple[int, int], records: Sequence[Record], max_pixels: int = MAX_PIXELS
-) -> tuple[str, tuple[tuple[str, str], ...]]:
-    """The region of interest of a file (see `data.image.areas`), for a network input of `size` that these records are
-    brought to, and its named areas.
+def read_roi(path: str, preprocess: Preprocess, records: Sequence[Record], max_pixels: int = MAX_PIXELS) -> Preprocess:
+    """The plan with the region of interest of a file (see `data.image.areas`) and its named areas, for pictures of
+    these records: kept in the size of the network's input, or where they are cut into tiles in their own shape.
 
     A warning where it covers everything; DataError where its aspect differs from that of a picture, so that it would
     cover another place, or it is empty.
     """
-    shapes = [image_size_of(record.path) for record in records]
+    shapes = [size_of(record)[0] for record in records]
     drawn = read_drawn(path, shapes, max_pixels)
     high, wide = drawn.inside.shape
     for record, (w, h) in zip(records, shapes, strict=True) if not drawn.relative else ():
@@ -300,37 +311,54 @@ def read_roi(
             raise DataError(message, path=path, hint="draw it on one of the pictures that are learned from")
     if drawn.inside.all() and not drawn.areas:
         warnings.warn(f"{path}: the region of interest covers everything: 0 is what is not inspected", stacklevel=2)
+    shape = None
+    if preprocess.tiles is not None:
+        factor = min(1.0, DRAWN / max(high, wide))
+        shape = max(1, round(high * factor)), max(1, round(wide * factor))
+    size = shape or preprocess.size
     areas = tuple((name, pack_roi(mask, size, f"{path}: region '{name}'")) for name, mask in drawn.areas.items())
-    return pack_roi(drawn.inside, size), areas
+    return replace(preprocess, roi=pack_roi(drawn.inside, size), areas=areas, drawn=shape)
 
 
 def plan_preprocess(good: Sequence[Record], options: FitOptions, stride: int) -> Preprocess:
     """How an image becomes the network's input: planned from these images, with the region of interest."""
     tiles = None if options.tiles is None else parse_tiles(options.tiles)
-    preprocess = plan_geometry(good, options.image_size, stride, options.max_pixels, tiles)
+    lightings = Lightings.parse(options.lightings)
+    preprocess = plan_geometry(good, options.image_size, stride, options.max_pixels, tiles, lightings)
     if options.scale is not None:
         preprocess = replace(preprocess, scale=options.scale)
         for record in good if parse_scale(options.scale) is None else ():
             scale_in(record.path)
-    if options.locate != "off" and (locator := _locator(good, preprocess, options.locate)) is not None:
+    if options.locate != "off" and (locator := _locator(good, preprocess, options)) is not None:
         high, wide = locator.size
-        size = resolve(parse_image_size(options.image_size), wide / high, stride)
-        return replace(preprocess, size=size, locate=locator)
-    if options.roi is None:
-        return preprocess
-    roi, areas = read_roi(options.roi, preprocess.size, good, options.max_pixels)
-    return replace(preprocess, roi=roi, areas=areas)
+        if tiles is None:
+            size = resolve(parse_image_size(options.image_size), wide / high, stride)
+            return replace(preprocess, size=size, locate=locator)
+        if min(locator.pixels) < tiles.side:
+            message = f"the located part has {wide:.0f} x {high:.0f} pixels, a tile {tiles.side} x {tiles.side}"
+            raise DataError(message, hint="smaller tiles (--tiles), or none")
+        return replace(preprocess, locate=locator)
+    return preprocess if options.roi is None else read_roi(options.roi, preprocess, good, options.max_pixels)
 
 
-def _locator(good: Sequence[Record], preprocess: Preprocess, asked: str) -> Locator | None:
+def _locator(good: Sequence[Record], preprocess: Preprocess, options: FitOptions) -> Posing | None:
     """How the part is found in pictures like these. With "auto" None where it cannot be told, or is not worth it;
     otherwise DataError."""
 
     def picture(number: int) -> Image:
-        return preprocess.in_8_bit(read_image(good[number].path, max_pixels=preprocess.max_pixels))
+        return preprocess.in_8_bit(read_shown(good[number], max_pixels=preprocess.max_pixels))[0]
 
+    asked, names = options.locate, [str(record.path) for record in good]
+    several = asked == "several"
+    found: Posing
     try:
-        found = Locator.learn(picture, [str(record.path) for record in good], several=asked == "several")
+        if options.template is None:
+            found = Locator.learn(picture, names, several=several)
+        else:
+            levels = preprocess.levels if preprocess.lightings is None else preprocess.lightings.each[0].levels
+            shown = read_image(options.template, max_pixels=preprocess.max_pixels)
+            drawn = Preprocess.of(preprocess.size, levels).in_8_bit(shown)[0]
+            found = _of_template(options.template, drawn, picture, names, several)
     except DataError as error:
         if asked != "auto":
             raise
@@ -339,22 +367,37 @@ def _locator(good: Sequence[Record], preprocess: Preprocess, asked: str) -> Loca
     return found if found.narrowed < WORTH_LOCATING or asked != "auto" else None
 
 
-def suggested_locator(good: Sequence[Record], options: FitOptions) -> Locator | None:
+def _of_template(
+    path: str, drawn: Image, picture: Callable[[int], Image], names: Sequence[str], several: bool
+) -> TemplateLocator:
+    try:
+        return TemplateLocator.learn(drawn, picture, names, several=several)
+    except DataError as error:
+        raise error.at(path) from None  # where it names no good picture
+
+
+def suggested_locator(good: Sequence[Record], options: FitOptions) -> Posing | None:
     """How `locate=auto` would locate the part of these images; None where it would not."""
     plain = plan_geometry(good, options.image_size, 1, options.max_pixels)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # why it would not
-        return _locator(good, plain, "auto")
+        return _locator(good, plain, replace(options, locate="auto"))
 
 
 def plan_geometry(
-    good: Sequence[Record], image_size: str, stride: int, max_pixels: int = MAX_PIXELS, tiles: Tiling | None = None
+    good: Sequence[Record],
+    image_size: str,
+    stride: int,
+    max_pixels: int = MAX_PIXELS,
+    tiles: Tiling | None = None,
+    lightings: Lightings | None = None,
 ) -> Preprocess:
-    """The network's input for these images: size at their median aspect, or of a tile, and the levels of their values.
+    """The network's input for these images: size at their median aspect, or of a tile, and the levels of their values,
+    of each lighting its own.
 
     Deep and real-valued images are all measured, 8-bit ones in part, spread over the set: they need no range.
     """
-    heads = [(r, *size_and_depth(r.path)) for r in good]
+    heads = [(r, *size_of(r)) for r in good]
     if tiles is not None:
         for record, (wide, high), _ in heads:
             try:
@@ -365,9 +408,39 @@ def plan_geometry(
     size = resolve(parse_image_size(image_size), aspect, stride)
     deep, flat = ([r for r, _, is_deep in heads if is_deep is wanted] for wanted in (True, False))
     measured = [*deep, *flat[:: max(1, len(flat) // MEASURED)]]
+
+    def values(record: Record) -> list[Measured]:
+        shown = read_shown(record, max_pixels=max_pixels)
+        return [measure(one) for one in (shown if isinstance(shown, tuple) else (shown,))]
+
     with ThreadPoolExecutor(cores()) as pool:
-        found = list(pool.map(lambda record: measure(read_image(record.path, max_pixels=max_pixels)), measured))
-    return replace(Preprocess.of(size, learn(found), max_pixels), tiles=tiles)
+        found = [*zip(*pool.map(values, measured), strict=True)]
+    if lightings is None:
+        return replace(Preprocess.of(size, learn(found[0]), max_pixels), tiles=tiles)
+    learned = replace(lightings, each=_levels(lightings, found), of=_channels(good, lightings))
+    return replace(Preprocess.of(size, Levels(), max_pixels), tiles=tiles, lightings=learned)
+
+
+def _levels(lightings: Lightings, found: Sequence[Sequence[Measured]]) -> tuple[Lighting, ...]:
+    """The lightings with the levels of their own values; DataError as `levels.learn`, naming the lighting."""
+    out = []
+    for one, measured in zip(lightings.each, found, strict=True):
+        try:
+            out.append(replace(one, levels=learn(measured)))
+        except DataError as error:
+            raise DataError(f"lighting '{one.name}': {error}", hint=error.hint) from None
+    return tuple(out)
+
+
+def _channels(good: Sequence[Record], lightings: Lightings) -> int:
+    """How many channels each file has that shows all lightings; 0 where each has its own. DataError where they
+    differ."""
+    if not lightings.in_one_file:
+        return 0
+    first = extent(good[0].path).channels
+    for record in good:
+        check_count(extent(record.path).channels, first, str(record.path))
+    return first
 
 
 def _plan(learn: Sequence[Record], options: FitOptions, backbone: Backbone) -> Modality[Any]:

@@ -132,7 +132,7 @@ def test_it_is_written_and_read_and_names_features_in_the_cache() -> None:
 def test_deep_pictures_are_located_too() -> None:
     deep = [at_any_angle(ARROW, seed)[0][..., 0].astype(np.uint16) * 257 for seed in range(8)]
     plain = Preprocess((96, 128))
-    locator = Locator.learn(lambda i: plain.in_8_bit(deep[i]), NAMES[:8])
+    locator = Locator.learn(lambda i: plain.in_8_bit(deep[i])[0], NAMES[:8])
     located = Preprocess((96, 128), locate=locator)
     assert located(deep[0]).shape == (96, 128, 3)
 

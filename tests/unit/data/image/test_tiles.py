@@ -37,7 +37,7 @@ def test_the_joined_map_has_no_seam_and_keeps_what_all_tiles_say(side: int) -> N
     scene = (np.sin(x / 40) + np.cos(y / 30)).astype(np.float32)
     tiling = Tiling(side, 16)
     places = tiling.places(shape)
-    tiles = Tiles(np.zeros((len(places), side, side, 3), np.uint8), places, shape, side)
+    tiles = Tiles(np.zeros((len(places), side, side, 3), np.uint8), places, shape, side, list(range(len(places))))
     maps = np.stack([tiling.cut(scene, place) for place in places])
     joined = tiles.joined(maps)
     assert joined.shape == shape
