@@ -17,7 +17,7 @@ from sqlalchemy import Connection, and_, insert, select, update
 
 from blemish.station.ids import now_ms
 from blemish.station.judging import Judged, as_text
-from blemish.station.ledger.schema import hourly, inspections, outbox, queue, sinks, sources
+from blemish.station.ledger.schema import deployments, hourly, inspections, models, outbox, queue, sinks, sources
 
 HOUR = 3_600_000
 DAY = 24 * HOUR
@@ -42,6 +42,15 @@ class Recorder:
         ids = [one.claim.id for one in group]
         known = set(connection.scalars(select(inspections.c.id).where(inspections.c.id.in_(ids))))
         each = {row.id: row for row in connection.execute(select(sources))}
+        live = {one.deployment_id for one in group if one.deployment_id is not None}
+        judges = {
+            row.id: row
+            for row in connection.execute(
+                select(deployments.c.id, models.c.digest, models.c.promise)
+                .join(models, models.c.id == deployments.c.model_id)
+                .where(deployments.c.id.in_(live))
+            )
+        }
         listeners = list(connection.execute(select(sinks.c.id, sinks.c.name).where(sinks.c.active)))
         out: dict[str, str] = {}
         for one in group:
@@ -49,10 +58,10 @@ class Recorder:
                 out[one.claim.id] = "there"
                 continue
             source = each[one.claim.source_id]
-            out[one.claim.id] = self._one(connection, one, source, listeners)
+            out[one.claim.id] = self._one(connection, one, source, judges.get(one.deployment_id), listeners)
         return out
 
-    def _one(self, connection: Connection, one: Judged, source: Any, listeners: Sequence[Any]) -> str:
+    def _one(self, connection: Connection, one: Judged, source: Any, judge: Any, listeners: Sequence[Any]) -> str:
         claim, config = one.claim, json.loads(source.config)
         before = None if config.get("always_new") else self._repeated(connection, one)
         state = one.state if before is None else "repeat"
@@ -100,7 +109,7 @@ class Recorder:
         for lane in [*lanes, *(["drawn"] if drawn else [])]:
             connection.execute(insert(queue).values(seq=seq, lane=lane, state="waiting"))
         if listeners:
-            payload = as_text(self.message(one, seq, source.name))
+            payload = as_text(self.message(one, seq, source.name, judge))
             rows = [{"sink_id": sink.id, "seq": seq, "payload": payload, "next_at": now_ms()} for sink in listeners]
             connection.execute(insert(outbox), rows)
         return state
@@ -111,8 +120,8 @@ class Recorder:
         drawn = hmac.new(self.secret, picture.encode(), hashlib.sha256).digest()
         return int.from_bytes(drawn[:7], "big") / 2**56
 
-    def message(self, one: Judged, seq: int, source: str) -> dict[str, Any]:
-        """What sinks are told of a verdict."""
+    def message(self, one: Judged, seq: int, source: str, judge: Any) -> dict[str, Any]:
+        """What sinks are told of a verdict, by the model of `judge`."""
         claim, result = one.claim, one.result
         return {
             "inspection_id": claim.id,
@@ -131,6 +140,8 @@ class Recorder:
             "regions": result.get("regions", []),
             "alarm": result.get("alarm"),
             "deployment": one.deployment_id,
+            "model": None if judge is None else f"sha256:{judge.digest}",
+            "promise": None if judge is None else judge.promise,
             "error": one.error,
         }
 
