@@ -17,6 +17,7 @@ REMEDIES = {
     "locked": "another program holds the ledger: backup or virus scanner?",
     "backlog": "the line is faster than this computer: fewer pixels, or more threads",
     "sink": "check the receiver; messages are kept until it takes them",
+    "undelivered": "correct the receiver or the sink, then send them again",
     "clock": "check the time service of this computer",
     "reserve": "free space: the station's reserve is in use",
 }

@@ -95,7 +95,7 @@ TEMPLATE = """\
 # A station of Blemish: docs/station/configuration.md
 site = "{site}"
 line = "{line}"
-# database = "postgresql+psycopg://user@host/name"   # empty: ledger.db in this folder
+database = "{database}"      # postgresql+psycopg://user@host/name; empty: ledger.db in this folder
 durability = "full"          # process: survives a kill of the program, and no loss of power
 roots = [{roots}]            # hot folders lie in these
 allow = []                   # where sinks may send to: "https://mes.plant:8443", "mqtt://broker:1883"

@@ -17,8 +17,8 @@ from blemish.station.ledger.schema import products, sources
 from blemish.station.place import CONFIG, Place, write_synced
 
 
-def init(folder: str | Path, *, site: str = "site", line: str = "line", roots: tuple[str, ...] = ()) -> Place:
-    """A new station. ConfigError where the folder holds anything, or lies on a network share with SQLite."""
+def init(folder: str | Path, *, site: str = "site", line: str = "line", roots: tuple[str, ...] = (), database: str = "") -> Place:
+    """A new station; `database` is the URL of an empty one, where it is not a file of the station's own. ConfigError where the folder holds anything, or lies on a network share with SQLite."""
     root = Path(folder).resolve()
     if root.exists() and any(root.iterdir()):
         raise ConfigError(f"{root} is not empty", hint="give a new folder")
@@ -30,7 +30,7 @@ def init(folder: str | Path, *, site: str = "site", line: str = "line", roots: t
     with os.fdopen(handle, "wb") as file:
         file.write(secrets.token_bytes(32))
     quoted = ", ".join(f'"{_escaped(str(Path(one).resolve()))}"' for one in roots)
-    text = TEMPLATE.format(site=_escaped(site), line=_escaped(line), roots=quoted)
+    text = TEMPLATE.format(site=_escaped(site), line=_escaped(line), roots=quoted, database=_escaped(database))
     write_synced(root / CONFIG, text.encode())
     config = read(place.config)
     upgrade(url_of(place, config))

@@ -34,6 +34,7 @@ from blemish.station.ledger.database import Full, Ledger, Locked
 from blemish.station.ledger.record import Recorder
 from blemish.station.ledger.schema import health, inspections, sources
 from blemish.station.models import Deployments
+from blemish.station.outbox import Outbox
 from blemish.station.place import Place
 from blemish.station.sources.folder import HotFolder, Options
 from blemish.station.spool import Claim, Spool
@@ -82,6 +83,7 @@ class Worker:
         self.spool = Spool(self.place, self.ledger, durable=self.config.durability == "full")
         self.deployments = Deployments(self.place, self.ledger, self.config.limits.threads)
         self.recorder = Recorder(self.place.secret.read_bytes(), site=self.config.site, line=self.config.line)
+        self.outbox = Outbox(self.place, self.config, self.ledger)
         self.folders: dict[int, HotFolder] = {}
         self.level = Level.FINE
         self._taken: dict[str, _Waiting] = {}  # claims that are being judged, or wait for another try
@@ -95,6 +97,8 @@ class Worker:
         bell = Bell(bell_of(self.place))
         scanner = threading.Thread(target=self._scan, name="scan", daemon=True)
         scanner.start()
+        sender = threading.Thread(target=self.outbox.run, args=(self.stop,), name="outbox", daemon=True)
+        sender.start()
         try:
             with ThreadPoolExecutor(self.config.limits.threads, "judge") as pool:
                 while not (self.stop.is_set() and not self._flight):
@@ -107,6 +111,7 @@ class Worker:
                         self._record(group)
         finally:
             scanner.join(5)
+            sender.join(6)
             bell.close()
 
     def _recover(self) -> None:
@@ -303,6 +308,7 @@ class Worker:
             self._taken.pop(one.claim.id, None)
             self._put_away(one.claim, states[one.claim.id], one.verdict, one)
         ring(web_bell(self.place))
+        self.outbox.wake()
 
     def _put_away(self, claim: Claim, state: str, verdict: str, judged: Judged | None = None) -> None:
         """After the commit: the picture to the store, with its thumbnail and map."""

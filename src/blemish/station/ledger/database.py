@@ -28,7 +28,7 @@ BUSY_MS = 500  # that SQLite itself waits
 
 
 class Locked(BlemishError):
-    """Another process holds the ledger."""
+    """Another process holds the ledger, or its server does not answer: what was to be written is kept."""
 
 
 class Full(BlemishError):
@@ -143,6 +143,8 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
+        if _is_gone(error):
+            raise Locked("the ledger's server does not answer", hint="it is tried again") from error
         if _is_locked(error):
             raise Locked("the ledger is locked by another process", hint="it is tried again") from error
         if _is_full(error):
@@ -157,6 +159,14 @@ def _is_locked(error: DBAPIError) -> bool:
     if isinstance(original, sqlite3.OperationalError):
         return original.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
     return getattr(original, "sqlstate", None) in ("55P03", "40001", "40P01")
+
+
+def _is_gone(error: DBAPIError) -> bool:
+    """Whether the server of the database cannot be reached, is starting, or has closed the connection."""
+    if isinstance(error.orig, sqlite3.Error) or not isinstance(error, OperationalError):
+        return False
+    state = getattr(error.orig, "sqlstate", None)
+    return state is None or state[:2] == "08" or state[:3] == "57P"
 
 
 def _is_full(error: DBAPIError) -> bool:

@@ -110,7 +110,7 @@ class Recorder:
             connection.execute(insert(queue).values(seq=seq, lane=lane, state="waiting"))
         if listeners:
             payload = as_text(self.message(one, seq, source.name, judge))
-            rows = [{"sink_id": sink.id, "seq": seq, "payload": payload, "next_at": now_ms()} for sink in listeners]
+            rows = [{"sink_id": sink.id, "seq": seq, "payload": payload, "at": now_ms()} for sink in listeners]
             connection.execute(insert(outbox), rows)
         return state
 

@@ -15,6 +15,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    and_,
 )
 
 metadata = MetaData()
@@ -195,19 +196,27 @@ outbox = Table(
     Column("sink_id", ForeignKey("sinks.id"), nullable=False),
     Column("seq", BigInteger),  # of the inspection; none for other messages
     Column("payload", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),  # since when it waits
     Column("tries", Integer, nullable=False, default=0),
-    Column("next_at", BigInteger, nullable=False),
     Column("done_at", BigInteger),
+    Column("failed_at", BigInteger),  # refused again and again: not sent any more, until somebody says so
     Column("last_error", Text),
-    Index("ix_outbox_sink", "sink_id", "id"),
     sqlite_autoincrement=True,
 )
 Index(
     "ix_outbox_waiting",
-    outbox.c.next_at,
-    sqlite_where=outbox.c.done_at.is_(None),
-    postgresql_where=outbox.c.done_at.is_(None),
+    outbox.c.sink_id,
+    outbox.c.id,
+    sqlite_where=and_(outbox.c.done_at.is_(None), outbox.c.failed_at.is_(None)),
+    postgresql_where=and_(outbox.c.done_at.is_(None), outbox.c.failed_at.is_(None)),
 )
+Index(
+    "ix_outbox_failed",
+    outbox.c.sink_id,
+    sqlite_where=outbox.c.failed_at.is_not(None),
+    postgresql_where=outbox.c.failed_at.is_not(None),
+)
+Index("ix_outbox_done", outbox.c.done_at)
 
 alarms = Table(
     "alarms",
