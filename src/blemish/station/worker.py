@@ -204,6 +204,7 @@ class Worker:
                         ring(bell_of(self.place))
                 except (Locked, Full, OSError, DataError) as error:
                     log.warning("source %d: %s", source_id, error)
+                    due[source_id] = monotonic() + SLOW
             self.stop.wait(0.02)
 
     def _submit(self, pool: ThreadPoolExecutor) -> None:

@@ -152,6 +152,20 @@ def station(request: pytest.FixtureRequest, tmp_path: Path, model: Path) -> Iter
     made.ledger.close()
 
 
+@pytest.fixture
+def station_on(tmp_path: Path, model: Path) -> Iterator[Callable[[str], Station]]:
+    """A station with the ledger of a URL."""
+    made: list[Station] = []
+
+    def make(database: str) -> Station:
+        made.append(Station(tmp_path / str(len(made)), model, database))
+        return made[-1]
+
+    yield make
+    for station in made:
+        station.ledger.close()
+
+
 both = pytest.mark.parametrize("station", ["sqlite", "postgresql"], indirect=True)
 
 
