@@ -138,6 +138,8 @@ class Mqtt(Sink[Options]):
             except Undelivered:
                 return  # the broker says it for us
             client.disconnect()
+            client.loop_stop()
+            self._client = None
         self._drop()
 
 
