@@ -17,8 +17,13 @@ from blemish.station.ledger.schema import products, sources
 from blemish.station.place import CONFIG, Place, write_synced
 
 
-def init(folder: str | Path, *, site: str = "site", line: str = "line", roots: tuple[str, ...] = (), database: str = "") -> Place:
-    """A new station; `database` is the URL of an empty one, where it is not a file of the station's own. ConfigError where the folder holds anything, or lies on a network share with SQLite."""
+def init(
+    folder: str | Path, *, site: str = "site", line: str = "line", roots: tuple[str, ...] = (), database: str = ""
+) -> Place:
+    """A new station; `database` is the URL of an empty one, where it is not to be a file in the folder.
+
+    ConfigError where the folder holds anything, or lies on a network share with SQLite.
+    """
     root = Path(folder).resolve()
     if root.exists() and any(root.iterdir()):
         raise ConfigError(f"{root} is not empty", hint="give a new folder")

@@ -57,7 +57,7 @@ class Station:
 
     def rows(self, table: Any = inspections) -> list[Any]:
         with self.ledger.read() as connection:
-            return list(connection.execute(select(table)).mappings())
+            return list(connection.execute(select(table).order_by(*table.primary_key)).mappings())
 
     def running(self) -> _Running:
         return _Running(Worker(self.place, self.config, self.ledger))

@@ -55,7 +55,9 @@ def test_a_transaction_that_fails_leaves_nothing(station: Station) -> None:
     assert [row["name"] for row in station.rows(products)] == ["part"]
 
 
-def test_a_server_that_goes_away_and_comes_back_loses_no_verdict(postgres: Postgres, station_on: Callable[[str], Station]) -> None:
+def test_a_server_that_goes_away_and_comes_back_loses_no_verdict(
+    postgres: Postgres, station_on: Callable[[str], Station]
+) -> None:
     station = station_on(postgres.new())
     put(station.hot, "a.png", good_image(1))
     with station.running():

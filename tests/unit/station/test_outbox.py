@@ -181,7 +181,10 @@ def test_options_that_cannot_be_are_said(station: Station, kind: str, options: d
 def test_secrets_are_not_shown_and_stay_where_they_are_not_changed() -> None:
     options = {"url": "http://mes", "secret": SECRET}
     assert shown("webhook", options) == {"url": "http://mes", "secret": HIDDEN}
-    assert merged("webhook", {"url": "http://new", "secret": HIDDEN}, options) == {"url": "http://new", "secret": SECRET}
+    assert merged("webhook", {"url": "http://new", "secret": HIDDEN}, options) == {
+        "url": "http://new",
+        "secret": SECRET,
+    }
     assert merged("webhook", {"url": "http://new", "secret": "x" * 16}, options)["secret"] == "x" * 16
 
 

@@ -60,10 +60,10 @@ class Around:
         return url
 
 
-O = TypeVar("O")
+Chosen = TypeVar("Chosen")
 
 
-class Sink(ABC, Generic[O]):
+class Sink(ABC, Generic[Chosen]):
     """A receiver. One thread uses it; `send` connects where there is no connection.
 
     Args:
@@ -76,7 +76,7 @@ class Sink(ABC, Generic[O]):
     def __init__(self, options: Mapping[str, Any], around: Around) -> None:
         self.around = around
         try:
-            self.options: O = TypeAdapter(self.OPTIONS).validate_python(dict(options))
+            self.options: Chosen = TypeAdapter(self.OPTIONS).validate_python(dict(options))
         except ValidationError as error:
             first = error.errors(include_input=False)[0]
             where = ".".join(str(part) for part in first["loc"]) or "options"

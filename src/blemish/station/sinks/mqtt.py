@@ -31,7 +31,7 @@ PORTS = {"mqtt": 1883, "mqtts": 8883}
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Options:
-    """`mqtts://` is TLS; `ca`: certificates to trust instead of the computer's, in the station's folder or its roots."""
+    """`mqtts://` is TLS; `ca`: certificates to trust instead of the computer's, in the station's folder or a root."""
 
     url: str
     user: str | None = None

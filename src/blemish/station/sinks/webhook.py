@@ -1,7 +1,7 @@
 """Verdicts by HTTP POST, signed. A receiver that has the key can tell who has sent what, and when.
 
-    Blemish-Id: the message, the same however often it is sent
-    Blemish-Signature: t=<seconds since 1970>,v1=<HMAC-SHA256 of "<t>.<body>" with the secret, in hex>
+Blemish-Id: the message, the same however often it is sent
+Blemish-Signature: t=<seconds since 1970>,v1=<HMAC-SHA256 of "<t>.<body>" with the secret, in hex>
 """
 
 from __future__ import annotations
