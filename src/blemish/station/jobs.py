@@ -15,10 +15,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, dataclasses
 from sqlalchemy import Connection, insert, select, update
 
 from blemish.errors import BlemishError, ConfigError, DataError
@@ -53,38 +54,57 @@ BLOCK, SAID = 1 << 16, 500  # bytes at the end of a log that are read, character
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-def ask(connection: Connection, actor: Actor, kind: str, args: Mapping[str, Any]) -> int:
-    """Ask for a job: its number.
+@dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Folder:
+    """Good images below one of the station's roots."""
 
-    `args`: `good` is `{"folder": PATH}`, below one of the station's roots, or `{"inspections": [IDS]}`; `model` the
-    number of the model that is adapted, calibrated or measured; `options` those of the command, by their long names;
-    `name` of the candidate. ConfigError names what cannot be.
-    """
+    folder: str
+
+
+@dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Inspected:
+    """Good images that were inspected, by their ids; those that are not kept any more are left out, and counted."""
+
+    inspections: Annotated[tuple[str, ...], Field(min_length=1, max_length=MOST)]
+
+
+@dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Args:
+    """What a job is told."""
+
+    good: Folder | Inspected
+    model: int | None = None  # that is adapted, calibrated or measured
+    options: dict[str, str | int | float] = field(default_factory=dict)  # of the command, by their long names
+    name: str = ""  # of the candidate
+
+
+ARGS = TypeAdapter(Args)
+
+
+def ask(connection: Connection, actor: Actor, kind: str, args: Mapping[str, Any]) -> int:
+    """Ask for a job with the fields of `Args`: its number. ConfigError names what cannot be."""
     if kind not in KINDS:
         raise ConfigError(f"there is no job '{kind}'", hint=f"there are: {', '.join(KINDS)}")
-    unknown = set(args) - {"good", "model", "options", "name"}
-    if unknown:
-        raise ConfigError(f"a job has no '{min(unknown)}'")
-    model = args.get("model")
-    if (model is None) != (kind == "fit"):
+    try:
+        asked = ARGS.validate_python(dict(args))
+    except ValidationError as error:
+        said = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
+        raise ConfigError(f"{kind}: {'; '.join(said)}") from None
+    if (asked.model is None) != (kind == "fit"):
         raise ConfigError("fit learns anew" if kind == "fit" else f"{kind} needs a model")
-    if model is not None and connection.scalar(select(models.c.id).where(models.c.id == model)) is None:
-        raise ConfigError(f"there is no model {model}")
-    _options(kind, args.get("options", {}))
-    good = args.get("good")
-    match good:
-        case {"folder": str(), **rest} if not rest:
-            pass
-        case {"inspections": [_, *_] as ids, **rest} if not rest and len(ids) <= MOST:
-            known = set(connection.scalars(select(inspections.c.id).where(inspections.c.id.in_(ids))))
-            if known != set(ids):
-                raise ConfigError(f"there is no inspection {next(one for one in ids if one not in known)}")
-        case _:
-            raise ConfigError(f"good images are a folder, or 1 to {MOST} inspections")
-    row = {"kind": kind, "args": as_text(dict(args)), "by": actor.name, "asked_at": now_ms()}
+    if asked.model is not None and connection.scalar(select(models.c.id).where(models.c.id == asked.model)) is None:
+        raise ConfigError(f"there is no model {asked.model}")
+    _options(kind, asked.options)
+    told = ARGS.dump_python(asked, mode="json")
+    row = {"kind": kind, "args": as_text(told), "by": actor.name, "asked_at": now_ms()}
+    if isinstance(asked.good, Inspected):
+        ids = asked.good.inspections
+        known = set(connection.scalars(select(inspections.c.id).where(inspections.c.id.in_(ids))))
+        if known != set(ids):
+            raise ConfigError(f"there is no inspection {next(one for one in ids if one not in known)}")
+        told["good"] = {"inspections": len(ids)}
     key = connection.execute(insert(jobs).values(**row)).inserted_primary_key
     assert key is not None
-    told = {**args, "good": good if "folder" in good else {"inspections": len(good["inspections"])}}
     audit.append(connection, actor, f"job.{kind}", f"job {key[0]}", after=told)
     return int(key[0])
 
@@ -97,12 +117,12 @@ def stop_job(connection: Connection, actor: Actor, job: int) -> None:
     audit.append(connection, actor, "job.stop", f"job {job}")
 
 
-def _options(kind: str, options: Mapping[str, Any]) -> list[str]:
+def _options(kind: str, options: Mapping[str, str | int | float]) -> list[str]:
     """As the command line has them."""
     for name, value in options.items():
         if name not in KINDS[kind]:
             raise ConfigError(f"a job '{kind}' has no option '{name}'", hint=f"there are: {', '.join(KINDS[kind])}")
-        if not isinstance(value, (str, int, float)) or isinstance(value, bool) or "/" in str(value):
+        if "/" in str(value):
             raise ConfigError(f"option '{name}' is a number or a name, not {value!r}")
     return [f"--{name}={value}" for name, value in options.items()]
 
@@ -152,7 +172,7 @@ class Jobs:
     def _do(self, row: Any, stop: threading.Event) -> None:
         folder = self.place.jobs / str(row.id)
         try:
-            result = self._done(row, json.loads(row.args), folder, stop)
+            result = self._done(row, ARGS.validate_json(row.args), folder, stop)
             state = "done" if result is not None else "waiting" if stop.is_set() else "stopped"
         except (Locked, Full):
             state, result = "waiting", None  # begun again: what is finished lies in its folder
@@ -178,11 +198,11 @@ class Jobs:
                 if stop.wait(LOOK):
                     return  # it is running for the ledger, and waits at the next start
 
-    def _done(self, row: Any, args: Mapping[str, Any], folder: Path, stop: threading.Event) -> dict[str, Any] | None:
+    def _done(self, row: Any, args: Args, folder: Path, stop: threading.Event) -> dict[str, Any] | None:
         """Do a job; what came out, None where it was stopped."""
         folder.mkdir(exist_ok=True)
         out = folder / "out"
-        good, counted = self._good(args["good"], folder)
+        good, counted = self._good(args.good, folder)
         finished = out / ("power.json" if row.kind == "power" else "model.json")
         if not finished.exists():
             code = self._run(row.id, self._command(row.kind, args, good, out), folder, stop)
@@ -193,19 +213,19 @@ class Jobs:
         if row.kind == "power":
             return {**counted, "power": json.loads(finished.read_bytes())}
         golden = sorted(one for one in good.rglob("*") if one.suffix.lower() in SUFFIXES)[:GOLDEN]
-        name, parent = args.get("name") or f"{row.kind} {row.id}", args.get("model")
+        name, parent = args.name or f"{row.kind} {row.id}", args.model
         return {**counted, "model": import_model(self.place, self.ledger, out, name=name, golden=golden, parent=parent)}
 
-    def _good(self, good: Mapping[str, Any], folder: Path) -> tuple[Path, dict[str, int]]:
+    def _good(self, good: Folder | Inspected, folder: Path) -> tuple[Path, dict[str, int]]:
         """The folder of good images; of inspections the pictures that are still kept, as further names of theirs."""
-        if "folder" in good:
-            return self.config.inside(good["folder"]), {}
+        if isinstance(good, Folder):
+            return self.config.inside(good.folder), {}
         to = folder / "good"
         shutil.rmtree(to, ignore_errors=True)
         to.mkdir()
         with self.ledger.read() as connection:
             rows = connection.execute(
-                select(inspections.c.id, inspections.c.suffix).where(inspections.c.id.in_(good["inspections"]))
+                select(inspections.c.id, inspections.c.suffix).where(inspections.c.id.in_(good.inspections))
             ).all()
         missing = 0
         for row in rows:
@@ -217,13 +237,13 @@ class Jobs:
             raise DataError("none of the pictures is kept any more", hint="choose younger inspections")
         return to, {"pictures": len(rows) - missing, "missing": missing}
 
-    def _command(self, kind: str, args: Mapping[str, Any], good: Path, out: Path) -> list[str]:
+    def _command(self, kind: str, args: Args, good: Path, out: Path) -> list[str]:
         command = [sys.executable, "-m", "blemish", kind]
         if kind != "fit":
             with self.ledger.read() as connection:
-                known = connection.scalar(select(models.c.digest).where(models.c.id == args["model"]))
+                known = connection.scalar(select(models.c.digest).where(models.c.id == args.model))
             command.append(str(folder_of(self.place, str(known))))
-        options = _options(kind, args.get("options", {}))
+        options = _options(kind, args.options)
         if kind == "power":
             out.mkdir(exist_ok=True)
             return [*command, str(good), "--json", str(out / "power.json"), "--threads", "1", *options]

@@ -10,6 +10,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import func, insert, select
+from sqlalchemy.exc import IntegrityError
 
 from blemish.station import audit
 from blemish.station.ledger.database import Ledger, Locked
@@ -49,9 +50,8 @@ def test_writers_of_two_processes_wait_for_each_other_and_the_audit_trail_stays_
 
 @both
 def test_a_transaction_that_fails_leaves_nothing(station: Station) -> None:
-    with pytest.raises(RuntimeError), station.ledger.write() as connection:
-        connection.execute(insert(products).values(name="half"))
-        raise RuntimeError
+    with pytest.raises(IntegrityError), station.ledger.write() as connection:
+        connection.execute(insert(products), [{"name": "half"}, {"name": "part"}])
     assert [row["name"] for row in station.rows(products)] == ["part"]
 
 

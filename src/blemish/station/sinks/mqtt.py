@@ -124,7 +124,7 @@ class Mqtt(Sink[Options]):
         """Break the connection without a farewell, so that the broker says offline."""
         client, self._client = self._client, None
         if client is not None:
-            link = client.socket()
+            link: Any = client.socket()
             if link is not None:
                 with suppress(OSError):
                     link.shutdown(socket.SHUT_RDWR)
