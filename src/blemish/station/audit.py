@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, insert, select, text
+from sqlalchemy import Connection, insert, select
 
 from blemish.station.ids import now_ms
 from blemish.station.judging import as_text
@@ -41,8 +41,6 @@ def append(
     reason: str | None = None,
 ) -> str:
     """Add an entry in the transaction of the change itself; its hash."""
-    if connection.dialect.name == "postgresql":
-        connection.execute(text("LOCK TABLE audit IN EXCLUSIVE MODE"))  # one entry after the other
     last = connection.execute(select(audit.c.hash).order_by(audit.c.seq.desc()).limit(1)).scalar()
     row = {
         "at": now_ms(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -76,7 +77,20 @@ def test_a_server_that_goes_away_and_comes_back_loses_no_verdict(
     assert not list(station.place.spool.glob("*/*.png"))
 
 
-def test_tables_are_made_once(postgres: Postgres) -> None:
+def test_processes_that_start_together_make_the_tables_once(postgres: Postgres) -> None:
     url = postgres.new()
-    upgrade(url)
-    upgrade(url)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(upgrade, [url] * 4))
+
+
+@both
+def test_a_writer_that_holds_the_ledger_is_waited_for_and_then_said(station: Station) -> None:
+    other = Ledger(station.ledger.url)
+    with station.ledger.write() as connection:
+        connection.execute(insert(settings).values(key="a", value="b"))
+        with pytest.raises(Locked, match="another process"), other.write(patience=0.2):
+            pytest.fail("two write at once")
+    with other.write() as connection:
+        connection.execute(insert(settings).values(key="c", value="d"))
+    other.close()
+    assert [row["key"] for row in station.rows(settings)] == ["a", "c"]

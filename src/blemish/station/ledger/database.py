@@ -61,7 +61,12 @@ class Ledger:
 
     def _engine(self, durability: str, *, immediate: bool) -> Engine:
         if not self.sqlite:
-            return create_engine(self.url, pool_size=1 if immediate else 4, pool_pre_ping=True)
+            options = {} if durability == "full" else {"options": "-c synchronous_commit=off"}
+            size = 1 if immediate else 4
+            engine = create_engine(self.url, pool_size=size, pool_pre_ping=True, connect_args=options)
+            if immediate:
+                event.listen(engine, "begin", alone)
+            return engine
         engine = create_engine(
             self.url,
             pool_size=1 if immediate else 4,
@@ -136,6 +141,12 @@ class Ledger:
         """Give all connections back."""
         self._writer.dispose()
         self._reader.dispose()
+
+
+def alone(connection: Connection) -> None:
+    """What BEGIN IMMEDIATE is to SQLite: one writer at a time, whatever it reads before it writes."""
+    connection.exec_driver_sql(f"SET LOCAL lock_timeout = {BUSY_MS}")
+    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({APPLICATION})")
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, create_engine
 
 from blemish.errors import ConfigError
+from blemish.station.ledger.database import APPLICATION
 
 HERE = Path(__file__).parent / "migrations"
 
@@ -26,6 +27,8 @@ def upgrade(url: str) -> None:
     engine = create_engine(url)
     try:
         with engine.begin() as connection:
+            if engine.dialect.name == "postgresql":
+                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({APPLICATION})")  # one process makes them
             steps = _steps()
             now = MigrationContext.configure(connection).get_current_revision()
             known = {script.revision for script in ScriptDirectory.from_config(steps).walk_revisions()}
