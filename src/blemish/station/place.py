@@ -77,6 +77,12 @@ class Place:
         hour = datetime.fromtimestamp(time_of(picture) / 1000, UTC).strftime("%Y/%m/%d/%H")
         return self.root / under / hour / f"{picture}{suffix}"
 
+    def kept(self, picture: str, suffix: str, state: str) -> Path:
+        """Where the picture of a row is kept, by the row's state: in the store, or in quarantine."""
+        if state in ("unreadable", "failed"):
+            return self.quarantine / f"{picture}{suffix}"
+        return self.stored(picture, suffix)
+
 
 def synced(folder: Path) -> None:
     """What happened to the names in a folder survives a loss of power."""

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from time import monotonic
+from time import monotonic, monotonic_ns
 from typing import Any
 
 from sqlalchemy import delete, insert, select
@@ -24,18 +24,20 @@ from sqlalchemy import delete, insert, select
 from blemish.data.image.decode import decode_image
 from blemish.errors import BlemishError, DataError
 from blemish.files import MOST_PIXELS
-from blemish.station import disk
+from blemish.station import audit, disk
 from blemish.station.alarms import clear_alarm, raise_alarm
+from blemish.station.clock import Clock
 from blemish.station.config import Config
 from blemish.station.disk import Level
 from blemish.station.ids import now_ms
 from blemish.station.judging import Judged, judge, unjudged
 from blemish.station.ledger.database import Full, Ledger, Locked
 from blemish.station.ledger.record import Recorder
-from blemish.station.ledger.schema import health, inspections, sources
+from blemish.station.ledger.schema import alarms, health, inspections, sources
 from blemish.station.models import Deployments
 from blemish.station.outbox import Outbox
 from blemish.station.place import Place
+from blemish.station.retention import Retention
 from blemish.station.sources.folder import HotFolder, Options
 from blemish.station.spool import Claim, Spool
 from blemish.station.wake import Bell, ring
@@ -84,12 +86,19 @@ class Worker:
         self.deployments = Deployments(self.place, self.ledger, self.config.limits.threads)
         self.recorder = Recorder(self.place.secret.read_bytes(), site=self.config.site, line=self.config.line)
         self.outbox = Outbox(self.place, self.config, self.ledger)
+        self.retention = Retention(self.place, self.config, self.ledger)
         self.folders: dict[int, HotFolder] = {}
         self.level = Level.FINE
         self._taken: dict[str, _Waiting] = {}  # claims that are being judged, or wait for another try
         self._flight: deque[tuple[_Waiting, bytes, Future[Judged]]] = deque()
         self._looked = 0.0
-        self._alarms: set[tuple[str, int | None]] = set()
+        self._back = 0  # milliseconds that the clock went back, not recorded yet
+        self._damaged: set[str] = set()  # claims whose notes cannot be read
+        with self.ledger.read() as connection:
+            last = connection.scalar(select(health.c.at).where(health.c.process == "worker"))
+            raised = connection.execute(select(alarms.c.kind, alarms.c.source_id).where(alarms.c.cleared_at.is_(None)))
+            self._alarms = {(row.kind, row.source_id) for row in raised}
+        self._clock = Clock(last or 0)
 
     def run(self) -> None:
         """Until told to stop."""
@@ -99,6 +108,8 @@ class Worker:
         scanner.start()
         sender = threading.Thread(target=self.outbox.run, args=(self.stop,), name="outbox", daemon=True)
         sender.start()
+        retention = threading.Thread(target=self.retention.run, args=(self.stop,), name="retention", daemon=True)
+        retention.start()
         try:
             with ThreadPoolExecutor(self.config.limits.threads, "judge") as pool:
                 while not (self.stop.is_set() and not self._flight):
@@ -112,6 +123,7 @@ class Worker:
         finally:
             scanner.join(5)
             sender.join(6)
+            retention.join(5)
             bell.close()
 
     def _recover(self) -> None:
@@ -122,7 +134,7 @@ class Worker:
                 row = connection.execute(select(inspections).where(inspections.c.id == picture)).first()
                 claim = self.spool.read(source_id, picture) if row is not None else None
                 if row is not None and claim is not None:
-                    self._put_away(claim, row.state, row.verdict)
+                    self._put_away(claim, row.state, row.purged_at is None)
         if swept:
             log.info("swept %d torn files of the spool", swept)
 
@@ -133,10 +145,11 @@ class Worker:
             self._see_sources()
             for source_id, why in self.deployments.refresh():
                 self._alarm("unequal" if "differently" in why else "no_model", "red", why, source_id)
-            for source_id in list(self.folders):
-                if source_id not in self.deployments.failed:
-                    self._clear("unequal", source_id)
+            for kind, source in list(self._alarms):
+                if kind in ("unequal", "no_model") and source not in self.deployments.failed:
+                    self._clear(kind, source)
             self._see_disk()
+            self._see_clock()
             for source_id, folder in self.folders.items():
                 if folder.unreachable:
                     self._alarm("unreachable", "amber", folder.unreachable, source_id)
@@ -153,11 +166,11 @@ class Worker:
         for row in rows:
             config = json.loads(row.config)
             known = self.folders.get(row.id)
-            options = Options.of(config)
-            if known is not None and known.options == options:
-                found[row.id] = known
-                continue
             try:
+                options = Options.of(config)
+                if known is not None and known.options == options:
+                    found[row.id] = known
+                    continue
                 found[row.id] = HotFolder(row.id, self.config.inside(options.path), options, self.spool)
             except BlemishError as error:
                 self._alarm("unreachable", "red", str(error), row.id)
@@ -181,6 +194,17 @@ class Worker:
             )
         else:
             self._clear("disk")
+
+    def _see_clock(self) -> None:
+        self._back += self._clock.stepped(monotonic_ns() // 1_000_000)
+        if self._back:
+            text = f"the clock went back by {self._back / 1000:.0f} s: order is that of the ledger's numbers"
+            with self.ledger.write() as connection:
+                audit.append(connection, audit.SYSTEM, "clock.back", "clock", after={"seconds": self._back / 1000})
+            self._back = 0
+            self._alarm("clock", "amber", text)
+        elif self._clock.caught_up():
+            self._clear("clock")
 
     def _beat(self) -> None:
         value = json.dumps({"waiting": self.spool.count(), "level": int(self.level)})
@@ -221,7 +245,7 @@ class Worker:
                 continue
             waiting = self._taken.get(picture)
             if waiting is None:
-                claim = self.spool.read(source_id, picture)
+                claim = self._noted(source_id, picture)
                 if claim is None:
                     continue
                 waiting = self._taken[picture] = _Waiting(claim, now)
@@ -236,6 +260,18 @@ class Worker:
             future = pool.submit(judge, waiting.claim, data, live.line, live.deployment_id)
             self._flight.append((waiting, data, future))
             room -= 1
+
+    def _noted(self, source_id: int, picture: str) -> Claim | None:
+        """A claim; None where it is gone, or its note is damaged, which is said and holds up no other."""
+        if picture in self._damaged:
+            return None
+        try:
+            return self.spool.read(source_id, picture)
+        except DataError as error:
+            self._damaged.add(picture)
+            log.error("%s", error)
+            self._alarm("failed", "red", str(error), source_id)
+            return None
 
     def _finished(self, bell: Bell) -> list[Judged]:
         """What is judged, in the order of claims, as one group; waits for the first."""
@@ -282,7 +318,7 @@ class Worker:
         while True:
             try:
                 with self.ledger.write() as connection:
-                    states = self.recorder.write(connection, group)
+                    kept = self.recorder.write(connection, group, keep_good=self.level < Level.NO_OK)
                     for one in group:
                         if one.state != "judged":
                             text = f"{one.claim.name}: {one.error}"
@@ -307,18 +343,13 @@ class Worker:
             )
         for one in group:
             self._taken.pop(one.claim.id, None)
-            self._put_away(one.claim, states[one.claim.id], one.verdict, one)
+            self._put_away(one.claim, one.state, kept[one.claim.id], one)
         ring(web_bell(self.place))
         self.outbox.wake()
 
-    def _put_away(self, claim: Claim, state: str, verdict: str, judged: Judged | None = None) -> None:
-        """After the commit: the picture to the store, with its thumbnail and map."""
-        if state in ("unreadable", "failed"):
-            to: Path | None = self.place.quarantine / f"{claim.id}{claim.suffix}"
-        elif state == "repeat" or (verdict == "good" and self.level >= Level.NO_OK):
-            to = None
-        else:
-            to = self.place.stored(claim.id, claim.suffix)
+    def _put_away(self, claim: Claim, state: str, kept: bool, judged: Judged | None = None) -> None:
+        """After the commit: the picture where it is kept, with its thumbnail and map, or away."""
+        to = self.place.kept(claim.id, claim.suffix, state) if kept else None
         try:
             if judged is not None and to is not None and judged.thumb:
                 for under, suffix, data in (("thumbs", ".jpg", judged.thumb), ("maps", ".png", judged.map)):

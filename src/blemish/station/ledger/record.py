@@ -37,10 +37,14 @@ class Recorder:
     def __init__(self, secret: bytes, review_rate: Mapping[int, float] | None = None, site: str = "", line: str = ""):
         self.secret, self.rates, self.site, self.line = secret, dict(review_rate or {}), site, line
 
-    def write(self, connection: Connection, group: Sequence[Judged]) -> dict[str, str]:
-        """Record a group; what each claim's id came to: its state, "there" where it was recorded before."""
+    def write(self, connection: Connection, group: Sequence[Judged], *, keep_good: bool = True) -> dict[str, bool]:
+        """Record a group; by the claim's id, whether its picture is kept.
+
+        Without `keep_good` pictures of good parts are not, but for those that are drawn for a review.
+        """
         ids = [one.claim.id for one in group]
-        known = set(connection.scalars(select(inspections.c.id).where(inspections.c.id.in_(ids))))
+        there = select(inspections.c.id, inspections.c.purged_at).where(inspections.c.id.in_(ids))
+        known = {row.id: row.purged_at is None for row in connection.execute(there)}
         each = {row.id: row for row in connection.execute(select(sources))}
         live = {one.deployment_id for one in group if one.deployment_id is not None}
         judges = {
@@ -52,21 +56,25 @@ class Recorder:
             )
         }
         listeners = list(connection.execute(select(sinks.c.id, sinks.c.name).where(sinks.c.active)))
-        out: dict[str, str] = {}
+        out: dict[str, bool] = {}
         for one in group:
             if one.claim.id in known:
-                out[one.claim.id] = "there"
+                out[one.claim.id] = known[one.claim.id]
                 continue
             source = each[one.claim.source_id]
-            out[one.claim.id] = self._one(connection, one, source, judges.get(one.deployment_id), listeners)
+            judge = judges.get(one.deployment_id)
+            out[one.claim.id] = self._one(connection, one, source, judge, listeners, keep_good)
         return out
 
-    def _one(self, connection: Connection, one: Judged, source: Any, judge: Any, listeners: Sequence[Any]) -> str:
+    def _one(
+        self, connection: Connection, one: Judged, source: Any, judge: Any, listeners: Sequence[Any], keep_good: bool
+    ) -> bool:
         claim, config = one.claim, json.loads(source.config)
         before = None if config.get("always_new") else self._repeated(connection, one)
         state = one.state if before is None else "repeat"
         rate = self.rates.get(claim.source_id, float(config.get("review_rate", 0.0)))
         drawn = before is None and self.draw(claim.id) < rate
+        kept = before is None and (keep_good or drawn or one.verdict != "good")
         width, height = one.size or (None, None)
         key = connection.execute(
             insert(inspections).values(
@@ -97,13 +105,14 @@ class Recorder:
                 **{f"ms_{name}": one.ms.get(name) for name in ("wait", "infer", "total")},
                 drawn=drawn,
                 draw_prob=rate,
+                purged_at=None if kept else one.judged_at,
                 error=one.error,
             )
         ).inserted_primary_key
         assert key is not None
         seq = int(key[0])
         if before is not None:
-            return state
+            return kept
         self._hour(connection, one, source)
         lanes = [LANES[one.verdict]] if one.verdict in LANES else []
         for lane in [*lanes, *(["drawn"] if drawn else [])]:
@@ -112,7 +121,7 @@ class Recorder:
             payload = as_text(self.message(one, seq, source.name, judge))
             rows = [{"sink_id": sink.id, "seq": seq, "payload": payload, "at": now_ms()} for sink in listeners]
             connection.execute(insert(outbox), rows)
-        return state
+        return kept
 
     def draw(self, picture: str) -> float:
         """A number in [0, 1) for a picture, by its id and the station's key alone: before any verdict, and again the

@@ -135,7 +135,7 @@ inspections = Table(
     Column("drawn", Boolean, nullable=False, default=False),
     Column("draw_prob", Float, nullable=False, default=0.0),
     Column("hold", Boolean, nullable=False, default=False),  # never purged
-    Column("purged_at", BigInteger),
+    Column("purged_at", BigInteger),  # since when its picture is not kept; at once for a repeat
     Column("error", Text),
     UniqueConstraint("source_id", "claim", name="uq_inspections_claim"),
     UniqueConstraint("source_id", "source_key", name="uq_inspections_key"),
@@ -152,6 +152,20 @@ Index(
     inspections.c.judged_at,
     sqlite_where=inspections.c.verdict != "good",
     postgresql_where=inspections.c.verdict != "good",
+)
+Index(  # of the pictures that are kept
+    "ix_inspections_kept",
+    inspections.c.drawn,
+    inspections.c.verdict,
+    inspections.c.judged_at,
+    sqlite_where=inspections.c.purged_at.is_(None),
+    postgresql_where=inspections.c.purged_at.is_(None),
+)
+Index(
+    "ix_inspections_repeats",
+    inspections.c.repeats,
+    sqlite_where=inspections.c.repeats.is_not(None),
+    postgresql_where=inspections.c.repeats.is_not(None),
 )
 
 queue = Table(

@@ -348,8 +348,22 @@ def upgrade() -> None:
         )
         batch_op.create_index("ix_inspections_deployment", ["deployment_id", "seq"], unique=False)
         batch_op.create_index("ix_inspections_judged_at", ["judged_at"], unique=False)
+        batch_op.create_index(
+            "ix_inspections_kept",
+            ["drawn", "verdict", "judged_at"],
+            unique=False,
+            sqlite_where=sa.text("purged_at IS NULL"),
+            postgresql_where=sa.text("purged_at IS NULL"),
+        )
         batch_op.create_index("ix_inspections_lot", ["lot_id"], unique=False)
         batch_op.create_index("ix_inspections_part", ["part_id"], unique=False)
+        batch_op.create_index(
+            "ix_inspections_repeats",
+            ["repeats"],
+            unique=False,
+            sqlite_where=sa.text("repeats IS NOT NULL"),
+            postgresql_where=sa.text("repeats IS NOT NULL"),
+        )
         batch_op.create_index("ix_inspections_sha256", ["sha256"], unique=False)
 
     op.create_table(
