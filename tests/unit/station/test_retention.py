@@ -211,8 +211,9 @@ def test_the_oldest_kept_pictures_are_found_by_an_index(station: Station) -> Non
         inspections.c.verdict == "good",
         inspections.c.judged_at < 5,
     )
-    text = str(asked.order_by(inspections.c.judged_at).compile(compile_kwargs={"literal_binds": True}))
     with station.ledger.read() as connection:
+        own = {"dialect": connection.dialect, "compile_kwargs": {"literal_binds": True}}
+        text = asked.order_by(inspections.c.judged_at).compile(**own)
         plan = " ".join(str(row) for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}"))
     assert "ix_inspections_kept" in plan
     assert "TEMP B-TREE" not in plan
