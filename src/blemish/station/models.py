@@ -171,6 +171,21 @@ def deploy(connection: Connection, source_id: int, model_id: int, by: str, reaso
     return int(key[0])
 
 
+def rollback(connection: Connection, source_id: int, by: str, reason: str) -> int:
+    """Put the model live again that was so before the one that is: the number of the new deployment.
+
+    ConfigError where there is none.
+    """
+    rows = connection.execute(
+        select(deployments.c.model_id).where(deployments.c.source_id == source_id).order_by(deployments.c.id.desc())
+    ).scalars()
+    now = next(rows, None)
+    before = next((model for model in rows if model != now), None)
+    if before is None:
+        raise ConfigError("no other model was live for this source before")
+    return deploy(connection, source_id, before, by, reason)
+
+
 class Deployments:
     """What is live, by source: read from the ledger, loaded and checked beside the line, then exchanged.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
-import ipaddress
 import json
 import logging
 import logging.handlers
@@ -18,19 +17,20 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from time import monotonic
 from typing import IO
 
 from blemish.errors import BlemishError, ConfigError
-from blemish.station.config import Config
-from blemish.station.ledger.database import Ledger
+from blemish.station.auth import check_bind, first_code
 from blemish.station.place import Place
 from blemish.station.setup import opened
-from blemish.station.users import has_admin
+
+Feed = Callable[[threading.Event], None]
 
 log = logging.getLogger("blemish.station.serve")
 
@@ -93,24 +93,6 @@ def _taken(file: IO[str]) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def check_address(config: Config, ledger: Ledger, host: str) -> str | None:
-    """What is to be said of an address, if anything.
-
-    ConfigError where others could reach a station that nobody has made an administrator of.
-    """
-    try:
-        local = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        local = False
-    if local:
-        return None
-    with ledger.read() as connection:
-        if not has_admin(connection):
-            hint = "make one first: blemish station user add DIR NAME --role admin"
-            raise ConfigError(f"{host} can be reached by others, and there is no administrator yet", hint=hint)
-    return None if config.web.certificate else f"{host} is served without TLS: passwords can be read on the network"
 
 
 @dataclass
@@ -191,19 +173,29 @@ def on_signals(stop: threading.Event) -> None:
         signal.signal(number, lambda *_: stop.set())
 
 
-def serve(folder: str | Path, host: str | None = None, port: int | None = None) -> None:
-    """Run a station until SIGTERM or SIGINT. ConfigError where it is served already, or must not be reached."""
+def serve(folder: str | Path, host: str | None = None, port: int | None = None, *, feed: Feed | None = None) -> None:
+    """Run a station until SIGTERM or SIGINT. ConfigError where it is served already, or must not be reached.
+
+    Args:
+        feed: a function that is given the event of the end, and runs beside.
+    """
     place, config, ledger = opened(folder)
-    try:
-        warning = check_address(config, ledger, host or config.web.host)
-    finally:
-        ledger.close()
     with locked(place, "serve"):
         start_logging(place, "serve")
-        if warning:
-            log.warning("%s", warning)
+        host, port = host or config.web.host, port or config.web.port
+        try:
+            check_bind(ledger, host)
+            code = first_code(place, ledger)
+        finally:
+            ledger.close()
+        url = f"{'https' if config.web.certificate else 'http'}://{host}:{port}/"
+        if host not in ("127.0.0.1", "::1", "localhost") and not config.web.certificate:
+            log.warning("%s is served without TLS: passwords can be read on the network", host)
+        print(f"{url}first?code={code}" if code else url, flush=True)
         supervisor = Supervisor(place, host, port)
         on_signals(supervisor.stop)
+        if feed is not None:
+            threading.Thread(target=feed, args=(supervisor.stop,), name="feed", daemon=True).start()
         supervisor.run()
 
 
@@ -233,8 +225,7 @@ def _worker(folder: str) -> None:
 def _web(folder: str, host: str | None, port: int | None) -> None:
     import uvicorn
 
-    from blemish.station.web.app import app
-
+    app = import_module("blemish.station.web.app").app
     place, config, ledger = opened(folder)
     start_logging(place, "web")
     with locked(place, "web", patience=60):

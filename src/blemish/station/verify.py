@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -133,14 +134,10 @@ def _conserved(connection: Connection, spool: Spool, source: Any, waiting: Seque
 def _gaps(connection: Connection, own: Any, after: int, claimed: int, waiting: set[int]) -> Iterator[str]:
     """Numbers of claims that are nowhere, as ranges."""
     asked = select(inspections.c.claim).where(own, inspections.c.claim > after).order_by(inspections.c.claim)
-    there = iter([*connection.scalars(asked), claimed + 1])
-    expected, said = after + 1, 0
-    for number in there:
-        gone = [n for n in range(expected, number) if n not in waiting]
-        expected = number + 1
-        if gone and said < MOST:
-            said += 1
-            yield str(gone[0]) if len(gone) == 1 else f"{gone[0]} to {gone[-1]}"
+    there = sorted({*connection.scalars(asked), *waiting, claimed + 1})
+    ends = pairwise([after, *(number for number in there if number > after)])
+    for before, number in islice(((low, high) for low, high in ends if high > low + 1), MOST):
+        yield str(before + 1) if number == before + 2 else f"{before + 1} to {number - 1}"
 
 
 def _rows(ledger: Ledger, asked: Select[Any], key: Any) -> Iterator[list[Any]]:

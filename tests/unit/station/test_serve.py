@@ -20,12 +20,9 @@ import pytest
 from blemish.errors import ConfigError
 from blemish.inspection import modelfile
 from blemish.inspection.inspector import Inspector
-from blemish.station.audit import Actor
 from blemish.station.clock import Clock
-from blemish.station.config import Config, Web
 from blemish.station.ledger.schema import alarms, audit, health
-from blemish.station.serve import Supervisor, _Process, check_address, locked
-from blemish.station.users import add_user
+from blemish.station.serve import Supervisor, _Process, locked
 from blemish.station.verify import verify
 from tests.fakes import good_image
 from tests.unit.station.conftest import Station, put
@@ -118,19 +115,6 @@ def test_what_dies_by_itself_waits_ever_longer_and_what_is_killed_does_not() -> 
     process.pause = 25.0
     assert dies("raise SystemExit(1)") == 30.0
     assert dies("import os; os.kill(os.getpid(), 9)") == 0.1
-
-
-def test_a_station_that_others_can_reach_has_an_administrator(station: Station) -> None:
-    for host in ("127.0.0.1", "::1", "localhost"):
-        assert check_address(station.config, station.ledger, host) is None
-    for host in ("0.0.0.0", "station.plant", "192.168.1.4"):
-        with pytest.raises(ConfigError, match="no administrator"):
-            check_address(station.config, station.ledger, host)
-    with station.ledger.write() as connection:
-        add_user(connection, Actor("root", "system"), "anna", "admin", "correct horse")
-    assert "without TLS" in str(check_address(station.config, station.ledger, "0.0.0.0"))
-    secured = Config(web=Web(certificate="c.pem", key="k.pem"))
-    assert check_address(secured, station.ledger, "0.0.0.0") is None
 
 
 def test_a_step_back_of_the_clock_is_told_from_its_going_on() -> None:
