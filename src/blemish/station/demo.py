@@ -28,7 +28,11 @@ from blemish.station.setup import init, opened
 from blemish.types import Record, Track
 
 DATA, GROUP = "elpv", "mono"
-RATE = 0.1  # good cells that may be rejected: they come from a few modules that differ among each other
+SPLIT = (
+    "random"  # cells of the modules that were learned: a line makes one product (a measurement would split by module)
+)
+RATE = 0.1  # of good cells that may be rejected
+DEFECTIVE = 0.15  # of the cells that come in
 SIDE = 224
 WAITING = 40  # pictures in the hot folder, above which none is added
 LOGIN = "login.json"
@@ -36,7 +40,7 @@ LOGIN = "login.json"
 
 def cells() -> list[Record]:
     """The demo's pictures. DataError, with what to install, where they are not there."""
-    return select(layouts.index(DATA), [GROUP])
+    return select(layouts.index(DATA, split=SPLIT), [GROUP])
 
 
 def make(folder: Path, records: Sequence[Record], track: Track) -> Place:
@@ -78,15 +82,17 @@ def make(folder: Path, records: Sequence[Record], track: Track) -> Place:
 
 
 def feed(hot: Path, records: Sequence[Record], rate: float, stop: threading.Event) -> None:
-    """Put test cells into the hot folder, in random order, over and over; each comes whole, under a name of its own."""
-    test = [record for record in records if record.split == "test"]
-    random.Random(0).shuffle(test)
-    first = now_ms() // 1000
-    for number, record in enumerate(itertools.cycle(test)):
+    """Put test cells into the hot folder until told to stop, each whole at once and under a name of its own."""
+    draw, first = random.Random(0), now_ms() // 1000
+    test = {
+        label: [record for record in records if record.split == "test" and record.label == label] for label in (0, 1)
+    }
+    for number in itertools.count():
         if stop.wait(1 / rate):
             return
         if len(os.listdir(hot)) > WAITING:
             continue
+        record = draw.choice(test[int(draw.random() < DEFECTIVE)])
         partial = hot / ".cell.part"
         shutil.copyfile(record.path, partial)
         partial.rename(hot / f"{first + number}-{Path(record.path).name}")
