@@ -26,7 +26,7 @@ from time import monotonic
 from typing import IO
 
 from blemish.errors import BlemishError, ConfigError
-from blemish.station.auth import check_bind, first_code
+from blemish.station.auth import check_bind
 from blemish.station.place import Place
 from blemish.station.setup import opened
 
@@ -185,13 +185,9 @@ def serve(folder: str | Path, host: str | None = None, port: int | None = None, 
         host, port = host or config.web.host, port or config.web.port
         try:
             check_bind(ledger, host)
-            code = first_code(place, ledger)
         finally:
             ledger.close()
-        url = f"{'https' if config.web.certificate else 'http'}://{host}:{port}/"
-        if host not in ("127.0.0.1", "::1", "localhost") and not config.web.certificate:
-            log.warning("%s is served without TLS: passwords can be read on the network", host)
-        print(f"{url}first?code={code}" if code else url, flush=True)
+        print(f"{'https' if config.web.certificate else 'http'}://{host}:{port}/", flush=True)
         supervisor = Supervisor(place, host, port)
         on_signals(supervisor.stop)
         if feed is not None:
@@ -223,23 +219,11 @@ def _worker(folder: str) -> None:
 
 
 def _web(folder: str, host: str | None, port: int | None) -> None:
-    import uvicorn
-
-    app = import_module("blemish.station.web.app").app
+    answer = import_module("blemish.station.web.app").serve
     place, config, ledger = opened(folder)
     start_logging(place, "web")
     with locked(place, "web", patience=60):
-        uvicorn.run(
-            app(place, config, ledger),
-            host=host or config.web.host,
-            port=port or config.web.port,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            ssl_certfile=config.web.certificate,
-            ssl_keyfile=config.web.key,
-            timeout_graceful_shutdown=5,
-        )
+        answer(place, config, ledger, host, port)
     ledger.close()
 
 
