@@ -37,8 +37,8 @@ tokens = _group("token", "Machines that may use the interface.")
 sources = _group("source", "Where pictures come from.")
 models = _group("model", "Models that can be put live.")
 
-Role = StrEnum("Role", {name.upper(): name for name in "viewer inspector engineer maintenance auditor admin".split()})
-Scope = StrEnum("Scope", {name.upper(): name for name in ("send", "read", "admin")})
+Role = StrEnum("Role", ("VIEWER", "INSPECTOR", "ENGINEER", "MAINTENANCE", "AUDITOR", "ADMIN"))
+Scope = StrEnum("Scope", ("SEND", "READ", "ADMIN"))
 Dir = Annotated[Path, typer.Argument(metavar="DIR", help="The station's folder.")]
 Name = Annotated[str, typer.Argument(help="Its name.")]
 Source = Annotated[str, typer.Option(help="The name of a source.")]
@@ -98,6 +98,7 @@ def demo(
     folder: Annotated[Path, typer.Option(help="Where it lies; made at the first time.")] = Path("station-demo"),
     port: Annotated[Optional[int], typer.Option(min=1, max=65535, help="Of the pages.")] = None,  # noqa: UP045
     rate: Annotated[float, typer.Option(min=0.01, max=1000, help="Pictures a second.")] = 2.0,
+    method: Annotated[str, typer.Option(help="A name from `blemish methods`, at the first time.")] = "padim",
 ) -> None:
     """A station with a model of solar cells, that real cells come in to; Ctrl-C ends it."""
     from functools import partial
@@ -107,7 +108,7 @@ def demo(
     from blemish.station import serve as command
 
     records = station_demo.cells()
-    place = station_demo.make(folder, records, track)
+    place = station_demo.make(folder, records, method, track)
     typer.echo((folder / station_demo.LOGIN).read_text(encoding="utf-8"))
     command.serve(place.root, None, port, feed=partial(station_demo.feed, folder / "in", records, rate))
 

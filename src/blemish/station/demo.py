@@ -43,7 +43,7 @@ def cells() -> list[Record]:
     return select(layouts.index(DATA, split=SPLIT), [GROUP])
 
 
-def make(folder: Path, records: Sequence[Record], track: Track) -> Place:
+def make(folder: Path, records: Sequence[Record], method: str, track: Track) -> Place:
     """A station with a model of the good cells, a hot folder, and a user `demo`; the one that is there, if any.
 
     Raises ConfigError where the folder holds anything else.
@@ -57,7 +57,7 @@ def make(folder: Path, records: Sequence[Record], track: Track) -> Place:
     place = init(root, site="demo", line="cells", roots=(str(hot),))
     hot.mkdir()
     good = [record for record in records if record.split == "train"]
-    detector = Detector("padim", image_size=SIDE, false_alarm_rate=RATE)
+    detector = Detector(method, image_size=SIDE, false_alarm_rate=RATE)
     detector.fit(good, track=track)
     detector.save(folder / "model.blemish")
     _, _, ledger = opened(root)

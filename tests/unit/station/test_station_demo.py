@@ -28,13 +28,13 @@ def test_the_demo_makes_a_station_once_and_feeds_it(tmp_path: Path, monkeypatch:
     good = write_images(tmp_path / "pictures", 60)
     test = [replace(record, split="test", label=number % 2) for number, record in enumerate(good[:4])]
     folder = tmp_path / "demo"
-    place = demo.make(folder, [*good, *test], no_track)
+    place = demo.make(folder, [*good, *test], "padim", no_track)
     login = json.loads((folder / demo.LOGIN).read_text())
     config = (place.config).read_bytes()
-    assert demo.make(folder, [], no_track) == place  # the second time it is there
+    assert demo.make(folder, [], "padim", no_track) == place  # the second time it is there
     assert place.config.read_bytes() == config
     with pytest.raises(ConfigError, match="not empty"):
-        demo.make(tmp_path / "pictures", good, no_track)
+        demo.make(tmp_path / "pictures", good, "padim", no_track)
 
     place, settings, ledger = opened(place.root)
     assert log_in(ledger, login["user"], login["password"])[1].role == "admin"
