@@ -115,7 +115,7 @@ class Spool:
 
     def _next(self, source_id: int) -> int:
         if source_id not in self._numbers:
-            waiting = [claim.number for claim in self.waiting(source_id)]  # first: what leaves meanwhile has its row
+            waiting = [claim.number for claim in self.waiting(source_id)]  # first: from here they go to the ledger
             with self.ledger.read() as connection:
                 known = connection.execute(
                     select(func.max(inspections.c.claim)).where(inspections.c.source_id == source_id)

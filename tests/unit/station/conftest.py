@@ -1,7 +1,5 @@
 """A station with a hot folder and a tiny model, and a PostgreSQL server of the tests' own."""
 
-# ruff: noqa: E402
-
 from __future__ import annotations
 
 import json
@@ -19,8 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-for name in ("sqlalchemy", "alembic"):
-    pytest.importorskip(name, reason=f"{name} is not installed: pip install 'blemish[station]'")
+pytest.importorskip("sqlalchemy", reason="sqlalchemy is not installed: pip install 'blemish[station]'")
+pytest.importorskip("alembic", reason="alembic is not installed: pip install 'blemish[station]'")
 
 from sqlalchemy import create_engine, insert, select
 
