@@ -168,9 +168,12 @@ class Supervisor:
 
 
 def on_signals(stop: threading.Event) -> None:
-    """SIGTERM and SIGINT set an event."""
+    """SIGTERM and SIGINT set an event.
+
+    By another thread: this one may hold the event's lock where the signal comes.
+    """
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, lambda *_: threading.Thread(target=stop.set).start())
 
 
 def serve(folder: str | Path, host: str | None = None, port: int | None = None, *, feed: Feed | None = None) -> None:

@@ -27,6 +27,7 @@ from blemish.station.spool import Spool
 
 STATES = ("judged", "unreadable", "failed", "repeat")
 MANY = 500  # rows of one question
+TRIES = 3  # to count claims
 MOST = 20  # findings of a kind that are written out
 
 
@@ -74,13 +75,18 @@ def verify(place: Place, config: Config, ledger: Ledger, *, deep: bool = False, 
     finally:
         engine.dispose()
     report, spool = Report(), Spool(place, ledger)
-    waiting = spool.ids()  # before the rows: what is judged meanwhile has its row
     with ledger.read() as connection:
         _ledger(connection, ledger.sqlite, report)
-    with ledger.read() as connection:
-        for source in connection.execute(select(sources).order_by(sources.c.id)):
-            ours = [picture for picture, source_id in waiting if source_id == source.id]
-            _conserved(connection, spool, source, ours, report)
+        known = connection.execute(select(sources.c.id, sources.c.name).order_by(sources.c.id)).all()
+    for source in known:
+        for _ in range(TRIES):  # while it runs, a claim may come between two looks; a loss stays one
+            # before the rows: what is judged meanwhile has its row
+            waiting = [picture for picture, source_id in spool.ids() if source_id == source.id]
+            with ledger.read() as connection:
+                wrong = _conserved(connection, spool, source, waiting, report)
+            if not wrong:
+                break
+        report.wrong += wrong
     _pictures(place, ledger, report, deep)
     _models(place, ledger, report)
     _strays(place, ledger, report, sweep)
@@ -99,10 +105,10 @@ def _ledger(connection: Connection, sqlite: bool, report: Report) -> None:
         report.wrong.append(f"the audit trail is broken at entry {entry}")
 
 
-def _conserved(connection: Connection, spool: Spool, source: Any, waiting: Sequence[str], report: Report) -> None:
+def _conserved(connection: Connection, spool: Spool, source: Any, waiting: Sequence[str], report: Report) -> list[str]:
     """claimed = judged + unreadable + failed + repeats + waiting (+ rows removed by age)."""
     own = inspections.c.source_id == source.id
-    numbers = {}
+    numbers, wrong = {}, []
     for start in range(0, len(waiting), MANY):
         some = waiting[start : start + MANY]
         there = set(connection.scalars(select(inspections.c.id).where(inspections.c.id.in_(some))))
@@ -110,7 +116,7 @@ def _conserved(connection: Connection, spool: Spool, source: Any, waiting: Seque
             try:
                 claim = spool.read(source.id, picture)
             except BlemishError as error:
-                report.wrong.append(str(error))
+                wrong.append(str(error))
                 continue
             if claim is not None:
                 numbers[picture] = claim.number
@@ -126,9 +132,8 @@ def _conserved(connection: Connection, spool: Spool, source: Any, waiting: Seque
     missing = claimed - (sum(counted.values()) + len(numbers) + removed)
     if missing:
         gaps = ", ".join(_gaps(connection, own, cut, claimed, set(numbers.values())))
-        report.wrong.append(
-            f"source {source.name}: {missing} of {claimed} claims are lost: {gaps or 'before ' + str(cut)}"
-        )
+        wrong.append(f"source {source.name}: {missing} of {claimed} claims are lost: {gaps or f'before {cut}'}")
+    return wrong
 
 
 def _gaps(connection: Connection, own: Any, after: int, claimed: int, waiting: set[int]) -> Iterator[str]:
