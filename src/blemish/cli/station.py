@@ -99,18 +99,30 @@ def demo(
     port: Annotated[Optional[int], typer.Option(min=1, max=65535, help="Of the pages.")] = None,  # noqa: UP045
     rate: Annotated[float, typer.Option(min=0.01, max=1000, help="Pictures a second.")] = 2.0,
     method: Annotated[str, typer.Option(help="A name from `blemish methods`, at the first time.")] = "padim",
-) -> None:
+    only_make: Annotated[bool, typer.Option("--only-make", help="Make it, and do not run it.")] = False,
+) -> int:
     """A station with a model of solar cells, that real cells come in to; Ctrl-C ends it."""
+    import subprocess
+    import sys
     from functools import partial
 
     from blemish.cli.progress import track
     from blemish.station import demo as station_demo
-    from blemish.station import serve as command
 
     records = station_demo.cells()
-    place = station_demo.make(folder, records, method, track)
+    if only_make:
+        station_demo.make(folder, records, method, track)
+        return 0
+    # in a process of its own: what runs a station holds no engine
+    making = [sys.executable, "-m", "blemish", "station", "demo", "--only-make"]
+    made = subprocess.run([*making, "--folder", str(folder), "--method", method], check=False)
+    if made.returncode:
+        return made.returncode
+    from blemish.station import serve as command
+
     typer.echo((folder / station_demo.LOGIN).read_text(encoding="utf-8"))
-    command.serve(place.root, None, port, feed=partial(station_demo.feed, folder / "in", records, rate))
+    command.serve(folder / "station", None, port, feed=partial(station_demo.feed, folder / "in", records, rate))
+    return 0
 
 
 @app.command()

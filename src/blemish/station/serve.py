@@ -164,7 +164,7 @@ class Supervisor:
             log.error("%s did not stop in %.0f s, and is killed", each.name, GRACE[each.name])
             each.popen.kill()
             each.popen.wait()
-        log.info("%s stopped", each.name)
+        log.info("%s stopped with %d", each.name, each.popen.returncode)
 
 
 def on_signals(stop: threading.Event) -> None:
@@ -174,6 +174,22 @@ def on_signals(stop: threading.Event) -> None:
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: threading.Thread(target=stop.set).start())
+
+
+def wait_for_signals(stop: threading.Event) -> None:
+    """SIGTERM and SIGINT set an event, in a process that runs engines, before any of its threads starts.
+
+    No handler runs: on processors with large registers (AMX) an engine gives the main thread so small a stack for
+    signals that a handler overflows it.
+    """
+    awaited = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
+
+    def waiting() -> None:
+        signal.sigwait(awaited)
+        stop.set()
+
+    threading.Thread(target=waiting, name="signals", daemon=True).start()
 
 
 def serve(folder: str | Path, host: str | None = None, port: int | None = None, *, feed: Feed | None = None) -> None:
@@ -210,14 +226,14 @@ def _die_with_parent() -> None:
 
 
 def _worker(folder: str) -> None:
+    stop = threading.Event()
+    wait_for_signals(stop)
     from blemish.station.worker import Worker
 
     place, config, ledger = opened(folder)
     start_logging(place, "worker")
     with locked(place, "worker", patience=60):
-        worker = Worker(place, config, ledger)
-        on_signals(worker.stop)
-        worker.run()
+        Worker(place, config, ledger, stop).run()
     ledger.close()
 
 

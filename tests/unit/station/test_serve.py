@@ -68,6 +68,7 @@ def test_a_worker_that_dies_is_started_again_and_stops_with_what_it_judged_recor
         station.until(lambda: worker_of(station) != first, 60)
         second = worker_of(station)
     assert gone(second)
+    assert (station.place.run / "worker.sock").exists() is False  # by its own end, not by a kill
     lines = (station.place.root / "logs" / "worker.jsonl").read_text().splitlines()
     assert all({"at", "level", "process", "from", "text"} <= json.loads(line).keys() for line in lines)
     assert verify(station.place, station.config, station.ledger, deep=True).wrong == []
