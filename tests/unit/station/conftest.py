@@ -44,6 +44,8 @@ class Station:
         self.hot = root / "in"
         self.hot.mkdir(parents=True)
         self.place = init(root / "station", roots=(str(self.hot),), database=database)
+        text = self.place.config.read_text().replace("[limits]", "[limits]\nreserve_mb = 1")  # of the computer's disk
+        self.place.config.write_text(text)
         _, self.config, self.ledger = opened(self.place.root)
         options = json.dumps({"path": str(self.hot), "settle": 0.05, "scan": 0.02})
         with self.ledger.write() as connection:
