@@ -1,4 +1,4 @@
-"""The processes of a station, started, watched and stopped in order: the worker, and the web application.
+"""The processes of a station, started, watched and stopped in order: the worker, and the web application; jobs beside.
 
 `serve` runs them; `python -m blemish.station.serve worker DIR` is one of them. One that dies is started again, and they
 die with the one that has started them.
@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -27,6 +27,7 @@ from typing import IO
 
 from blemish.errors import BlemishError, ConfigError
 from blemish.station.auth import check_bind
+from blemish.station.jobs import Jobs
 from blemish.station.place import Place
 from blemish.station.setup import opened
 
@@ -199,19 +200,23 @@ def serve(folder: str | Path, host: str | None = None, port: int | None = None, 
         feed: a function that is given the event of the end, and runs beside.
     """
     place, config, ledger = opened(folder)
-    with locked(place, "serve"):
+    with closing(ledger), locked(place, "serve"):
         start_logging(place, "serve")
         host, port = host or config.web.host, port or config.web.port
-        try:
-            check_bind(ledger, host)
-        finally:
-            ledger.close()
+        check_bind(ledger, host)
         print(f"{'https' if config.web.certificate else 'http'}://{host}:{port}/", flush=True)
         supervisor = Supervisor(place, host, port)
         on_signals(supervisor.stop)
-        if feed is not None:
-            threading.Thread(target=feed, args=(supervisor.stop,), name="feed", daemon=True).start()
-        supervisor.run()
+        beside = [Jobs(place, config, ledger).run, *([feed] if feed is not None else [])]
+        threads = [threading.Thread(target=each, args=(supervisor.stop,), daemon=True) for each in beside]
+        try:
+            for each in threads:
+                each.start()
+            supervisor.run()
+        finally:
+            supervisor.stop.set()
+            for each in threads:
+                each.join(10)
 
 
 def _die_with_parent() -> None:
