@@ -27,7 +27,6 @@ from typing import IO
 
 from blemish.errors import BlemishError, ConfigError
 from blemish.station.auth import check_bind
-from blemish.station.jobs import Jobs
 from blemish.station.place import Place
 from blemish.station.setup import opened
 
@@ -178,11 +177,12 @@ def on_signals(stop: threading.Event) -> None:
 
 
 def wait_for_signals(stop: threading.Event) -> None:
-    """SIGTERM and SIGINT set an event, in a process that runs engines, before any of its threads starts.
+    """SIGTERM and SIGINT set an event, in a process that runs engines, before these start threads.
 
-    No handler runs: on processors with large registers (AMX) an engine gives the main thread so small a stack for
-    signals that a handler overflows it.
+    The main thread runs no handler: on processors with large registers (AMX) an engine gives it so small a stack for
+    signals that a handler overflows it. Threads that are there already may.
     """
+    on_signals(stop)
     awaited = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
 
@@ -199,6 +199,8 @@ def serve(folder: str | Path, host: str | None = None, port: int | None = None, 
     Args:
         feed: a function that is given the event of the end, and runs beside.
     """
+    from blemish.station.jobs import Jobs
+
     place, config, ledger = opened(folder)
     with closing(ledger), locked(place, "serve"):
         start_logging(place, "serve")

@@ -58,7 +58,7 @@ def gone(pid: int) -> bool:
 @pytest.mark.slow
 def test_a_worker_that_dies_is_started_again_and_stops_with_what_it_judged_recorded(station: Station) -> None:
     put(station.hot, "a.png", good_image(1))
-    with served(station):
+    with served(station) as supervisor:
         station.until(lambda: len(station.rows()) == 1, 60)
         station.until(lambda: worker_of(station) != 0)
         first = worker_of(station)
@@ -68,6 +68,7 @@ def test_a_worker_that_dies_is_started_again_and_stops_with_what_it_judged_recor
         station.until(lambda: worker_of(station) != first, 60)
         second = worker_of(station)
     assert gone(second)
+    assert [each.popen.returncode for each in supervisor.processes if each.popen] == [0]
     assert (station.place.run / "worker.sock").exists() is False  # by its own end, not by a kill
     lines = (station.place.root / "logs" / "worker.jsonl").read_text().splitlines()
     assert all({"at", "level", "process", "from", "text"} <= json.loads(line).keys() for line in lines)
