@@ -1,4 +1,4 @@
-"""Run by Alembic on the connection that `migrate.upgrade` hands over."""
+"""Run by Alembic on the connection that `migrate.upgrade` hands over; imported otherwise it does nothing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from alembic import context
 
 from blemish.station.ledger.schema import metadata
 
-connection = context.config.attributes["connection"]
-context.configure(connection=connection, target_metadata=metadata, render_as_batch=True)
-with context.begin_transaction():
-    context.run_migrations()
+config = getattr(context, "config", None)  # is there while Alembic runs
+if config is not None:
+    context.configure(connection=config.attributes["connection"], target_metadata=metadata, render_as_batch=True)
+    with context.begin_transaction():
+        context.run_migrations()
