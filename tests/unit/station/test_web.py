@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
+import threading
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,8 @@ from sqlalchemy import insert, select, update
 pytest.importorskip("fastapi", reason="fastapi is not installed: pip install 'blemish[station]'")
 pytest.importorskip("httpx", reason="httpx is not installed: pip install httpx")
 
+import httpx
+import uvicorn
 from fastapi.testclient import TestClient
 
 from blemish.inspection import modelfile
@@ -23,7 +28,7 @@ from blemish.station import audit, auth, disk
 from blemish.station.config import Config, Limits
 from blemish.station.disk import Level
 from blemish.station.ledger.schema import alarms, deployments, health, sources, users
-from blemish.station.models import deploy, import_model
+from blemish.station.models import deploy
 from blemish.station.setup import source_named
 from blemish.station.web.app import app
 from tests.fakes import good_image
@@ -73,6 +78,20 @@ def opening(web: Any) -> Iterator[Opening]:
         each.__exit__(None, None, None)
 
 
+@contextmanager
+def served(web: Any) -> Iterator[str]:
+    """A real server's address."""
+    server = uvicorn.Server(uvicorn.Config(app(web.place, web.config, web.ledger), port=0, log_level="critical"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        web.until(lambda: server.started)
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(20)
+
+
 def lives(web: Any) -> None:
     """Until the worker says that it judges for `http`."""
 
@@ -100,7 +119,7 @@ def send(client: TestClient, data: bytes, key: str | None = None, **asked: Any) 
     return client.post("/api/v1/inspections", params=params, content=data, headers=headers)
 
 
-# ---------------------------------------------------------------------------------------------------------------- intake
+# ---------------------------------------------------------------------------------------------------- intake
 
 
 def test_a_picture_that_is_sent_is_answered_with_its_row(web: Any, opening: Opening) -> None:
@@ -202,7 +221,7 @@ def test_what_cannot_be_taken_in_is_refused_with_the_reason(
     assert status(source="cam1") == 422  # a folder
     assert status(part_id="a\0b") == 422
     assert status(wait="for ever") == 422
-    assert send(client, encoded(1), "ü".encode("latin-1").decode("latin-1") * 0 + "k" * 300).status_code == 422
+    assert send(client, encoded(1), "k" * 300).status_code == 422
     said(web, level=int(Level.STOP))
     assert status() == 503
     said(web)
@@ -227,7 +246,7 @@ def test_what_cannot_be_taken_in_is_refused_with_the_reason(
     assert 'blemish_refused_total{reason="413"} 3.0' in client.get("/metrics").text
 
 
-# --------------------------------------------------------------------------------------------------------------- reading
+# ---------------------------------------------------------------------------------------------------- reading
 
 
 def test_lists_can_be_filtered_and_have_twins_in_csv(web: Any, opening: Opening) -> None:
@@ -246,8 +265,6 @@ def test_lists_can_be_filtered_and_have_twins_in_csv(web: Any, opening: Opening)
     for params in ({"source": "cam1"}, {"lot": "x"}, {"to": "2020-01-01T00:00:00"}, {"from": "2200-01-01T00:00:00Z"}):
         assert client.get("/api/v1/inspections", params=params).json() == {"inspections": []}, params
     assert len(client.get("/api/v1/inspections", params={"part_id": "=2"}).json()["inspections"]) == 1
-    import csv
-
     table = list(csv.DictReader(io.StringIO(client.get("/api/v1/inspections.csv").text)))
     assert [float(row["score"]) for row in table] == [row["score"] for row in every]
     assert table[0]["part_id"] == "'=4"  # no formula
@@ -260,10 +277,6 @@ def test_lists_can_be_filtered_and_have_twins_in_csv(web: Any, opening: Opening)
 
 
 def test_live_tells_what_is_new_and_a_stream_resumes(web: Any, opening: Opening) -> None:
-    import threading
-
-    import uvicorn
-
     client = opening()
     with web.running():
         lives(web)
@@ -273,20 +286,10 @@ def test_live_tells_what_is_new_and_a_stream_resumes(web: Any, opening: Opening)
         assert [row["seq"] for row in told["inspections"]] == [2, 3]
         assert (told["seq"], told["counters"]["total"], told["heartbeat"]["lives"]) == (3, 3, True)
         assert {each["source"] for each in told["deployments"]} == {"cam1", "http"}
-        made = client.app
-    assert made is not None
-    server = uvicorn.Server(uvicorn.Config(app(web.place, web.config, web.ledger), port=0, log_level="error"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        web.until(lambda: server.started)
-        import httpx
-
-        port = server.servers[0].sockets[0].getsockname()[1]
-        url = f"http://127.0.0.1:{port}/api/v1/stream"
-        events: list[tuple[str, str]] = []
+    events: list[tuple[str, str]] = []
+    with served(web) as url:
         head = {**web.tokens["read"], "Last-Event-ID": "1"}
-        with httpx.stream("GET", url, headers=head, timeout=20) as answer:
+        with httpx.stream("GET", f"{url}/api/v1/stream", headers=head, timeout=20) as answer:
             assert answer.headers["content-type"].startswith("text/event-stream")
             name = ""
             for line in answer.iter_lines():
@@ -297,9 +300,6 @@ def test_live_tells_what_is_new_and_a_stream_resumes(web: Any, opening: Opening)
                     events.append((name if field == "data" else "id", value))
                 if name == "heartbeat" and field == "data":
                     break
-    finally:
-        server.should_exit = True
-        thread.join(20)
     assert [value for kind, value in events if kind == "id"] == ["2", "3"]
     assert {kind for kind, _ in events} == {"inspection", "id", "alarms", "deployments", "counters", "heartbeat"}
 
@@ -349,7 +349,7 @@ def test_health_readiness_and_the_law_in_figures(web: Any, opening: Opening) -> 
     assert any(name.startswith("blemish_deployment_info") for name in figures)
 
 
-# -------------------------------------------------------------------------------------------------------------- changing
+# ---------------------------------------------------------------------------------------------------- changing
 
 
 def test_a_change_names_what_it_changes_and_is_audited(web: Any, opening: Opening) -> None:
@@ -367,7 +367,10 @@ def test_a_change_names_what_it_changes_and_is_audited(web: Any, opening: Openin
     assert client.put(url, json=body, headers={"If-Match": tag}).status_code == 412
     assert client.post("/api/v1/sources", json=body).status_code == 409
     said_of = client.get("/api/v1/audit").json()["audit"]
-    assert [each["action"] for each in said_of if each["action"].startswith("source")] == ["source.add", "source.change"]
+    assert [each["action"] for each in said_of if each["action"].startswith("source")] == [
+        "source.add",
+        "source.change",
+    ]
     assert json.loads(said_of[-1]["before"])["active"] is True
     assert client.get("/api/v1/audit/check").json()["broken"] is None
 
@@ -430,9 +433,7 @@ def test_lots_settings_products_and_alarms(web: Any, opening: Opening) -> None:
     assert client.put("/api/v1/settings/shift.starts", json={"value": 1}).status_code == 428
     head = {"If-Match": setting.headers["etag"]}
     assert client.put("/api/v1/settings/shift.starts", json={"value": 1}, headers=head).json()["version"] == 2
-    broken = client.put(
-        "/api/v1/settings/x", content=b'{"value": NaN}', headers={"Content-Type": "application/json"}
-    )
+    broken = client.put("/api/v1/settings/x", content=b'{"value": NaN}', headers={"Content-Type": "application/json"})
     assert broken.status_code == 422
     assert client.post("/api/v1/products", json={"name": "bracket"}).status_code == 201
     with web.ledger.write() as connection:
@@ -522,7 +523,7 @@ def test_a_zip_with_anything_else_or_too_much_in_it_is_no_model(
     assert not list(web.place.jobs.iterdir())
 
 
-# -------------------------------------------------------------------------------------------------------------- security
+# ---------------------------------------------------------------------------------------------------- security
 
 
 def test_every_path_but_the_few_asks_who_it_is_and_what_may_be_done(web: Any, opening: Opening) -> None:
@@ -667,9 +668,7 @@ def test_every_answer_has_the_headers_and_no_page_has_inline_code(
         assert client.get(path).status_code in (401, 404), path
     from blemish.station.web import system
 
-    monkeypatch.setattr(system.JSONResponse, "__init__", lambda *_: 1 / 0)
     silent = TestClient(client.app, base_url=BASE, raise_server_exceptions=False)
-    monkeypatch.undo()
     monkeypatch.setattr(system.disk, "level", lambda _: 1 / 0)
     told = silent.get("/readyz")
     assert told.status_code == 500
@@ -720,7 +719,9 @@ def test_pages(web: Any, opening: Opening) -> None:
     wrong = client.post("/login", data={"name": "<b>anna</b>", "password": "wrong"}, headers=head)
     assert wrong.status_code == 401
     assert "<b>" not in wrong.text
-    assert client.post("/login", data={"name": "<b>anna</b>", "password": "a long password"}, headers=head).url.path == "/"
+    assert (
+        client.post("/login", data={"name": "<b>anna</b>", "password": "a long password"}, headers=head).url.path == "/"
+    )
     assert 'src="/static/live.js"' in client.get("/").text
     shown = client.get(f"/inspections/{row['id']}").text
     assert "<script>" not in shown
@@ -729,3 +730,33 @@ def test_pages(web: Any, opening: Opening) -> None:
     token = client.get("/").text.partition('name="form_token" value="')[2].partition('"')[0]
     client.post("/logout", data={"form_token": token}, headers=head)
     assert client.get("/", follow_redirects=False).status_code == 303
+
+
+def test_what_the_description_of_the_api_allows_never_ends_in_a_500(web: Any) -> None:
+    schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
+    import hypothesis
+
+    quick = hypothesis.settings(
+        max_examples=6, deadline=None, database=None, derandomize=True, suppress_health_check=[*hypothesis.HealthCheck]
+    )
+    failed: list[str] = []
+    count = 0
+    with served(web) as url, web.running():
+        lives(web)
+        schema = schemathesis.openapi.from_url(f"{url}/api/v1/openapi.json")
+        for found in schema.get_all_operations():
+            operation = found.ok()
+            if operation.path == "/api/v1/stream":  # it does not end
+                continue
+
+            @quick
+            @hypothesis.given(case=operation.as_strategy())
+            def tried(case: Any) -> None:
+                told = case.call(headers=web.tokens["admin"])
+                if told.status_code == 500:
+                    failed.append(case.as_curl_command())
+
+            tried()
+            count += 1
+    assert count > 50
+    assert not failed

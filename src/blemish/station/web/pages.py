@@ -23,11 +23,11 @@ TEMPLATES = Jinja2Templates(Path(__file__).parent / "templates")
 SIGNS = {"good": "●", "anomalous": "✕", "unknown": "◆", "error": "▲"}
 
 
-def page(request: Request, web: Web, name: str, who: Asking, *, status: int = 200, **values: Any) -> Response:
+def page(request: Request, web: Web, template: str, who: Asking, /, *, status: int = 200, **values: Any) -> Response:
     """A template, filled."""
     token = auth.form_token(web.place, who.session) if who is not None and who.session else ""
     common = {"site": web.config.site, "line": web.config.line, "who": who, "form_token": token}
-    return TEMPLATES.TemplateResponse(request, f"{name}.html", {**common, **values}, status_code=status)
+    return TEMPLATES.TemplateResponse(request, f"{template}.html", {**common, **values}, status_code=status)
 
 
 @router.get("/")
