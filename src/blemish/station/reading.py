@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Select, func, select
+from sqlalchemy import Connection, RowMapping, Select, func, select
 
 from blemish.station.ids import now_ms
 from blemish.station.ledger.record import HOUR
@@ -88,7 +88,7 @@ def all_inspections() -> Select[Any]:
     )
 
 
-def inspection(row: Mapping[str, Any]) -> dict[str, Any]:
+def inspection(row: RowMapping) -> dict[str, Any]:
     """A row of it as JSON: the line of `blemish inspect`, and what the station knows."""
     return {
         **json.loads(row["result"]),
@@ -105,10 +105,10 @@ def inspection(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def alarm(row: Mapping[str, Any]) -> dict[str, Any]:
+def alarm(row: RowMapping) -> dict[str, Any]:
     """A row of alarms as JSON."""
     times = {name: iso(row[name]) for name in ("raised_at", "acked_at", "cleared_at")}
-    return {**row, **times}
+    return {**dict(row), **times}
 
 
 def all_alarms() -> Select[Any]:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapte
 from sqlalchemy import Connection, Table, insert, select, update
 
 from blemish.station import audit
+from blemish.station.alarms import EVENTS
 from blemish.station.auth import Identity
 from blemish.station.ids import now_ms
 from blemish.station.judging import as_text
@@ -357,12 +358,14 @@ class Ack(Body):
 
 @router.post("/alarms/{id}/ack", tags=["alarms"])
 def acknowledge(web: Here, id: RowId, body: Ack, who: Annotated[Identity, Depends(needs("alarms"))]) -> Any:
-    """Somebody has seen it; it stays open until its cause is gone."""
+    """Somebody has seen it; it stays open until its cause is gone, where it has one that lasts."""
     with web.ledger.write() as connection:
         row = row_of(connection, alarms, id)
         if row.acked_at is not None:
             raise Problem(409, f"it was acknowledged by {row.acked_by} {iso(row.acked_at)}")
         values = {"acked_by": who.name, "acked_at": now_ms(), "note": body.note}
+        if row.kind in EVENTS:
+            values["cleared_at"] = values["acked_at"]
         connection.execute(update(alarms).where(alarms.c.id == id).values(**values))
         audit.append(connection, who.actor, "alarm.ack", f"{row.kind} {id}", after=values)
         return JSONResponse(alarm(connection.execute(all_alarms().where(alarms.c.id == id)).mappings().one()))

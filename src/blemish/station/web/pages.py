@@ -22,6 +22,24 @@ router = APIRouter(include_in_schema=False)
 TEMPLATES = Jinja2Templates(Path(__file__).parent / "templates")
 SIGNS = {"good": "●", "anomalous": "✕", "unknown": "◆", "error": "▲"}
 
+FACTS = (
+    ("part", "part_id"),
+    ("lot", "lot"),
+    ("source", "source"),
+    ("product", "product"),
+    ("score", "score"),
+    ("threshold", "threshold"),
+    ("p-value", "p_value"),
+    ("state", "state"),
+    ("number", "seq"),
+    ("deployment", "deployment"),
+    ("file", "name"),
+    ("judged", "judged_at"),
+    ("model", "model"),
+    ("sha256", "sha256"),
+    ("error", "error"),
+)
+
 
 def page(request: Request, web: Web, template: str, who: Asking, /, *, status: int = 200, **values: Any) -> Response:
     """A template, filled."""
@@ -45,7 +63,8 @@ def inspection(request: Request, web: Here, who: Asking, id: Id) -> Response:
     if row is None:
         raise Problem(404, f"there is no inspection {id}")
     word, sign = WORDS[row["verdict"]], SIGNS[row["verdict"]]
-    return page(request, web, "inspection", who, row=row, word=word, sign=sign)
+    facts = [(label, row[name]) for label, name in FACTS]
+    return page(request, web, "inspection", who, row=row, word=word, sign=sign, facts=facts)
 
 
 @router.get("/login")

@@ -14,6 +14,7 @@ from blemish.station import audit, auth
 from blemish.station.auth import Identity
 from blemish.station.ids import now_ms
 from blemish.station.ledger.schema import sessions, tokens, users
+from blemish.station.place import digest
 from blemish.station.reading import iso, milliseconds
 from blemish.station.web.changing import Body, IfMatch, RowId, name_is_free, row_of
 from blemish.station.web.problems import Problem
@@ -82,7 +83,7 @@ def change_password(web: Here, body: NewPassword, who: Annotated[Identity, Depen
     with web.ledger.write() as connection:
         values = {"password_hash": auth.hashed(body.new), "version": users.c.version + 1}
         connection.execute(update(users).where(users.c.id == who.user_id).values(**values))
-        mine = (sessions.c.user_id == who.user_id) & (sessions.c.sha256 != auth.digest(text.encode()))
+        mine = (sessions.c.user_id == who.user_id) & (sessions.c.sha256 != digest(text.encode()))
         connection.execute(delete(sessions).where(mine))
         audit.append(connection, who.actor, "user.password", who.name)
     response = Response(status_code=204)
