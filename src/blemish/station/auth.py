@@ -118,7 +118,9 @@ def add_token(
 
 def log_in(ledger: Ledger, name: str, password: str, ip: str = "") -> tuple[str, Identity]:
     """A new session's text, and who it belongs to. Refused where name and password are not known, or locked."""
-    with _TRYING:
+    if not _TRYING.acquire(timeout=0.5):
+        raise Refused("too many log in at the same time", seconds=1)
+    try:
         now = now_ms()
         with ledger.read() as connection:
             row = connection.execute(select(users).where(users.c.name == name)).first()
@@ -131,6 +133,8 @@ def log_in(ledger: Ledger, name: str, password: str, ip: str = "") -> tuple[str,
                 _failed(ledger, row, now, ip)
             raise Refused("name or password is wrong")
         return _opened(ledger, row, now, ip)
+    finally:
+        _TRYING.release()
 
 
 def _failed(ledger: Ledger, row: Any, now: int, ip: str) -> None:

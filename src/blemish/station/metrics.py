@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 from sqlalchemy import func, select
 
 from blemish.station import disk
-from blemish.station.ids import now_ms, time_of
+from blemish.station.ids import now_ms
 from blemish.station.ledger.database import Ledger
 from blemish.station.ledger.schema import (
     alarms,
@@ -30,7 +30,7 @@ from blemish.station.ledger.schema import (
 from blemish.station.place import Place
 from blemish.station.reading import VERDICTS
 from blemish.station.sources.http import beat
-from blemish.station.spool import Spool
+from blemish.station.spool import Claim, Spool
 
 STATES = ("judged", "unreadable", "failed", "repeat")
 BUCKETS = (0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.25, 0.5, 1, 2, 5, 10)
@@ -74,12 +74,15 @@ class Metrics(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """See `Collector`."""
-        with self._lock, self.ledger.read() as connection:
-            waiting = Counts(source_id for _, source_id in self.spool.ids())  # before rows: nothing is seen twice
-            names = {row.id: row.name for row in connection.execute(select(sources.c.id, sources.c.name))}
-            yield from self._judged(connection)
-            yield from self._law(connection, names, waiting)
-            yield from self._state(connection, names)
+        with self._lock:
+            claims = [self.spool.read(source_id, picture) for picture, source_id in self.spool.ids()]
+            with self.ledger.read() as connection:  # after the claims, which go from the spool to the ledger
+                names = {row.id: row.name for row in connection.execute(select(sources.c.id, sources.c.name))}
+                ids = [claim.id for claim in claims if claim is not None]
+                ended = set(connection.scalars(select(inspections.c.id).where(inspections.c.id.in_(ids))))
+                yield from self._judged(connection)
+                yield from self._law(connection, names, [each for each in claims if each and each.id not in ended])
+                yield from self._state(connection, names)
 
     def _judged(self, connection: Any) -> Iterable[Metric]:
         family = CounterMetricFamily(
@@ -100,7 +103,7 @@ class Metrics(Collector):
                 family.add_metric([row["source"], row["product"] or "", verdict], int(row[verdict]))
         yield family
 
-    def _law(self, connection: Any, names: dict[int, str], waiting: Counts[int]) -> Iterable[Metric]:
+    def _law(self, connection: Any, names: dict[int, str], waiting: list[Claim]) -> Iterable[Metric]:
         """claimed = judged + unreadable + failed + repeats + waiting, by source."""
         rows = connection.execute(
             select(inspections.c.source_id, inspections.c.state, func.count(), func.max(inspections.c.seq))
@@ -116,14 +119,13 @@ class Metrics(Collector):
         ends = CounterMetricFamily("blemish_ended", "Claims whose end is recorded", labels=["source", "state"])
         wait = GaugeMetricFamily("blemish_waiting", "Claims that wait to be judged", labels=["source"])
         for source_id, name in names.items():
-            notes = self.spool.waiting(source_id) if waiting[source_id] else []
-            claimed.add_metric([name], max([claims.get(source_id, 0), *(claim.number for claim in notes)]))
-            wait.add_metric([name], waiting[source_id])
+            numbers = [claim.number for claim in waiting if claim.source_id == source_id]
+            claimed.add_metric([name], max([claims.get(source_id, 0), *numbers]))
+            wait.add_metric([name], len(numbers))
             for state in STATES:
                 ends.add_metric([name, state], self._ends[source_id, state])
         yield from (claimed, ends, wait)
-        ids = self.spool.ids()
-        oldest = max(0.0, (now_ms() - time_of(ids[0][0])) / 1000) if ids else 0.0
+        oldest = max([0.0, *((now_ms() - claim.at) / 1000 for claim in waiting)])
         yield GaugeMetricFamily("blemish_oldest_seconds", "That the oldest claim has waited", value=oldest)
 
     def _state(self, connection: Any, names: dict[int, str]) -> Iterable[Metric]:

@@ -27,32 +27,11 @@ from blemish.station.place import Place
 
 WORDS = {"good": "OK", "anomalous": "NG", "unknown": "UNKNOWN", "error": "ERROR"}  # on screens
 VERDICTS = tuple(WORDS)
-_PLAIN = (
-    "seq",
-    "id",
-    "name",
-    "part_id",
-    "state",
-    "verdict",
-    "score",
-    "p_value",
-    "threshold",
-    "width",
-    "height",
-    "bytes",
-    "sha256",
-    "brightness",
-    "contrast",
-    "focus",
-    "colour",
-    "ms_wait",
-    "ms_infer",
-    "ms_total",
-    "drawn",
-    "draw_prob",
-    "repeats",
-    "hold",
-    "error",
+_PLAIN = tuple(
+    (
+        "seq id name part_id state verdict score p_value threshold width height bytes sha256 brightness contrast focus "
+        "colour ms_wait ms_infer ms_total drawn draw_prob repeats hold error"
+    ).split()
 )
 COLUMNS = ("seq", "id", "at", "judged_at", "source", "product", "lot", "line", "deployment", "model", *_PLAIN[2:])
 """Of the table of inspections; its JSON has what `blemish inspect` says too."""

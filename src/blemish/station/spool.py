@@ -117,11 +117,11 @@ class Spool:
 
     def _next(self, source_id: int) -> int:
         if source_id not in self._numbers:
+            waiting = [claim.number for claim in self.waiting(source_id)]  # first: from here they go to the ledger
             with self.ledger.read() as connection:
                 known = connection.execute(
                     select(func.max(inspections.c.claim)).where(inspections.c.source_id == source_id)
                 ).scalar()
-            waiting = [claim.number for claim in self.waiting(source_id)]
             self._numbers[source_id] = max([known or 0, *waiting])
         self.folder(source_id)
         return self._numbers[source_id] + 1

@@ -19,7 +19,7 @@ from blemish.station.config import Config
 from blemish.station.ledger.database import Ledger
 from blemish.station.place import Place
 from blemish.station.web import approving, changing, intake, live, pages, people, problems, reading, system
-from blemish.station.web.headers import Guard
+from blemish.station.web.headers import HEADERS, Guard
 from blemish.station.web.state import Web
 
 HERE = Path(__file__).parent
@@ -54,7 +54,7 @@ def app(place: Place, config: Config, ledger: Ledger) -> FastAPI:
         max_body_size=BODY,
     )
     made.state.web = Web(place, config, ledger)
-    problems.install(made)
+    problems.install(made, HEADERS)
     api = APIRouter(prefix="/api/v1", responses=PROBLEM)
     for group in GROUPS:
         api.include_router(group.router)

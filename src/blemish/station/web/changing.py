@@ -182,16 +182,16 @@ def _offer(word: str, kind: Kind) -> None:
     """The paths of a kind."""
     plural, table, body_type = kind.table.name, kind.table, kind.body
 
-    @router.get(f"/{plural}", tags=[plural], name=f"list {plural}")
-    def get_all(web: Here, _: Annotated[Identity, Depends(needs("read"))]) -> Any:
+    def every(web: Here, _: Annotated[Identity, Depends(needs("read"))]) -> list[dict[str, Any]]:
         with web.ledger.read() as connection:
-            rows = [kind.view(connection, row) for row in connection.execute(select(table).order_by(table.c.id)).all()]
+            return [kind.view(connection, row) for row in connection.execute(select(table).order_by(table.c.id)).all()]
+
+    @router.get(f"/{plural}", tags=[plural], name=f"list {plural}")
+    def get_all(rows: Annotated[list[dict[str, Any]], Depends(every)]) -> Any:
         return JSONResponse({plural: [{**row, "etag": etag(row)} for row in rows]})
 
     @router.get(f"/{plural}.csv", tags=[plural], name=f"{plural} as a table")
-    def get_csv(web: Here, _: Annotated[Identity, Depends(needs("read"))]) -> Response:
-        with web.ledger.read() as connection:
-            rows = [kind.view(connection, row) for row in connection.execute(select(table).order_by(table.c.id)).all()]
+    def get_csv(rows: Annotated[list[dict[str, Any]], Depends(every)]) -> Response:
         return as_table(plural, rows, [*rows[0]] if rows else ["id", "name"])
 
     @router.get(f"/{plural}/{{id}}", tags=[plural], name=f"get {word}")

@@ -9,6 +9,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from blemish.station.config import Config
+from blemish.station.web.problems import answer
 
 HEADERS = {
     "Content-Security-Policy": (
@@ -47,8 +48,6 @@ class Guard:
                 if self.tls:
                     headers["Strict-Transport-Security"] = "max-age=31536000"
             await send(message)
-
-        from blemish.station.web.problems import answer
 
         asked = Headers(scope=scope)
         why = self._refused(scope, asked)

@@ -87,7 +87,8 @@ async def stream(
     after_seq: Number | None = None,
 ) -> AsyncIterator[ServerSentEvent]:
     """Events: inspection (its id is its number in the ledger; where they come faster than ten a second, the newest),
-    counters, alarms, deployments, heartbeat each second. Last-Event-ID resumes."""
+    counters and heartbeat each second, alarm (all open ones) and deployment where they have changed. Last-Event-ID
+    resumes."""
     resumed = last_event_id is not None and last_event_id.isdecimal() and len(last_event_id) < 17
     seq = int(last_event_id or 0) if resumed else after_seq if after_seq is not None else max(0, web.hub.seq - 12)
     web.streams += 1
@@ -101,7 +102,7 @@ async def stream(
                 yield ServerSentEvent(data=row, event="inspection", id=str(row["seq"]))
             for name in ("alarms", "deployments"):
                 if told[name] != before.get(name):
-                    yield ServerSentEvent(data=told[name], event=name)
+                    yield ServerSentEvent(data=told[name], event=name[:-1])
             before = told
             if time.monotonic() - second >= 1:
                 second = time.monotonic()

@@ -23,21 +23,7 @@ TEMPLATES = Jinja2Templates(Path(__file__).parent / "templates")
 SIGNS = {"good": "●", "anomalous": "✕", "unknown": "◆", "error": "▲"}
 
 FACTS = (
-    ("part", "part_id"),
-    ("lot", "lot"),
-    ("source", "source"),
-    ("product", "product"),
-    ("score", "score"),
-    ("threshold", "threshold"),
-    ("p-value", "p_value"),
-    ("state", "state"),
-    ("number", "seq"),
-    ("deployment", "deployment"),
-    ("file", "name"),
-    ("judged", "judged_at"),
-    ("model", "model"),
-    ("sha256", "sha256"),
-    ("error", "error"),
+    "part_id lot source product score threshold p_value state seq deployment name judged_at model sha256 error".split()
 )
 
 
@@ -63,7 +49,7 @@ def inspection(request: Request, web: Here, who: Asking, id: Id) -> Response:
     if row is None:
         raise Problem(404, f"there is no inspection {id}")
     word, sign = WORDS[row["verdict"]], SIGNS[row["verdict"]]
-    facts = [(label, row[name]) for label, name in FACTS]
+    facts = [(name.replace("_", " "), row[name]) for name in FACTS]
     return page(request, web, "inspection", who, row=row, word=word, sign=sign, facts=facts)
 
 

@@ -17,7 +17,6 @@ from blemish.station.auth import Refused
 from blemish.station.ledger.database import Full, Locked
 from blemish.station.models import NotEqual
 from blemish.station.sources.http import NotReady, OtherBytes, Unknown
-from blemish.station.web.headers import HEADERS
 
 log = logging.getLogger("blemish.station.web")
 
@@ -58,8 +57,8 @@ def of_error(error: BlemishError) -> JSONResponse:
     return answer(status, str(error), error.hint, headers)
 
 
-def install(app: FastAPI) -> None:
-    """Let every error of an application end so."""
+def install(app: FastAPI, headers: dict[str, str]) -> None:
+    """Let every error of an application end so; unexpected ones with `headers`, which nothing else adds to them."""
 
     @app.exception_handler(HTTPException)
     async def http(_: Request, error: HTTPException) -> Response:
@@ -85,4 +84,4 @@ def install(app: FastAPI) -> None:
     async def unexpected(_: Request, error: Exception) -> Response:
         log.error("%s: %s", type(error).__name__, error)
         hint = "the station's log says more"
-        return answer(500, "something went wrong that should not have", hint, headers=HEADERS)
+        return answer(500, "something went wrong that should not have", hint, headers=headers)
