@@ -12,6 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 from sqlalchemy import func, select
 
+from blemish.errors import DataError
 from blemish.station import disk
 from blemish.station.ids import now_ms
 from blemish.station.ledger.database import Ledger
@@ -75,7 +76,7 @@ class Metrics(Collector):
     def collect(self) -> Iterable[Metric]:
         """See `Collector`."""
         with self._lock:
-            claims = [self.spool.read(source_id, picture) for picture, source_id in self.spool.ids()]
+            claims = [self._read(source_id, picture) for picture, source_id in self.spool.ids()]
             with self.ledger.read() as connection:  # after the claims, which go from the spool to the ledger
                 names = {row.id: row.name for row in connection.execute(select(sources.c.id, sources.c.name))}
                 ids = [claim.id for claim in claims if claim is not None]
@@ -83,6 +84,12 @@ class Metrics(Collector):
                 yield from self._judged(connection)
                 yield from self._law(connection, names, [each for each in claims if each and each.id not in ended])
                 yield from self._state(connection, names)
+
+    def _read(self, source_id: int, picture: str) -> Claim | None:
+        try:
+            return self.spool.read(source_id, picture)
+        except DataError:  # no claim can be told from it: the law shows it as missing, and the worker's alarm says so
+            return None
 
     def _judged(self, connection: Any) -> Iterable[Metric]:
         family = CounterMetricFamily(

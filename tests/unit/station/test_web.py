@@ -5,6 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import signal
+import socket
+import subprocess
+import sys
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
@@ -731,6 +735,35 @@ def test_the_first_administrator_is_made_once_and_then_other_machines_may_come(w
         auth.make_first(web.place, web.ledger, str(code), "me too", "a long password")
     assert auth.first_code(web.place, web.ledger) is None
     auth.check_bind(web.ledger, "0.0.0.0")
+
+
+def test_the_server_says_how_the_first_administrator_is_made_and_stops_with_streams_open(web: Any) -> None:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    code = (
+        "import sys; from blemish.station.setup import opened; from blemish.station.web.app import serve;"
+        "serve(*opened(sys.argv[1]), None, int(sys.argv[2]))"
+    )
+    command = [sys.executable, "-c", code, str(web.place.root), str(port)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        first = process.stderr.readline()
+        assert f"http://127.0.0.1:{port}/first?code={auth.first_code(web.place, web.ledger)}" in first
+        url = f"http://127.0.0.1:{port}"
+
+        def answers() -> bool:
+            try:
+                return httpx.get(f"{url}/healthz").status_code == 200
+            except httpx.TransportError:
+                return False
+
+        web.until(answers)
+        with httpx.stream("GET", f"{url}/api/v1/stream", headers=web.tokens["read"], timeout=20) as answer:
+            assert next(answer.iter_lines()).startswith("event: ")
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) in (0, -signal.SIGTERM)
+        assert "Traceback" not in process.stderr.read()
 
 
 def test_pages(web: Any, opening: Opening) -> None:

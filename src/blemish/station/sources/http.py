@@ -7,6 +7,7 @@ swept when it is made, and keys of waiting claims are read again.
 from __future__ import annotations
 
 import json
+import logging
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import select
 
-from blemish.errors import BlemishError
+from blemish.errors import BlemishError, DataError
 from blemish.station import disk
 from blemish.station.audit import Actor
 from blemish.station.config import Config
@@ -27,6 +28,8 @@ from blemish.station.place import Place, digest
 from blemish.station.spool import Spool
 from blemish.station.wake import ring
 from blemish.station.worker import bell_of
+
+log = logging.getLogger("blemish.station.web")
 
 SILENT_MS = 5000  # after which a worker that says nothing is taken for gone
 KEYS = 4096  # of claims that are kept in memory
@@ -90,14 +93,20 @@ class Intake:
         with ledger.read() as connection:
             own = connection.scalars(select(sources.c.id).where(sources.c.kind == "http")).all()
         self.spool.sweep(own)
-        for source_id in own:
-            for claim in self.spool.waiting(source_id):
-                if claim.source_key is not None:
-                    try:
-                        sha256 = digest(claim.picture(place).read_bytes())
-                    except FileNotFoundError:  # judged just now: its row is there
-                        continue
-                    self._keys[source_id, claim.source_key] = claim.id, sha256
+        for picture, source_id in self.spool.ids():
+            if source_id in own:
+                self._remember(source_id, picture)
+
+    def _remember(self, source_id: int, picture: str) -> None:
+        try:
+            claim = self.spool.read(source_id, picture)
+            if claim is not None and claim.source_key is not None:
+                sha256 = digest(claim.picture(self.place).read_bytes())
+                self._keys[source_id, claim.source_key] = claim.id, sha256
+        except FileNotFoundError:  # judged just now: its row is there
+            return
+        except DataError as error:  # `verify` names it
+            log.error("%s", error)
 
     def source(self, name: str) -> int:
         """The number of a source that pictures can be sent to. Unknown, NotReady."""
