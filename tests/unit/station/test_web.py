@@ -22,6 +22,7 @@ from sqlalchemy import insert, select, update
 
 pytest.importorskip("fastapi", reason="fastapi is not installed: pip install 'blemish[station]'")
 pytest.importorskip("httpx", reason="httpx is not installed: pip install httpx")
+pytest.importorskip("httpx2", reason="httpx2 is not installed: pip install httpx2")
 
 import httpx
 import uvicorn
