@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest.importorskip("sqlalchemy", reason="sqlalchemy is not installed: pip install 'blemish[station]'")
-pytest.importorskip("alembic", reason="alembic is not installed: pip install 'blemish[station]'")
+for name in ("sqlalchemy", "alembic"):
+    pytest.importorskip(name, reason=f"{name} is not installed: pip install 'blemish[station]'")
 
 from sqlalchemy import create_engine, insert, select
 

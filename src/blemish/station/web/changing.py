@@ -7,10 +7,11 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from fastapi import APIRouter, Depends, Header, Path, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 from sqlalchemy import Connection, Table, insert, select, update
 
 from blemish.station import audit
+from blemish.station import sinks as of_sinks
 from blemish.station.alarms import EVENTS
 from blemish.station.auth import Identity
 from blemish.station.ids import now_ms
@@ -28,8 +29,6 @@ router = APIRouter()
 
 IfMatch = Annotated[str | None, Header(max_length=1000)]
 RowId = Annotated[int, Path(ge=1, le=2**53)]
-HIDDEN = "(kept)"  # what is shown of a secret; sent back, it leaves the secret as it is
-SECRETS = ("secret", "password", "token")
 
 
 class Body(BaseModel):
@@ -48,11 +47,17 @@ class SourceBody(Body):
     active: bool = True
 
 
+def _known(kind: str) -> str:
+    if kind not in of_sinks.kinds():
+        raise ValueError(f"one of {', '.join(of_sinks.kinds())}")
+    return kind
+
+
 class SinkBody(Body):
     """A sink: where verdicts go."""
 
     name: Name
-    kind: Literal["webhook", "mqtt", "file"]
+    kind: Annotated[Name, AfterValidator(_known)]
     config: dict[str, Any] = {}
     active: bool = True
 
@@ -119,33 +124,20 @@ def _source_columns(web: Web, connection: Connection, body: SourceBody, before: 
 
 
 def _sink_view(_: Connection, row: Any) -> dict[str, Any]:
-    config = {name: HIDDEN if name in SECRETS and value else value for name, value in json.loads(row.config).items()}
-    own = {"id": row.id, "name": row.name, "kind": row.kind, "config": config}
+    own = {"id": row.id, "name": row.name, "kind": row.kind, "config": of_sinks.shown(row.kind, json.loads(row.config))}
     return {**own, "active": row.active, "version": row.version}
 
 
 def _sink_columns(web: Web, _: Connection, body: SinkBody, before: Any) -> dict[str, Any]:
     if before is not None and before.kind != body.kind:
         raise Problem(422, "the kind of a sink does not change", "make another one")
-    kept = json.loads(before.config) if before is not None else {}
-    config = {
-        name: kept.get(name) if name in SECRETS and value == HIDDEN else value for name, value in body.config.items()
-    }
-    for name, value in config.items():
-        if name == "url" or (isinstance(value, str) and "://" in value):
-            _allowed(web, name, value)
-    if body.kind != "file" and "url" not in config:
-        raise Problem(422, "config.url says where verdicts are sent to")
-    return {"name": body.name, "kind": body.kind, "config": plain(config), "active": body.active}
-
-
-def _allowed(web: Web, name: str, value: Any) -> None:
+    config = of_sinks.merged(body.kind, body.config, json.loads(before.config) if before is not None else {})
+    text = plain(config)
     try:
-        allowed = isinstance(value, str) and web.config.may_send(value)
-    except ValueError:
-        allowed = False
-    if not allowed:
-        raise Problem(422, f"config.{name}: station.toml does not allow that address", "add it to `allow`")
+        of_sinks.made(body.kind, body.name, config, web.place, web.config)
+    except ValueError as error:  # ConfigError too
+        raise Problem(422, str(error), getattr(error, "hint", None)) from None
+    return {"name": body.name, "kind": body.kind, "config": text, "active": body.active}
 
 
 def _product_view(_: Connection, row: Any) -> dict[str, Any]:
