@@ -32,7 +32,7 @@ from blemish.inspection import modelfile
 from blemish.station import audit, auth, disk
 from blemish.station.config import Config, Limits
 from blemish.station.disk import Level
-from blemish.station.ledger.schema import alarms, deployments, health, sources, users
+from blemish.station.ledger.schema import alarms, deployments, health, outbox, sources, users
 from blemish.station.models import deploy
 from blemish.station.setup import source_named
 from blemish.station.sinks import HIDDEN
@@ -476,6 +476,26 @@ def test_lots_settings_products_and_alarms(web: Any, opening: Opening) -> None:
     with web.ledger.write() as connection:
         connection.execute(insert(alarms).values(kind="unreadable", level="amber", raised_at=1, text="x.png"))
     assert client.post(f"/api/v1/alarms/{alarm['id'] + 1}/ack", json={}).json()["cleared_at"] is not None
+
+
+def test_jobs_are_asked_for_and_stopped_and_refused_messages_go_again(web: Any, opening: Opening) -> None:
+    client = opening()
+    body: dict[str, Any] = {"kind": "calibrate", "args": {"model": web.model, "good": {"folder": str(web.hot)}}}
+    made = client.post("/api/v1/jobs", json=body)
+    assert made.status_code == 201, made.text
+    url = f"/api/v1/jobs/{made.json()['id']}"
+    assert (made.json()["state"], client.get(url).json()["by"]) == ("waiting", "token:admin")
+    assert client.get(f"{url}/log").status_code == 404
+    assert client.post("/api/v1/jobs", json={**body, "args": {**body["args"], "model": 2**70}}).status_code == 422
+    assert client.post(f"{url}/stop").json()["state"] == "stopped"
+    assert client.post(f"{url}/stop").status_code == 422
+    assert client.get("/api/v1/jobs").json()["jobs"] == [client.get(url).json()]
+    assert opening("read").post("/api/v1/jobs", json=body).status_code == 403
+    sink = client.post("/api/v1/sinks", json={"name": "lines", "kind": "file"}).json()
+    with web.ledger.write() as connection:
+        connection.execute(insert(outbox).values(sink_id=sink["id"], payload="{}", at=1, failed_at=1))
+    assert client.post(f"/api/v1/sinks/{sink['id']}/again").json() == {"messages": 1}
+    assert client.post("/api/v1/sinks/99/again").status_code == 404
 
 
 def zipped(folder: Path, **more: bytes) -> bytes:
