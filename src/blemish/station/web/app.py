@@ -80,9 +80,10 @@ def serve(place: Place, config: Config, ledger: Ledger, host: str | None = None,
         print(f"open {scheme}://{host}:{port}/first?code={code} to make the first administrator", file=sys.stderr)
     if host not in ("127.0.0.1", "localhost", "::1") and scheme == "http":
         logging.getLogger("blemish.station.web").warning("passwords cross the network as they are: set up TLS")
-    uvicorn.Server(
+    made = app(place, config, ledger)
+    server = uvicorn.Server(
         uvicorn.Config(
-            app(place, config, ledger),
+            made,
             host=host,
             port=port,
             ssl_certfile=config.web.certificate,
@@ -91,7 +92,9 @@ def serve(place: Place, config: Config, ledger: Ledger, host: str | None = None,
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            timeout_graceful_shutdown=2,
+            timeout_graceful_shutdown=5,
             lifespan="on",
         )
-    ).run()
+    )
+    made.state.web.stopping = lambda: server.should_exit
+    server.run()

@@ -47,14 +47,10 @@ class Hub:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread, and streams with it."""
+        """End the thread."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join(2 + LOOK)
-
-    @property
-    def stopping(self) -> bool:
-        return self._stop.is_set()
 
     def _look(self) -> None:
         bell = Bell(self._path)

@@ -8,6 +8,7 @@ import io
 import os
 import warnings
 from pathlib import Path
+from time import monotonic
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Request
@@ -132,7 +133,9 @@ async def _row(web: Web, picture: str, wait: bool) -> dict[str, Any] | None:
     try:
         row = await run_in_threadpool(found, web, picture)  # of an earlier request with the same key
         if row is None and wait:
-            await asyncio.wait([future], timeout=PATIENCE)
+            until = monotonic() + PATIENCE
+            while not (future.done() or web.stopping() or monotonic() > until):
+                await asyncio.wait([future], timeout=0.5)
             row = await run_in_threadpool(found, web, picture)
         return row
     finally:

@@ -95,7 +95,7 @@ async def stream(
     try:
         limit, second, checked = MISSED, 0.0, time.monotonic()
         before: dict[str, Any] = {}
-        while not web.hub.stopping:
+        while not web.stopping():
             told = await run_in_threadpool(now, web, seq, limit)
             limit, seq = NEW, told["seq"]
             for row in told["inspections"]:

@@ -44,6 +44,7 @@ class Web:
         self.hub = Hub(place, ledger, self.metrics.seen)
         self.waiting = 0
         self.streams = 0
+        self.stopping: Callable[[], bool] = lambda: False  # what does not end by itself ends then
 
 
 def web_of(request: Request) -> Web:
