@@ -21,6 +21,7 @@ REMEDIES = {
     "clock": "check the time service of this computer",
     "reserve": "free space: the station's reserve is in use",
 }
+EVENTS = ("unreadable", "failed")  # they have happened: they end when somebody has seen them
 
 
 def raise_alarm(connection: Connection, kind: str, level: str, text: str, source_id: int | None = None) -> bool:

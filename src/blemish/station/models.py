@@ -20,6 +20,7 @@ from blemish.errors import BlemishError, ConfigError, DataError, ModelFileError
 from blemish.files import read_file
 from blemish.inspection import modelfile
 from blemish.inspection.modelfile import Model
+from blemish.station import audit
 from blemish.station.ids import now_ms
 from blemish.station.judging import Line, as_text
 from blemish.station.ledger.database import Ledger
@@ -66,10 +67,12 @@ def import_model(
     name: str = "",
     golden: Sequence[Path] = (),
     parent: int | None = None,
+    actor: audit.Actor | None = None,
 ) -> int:
     """Take a model folder in: checked, copied, durable; its number. The same model again has the same number.
 
-    `golden` are pictures, whose scores on this computer are kept. ModelFileError where the folder is damaged,
+    `golden` are pictures, whose scores on this computer are kept. It is audited where `actor` is named.
+    ModelFileError where the folder is damaged,
     ConfigError for a model of anything but images, DataError for a picture that cannot be read.
     """
     model = modelfile.load(folder)
@@ -92,6 +95,8 @@ def import_model(
             if scored:
                 values = {"golden": as_text([vars(each) for each in scored])}
                 connection.execute(update(models).where(models.c.id == there.id).values(**values))
+                if actor is not None:
+                    audit.append(connection, actor, "model.golden", known, before=there.golden, after=values["golden"])
             return int(there.id)
         key = connection.execute(
             insert(models).values(
@@ -108,6 +113,8 @@ def import_model(
             )
         ).inserted_primary_key
         assert key is not None
+        if actor is not None:
+            audit.append(connection, actor, "model.import", known, after={"method": model.meta.method})
         return int(key[0])
 
 
@@ -202,6 +209,10 @@ class Deployments:
     def of(self, source_id: int) -> Live | None:
         """What judges the next picture of a source; None where nothing is deployed, or nothing could be loaded."""
         return self._live.get(source_id)
+
+    def sources(self) -> list[int]:
+        """Those whose pictures can be judged."""
+        return sorted(self._live)
 
     def refresh(self) -> list[tuple[int, str]]:
         """Load what the ledger says is live; what failed that had not failed before, as (source, why)."""

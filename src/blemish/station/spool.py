@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -78,14 +78,16 @@ class Spool:
         part_id: str | None = None,
         lot_id: int | None = None,
         source_key: str | None = None,
+        suffix: str | None = None,
         synced_already: bool = False,
         exclusive: bool = True,
     ) -> Claim:
         """Take a picture in: it is durable, and counted, when this returns, and no longer where it was.
 
-        The picture lies on the spool's disk. FileNotFoundError where another one was faster.
+        The picture lies on the spool's disk; what its name ends in says its format, where `suffix` does not.
+        FileNotFoundError where another one was faster.
         """
-        suffix = Path(name).suffix.lower()
+        suffix = suffix or Path(name).suffix.lower()
         suffix = suffix if suffix in SUFFIXES else ".bin"
         if not synced_already and self.durable:
             _fsync(picture)
@@ -170,11 +172,14 @@ class Spool:
                 synced(place.parent)
         claim.note(self.place).unlink(missing_ok=True)
 
-    def sweep(self) -> int:
-        """Remove what a kill has left that is no claim: parts of uploads, notes without a picture. How many."""
+    def sweep(self, source_ids: Iterable[int]) -> int:
+        """Remove what a kill has left of sources that is no claim: parts of uploads, notes without a picture. How many.
+
+        For the process that takes from these sources, before it does: what another one is writing looks the same.
+        """
         count = 0
-        for folder in _names(self.place.spool):
-            names = set(_names(self.place.spool / folder)) if folder.isdigit() else set()
+        for folder in map(str, source_ids):
+            names = set(_names(self.place.spool / folder))
             pictures = {os.path.splitext(name)[0] for name in names if not name.endswith((".json", ".partial"))}
             for name in names:
                 torn = name.endswith(".json") and name.removesuffix(".json") not in pictures

@@ -128,8 +128,8 @@ class Worker:
 
     def _recover(self) -> None:
         """Finish what a kill has torn: what is recorded is moved, what is no claim is swept."""
-        swept = self.spool.sweep()
         with self.ledger.read() as connection:
+            swept = self.spool.sweep(connection.scalars(select(sources.c.id).where(sources.c.kind == "folder")).all())
             for picture, source_id in self.spool.ids():
                 row = connection.execute(select(inspections).where(inspections.c.id == picture)).first()
                 claim = self.spool.read(source_id, picture) if row is not None else None
@@ -207,7 +207,9 @@ class Worker:
             self._clear("clock")
 
     def _beat(self) -> None:
-        value = json.dumps({"waiting": self.spool.count(), "level": int(self.level)})
+        value = json.dumps(
+            {"waiting": self.spool.count(), "level": int(self.level), "live": self.deployments.sources()}
+        )
         with self.ledger.write() as connection:
             connection.execute(delete(health).where(health.c.process == "worker"))
             connection.execute(insert(health).values(process="worker", at=now_ms(), pid=os.getpid(), value=value))

@@ -189,6 +189,7 @@ hourly = Table(
     *(Column(name, Integer, nullable=False, default=0) for name in ("good", "anomalous", "unknown", "error")),
     Column("scores", Text, nullable=False, default="[]"),  # histogram of score over threshold, 64 logarithmic bins
     *(Column(name, Float, nullable=False, default=0.0) for name in ("ms_sum", "ms_max", "brightness_sum", "focus_sum")),
+    Index("ix_hourly_hour", "hour"),
 )
 
 sinks = Table(

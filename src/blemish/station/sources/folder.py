@@ -16,8 +16,8 @@ from typing import Any
 from sqlalchemy import select
 
 from blemish.errors import ConfigError
-from blemish.station.ids import now_ms
-from blemish.station.ledger.schema import inspections, lots
+from blemish.station.ledger.schema import inspections
+from blemish.station.lots import open_lot
 from blemish.station.place import digest
 from blemish.station.spool import SUFFIXES, Spool, copied
 
@@ -139,7 +139,7 @@ class HotFolder:
             if self.options.read_only or os.stat(self.spool.folder(self.source_id)).st_dev != stat.st_dev:
                 claimed = self._from_another_disk(path, name, key)
             else:
-                self.spool.claim(self.source_id, path, name=name, lot_id=self._lot())
+                self.spool.claim(self.source_id, path, name=name, lot_id=open_lot(self.spool.ledger, self.source_id))
                 claimed = True
         except FileNotFoundError:  # another one was faster
             return False
@@ -163,7 +163,12 @@ class HotFolder:
             if digest(path.read_bytes()) != there:  # it was still being written
                 return False
             self.spool.claim(
-                self.source_id, partial, name=name, lot_id=self._lot(), source_key=key, synced_already=True
+                self.source_id,
+                partial,
+                name=name,
+                lot_id=open_lot(self.spool.ledger, self.source_id),
+                source_key=key,
+                synced_already=True,
             )
         finally:
             partial.unlink(missing_ok=True)
@@ -179,13 +184,3 @@ class HotFolder:
             if connection.execute(rows).first() is not None:
                 return True
         return any(claim.source_key == key for claim in self.spool.waiting(self.source_id))
-
-    def _lot(self) -> int | None:
-        """The lot that is open for the source."""
-        with self.spool.ledger.read() as connection:
-            return connection.scalar(
-                select(lots.c.id)
-                .where(lots.c.source_id == self.source_id, lots.c.ended_at.is_(None), lots.c.started_at <= now_ms())
-                .order_by(lots.c.id.desc())
-                .limit(1)
-            )

@@ -55,6 +55,8 @@ def upgrade() -> None:
         sa.Column("focus_sum", sa.Float(), nullable=False),
         sa.PrimaryKeyConstraint("source_id", "product_id", "deployment_id", "hour"),
     )
+    with op.batch_alter_table("hourly") as batch_op:
+        batch_op.create_index("ix_hourly_hour", ["hour"], unique=False)
     op.create_table(
         "jobs",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
