@@ -708,6 +708,12 @@ def test_foreign_names_and_foreign_pages_are_refused(web: Any, opening: Opening)
     browser.cookies["blemish"] = "x"
     assert browser.post("/api/v1/products", json={"name": "x"}).status_code == 403  # a cookie, and no origin
     assert client.post("/api/v1/products", json={"name": "x"}, headers={"Origin": BASE}).status_code == 201
+    form = {
+        "Origin": "null",
+        "Sec-Fetch-Site": "same-origin",
+    }  # what browsers send with a form of a page without referrer
+    assert client.post("/api/v1/products", json={"name": "y"}, headers=form).status_code == 201
+    assert client.get("/healthz").headers["Referrer-Policy"] == "same-origin"
 
 
 def test_every_answer_has_the_headers_and_no_page_has_inline_code(

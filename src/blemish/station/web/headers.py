@@ -17,7 +17,7 @@ HEADERS = {
         "worker-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",  # with no-referrer browsers send forms from an origin of null
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
@@ -65,7 +65,10 @@ class Guard:
             return None
         site, origin = asked.get("sec-fetch-site"), asked.get("origin")
         foreign = site is not None and site not in ("same-origin", "none")
-        if origin is not None and _part(origin, "netloc").lower() != host.lower():
+        own = (
+            site == "same-origin" and origin == "null"
+        )  # the browser says the one, and a page could only hide the other
+        if origin is not None and _part(origin, "netloc").lower() != host.lower() and not own:
             foreign = True
         if "cookie" in asked and "authorization" not in asked and site is None and origin is None:
             foreign = True
