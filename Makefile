@@ -23,7 +23,7 @@ $(VENV)/.demo: $(BIN)/python pyproject.toml
 	touch $@
 
 $(VENV)/.dev: $(BIN)/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench,ray,3d,ecg,demo,docs,dev,dist]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench,ray,3d,ecg,demo,station,docs,dev,dist]'
 	touch $@ $(VENV)/.demo
 
 demo: $(VENV)/.demo

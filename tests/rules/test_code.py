@@ -19,6 +19,7 @@ FILES = {path.relative_to(SOURCE).as_posix(): path for path in sorted(SOURCE.rgl
 DEFAULTS = {
     "cli/app.py": {"padim"},
     "cli/demo.py": {"padim"},
+    "cli/station.py": {"padim"},
     "learning/options.py": {"patchcore"},
 }
 READS_PICKLES = {"learning/backbones/weights.py"}  # and there with weights_only=True

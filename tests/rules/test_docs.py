@@ -54,7 +54,8 @@ def test_commands_and_options_exist(page: Path) -> None:
         if not line.startswith("blemish "):
             continue
         words = shlex.split(line, comments=True)
-        command = known.get(words[1]) or known[" ".join(words[1:3])]
+        named = (" ".join(words[1:end]) for end in (2, 3, 4))  # `fit`, `synthesize perlin`, `station user add`
+        command = next(known[one] for one in named if one in known)
         options = {o for p in command.params for o in (*p.opts, *p.secondary_opts)}
         assert {w for w in words[2:] if w.startswith("--")} <= options, line
     for script in re.findall(r"benchmarks/\w+\.\w+", page.read_text(encoding="utf-8")):
@@ -78,7 +79,11 @@ def anchors(page: Path) -> set[str]:
 
 
 WRITTEN = [DOCS / "architecture.md", DOCS / "power.md", DOCS / "synthesis.md", DOCS / "protocol.md", DOCS / "data.md"]
-WRITTEN += [page for shelf in ("tutorials", "howto", "reference", "background") for page in (DOCS / shelf).glob("*.md")]
+WRITTEN += [
+    page
+    for shelf in ("tutorials", "howto", "reference", "background", "station")
+    for page in (DOCS / shelf).glob("*.md")
+]
 OLD_WORDS = r"made (?:defect|anomal)|kinds? of samples|by lot\b|elect(?:s|ed)\b|looked at\b"
 
 

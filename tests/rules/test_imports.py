@@ -169,4 +169,6 @@ def test_modules_can_each_be_imported_first() -> None:
     """No import cycle hides behind the order of imports: each module is loaded in a fresh state of the package."""
     for path in sorted(Path(blemish.__file__).parent.rglob("*.py")):
         relative = path.relative_to(Path(blemish.__file__).parent).with_suffix("")
+        if "migrations" in relative.parts:  # Alembic runs these itself
+            continue
         assert importlib.import_module(".".join(["blemish", *relative.parts]).removesuffix(".__init__"))

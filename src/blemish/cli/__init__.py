@@ -132,3 +132,5 @@ _EXTRAS = {name: "train" for name in ("torch", "torchvision", "timm")}
 _EXTRAS |= {name: "bench" for name in ("pyarrow", "matplotlib", "scikit_posthocs", "statsmodels", "pandas")}
 _EXTRAS |= {name: "3d" for name in ("scipy", "plyfile", "pypcd4", "tifffile")}
 _EXTRAS |= {name: "ray" for name in ("ray", "fsspec", "s3fs")}
+_EXTRAS |= {name: "station" for name in ("fastapi", "uvicorn", "jinja2", "sqlalchemy", "alembic", "argon2", "paho")}
+_EXTRAS |= {name: "station" for name in ("prometheus_client", "python_multipart")}

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Optional, TypeVar
 
 import typer
 
-from blemish.cli import about, synthesize
+from blemish.cli import about, station, synthesize
 from blemish.inspection.conformal import RegionPer
 from blemish.learning.options import OPTIONS, PromisePer
 
@@ -393,15 +393,18 @@ def demo(
 
 
 app.add_typer(synthesize.app, name="synthesize")
+app.add_typer(station.app, name="station")
 for command in (about.methods, about.backbones, about.cache, about.doctor):
     app.command()(command)
 
 
 def commands() -> dict[str, Any]:
     """The click commands by name, those of a group as `group command`; the documentation is checked against them."""
-    group: Any = typer.main.get_command(app)
-    found: dict[str, Any] = {}
-    for name, one in group.commands.items():
-        inner = getattr(one, "commands", None)
-        found |= {name: one} if inner is None else {f"{name} {kind}": command for kind, command in inner.items()}
-    return found
+
+    def inside(group: Any, before: str) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, one in group.commands.items():
+            found |= {before + name: one} if not hasattr(one, "commands") else inside(one, f"{before}{name} ")
+        return found
+
+    return inside(typer.main.get_command(app), "")

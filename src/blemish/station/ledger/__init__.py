@@ -1,0 +1,1 @@
+"""The ledger: what was claimed, judged, sent and changed; SQLite, or PostgreSQL by URL."""
