@@ -243,9 +243,7 @@ def _audited(station: Station, seeds: range) -> dict[str, Any]:
     """What became of all that was sent."""
     rows = station.rows()
     line = Inspector(modelfile.load(folder_of(station.place, _digest(station))), threads=1)
-    named = Counter(
-        Path(row["name"]).stem if row["name"] else row["part_id"] for row in rows if row["state"] != "repeat"
-    )
+    named = Counter(row["part_id"] or Path(row["name"]).stem for row in rows if row["state"] != "repeat")
     expected = {str(seed) for seed in seeds}
     unequal = sum(
         row["score"] != line.inspect(encoded(int(row["part_id"] or Path(row["name"]).stem), station.kept)).score
