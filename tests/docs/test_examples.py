@@ -43,6 +43,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_images(Path("new_product"), 4, first=700)
     write_images(Path("new_station"), 24, first=800)
     write(Path("parts"), [at_any_angle(ARROW, seed)[0] for seed in range(24)])
+    first = at_any_angle(ARROW, 0)[0]
+    x, y, wide, high = cv2.boundingRect((cv2.medianBlur(first, 5).max(2) > 80).astype(np.uint8))
+    Image.fromarray(first[y - 4 : y + high + 4, x - 4 : x + wide + 4]).save("cutout.png")
     large = np.random.default_rng(0).integers(90, 160, (22, 520, 560, 3), dtype=np.uint8)
     write(Path("large"), [cv2.GaussianBlur(image, (0, 0), 2) for image in large])
     for seed in range(24):
