@@ -571,7 +571,11 @@ def page(found: dict[str, dict[str, Any]], command: str) -> str:
     for name, text in TEXTS.items():
         if name in found:
             lines += [f"## {text[0]}", text[1], "", "| | |", "|---|---|"]
-            lines += [f"| {key.replace('_', ' ')} | {_shown(value)} |" for key, value in found[name].items()]
+            lines += [
+                f"| {key.replace('_', ' ')} | {_shown(value)} |"
+                for key, value in found[name].items()
+                if key != "positions"
+            ]
             lines.append("")
     return "\n".join(lines)
 
@@ -636,9 +640,9 @@ def main() -> None:
         found[name] = kept(args.out / f"{name}.json", lambda name=name, work=work: makers[name](work))  # type: ignore[misc]
         print(name, json.dumps(found[name]), flush=True)
         shutil.rmtree(work, ignore_errors=True)
-    text = page(
-        found, "python benchmarks/station.py" + "".join(f" {word}" for word in sys.argv[1:] if "page" not in word)
-    )
+    told = {name: getattr(args, name) for name in ("parts", "pictures", "kills", "rate", "seconds")}
+    changed = [f" --{name} {value}" for name, value in told.items() if value != parser.get_default(name)]
+    text = page(found, f"python benchmarks/station.py{''.join(changed)}")
     write_whole(args.page, text.encode()) if args.page else print(text)
 
 
