@@ -51,7 +51,7 @@ def test_every_method_learns_on_every_family(
     and a picture with a spot inspected."""
     weights = tiny_networks.written(folder, network)
     records = write_images(folder / "good", IMAGES, SIDES)
-    monkeypatch.setattr(run, "scenes", lambda size: images.scenes(size, 8))
+    monkeypatch.setattr(run, "scenes", lambda size, **more: images.scenes(size, 8, **more))
     chosen = {
         "method": method,
         "backbone": network,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 from urllib.parse import urlsplit
 
+from anyio import BrokenResourceError
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -52,7 +54,10 @@ class Guard:
         asked = Headers(scope=scope)
         why = self._refused(scope, asked)
         if why is None:
-            await self.app(scope, receive, with_headers)
+            try:
+                await self.app(scope, receive, with_headers)
+            except* BrokenResourceError:  # FastAPI sends an event, or a sign of life, to who has just gone
+                logging.getLogger(__name__).info("%s: who listened has gone", scope["path"])
         else:
             await answer(*why)(scope, receive, with_headers)
 
