@@ -86,7 +86,8 @@ class _Far:
         doubled, theirs, distance, near = -2 * self.points[chosen], self.norms[chosen], self.distance, self.near
         for s in range(0, len(distance), self.tile):
             part = slice(s, s + self.tile)
-            block = self.points[part] @ doubled.T
+            with np.errstate(invalid="ignore"):  # some BLAS kernels raise the flag for lanes that they then throw away
+                block = self.points[part] @ doubled.T
             block += theirs
             found = block.min(1) + self.norms[part]
             if near is not None:
