@@ -129,6 +129,8 @@ inspections = Table(
     Column("contrast", Float),
     Column("focus", Float),
     Column("colour", Float),
+    Column("shift_x", Float),  # of the part from where it lies in good pictures, pixels; none where it isn't located
+    Column("shift_y", Float),
     Column("ms_wait", Float),
     Column("ms_infer", Float),
     Column("ms_total", Float),
@@ -172,11 +174,71 @@ queue = Table(
     "queue",
     metadata,
     Column("seq", ForeignKey("inspections.seq"), primary_key=True),
-    Column("lane", String(12), primary_key=True),  # reject, drawn, unknown, error
+    Column("lane", String(12), primary_key=True),  # reject, drawn, unknown, error, second
     Column("state", String(12), nullable=False, default="waiting"),
     Column("claimed_by", String(200)),
     Column("claimed_at", BigInteger),
     Index("ix_queue_state", "state", "seq"),
+)
+
+reviews = Table(  # what people say; a later one supersedes an earlier one, nothing is changed
+    "reviews",
+    metadata,
+    _id(),
+    Column("seq", ForeignKey("inspections.seq"), nullable=False),
+    Column("user_id", ForeignKey("users.id"), nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("lane", String(12), nullable=False),
+    Column("truth", String(12), nullable=False),  # good, defect, unsure; withdrawn takes one back
+    Column("type", String(60)),  # of the defect
+    Column("comment", Text),
+    Column("boxes", Text, nullable=False, default="[]"),  # [[x0, y0, x1, y1]], source pixels
+    Column("ms_shown", Integer, nullable=False),
+    Column("blind", Boolean, nullable=False),  # neither verdict nor map was in view
+    Column("client_key", String(64), nullable=False, unique=True),
+    Column("supersedes", ForeignKey("reviews.id"), unique=True),
+    Index("ix_reviews_seq", "seq"),
+    Index("ix_reviews_user", "user_id", "id"),
+    sqlite_autoincrement=True,
+)
+
+blocks = Table(  # of accepted parts: what the drift test counts
+    "blocks",
+    metadata,
+    Column("source_id", ForeignKey("sources.id"), primary_key=True),
+    Column("product_id", Integer, primary_key=True),
+    Column("monitor", String(20), primary_key=True),
+    Column("epoch", Integer, primary_key=True),  # the deployment since which references are counted
+    Column("number", Integer, primary_key=True),
+    Column("from_seq", BigInteger, nullable=False),
+    Column("to_seq", BigInteger, nullable=False),
+    Column("ended_at", BigInteger, nullable=False),
+    Column("lot_id", ForeignKey("lots.id")),
+    Column("n", Integer, nullable=False),
+    Column("value", Float, nullable=False),
+    Column("rank_p", Float, nullable=False),
+    Column("evidence", Text, nullable=False),  # {bet: Shiryaev-Roberts sum}
+    Index("ix_blocks_ended", "ended_at"),
+)
+
+changes = Table(  # the one door to what is live
+    "changes",
+    metadata,
+    _id(),
+    Column("kind", String(20), nullable=False),  # model, calibration, rollback
+    Column("source_id", ForeignKey("sources.id"), nullable=False),
+    Column("model_id", ForeignKey("models.id"), nullable=False),
+    Column("before_id", ForeignKey("deployments.id")),
+    Column("state", String(12), nullable=False, default="open"),  # shadow, approved, dropped
+    Column("made_by", String(200), nullable=False),
+    Column("made_at", BigInteger, nullable=False),
+    Column("effect", Text, nullable=False, default="{}"),  # what it would have changed among past pictures
+    Column("decided_by", String(200)),
+    Column("decided_at", BigInteger),
+    Column("reason", Text),
+    Column("after_id", ForeignKey("deployments.id")),
+    Index("ix_changes_state", "state", "id"),
+    sqlite_autoincrement=True,
 )
 
 hourly = Table(
@@ -241,6 +303,8 @@ alarms = Table(
     Column("level", String(8), nullable=False),  # amber, red
     Column("source_id", ForeignKey("sources.id")),
     Column("raised_at", BigInteger, nullable=False),
+    Column("about_at", BigInteger),  # since when it has been so, probably
+    Column("evidence", Float),
     Column("text", Text, nullable=False),
     Column("remedy", Text, nullable=False, default=""),
     Column("acked_by", String(200)),
@@ -258,11 +322,17 @@ users = Table(
     Column("name", String(200), nullable=False, unique=True),
     Column("role", String(20), nullable=False),
     Column("password_hash", Text, nullable=False),
+    Column("pin_hash", Text),
+    Column("badge_sha256", String(64)),
+    Column(
+        "keys", Text, nullable=False, default="{}", server_default="{}"
+    ),  # {action: key}, where they differ from the usual ones
     Column("locale", String(8), nullable=False, default="en"),
     Column("failed", Integer, nullable=False, default=0),
     Column("locked_until", BigInteger, nullable=False, default=0),
     Column("active", Boolean, nullable=False, default=True),
     Column("version", Integer, nullable=False, default=1),
+    Index("ix_users_badge", "badge_sha256", unique=True),
     sqlite_autoincrement=True,
 )
 
