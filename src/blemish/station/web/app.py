@@ -28,6 +28,7 @@ from blemish.station.web import (
     problems,
     reading,
     reviewing,
+    reviewpages,
     system,
     working,
 )
@@ -73,6 +74,7 @@ def app(place: Place, config: Config, ledger: Ledger) -> FastAPI:
     made.include_router(api)
     made.include_router(system.router, responses=PROBLEM)
     made.include_router(pages.router)
+    made.include_router(reviewpages.router)
     made.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
     made.add_middleware(Guard, config=config)
     return made
