@@ -18,7 +18,19 @@ from blemish.station import auth
 from blemish.station.config import Config
 from blemish.station.ledger.database import Ledger
 from blemish.station.place import Place
-from blemish.station.web import approving, changing, intake, live, pages, people, problems, reading, system, working
+from blemish.station.web import (
+    approving,
+    changing,
+    deciding,
+    intake,
+    live,
+    pages,
+    people,
+    problems,
+    reading,
+    system,
+    working,
+)
 from blemish.station.web.headers import HEADERS, Guard
 from blemish.station.web.state import Web
 
@@ -30,7 +42,7 @@ PROBLEM: dict[int | str, dict[str, Any]] = {
         "content": {"application/problem+json": {"schema": {"type": "object"}}},
     }
 }
-GROUPS = (intake, reading, live, changing, approving, people, working)
+GROUPS = (intake, reading, live, changing, approving, deciding, people, working)
 
 
 def app(place: Place, config: Config, ledger: Ledger) -> FastAPI:

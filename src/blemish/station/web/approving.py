@@ -15,17 +15,19 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 from pydantic import Field, StringConstraints
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
-from blemish.station import audit
+from blemish.station import auth
 from blemish.station.auth import Identity
+from blemish.station.changes import put_live, roll_back
 from blemish.station.ids import new_id
 from blemish.station.ledger.schema import deployments, inspections, models, sources
-from blemish.station.models import GOLDEN, deploy, folder_of, import_model, rollback
+from blemish.station.models import GOLDEN, folder_of, import_model
 from blemish.station.reading import iso
 from blemish.station.wake import ring
 from blemish.station.web.changing import Body, RowId, row_of
 from blemish.station.web.intake import HUGE
+from blemish.station.web.people import Password
 from blemish.station.web.problems import Problem
 from blemish.station.web.reading import Id
 from blemish.station.web.state import Here, Name, Web, needs, shown
@@ -159,11 +161,13 @@ def set_golden(web: Here, id: RowId, body: GoldenBody, who: Annotated[Identity, 
 
 
 class Deploying(Body):
-    """Which model judges a source's pictures from now on, and why."""
+    """Which model judges a source's pictures from now on, and why; a person signs by password."""
 
     source: Name
     model: Annotated[int, Field(ge=1, le=2**53)]
     reason: Reason
+    password: Password | None = None
+    lost_defects_accepted: bool = False
 
 
 class RollingBack(Body):
@@ -195,32 +199,37 @@ def list_deployments(web: Here, _: Read) -> Any:
         return JSONResponse({"deployments": [_deployment(row) for row in rows]})
 
 
-def _put_live(web: Web, who: Identity, source: str, model: int | None, reason: str) -> Any:
-    with web.ledger.write() as connection:
-        source_id = connection.scalar(select(sources.c.id).where(sources.c.name == source))
-        if source_id is None:
-            raise Problem(422, f"there is no source '{source}'")
-        open_one = deployments.c.until.is_(None) & (deployments.c.source_id == source_id)
-        row = connection.execute(_deployments().where(open_one)).mappings().first()
-        before = None if row is None else _deployment(row)
-        if model is None:
-            number, action = rollback(connection, source_id, who.name, reason), "deployment.rollback"
-        else:
-            number, action = deploy(connection, source_id, model, who.name, reason), "deployment.add"
-        after = _deployment(connection.execute(_deployments().where(deployments.c.id == number)).mappings().one())
-        audit.append(connection, who.actor, action, source, before=before, after=after, reason=reason)
+def source_id_of(connection: Connection, name: str) -> int:
+    """The number of a source. 422."""
+    found = connection.scalar(select(sources.c.id).where(sources.c.name == name))
+    if found is None:
+        raise Problem(422, f"there is no source '{name}'")
+    return int(found)
+
+
+def _now_live(web: Web, number: int) -> Any:
     ring(bell_of(web.place))
-    return JSONResponse(after, 201)
+    with web.ledger.read() as connection:
+        row = connection.execute(_deployments().where(deployments.c.id == number)).mappings().one()
+        return JSONResponse(_deployment(row), 201)
 
 
 @router.post("/deployments", tags=["deployments"], status_code=201)
 def add_deployment(web: Here, body: Deploying, who: Annotated[Identity, Depends(needs("deploy"))]) -> Any:
-    """Put a model live. It is loaded and checked beside the line; one that fails leaves the former running, and an
-    alarm says so."""
-    return _put_live(web, who, body.source, body.model, body.reason)
+    """Put a model live: a change that is made and approved at once. It is loaded and checked beside the line; one that
+    fails leaves the former running, and an alarm says so."""
+    auth.sign(web.ledger, who, body.password)
+    with web.ledger.read() as connection:
+        source_id = source_id_of(connection, body.source)
+    accepted = body.lost_defects_accepted
+    asked = (source_id, body.model, body.reason)
+    number, _ = put_live(web.place, web.ledger, who.actor, *asked, lost_accepted=accepted, apart=True)
+    return _now_live(web, number)
 
 
 @router.post("/deployments/rollback", tags=["deployments"], status_code=201)
-def roll_back(web: Here, body: RollingBack, who: Annotated[Identity, Depends(needs("deploy"))]) -> Any:
+def back(web: Here, body: RollingBack, who: Annotated[Identity, Depends(needs("deploy"))]) -> Any:
     """Put the model live again that was so before. Past verdicts do not change."""
-    return _put_live(web, who, body.source, None, body.reason)
+    with web.ledger.write() as connection:
+        number = roll_back(connection, who.actor, source_id_of(connection, body.source), body.reason)
+    return _now_live(web, number)
