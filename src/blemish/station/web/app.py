@@ -21,9 +21,11 @@ from blemish.station.place import Place
 from blemish.station.web import (
     approving,
     changing,
+    commission,
     deciding,
     intake,
     live,
+    office,
     pages,
     people,
     problems,
@@ -72,7 +74,8 @@ def app(place: Place, config: Config, ledger: Ledger) -> FastAPI:
         api.include_router(group.router)
     made.include_router(api)
     made.include_router(system.router, responses=PROBLEM)
-    made.include_router(pages.router)
+    for pages_of in (pages, office, commission):
+        made.include_router(pages_of.router)
     made.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
     made.add_middleware(Guard, config=config)
     return made

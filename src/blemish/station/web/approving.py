@@ -44,7 +44,7 @@ Reason = Annotated[str, StringConstraints(strip_whitespace=True, min_length=3, m
 Read = Annotated[Identity, Depends(needs("read"))]
 
 
-def _model(row: Any) -> dict[str, Any]:
+def model_view(row: Any) -> dict[str, Any]:
     own = {name: row[name] for name in ("id", "digest", "name", "method", "promise", "alpha", "confidence")}
     rest = {name: row[name] for name in ("calibrated_on", "parent_id", "status")}
     return {**own, **rest, "golden": json.loads(row["golden"]), "added_at": iso(row["added_at"])}
@@ -55,14 +55,14 @@ def list_models(web: Here, _: Read) -> Any:
     """All of them, the newest first."""
     with web.ledger.read() as connection:
         rows = connection.execute(select(models).order_by(models.c.id.desc())).mappings()
-        return JSONResponse({"models": [_model(row) for row in rows]})
+        return JSONResponse({"models": [model_view(row) for row in rows]})
 
 
 @router.get("/models/{id}", tags=["models"])
 def get_model(web: Here, id: RowId, _: Read) -> Any:
     """One of them."""
     with web.ledger.read() as connection:
-        return shown(_model(row_of(connection, models, id)._mapping))
+        return shown(model_view(row_of(connection, models, id)._mapping))
 
 
 @router.post(
@@ -93,12 +93,12 @@ async def import_zip(
                 if count > MODEL_MB << 20:
                     raise Problem(413, f"a model has {MODEL_MB} MB at most")
                 file.write(chunk)
-        return await run_in_threadpool(_imported, web, packed, name, who)
+        return await run_in_threadpool(imported, web, packed, name, who)
     finally:
         packed.unlink(missing_ok=True)
 
 
-def _imported(web: Web, packed: Path, name: str, who: Identity) -> Any:
+def imported(web: Web, packed: Path, name: str, who: Identity) -> Any:
     folder = packed.with_suffix("")
     folder.mkdir()
     try:
@@ -107,7 +107,7 @@ def _imported(web: Web, packed: Path, name: str, who: Identity) -> Any:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     with web.ledger.read() as connection:
-        return shown(_model(row_of(connection, models, number)._mapping), 201)
+        return shown(model_view(row_of(connection, models, number)._mapping), 201)
 
 
 def unpack(packed: Path, folder: Path, limit: int = MODEL_MB << 20) -> None:
@@ -157,7 +157,7 @@ def set_golden(web: Here, id: RowId, body: GoldenBody, who: Annotated[Identity, 
         raise Problem(422, f"the picture of {missing[0]} is not kept")
     import_model(web.place, web.ledger, folder_of(web.place, model.digest), golden=pictures, actor=who.actor)
     with web.ledger.read() as connection:
-        return shown(_model(row_of(connection, models, id)._mapping))
+        return shown(model_view(row_of(connection, models, id)._mapping))
 
 
 class Deploying(Body):
@@ -177,12 +177,12 @@ class RollingBack(Body):
     reason: Reason
 
 
-def _deployment(row: Any) -> dict[str, Any]:
+def deployment_view(row: Any) -> dict[str, Any]:
     own = {name: row[name] for name in ("id", "source", "model_id", "model", "approved_by", "reason")}
     return {**own, "since": iso(row["since"]), "until": iso(row["until"])}
 
 
-def _deployments() -> Any:
+def all_deployments() -> Any:
     return (
         select(deployments, sources.c.name.label("source"), models.c.digest.label("model"))
         .join(sources, sources.c.id == deployments.c.source_id)
@@ -195,8 +195,8 @@ def _deployments() -> Any:
 def list_deployments(web: Here, _: Read) -> Any:
     """The latest thousand, the newest first."""
     with web.ledger.read() as connection:
-        rows = connection.execute(_deployments().limit(1000)).mappings()
-        return JSONResponse({"deployments": [_deployment(row) for row in rows]})
+        rows = connection.execute(all_deployments().limit(1000)).mappings()
+        return JSONResponse({"deployments": [deployment_view(row) for row in rows]})
 
 
 def source_id_of(connection: Connection, name: str) -> int:
@@ -210,8 +210,8 @@ def source_id_of(connection: Connection, name: str) -> int:
 def _now_live(web: Web, number: int) -> Any:
     ring(bell_of(web.place))
     with web.ledger.read() as connection:
-        row = connection.execute(_deployments().where(deployments.c.id == number)).mappings().one()
-        return JSONResponse(_deployment(row), 201)
+        row = connection.execute(all_deployments().where(deployments.c.id == number)).mappings().one()
+        return JSONResponse(deployment_view(row), 201)
 
 
 @router.post("/deployments", tags=["deployments"], status_code=201)
