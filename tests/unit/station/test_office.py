@@ -288,7 +288,7 @@ def _commission(browser: Browser, ledger: Any) -> None:
     assert browser.send("/setup/promise") == 200
     assert browser.send("/setup/power", images="1") == 200
     _done(browser, ledger)
-    assert "found from" in browser.text
+    assert "found from" in browser.text, _rows(ledger, job_rows)[-1]
     assert browser.send("/setup/power", nth=-1) == 200
     assert "8 good pictures" in browser.text
     assert browser.send("/setup/golden") == 200

@@ -250,7 +250,7 @@ def learn(
     with web.ledger.write() as connection:
         state = setting(connection, STATE, {})
         _asked(state, "folder")
-        args = {"good": {"folder": state["folder"]}, "options": options, "name": state["product"]}
+        args = {"good": {"folder": state["folder"], "part": "most"}, "options": options, "name": state["product"]}
         answer(connection, who, {"fit": ask(connection, who.actor, "fit", args)})
     return to("/setup")
 
@@ -276,7 +276,8 @@ def measure_power(
         raise Problem(409, "there is no model yet", "learn one first")
     with web.ledger.write() as connection:
         state = setting(connection, STATE, {})
-        args = {"good": {"folder": state["folder"]}, "model": told["model"]["id"], "options": {"images": images}}
+        good = {"folder": state["folder"], "part": "rest"}
+        args = {"good": good, "model": told["model"]["id"], "options": {"images": images}}
         answer(connection, who, {"power": ask(connection, who.actor, "power", args)})
     return to("/setup")
 
