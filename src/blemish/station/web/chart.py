@@ -48,13 +48,22 @@ def _quantile(counts: Sequence[int], share: float) -> float | None:
     return None
 
 
-def chart(rows: Sequence[Mapping[str, Any]], names: Sequence[str], label: str, limit: float | None = None) -> Markup:
-    """An SVG of columns of `by_hour` for one source; `limit` is a line across, gaps are hours without parts."""
+def chart(
+    rows: Sequence[Mapping[str, Any]],
+    names: Sequence[str],
+    label: str,
+    limit: float | None = None,
+    *,
+    zero: bool = True,
+) -> Markup:
+    """An SVG of columns of `by_hour` for one source; `limit` is a line across, `zero` is where the axis begins, hours
+    without parts are left out."""
     hours = sorted({row["hour"] for row in rows})
     values = [row[name] for row in rows for name in names if row[name] is not None]
     if not values:
         return Markup("<p>–</p>")
-    top, low = max([*values, *([limit] if limit is not None else [])]), min(0.0, *values)
+    top, low = max([*values, *([limit] if limit is not None else [])]), min(values)
+    low = min(0.0, low) if zero else low - 0.1 * (top - low)
     span = (top - low) or 1.0
     place = {hour: LEFT + (WIDTH - LEFT) * (k + 0.5) / len(hours) for k, hour in enumerate(hours)}
 
