@@ -18,10 +18,11 @@ REMEDIES = {
     "backlog": "the line is faster than this computer: fewer pixels, or more threads",
     "sink": "check the receiver; messages are kept until it takes them",
     "undelivered": "correct the receiver or the sink, then send them again",
+    "escape": "stop and look for the part; what was made since the last good one may hold more",
     "clock": "check the time service of this computer",
     "reserve": "free space: the station's reserve is in use",
 }
-EVENTS = ("unreadable", "failed")  # they have happened: they end when somebody has seen them
+EVENTS = ("unreadable", "failed", "escape")  # they have happened: they end when somebody has seen them
 
 
 def raise_alarm(connection: Connection, kind: str, level: str, text: str, source_id: int | None = None) -> bool:

@@ -24,6 +24,7 @@ from blemish.inspection.conformal import Calibrator
 from blemish.station import audit, config
 from blemish.station.audit import Actor
 from blemish.station.ids import now_ms
+from blemish.station.judgements import standing
 from blemish.station.judging import Line, as_text
 from blemish.station.ledger.database import Ledger
 from blemish.station.ledger.schema import changes, deployments, inspections, jobs, models, reviews, sources
@@ -135,13 +136,8 @@ def _rows() -> Any:
 
 def confirmed(connection: Connection, source_id: int) -> list[Any]:
     """Parts of a source that somebody has judged a defect, and not taken back; the oldest first."""
-    later = reviews.alias()
-    standing = (
-        select(reviews.c.seq)
-        .outerjoin(later, later.c.supersedes == reviews.c.id)
-        .where(reviews.c.truth == "defect", later.c.id.is_(None))
-    )
-    rows = _rows().where(inspections.c.source_id == source_id, inspections.c.seq.in_(standing))
+    said = standing().where(reviews.c.truth == "defect").with_only_columns(reviews.c.seq)
+    rows = _rows().where(inspections.c.source_id == source_id, inspections.c.seq.in_(said))
     return list(connection.execute(rows.order_by(inspections.c.seq)).all())
 
 

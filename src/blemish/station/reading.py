@@ -86,7 +86,7 @@ def inspection(row: RowMapping) -> dict[str, Any]:
 
 def alarm(row: RowMapping) -> dict[str, Any]:
     """A row of alarms as JSON."""
-    times = {name: iso(row[name]) for name in ("raised_at", "acked_at", "cleared_at")}
+    times = {name: iso(row[name]) for name in ("raised_at", "about_at", "acked_at", "cleared_at")}
     return {**dict(row), **times}
 
 

@@ -178,6 +178,7 @@ queue = Table(
     Column("state", String(12), nullable=False, default="waiting"),
     Column("claimed_by", String(200)),
     Column("claimed_at", BigInteger),
+    Column("claimed_in", String(12)),  # the lane that it was handed out in: mixed is one of its own
     Index("ix_queue_state", "state", "seq"),
 )
 

@@ -30,6 +30,7 @@ from blemish.station.web import (
     people,
     problems,
     reading,
+    reviewing,
     system,
     working,
 )
@@ -44,7 +45,7 @@ PROBLEM: dict[int | str, dict[str, Any]] = {
         "content": {"application/problem+json": {"schema": {"type": "object"}}},
     }
 }
-GROUPS = (intake, reading, live, changing, approving, deciding, people, working)
+GROUPS = (intake, reading, reviewing, live, changing, approving, deciding, people, working)
 
 
 def app(place: Place, config: Config, ledger: Ledger) -> FastAPI:

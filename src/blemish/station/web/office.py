@@ -23,7 +23,8 @@ from blemish.station import auth, disk
 from blemish.station.auth import Identity
 from blemish.station.ids import new_id, now_ms
 from blemish.station.ledger.schema import alarms as alarm_rows
-from blemish.station.ledger.schema import audit, deployments, jobs, models, outbox, products, sinks, sources, users
+from blemish.station.ledger.schema import audit, jobs, models, outbox, products, sinks, sources, users
+from blemish.station.promise import promises
 from blemish.station.reading import VERDICTS, alarm, all_alarms, iso, milliseconds, trend
 from blemish.station.retention import DISK, REMOVED, setting
 from blemish.station.sources.http import beat
@@ -298,23 +299,22 @@ def load_trend(
     source: Name | None = None,
     start: Annotated[Time, Query(alias="from")] = None,
     end: Annotated[Time, Query(alias="to")] = None,
+    days: Annotated[int, Query(ge=1, le=366)] = 7,
 ) -> dict[str, Any]:
-    """By hour, of the last seven days unless the query says otherwise."""
-    since = now_ms() - 7 * 24 * 3_600_000 if start is None else milliseconds(start)
+    """By hour, of the last days unless the query says from when."""
+    since = now_ms() - days * 24 * 3_600_000 if start is None else milliseconds(start)
     with web.ledger.read() as connection:
         rows = trend(connection, source=source, start=since, end=None if end is None else milliseconds(end))
         names = list(connection.scalars(select(sources.c.name).order_by(sources.c.name)))
-        live = select(models.c.promise, models.c.alpha, sources.c.name.label("source"))
-        live = live.join(deployments, deployments.c.model_id == models.c.id)
-        live = live.join(sources, sources.c.id == deployments.c.source_id).where(deployments.c.until.is_(None))
-        promises = [dict(row) for row in connection.execute(live.order_by(sources.c.name)).mappings()]
+        promised = promises(connection)
     return {
         "trend": rows,
         "hours": by_hour(rows),
         "sources": names,
         "source": source,
         "since": iso(since),
-        "promises": promises,
+        "days": days,
+        "promises": promised,
     }
 
 

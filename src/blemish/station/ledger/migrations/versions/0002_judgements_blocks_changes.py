@@ -115,6 +115,7 @@ def upgrade() -> None:
         ("alarms", sa.Column("evidence", sa.Float())),
         ("inspections", sa.Column("shift_x", sa.Float())),
         ("inspections", sa.Column("shift_y", sa.Float())),
+        ("queue", sa.Column("claimed_in", sa.String(length=12))),
         ("users", sa.Column("pin_hash", sa.Text())),
         ("users", sa.Column("badge_sha256", sa.String(length=64))),
         ("users", sa.Column("keys", sa.Text(), nullable=False, server_default="{}")),
