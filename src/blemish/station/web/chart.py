@@ -70,7 +70,8 @@ def chart(
     def y(value: float) -> float:
         return 8 + (HEIGHT - BELOW - 8) * (1 - (value - low) / span)
 
-    parts = [f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">']
+    parts = ['<div class="table" tabindex="0">']  # on a narrow screen it is moved sideways
+    parts.append(f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">')
     for value in (low, low + span / 2, top):
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>')
         parts.append(f'<text x="{LEFT - 8}" y="{y(value) + 5:.1f}" text-anchor="end">{value:.3g}</text>')
@@ -85,4 +86,4 @@ def chart(
         anchor = "start" if hour == hours[0] and len(hours) > 1 else "end" if hour == hours[-1] else "middle"
         text = f"{hour[5:10]} {hour[11:16]}"
         parts.append(f'<text x="{place[hour]:.1f}" y="{HEIGHT - 4}" text-anchor="{anchor}">{text}</text>')
-    return Markup("".join([*parts, "</svg>"]))
+    return Markup("".join([*parts, "</svg></div>"]))
