@@ -253,15 +253,16 @@ def deploy(
     source: Source,
     model: Annotated[str, typer.Option(help="Digest of an imported model, or the start of it, or its name.")],
     reason: Reason,
+    lost_defects_accepted: Annotated[
+        bool,
+        typer.Option("--lost-defects-accepted", help="Also if known defects would be lost; the reason says why."),
+    ] = False,
 ) -> None:
-    """Put a model live for a source, from the next picture on."""
+    """Put a model live for a source, from the next picture on: a change, made and approved at once."""
     from sqlalchemy import or_, select
 
     from blemish.errors import ConfigError
-    from blemish.inspection import modelfile
-    from blemish.station import audit
-    from blemish.station import models as station_models
-    from blemish.station.judging import Line
+    from blemish.station.changes import put_live
     from blemish.station.ledger.schema import models as table
     from blemish.station.setup import source_named
 
@@ -273,29 +274,21 @@ def deploy(
         if len(found) != 1:
             hint = "blemish station model list names them"
             raise ConfigError(f"{len(found)} models are meant by '{model}'", hint=hint)
-        line = Line(modelfile.load(station_models.folder_of(place, found[0].digest)), threads=1)
-        golden = station_models.check_golden(place, found[0], line)
-        actor = _actor()
-        with ledger.write() as connection:
-            number = station_models.deploy(connection, source_id, found[0].id, actor.name, reason)
-            after = {"deployment": number, "model": found[0].digest, "golden_equal": golden}
-            audit.append(connection, actor, "deployment.start", source, after=after, reason=reason)
-    about.emit({"deployment": number, "model": found[0].digest, "golden_equal": golden})
+        asked_for = (source_id, found[0].id, reason)
+        number, effect = put_live(place, ledger, _actor(), *asked_for, lost_accepted=lost_defects_accepted)
+    about.emit({"deployment": number, "model": found[0].digest, "golden_equal": effect["golden"]["equal"]})
 
 
 @app.command()
 def rollback(folder: Dir, source: Source, reason: Reason) -> None:
     """Put the model live again that was so before."""
-    from blemish.station import audit
-    from blemish.station import models as station_models
+    from blemish.station.changes import roll_back
     from blemish.station.setup import source_named
 
     with _open(folder) as (_, _, ledger):
-        source_id, actor = source_named(ledger, source), _actor()
+        source_id = source_named(ledger, source)
         with ledger.write() as connection:
-            number = station_models.rollback(connection, source_id, actor.name, reason)
-            after = {"deployment": number}
-            audit.append(connection, actor, "deployment.rollback", source, after=after, reason=reason)
+            number = roll_back(connection, _actor(), source_id, reason)
     about.emit({"deployment": number})
 
 

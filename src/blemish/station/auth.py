@@ -118,6 +118,19 @@ def add_token(
 
 def log_in(ledger: Ledger, name: str, password: str, ip: str = "") -> tuple[str, Identity]:
     """A new session's text, and who it belongs to. Refused where name and password are not known, or locked."""
+    return _opened(ledger, _proven(ledger, name, password, ip), now_ms(), ip)
+
+
+def sign(ledger: Ledger, who: Identity, password: str | None) -> None:
+    """Whoever decides gives the password once more; a machine has signed by its token. Refused where it is wrong."""
+    if who.user_id is not None:
+        if not password:
+            raise Refused("a signature needs your password")
+        _proven(ledger, who.name, password, who.ip)
+
+
+def _proven(ledger: Ledger, name: str, password: str, ip: str) -> Any:
+    """The row of a user whose password it is. Refused."""
     if not _TRYING.acquire(timeout=0.5):
         raise Refused("too many log in at the same time", seconds=1)
     try:
@@ -132,7 +145,7 @@ def log_in(ledger: Ledger, name: str, password: str, ip: str = "") -> tuple[str,
             if row is not None and not right:
                 _failed(ledger, row, now, ip)
             raise Refused("name or password is wrong")
-        return _opened(ledger, row, now, ip)
+        return row
     finally:
         _TRYING.release()
 

@@ -20,9 +20,10 @@ from blemish.detector import Detector
 from blemish.errors import ConfigError
 from blemish.station import audit
 from blemish.station.auth import add_user
+from blemish.station.changes import put_live
 from blemish.station.ids import now_ms
 from blemish.station.ledger.schema import sources
-from blemish.station.models import deploy, import_model
+from blemish.station.models import import_model
 from blemish.station.place import Place
 from blemish.station.setup import init, opened
 from blemish.types import Record, Track
@@ -71,9 +72,8 @@ def make(folder: Path, records: Sequence[Record], method: str, track: Track) -> 
         values = {"name": "cells", "kind": "folder", "config": options, "product_id": 1}
         key = connection.execute(insert(sources).values(**values)).inserted_primary_key
         assert key is not None
-        deploy(connection, int(key[0]), number, "demo", "the demo's model")
-        audit.append(connection, actor, "deployment.start", "cells", after={"model": number}, reason="the demo's model")
         add_user(connection, actor, "demo", "admin", password)
+    put_live(place, ledger, actor, int(key[0]), number, "the demo's model")
     ledger.close()
     handle = os.open(folder / LOGIN, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(handle, "w") as file:

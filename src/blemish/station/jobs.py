@@ -17,7 +17,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, dataclasses
 from sqlalchemy import Connection, insert, select, update
@@ -31,7 +31,7 @@ from blemish.station.judging import as_text
 from blemish.station.ledger.database import Full, Ledger, Locked
 from blemish.station.ledger.schema import inspections, jobs, models
 from blemish.station.models import GOLDEN, folder_of, import_model
-from blemish.station.place import Place
+from blemish.station.place import Place, digest
 from blemish.station.spool import SUFFIXES
 
 log = logging.getLogger("blemish.station.jobs")
@@ -47,6 +47,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {  # and the options that each may be giv
     "power": ("images", "seed"),
 }  # fmt: skip
 MOST = 20_000  # inspections in a job
+TENTH = 10
 NICE = 10
 LOOK = 0.5  # seconds between two looks at a job, and for a new one
 GRACE = 5.0  # seconds that a job is given to stop
@@ -59,6 +60,7 @@ class Folder:
     """Good images below one of the station's roots."""
 
     folder: str
+    part: Literal["all", "most", "rest"] = "all"  # the rest, a tenth, is what a model of most of them has not seen
 
 
 @dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -218,10 +220,11 @@ class Jobs:
 
     def _good(self, good: Folder | Inspected, folder: Path) -> tuple[Path, dict[str, int]]:
         """The folder of good images; of inspections the pictures that are still kept, as further names of theirs."""
-        if isinstance(good, Folder):
-            return self.config.inside(good.folder), {}
         to = folder / "good"
         shutil.rmtree(to, ignore_errors=True)
+        if isinstance(good, Folder):
+            whole = self.config.inside(good.folder)
+            return (whole, {}) if good.part == "all" else (to, {"pictures": _parted(whole, to, good.part)})
         to.mkdir()
         with self.ledger.read() as connection:
             rows = connection.execute(
@@ -302,6 +305,18 @@ class Jobs:
                 return connection.scalar(select(jobs.c.state).where(jobs.c.id == job)) != "running"
         except Locked:
             return False
+
+
+def _parted(whole: Path, to: Path, part: str) -> int:
+    """Another name of each picture in one part of a folder, the same part at any time; how many."""
+    to.mkdir()
+    every = sorted(
+        (digest(os.fsencode(path.name)), path) for path in whole.iterdir() if path.suffix.lower() in SUFFIXES
+    )
+    chosen = [path for index, (_, path) in enumerate(every) if (index % TENTH == 0) == (part == "rest")]
+    for path in chosen:
+        _linked(path, to / path.name)
+    return len(chosen)
 
 
 def _linked(source: Path, to: Path) -> None:

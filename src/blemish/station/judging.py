@@ -76,7 +76,7 @@ def judge(claim: Claim, data: bytes, line: Line, deployment_id: int, *, pictures
     result, pixels = line.seen(data)
     inferred = perf_counter()
     height, width = pixels.shape[:2]
-    small = _small(display(pixels), HEALTH)
+    reduced = small(display(pixels), HEALTH)
     written = result.to_json()
     written["regions"] = written["regions"][:REGIONS]
     out = Judged(
@@ -92,7 +92,7 @@ def judge(claim: Claim, data: bytes, line: Line, deployment_id: int, *, pictures
         None if result.alarm is not None else result.score,
         result.p_value,
         result.threshold,
-        health(small),
+        health(reduced),
         {"infer": 1e3 * (inferred - start), "wait": float(now_ms() - claim.at) - 1e3 * (perf_counter() - start)},
         *(drawn(pixels, result) if pictures else (b"", b"")),
     )
@@ -121,15 +121,16 @@ def health(picture: NDArray[np.uint8]) -> dict[str, float]:
 
 def drawn(pixels: NDArray[Any], result: AnomalyResult) -> tuple[bytes, bytes]:
     """A picture's thumbnail, and its map in 8 bits with 128 at the threshold, which browsers colour."""
-    thumb = cv2.imencode(".jpg", _small(display(pixels), THUMB)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 82])[1].tobytes()
+    thumb = cv2.imencode(".jpg", small(display(pixels), THUMB)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 82])[1].tobytes()
     limit = result.map_threshold
     if limit is None or limit <= 0 or not np.isfinite(limit):
         return thumb, b""
     grey = np.clip(result.anomaly_map * np.float32(128 / limit), 0, 255).astype(np.uint8)
-    return thumb, cv2.imencode(".png", _small(grey, HEALTH))[1].tobytes()
+    return thumb, cv2.imencode(".png", small(grey, HEALTH))[1].tobytes()
 
 
-def _small(picture: NDArray[np.uint8], longest: int) -> NDArray[np.uint8]:
+def small(picture: NDArray[np.uint8], longest: int) -> NDArray[np.uint8]:
+    """A picture (H, W[, 3]) with its longer side at most so many pixels."""
     height, width = picture.shape[:2]
     factor = longest / max(height, width)
     if factor >= 1:

@@ -56,7 +56,7 @@ def test_from_a_new_folder_to_a_live_model_and_back(run: Any, tmp_path: Path, mo
         row = connection.execute(sources.select().where(sources.c.name == "cam1")).one()
         assert json.loads(row.config) == {"settle": 1.0, "review_rate": 0.1, "path": str(hot)}
         actions = list(connection.scalars(trail.select().with_only_columns(trail.c.action).order_by(trail.c.seq)))
-    assert actions == ["station.init", "source.add", "model.import", "deployment.start"]
+    assert actions == ["station.init", "source.add", "model.import", "change.add", "deployment.add"]
     ledger.close()
 
 

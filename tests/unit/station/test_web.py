@@ -620,7 +620,12 @@ def test_roles_have_their_rights_and_no_others(web: Any, opening: Opening) -> No
         "sources": lambda role: {"name": f"source of {role}", "kind": "http"},
         "lots": lambda role: {"source": "http", "name": role},
         "users": lambda role: {"name": f"friend of {role}", "role": "viewer", "password": "long enough"},
-        "deploy": lambda role: {"source": "http", "model": web.model, "reason": "because"},
+        "deploy": lambda role: {
+            "source": "http",
+            "model": web.model,
+            "reason": "because",
+            "password": f"password of {role}",
+        },
     }
     for role in auth.ROLES:
         client = opening(None)

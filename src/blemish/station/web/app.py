@@ -21,8 +21,11 @@ from blemish.station.place import Place
 from blemish.station.web import (
     approving,
     changing,
+    commission,
+    deciding,
     intake,
     live,
+    office,
     pages,
     people,
     problems,
@@ -43,7 +46,7 @@ PROBLEM: dict[int | str, dict[str, Any]] = {
         "content": {"application/problem+json": {"schema": {"type": "object"}}},
     }
 }
-GROUPS = (intake, reading, reviewing, live, changing, approving, people, working)
+GROUPS = (intake, reading, reviewing, live, changing, approving, deciding, people, working)
 
 
 def app(place: Place, config: Config, ledger: Ledger) -> FastAPI:
@@ -73,8 +76,8 @@ def app(place: Place, config: Config, ledger: Ledger) -> FastAPI:
         api.include_router(group.router)
     made.include_router(api)
     made.include_router(system.router, responses=PROBLEM)
-    made.include_router(pages.router)
-    made.include_router(reviewpages.router)
+    for pages_of in (pages, reviewpages, office, commission):
+        made.include_router(pages_of.router)
     made.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
     made.add_middleware(Guard, config=config)
     return made

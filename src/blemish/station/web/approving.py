@@ -15,17 +15,19 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 from pydantic import Field, StringConstraints
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
-from blemish.station import audit
+from blemish.station import auth
 from blemish.station.auth import Identity
+from blemish.station.changes import put_live, roll_back
 from blemish.station.ids import new_id
 from blemish.station.ledger.schema import deployments, inspections, models, sources
-from blemish.station.models import GOLDEN, deploy, folder_of, import_model, rollback
+from blemish.station.models import GOLDEN, folder_of, import_model
 from blemish.station.reading import iso
 from blemish.station.wake import ring
 from blemish.station.web.changing import Body, RowId, row_of
 from blemish.station.web.intake import HUGE
+from blemish.station.web.people import Password
 from blemish.station.web.problems import Problem
 from blemish.station.web.reading import Id
 from blemish.station.web.state import Here, Name, Web, needs, shown
@@ -42,7 +44,7 @@ Reason = Annotated[str, StringConstraints(strip_whitespace=True, min_length=3, m
 Read = Annotated[Identity, Depends(needs("read"))]
 
 
-def _model(row: Any) -> dict[str, Any]:
+def model_view(row: Any) -> dict[str, Any]:
     own = {name: row[name] for name in ("id", "digest", "name", "method", "promise", "alpha", "confidence")}
     rest = {name: row[name] for name in ("calibrated_on", "parent_id", "status")}
     return {**own, **rest, "golden": json.loads(row["golden"]), "added_at": iso(row["added_at"])}
@@ -53,14 +55,14 @@ def list_models(web: Here, _: Read) -> Any:
     """All of them, the newest first."""
     with web.ledger.read() as connection:
         rows = connection.execute(select(models).order_by(models.c.id.desc())).mappings()
-        return JSONResponse({"models": [_model(row) for row in rows]})
+        return JSONResponse({"models": [model_view(row) for row in rows]})
 
 
 @router.get("/models/{id}", tags=["models"])
 def get_model(web: Here, id: RowId, _: Read) -> Any:
     """One of them."""
     with web.ledger.read() as connection:
-        return shown(_model(row_of(connection, models, id)._mapping))
+        return shown(model_view(row_of(connection, models, id)._mapping))
 
 
 @router.post(
@@ -91,12 +93,12 @@ async def import_zip(
                 if count > MODEL_MB << 20:
                     raise Problem(413, f"a model has {MODEL_MB} MB at most")
                 file.write(chunk)
-        return await run_in_threadpool(_imported, web, packed, name, who)
+        return await run_in_threadpool(imported, web, packed, name, who)
     finally:
         packed.unlink(missing_ok=True)
 
 
-def _imported(web: Web, packed: Path, name: str, who: Identity) -> Any:
+def imported(web: Web, packed: Path, name: str, who: Identity) -> Any:
     folder = packed.with_suffix("")
     folder.mkdir()
     try:
@@ -105,7 +107,7 @@ def _imported(web: Web, packed: Path, name: str, who: Identity) -> Any:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     with web.ledger.read() as connection:
-        return shown(_model(row_of(connection, models, number)._mapping), 201)
+        return shown(model_view(row_of(connection, models, number)._mapping), 201)
 
 
 def unpack(packed: Path, folder: Path, limit: int = MODEL_MB << 20) -> None:
@@ -155,15 +157,17 @@ def set_golden(web: Here, id: RowId, body: GoldenBody, who: Annotated[Identity, 
         raise Problem(422, f"the picture of {missing[0]} is not kept")
     import_model(web.place, web.ledger, folder_of(web.place, model.digest), golden=pictures, actor=who.actor)
     with web.ledger.read() as connection:
-        return shown(_model(row_of(connection, models, id)._mapping))
+        return shown(model_view(row_of(connection, models, id)._mapping))
 
 
 class Deploying(Body):
-    """Which model judges a source's pictures from now on, and why."""
+    """Which model judges a source's pictures from now on, and why; a person signs by password."""
 
     source: Name
     model: Annotated[int, Field(ge=1, le=2**53)]
     reason: Reason
+    password: Password | None = None
+    lost_defects_accepted: bool = False
 
 
 class RollingBack(Body):
@@ -173,12 +177,12 @@ class RollingBack(Body):
     reason: Reason
 
 
-def _deployment(row: Any) -> dict[str, Any]:
+def deployment_view(row: Any) -> dict[str, Any]:
     own = {name: row[name] for name in ("id", "source", "model_id", "model", "approved_by", "reason")}
     return {**own, "since": iso(row["since"]), "until": iso(row["until"])}
 
 
-def _deployments() -> Any:
+def all_deployments() -> Any:
     return (
         select(deployments, sources.c.name.label("source"), models.c.digest.label("model"))
         .join(sources, sources.c.id == deployments.c.source_id)
@@ -191,36 +195,41 @@ def _deployments() -> Any:
 def list_deployments(web: Here, _: Read) -> Any:
     """The latest thousand, the newest first."""
     with web.ledger.read() as connection:
-        rows = connection.execute(_deployments().limit(1000)).mappings()
-        return JSONResponse({"deployments": [_deployment(row) for row in rows]})
+        rows = connection.execute(all_deployments().limit(1000)).mappings()
+        return JSONResponse({"deployments": [deployment_view(row) for row in rows]})
 
 
-def _put_live(web: Web, who: Identity, source: str, model: int | None, reason: str) -> Any:
-    with web.ledger.write() as connection:
-        source_id = connection.scalar(select(sources.c.id).where(sources.c.name == source))
-        if source_id is None:
-            raise Problem(422, f"there is no source '{source}'")
-        open_one = deployments.c.until.is_(None) & (deployments.c.source_id == source_id)
-        row = connection.execute(_deployments().where(open_one)).mappings().first()
-        before = None if row is None else _deployment(row)
-        if model is None:
-            number, action = rollback(connection, source_id, who.name, reason), "deployment.rollback"
-        else:
-            number, action = deploy(connection, source_id, model, who.name, reason), "deployment.add"
-        after = _deployment(connection.execute(_deployments().where(deployments.c.id == number)).mappings().one())
-        audit.append(connection, who.actor, action, source, before=before, after=after, reason=reason)
+def source_id_of(connection: Connection, name: str) -> int:
+    """The number of a source. 422."""
+    found = connection.scalar(select(sources.c.id).where(sources.c.name == name))
+    if found is None:
+        raise Problem(422, f"there is no source '{name}'")
+    return int(found)
+
+
+def _now_live(web: Web, number: int) -> Any:
     ring(bell_of(web.place))
-    return JSONResponse(after, 201)
+    with web.ledger.read() as connection:
+        row = connection.execute(all_deployments().where(deployments.c.id == number)).mappings().one()
+        return JSONResponse(deployment_view(row), 201)
 
 
 @router.post("/deployments", tags=["deployments"], status_code=201)
 def add_deployment(web: Here, body: Deploying, who: Annotated[Identity, Depends(needs("deploy"))]) -> Any:
-    """Put a model live. It is loaded and checked beside the line; one that fails leaves the former running, and an
-    alarm says so."""
-    return _put_live(web, who, body.source, body.model, body.reason)
+    """Put a model live: a change that is made and approved at once. It is loaded and checked beside the line; one that
+    fails leaves the former running, and an alarm says so."""
+    auth.sign(web.ledger, who, body.password)
+    with web.ledger.read() as connection:
+        source_id = source_id_of(connection, body.source)
+    accepted = body.lost_defects_accepted
+    asked = (source_id, body.model, body.reason)
+    number, _ = put_live(web.place, web.ledger, who.actor, *asked, lost_accepted=accepted, apart=True)
+    return _now_live(web, number)
 
 
 @router.post("/deployments/rollback", tags=["deployments"], status_code=201)
-def roll_back(web: Here, body: RollingBack, who: Annotated[Identity, Depends(needs("deploy"))]) -> Any:
+def back(web: Here, body: RollingBack, who: Annotated[Identity, Depends(needs("deploy"))]) -> Any:
     """Put the model live again that was so before. Past verdicts do not change."""
-    return _put_live(web, who, body.source, None, body.reason)
+    with web.ledger.write() as connection:
+        number = roll_back(connection, who.actor, source_id_of(connection, body.source), body.reason)
+    return _now_live(web, number)

@@ -96,7 +96,7 @@ def plain(value: Any) -> str:
     return as_text(value)
 
 
-def _source_view(connection: Connection, row: Any) -> dict[str, Any]:
+def source_view(connection: Connection, row: Any) -> dict[str, Any]:
     product = connection.scalar(select(products.c.name).where(products.c.id == row.product_id))
     own = {"id": row.id, "name": row.name, "kind": row.kind, "config": json.loads(row.config), "product": product}
     return {**own, "active": row.active, "version": row.version}
@@ -149,7 +149,7 @@ def _product_columns(_: Web, __: Connection, body: ProductBody, ___: Any) -> dic
 
 
 KINDS = {
-    "source": Kind(sources, SourceBody, "sources", _source_view, _source_columns),
+    "source": Kind(sources, SourceBody, "sources", source_view, _source_columns),
     "sink": Kind(sinks, SinkBody, "sinks", _sink_view, _sink_columns),
     "product": Kind(products, ProductBody, "products", _product_view, _product_columns),
 }
@@ -194,12 +194,8 @@ def _offer(word: str, kind: Kind) -> None:
     @router.post(f"/{plural}", tags=[plural], name=f"add {word}", status_code=201)
     def add(web: Here, body: body_type, who: Annotated[Identity, Depends(needs(kind.right))]) -> Any:  # type: ignore[valid-type]
         with web.ledger.write() as connection:
-            name_is_free(connection, table, body.name)  # type: ignore[attr-defined]
-            key = connection.execute(insert(table).values(**kind.columns(web, connection, body, None)))
-            assert key.inserted_primary_key is not None
-            made = kind.view(connection, row_of(connection, table, key.inserted_primary_key[0]))
-            audit.append(connection, who.actor, f"{word}.add", made["name"], after=made)
-        ring(bell_of(web.place))
+            made = added(web, connection, word, body, who)
+        tell(web)
         return shown(made, 201)
 
     @router.put(f"/{plural}/{{id}}", tags=[plural], name=f"change {word}")
@@ -211,16 +207,41 @@ def _offer(word: str, kind: Kind) -> None:
         if_match: IfMatch = None,
     ) -> Any:
         with web.ledger.write() as connection:
-            row = row_of(connection, table, id)
-            before = kind.view(connection, row)
-            unchanged(before, if_match)
-            name_is_free(connection, table, body.name, id)  # type: ignore[attr-defined]
-            values = {**kind.columns(web, connection, body, row), "version": row.version + 1}
-            connection.execute(update(table).where(table.c.id == id).values(**values))
-            after = kind.view(connection, row_of(connection, table, id))
-            audit.append(connection, who.actor, f"{word}.change", after["name"], before=before, after=after)
-        ring(bell_of(web.place))
+            after = changed(web, connection, word, id, body, who, if_match)
+        tell(web)
         return shown(after)
+
+
+def added(web: Web, connection: Connection, word: str, body: Any, who: Identity) -> dict[str, Any]:
+    """A new row of a kind, as it is shown; audited."""
+    kind = KINDS[word]
+    name_is_free(connection, kind.table, body.name)
+    key = connection.execute(insert(kind.table).values(**kind.columns(web, connection, body, None)))
+    assert key.inserted_primary_key is not None
+    made = kind.view(connection, row_of(connection, kind.table, key.inserted_primary_key[0]))
+    audit.append(connection, who.actor, f"{word}.add", made["name"], after=made)
+    return made
+
+
+def changed(
+    web: Web, connection: Connection, word: str, id: int, body: Any, who: Identity, if_match: str | None
+) -> dict[str, Any]:
+    """A row of a kind after its change, as it is shown; audited."""
+    kind = KINDS[word]
+    row = row_of(connection, kind.table, id)
+    before = kind.view(connection, row)
+    unchanged(before, if_match)
+    name_is_free(connection, kind.table, body.name, id)
+    values = {**kind.columns(web, connection, body, row), "version": row.version + 1}
+    connection.execute(update(kind.table).where(kind.table.c.id == id).values(**values))
+    after = kind.view(connection, row_of(connection, kind.table, id))
+    audit.append(connection, who.actor, f"{word}.change", after["name"], before=before, after=after)
+    return after
+
+
+def tell(web: Web) -> None:
+    """The worker reads what has changed."""
+    ring(bell_of(web.place))
 
 
 for _word, _kind in KINDS.items():

@@ -108,7 +108,7 @@ class UserChange(Body):
     password: Password | None = None
 
 
-def _user(row: Any) -> dict[str, Any]:
+def user_view(row: Any) -> dict[str, Any]:
     return {name: getattr(row, name) for name in ("id", "name", "role", "locale", "active", "version")}
 
 
@@ -116,7 +116,7 @@ def _user(row: Any) -> dict[str, Any]:
 def list_users(web: Here, _: Admin) -> Any:
     """All of them."""
     with web.ledger.read() as connection:
-        rows = [_user(row) for row in connection.execute(select(users).order_by(users.c.id))]
+        rows = [user_view(row) for row in connection.execute(select(users).order_by(users.c.id))]
     return JSONResponse({"users": [{**row, "etag": etag(row)} for row in rows]})
 
 
@@ -124,7 +124,7 @@ def list_users(web: Here, _: Admin) -> Any:
 def get_user(web: Here, id: RowId, _: Admin) -> Any:
     """One of them."""
     with web.ledger.read() as connection:
-        return shown(_user(row_of(connection, users, id)))
+        return shown(user_view(row_of(connection, users, id)))
 
 
 @router.post("/users", tags=["users"], status_code=201)
@@ -133,7 +133,7 @@ def add_user(web: Here, body: NewUser, who: Admin) -> Any:
     with web.ledger.write() as connection:
         name_is_free(connection, users, body.name)
         number = auth.add_user(connection, who.actor, body.name, body.role, body.password)
-        return shown(_user(row_of(connection, users, number)), 201)
+        return shown(user_view(row_of(connection, users, number)), 201)
 
 
 @router.put("/users/{id}", tags=["users"])
@@ -141,7 +141,7 @@ def change_user(web: Here, id: RowId, body: UserChange, who: Admin, if_match: If
     """Role, language, password, or whether the user may log in; all sessions of the user end."""
     with web.ledger.write() as connection:
         row = row_of(connection, users, id)
-        before = _user(row)
+        before = user_view(row)
         unchanged(before, if_match)
         values: dict[str, Any] = {"role": body.role, "active": body.active, "locale": body.locale}
         if body.password is not None:
@@ -149,7 +149,7 @@ def change_user(web: Here, id: RowId, body: UserChange, who: Admin, if_match: If
         connection.execute(update(users).where(users.c.id == id).values(**values, version=row.version + 1))
         _someone_is_left(connection)
         connection.execute(delete(sessions).where(sessions.c.user_id == id))
-        after = _user(row_of(connection, users, id))
+        after = user_view(row_of(connection, users, id))
         changed = {**after, "password": "new"} if body.password is not None else after
         audit.append(connection, who.actor, "user.change", row.name, before=before, after=changed)
     return shown(after)

@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 
 from blemish.errors import BlemishError
 from blemish.station.auth import Refused
+from blemish.station.changes import Refuses
 from blemish.station.ledger.database import Full, Locked
 from blemish.station.models import NotEqual
 from blemish.station.sources.http import NotReady, OtherBytes, Unknown
@@ -26,6 +27,7 @@ STATUS: tuple[tuple[type[BlemishError], int], ...] = (
     (Full, 503),
     (OtherBytes, 409),
     (NotEqual, 409),
+    (Refuses, 409),
     (Unknown, 422),
     (Refused, 401),
     (BlemishError, 422),

@@ -32,7 +32,7 @@ class JobBody(Body):
     args: Args
 
 
-def _job(row: Any) -> dict[str, Any]:
+def job_view(row: Any) -> dict[str, Any]:
     own = {name: getattr(row, name) for name in ("id", "kind", "state", "by", "progress", "eta")}
     times = {name: iso(getattr(row, name)) for name in ("asked_at", "started_at", "ended_at")}
     return {**own, **times, "args": json.loads(row.args), "result": row.result and json.loads(row.result)}
@@ -43,14 +43,14 @@ def list_jobs(web: Here, _: Read) -> Any:
     """The latest thousand, the newest first."""
     with web.ledger.read() as connection:
         rows = connection.execute(select(jobs).order_by(jobs.c.id.desc()).limit(1000)).all()
-    return JSONResponse({"jobs": [_job(row) for row in rows]})
+    return JSONResponse({"jobs": [job_view(row) for row in rows]})
 
 
 @router.get("/jobs/{id}", tags=["jobs"])
 def get_job(web: Here, id: RowId, _: Read) -> Any:
     """One of them."""
     with web.ledger.read() as connection:
-        return JSONResponse(_job(row_of(connection, jobs, id)))
+        return JSONResponse(job_view(row_of(connection, jobs, id)))
 
 
 @router.get("/jobs/{id}/log", tags=["jobs"], response_class=PlainTextResponse)
@@ -73,7 +73,7 @@ def add_job(web: Here, body: JobBody, who: Engineer) -> Any:
         raise Problem(422, f"there is no model {body.args.model}")
     with web.ledger.write() as connection:
         number = ask(connection, who.actor, body.kind, args)
-        return JSONResponse(_job(row_of(connection, jobs, number)), 201)
+        return JSONResponse(job_view(row_of(connection, jobs, number)), 201)
 
 
 @router.post("/jobs/{id}/stop", tags=["jobs"])
@@ -82,7 +82,7 @@ def stop(web: Here, id: RowId, who: Engineer) -> Any:
     with web.ledger.write() as connection:
         row_of(connection, jobs, id)
         stop_job(connection, who.actor, id)
-        return JSONResponse(_job(row_of(connection, jobs, id)))
+        return JSONResponse(job_view(row_of(connection, jobs, id)))
 
 
 @router.post("/sinks/{id}/again", tags=["sinks"])
