@@ -19,14 +19,30 @@ REMEDIES = {
     "sink": "check the receiver; messages are kept until it takes them",
     "undelivered": "correct the receiver or the sink, then send them again",
     "escape": "stop and look for the part; what was made since the last good one may hold more",
+    "storm": "stop and look: lamp, lens, fixture, another product?",
     "clock": "check the time service of this computer",
     "reserve": "free space: the station's reserve is in use",
 }
 EVENTS = ("unreadable", "failed", "escape")  # they have happened: they end when somebody has seen them
 
 
-def raise_alarm(connection: Connection, kind: str, level: str, text: str, source_id: int | None = None) -> bool:
-    """Open an alarm, or bring the open one of its kind and source up to date; whether it is new."""
+def raise_alarm(
+    connection: Connection,
+    kind: str,
+    level: str,
+    text: str,
+    source_id: int | None = None,
+    *,
+    remedy: str | None = None,
+    about_at: int | None = None,
+    evidence: float | None = None,
+) -> bool:
+    """Open an alarm, or bring the open one of its kind and source up to date; whether it is new.
+
+    about_at: since when it has been so, probably, ms.
+    """
+    values = {"level": level, "text": text, "about_at": about_at, "evidence": evidence}
+    values["remedy"] = REMEDIES.get(kind, "") if remedy is None else remedy
     there = connection.execute(
         select(alarms.c.id, alarms.c.level).where(
             and_(
@@ -35,13 +51,9 @@ def raise_alarm(connection: Connection, kind: str, level: str, text: str, source
         )
     ).first()
     if there is not None:
-        connection.execute(update(alarms).where(alarms.c.id == there.id).values(level=level, text=text))
+        connection.execute(update(alarms).where(alarms.c.id == there.id).values(**values))
         return False
-    connection.execute(
-        insert(alarms).values(
-            kind=kind, level=level, source_id=source_id, raised_at=now_ms(), text=text, remedy=REMEDIES.get(kind, "")
-        )
-    )
+    connection.execute(insert(alarms).values(kind=kind, source_id=source_id, raised_at=now_ms(), **values))
     return True
 
 

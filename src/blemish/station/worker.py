@@ -26,6 +26,7 @@ from blemish.errors import BlemishError, DataError
 from blemish.files import MOST_PIXELS
 from blemish.station import audit, disk
 from blemish.station.alarms import clear_alarm, raise_alarm
+from blemish.station.blocks import Blocks
 from blemish.station.clock import Clock
 from blemish.station.config import Config
 from blemish.station.disk import Level
@@ -110,6 +111,10 @@ class Worker:
         sender.start()
         retention = threading.Thread(target=self.retention.run, args=(self.stop,), name="retention", daemon=True)
         retention.start()
+        watching = threading.Thread(
+            target=Blocks(self.place, self.ledger).run, args=(self.stop,), name="blocks", daemon=True
+        )
+        watching.start()
         try:
             with ThreadPoolExecutor(self.config.limits.threads, "judge") as pool:
                 while not (self.stop.is_set() and not self._flight):
@@ -124,6 +129,7 @@ class Worker:
             scanner.join(5)
             sender.join(6)
             retention.join(5)
+            watching.join(5)
             bell.close()
 
     def _recover(self) -> None:

@@ -47,7 +47,7 @@ def _judging(request: Request, web: Web, who: Asking, template: str, **values: A
     if who.user_id is None or "judge" not in who.rights:
         raise Problem(403, f"{who.name} ({who.role}) judges no parts", "ask for the role of an inspector")
     with web.ledger.read() as connection:
-        keys = connection.scalar(select(users.c["keys"]).where(users.c.id == who.user_id))
+        keys = connection.scalar(select(users.c["keys"]).where(users.c.id == who.user_id)) or "{}"
         types = setting(connection, KINDS, TYPES)[:6]
     return page(request, web, template, who, keys=keys, types=types, usual={**USUAL, **json.loads(keys)}, **values)
 
