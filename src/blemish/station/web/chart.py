@@ -68,7 +68,7 @@ def chart(
     place = {hour: LEFT + (WIDTH - LEFT) * (k + 0.5) / len(hours) for k, hour in enumerate(hours)}
 
     def y(value: float) -> float:
-        return 8 + (HEIGHT - BELOW - 8) * (1 - (value - low) / span)
+        return 8.0 + (HEIGHT - BELOW - 8) * (1 - (value - low) / span)
 
     parts = ['<div class="table" tabindex="0">']  # on a narrow screen it is moved sideways
     parts.append(f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">')
