@@ -74,7 +74,14 @@ def _open(user: Identity, source: str | None) -> Select[Any]:
     rows = (
         select(queue.c.seq, queue.c.lane)
         .where(queue.c.state == "waiting")
-        .where(~exists().where(other.c.seq == queue.c.seq, other.c.claimed_at > until, other.c.claimed_by != user.name))
+        .where(
+            ~exists().where(
+                other.c.seq == queue.c.seq,
+                other.c.state == "waiting",
+                other.c.claimed_at > until,
+                other.c.claimed_by != user.name,
+            )
+        )
         .where(
             or_(
                 queue.c.lane.not_in(UNSEEN),
@@ -176,6 +183,7 @@ def judge_part(
     ).inserted_primary_key
     assert key is not None
     _close(connection, and_(queue.c.seq == row.seq, queue.c.lane.in_(_settled(lane))))
+    _free(connection, row.seq, user)
     again = (
         said.truth == "unsure" or (row.drawn and said.truth == "defect") or _lot(secret, "repeat", row.seq) < REPEATS
     )
@@ -196,6 +204,12 @@ def _settled(lane: str) -> Sequence[str]:
 def _close(connection: Connection, which: Any) -> None:
     """The lease stays: it says in which lane the part was judged."""
     connection.execute(update(queue).where(which).values(state="done"))
+
+
+def _free(connection: Connection, seq: int, user: Identity) -> None:
+    """What else the part waits for is for others, now."""
+    held = and_(queue.c.seq == seq, queue.c.state == "waiting", queue.c.claimed_by == user.name)
+    connection.execute(update(queue).where(held).values(claimed_by=None, claimed_at=None, claimed_in=None))
 
 
 def _wait(connection: Connection, seq: int, lane: str) -> None:

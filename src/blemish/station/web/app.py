@@ -31,6 +31,7 @@ from blemish.station.web import (
     problems,
     reading,
     reviewing,
+    reviewpages,
     system,
     working,
 )
@@ -75,7 +76,7 @@ def app(place: Place, config: Config, ledger: Ledger) -> FastAPI:
         api.include_router(group.router)
     made.include_router(api)
     made.include_router(system.router, responses=PROBLEM)
-    for pages_of in (pages, office, commission):
+    for pages_of in (pages, reviewpages, office, commission):
         made.include_router(pages_of.router)
     made.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
     made.add_middleware(Guard, config=config)

@@ -59,7 +59,7 @@ def chart(
     """An SVG of columns of `by_hour` for one source; `limit` is a line across, `zero` is where the axis begins, hours
     without parts are left out."""
     hours = sorted({row["hour"] for row in rows})
-    values = [row[name] for row in rows for name in names if row[name] is not None]
+    values: list[float] = [row[name] for row in rows for name in names if row[name] is not None]
     if not values:
         return Markup("<p>–</p>")
     top, low = max([*values, *([limit] if limit is not None else [])]), min(values)
