@@ -59,7 +59,7 @@ def chart(
     """An SVG of columns of `by_hour` for one source; `limit` is a line across, `zero` is where the axis begins, hours
     without parts are left out."""
     hours = sorted({row["hour"] for row in rows})
-    values = [row[name] for row in rows for name in names if row[name] is not None]
+    values: list[float] = [row[name] for row in rows for name in names if row[name] is not None]
     if not values:
         return Markup("<p>–</p>")
     top, low = max([*values, *([limit] if limit is not None else [])]), min(values)
@@ -68,7 +68,7 @@ def chart(
     place = {hour: LEFT + (WIDTH - LEFT) * (k + 0.5) / len(hours) for k, hour in enumerate(hours)}
 
     def y(value: float) -> float:
-        return 8 + (HEIGHT - BELOW - 8) * (1 - (value - low) / span)
+        return 8.0 + (HEIGHT - BELOW - 8) * (1 - (value - low) / span)
 
     parts = ['<div class="table" tabindex="0">']  # on a narrow screen it is moved sideways
     parts.append(f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">')

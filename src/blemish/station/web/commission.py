@@ -28,8 +28,9 @@ from blemish.station.ledger.schema import changes, jobs, models, products, sourc
 from blemish.station.place import digest
 from blemish.station.retention import set_setting, setting
 from blemish.station.spool import SUFFIXES
-from blemish.station.web import changing, deciding, office, working
+from blemish.station.web import approving, changing, deciding, working
 from blemish.station.web.office import Told, offer, sent, to
+from blemish.station.web.pages import TEMPLATES
 from blemish.station.web.problems import Problem
 from blemish.station.web.state import Here, Name, Web, etag
 
@@ -143,7 +144,7 @@ def load(web: Here) -> dict[str, Any]:
         model = None
         if fit is not None and fit["state"] == "done":
             row = connection.execute(select(models).where(models.c.id == fit["result"]["model"])).mappings().one()
-            model = office.approving.model_view(row)
+            model = approving.model_view(row)
         change = None
         if state.get("change"):
             change = connection.execute(select(changes.c.state).where(changes.c.id == state["change"])).scalar()
@@ -191,7 +192,7 @@ def offered(config: Config, empty: bool = False) -> list[dict[str, Any]]:
     return [{"id": key, "path": str(path), "pictures": n} for key, (path, n) in folders(config, empty=empty).items()]
 
 
-office.TEMPLATES.env.globals["folders_of"] = offered
+TEMPLATES.env.globals["folders_of"] = offered
 
 
 def keep(web: Web, who: Identity, **values: Any) -> Response:
@@ -316,7 +317,9 @@ def set_source(
             changing.changed(web, connection, "source", before["id"], body, who, etag(before))
     else:
         config = {"path": str(chosen(web.config, folder))} if kind == "folder" else {}
-        body = changing.SourceBody(name=source, kind=kind, config=config, product=state["product"])
+        body = changing.SourceBody(
+            name=source, kind="folder" if config else "http", config=config, product=state["product"]
+        )
         with web.ledger.write() as connection:
             changing.added(web, connection, "source", body, who)
     changing.tell(web)

@@ -45,6 +45,7 @@ from blemish.station.web.state import (
     Text,
     Time,
     as_table,
+    etag,
     identify,
     ip_of,
     needs,
@@ -436,10 +437,9 @@ def _version(name: str) -> dict[str, str]:
         told = importlib.metadata.metadata(name)
     except importlib.metadata.PackageNotFoundError:
         return {"name": name, "version": blemish.__version__ if name == "blemish" else "not installed", "licence": ""}
-    licence = told.get("License-Expression") or (told.get("License") or "").split("\n")[0][:60]
-    if not licence:
-        kinds = [each.rpartition(" :: ")[2] for each in told.get_all("Classifier") or () if each.startswith("License")]
-        licence = ", ".join(kinds)
+    said = [*(told.get_all("License-Expression") or ()), *(told.get_all("License") or ())]
+    kinds = [each.rpartition(" :: ")[2] for each in told.get_all("Classifier") or () if each.startswith("License")]
+    licence = said[0].split("\n")[0][:60] if said else ", ".join(kinds)
     return {"name": name, "version": told["Version"], "licence": licence}
 
 
@@ -543,7 +543,7 @@ def change_user(
     if row.version != version:
         raise Problem(412, "it was changed by somebody else meanwhile", "load the page again")
     body = people.UserChange(role=role, active=active, locale=row.locale, password=password or None)
-    people.change_user(web, id, body, who, people.etag(people.user_view(row)))
+    people.change_user(web, id, body, who, etag(people.user_view(row)))
     return to("/users")
 
 
