@@ -133,6 +133,7 @@ class Watch:
     outside: int = 0
     looks: dict[str, list[float]] = field(default_factory=dict)  # the least and the most of accepted parts
     accepted: int = 0
+    odd: deque[dict[str, float]] = field(default_factory=lambda: deque(maxlen=OUTSIDE))  # accepted, not in `looks` yet
 
     @classmethod
     def of(cls, connection: Connection, secret: bytes, source: Any, epoch: int, config: dict[str, Any]) -> Watch:
@@ -178,13 +179,18 @@ class Watch:
         values = {name: getattr(row, name) for name in LOOKS}
         if None in values.values():
             return
-        beyond = [name for name, value in values.items() if not self._within(name, value)]
-        self.outside = self.outside + 1 if beyond and self.accepted >= SEEN else 0
+        known = self.accepted >= SEEN
+        beyond = known and any(not self._within(name, value) for name, value in values.items())
+        self.outside = self.outside + 1 if beyond else 0
         if row.verdict == "good":
             self.accepted += 1
-            for name, value in values.items():
-                least, most = self.looks.get(name, [value, value])
-                self.looks[name] = [min(least, value), max(most, value)]
+            self.odd.append(values)
+        if not beyond:  # a single odd one was no change: it is one of those that are accepted
+            for accepted in self.odd:
+                for name, value in accepted.items():
+                    least, most = self.looks.get(name, [value, value])
+                    self.looks[name] = [min(least, value), max(most, value)]
+            self.odd.clear()
 
     def _within(self, name: str, value: float) -> bool:
         ends = self.looks.get(name)

@@ -23,6 +23,7 @@ from blemish.station.web import (
     changing,
     commission,
     deciding,
+    drifting,
     intake,
     live,
     office,
@@ -46,7 +47,7 @@ PROBLEM: dict[int | str, dict[str, Any]] = {
         "content": {"application/problem+json": {"schema": {"type": "object"}}},
     }
 }
-GROUPS = (intake, reading, reviewing, live, changing, approving, deciding, people, working)
+GROUPS = (intake, reading, reviewing, drifting, live, changing, approving, deciding, people, working)
 
 
 def app(place: Place, config: Config, ledger: Ledger) -> FastAPI:
