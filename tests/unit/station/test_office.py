@@ -294,6 +294,11 @@ def _commission(browser: Browser, ledger: Any) -> None:
     assert browser.send("/setup/golden") == 200
     folder = re.search(r'value="([0-9a-f]{16})">[^<]*/in<', browser.text)
     assert folder
+    page, learned = browser.text, re.search(r'value="([0-9a-f]{16})">[^<]*/good<', browser.text)
+    assert learned
+    assert browser.send("/setup/source", nth=1, source="cam1", folder=learned[1]) == 422
+    assert "learned would be taken out" in browser.text
+    browser.text = page
     assert browser.send("/setup/source", nth=1, source="cam1", folder=folder[1]) == 200
     assert browser.send("/setup/live") == 200
     assert browser.path == "/changes/1"

@@ -300,7 +300,7 @@ def set_source(
     """One that is there, or a new one, for which it takes the right to change sources."""
     with web.ledger.read() as connection:
         state = setting(connection, STATE, {})
-        _asked(state, "product")
+        _asked(state, "folder")
         row = connection.execute(select(sources).where(sources.c.name == source)).first()
         before = None if row is None else changing.source_view(connection, row)
     if kind == "known" and before is None:
@@ -317,6 +317,8 @@ def set_source(
             changing.changed(web, connection, "source", before["id"], body, who, etag(before))
     else:
         config = {"path": str(chosen(web.config, folder))} if kind == "folder" else {}
+        if config and Path(state["folder"]).is_relative_to(config["path"]):
+            raise Problem(422, "pictures that were learned would be taken out of their folder", "choose another folder")
         body = changing.SourceBody(
             name=source, kind="folder" if config else "http", config=config, product=state["product"]
         )
