@@ -224,9 +224,18 @@ def _wait(connection: Connection, seq: int, lane: str) -> None:
 def _escaped(connection: Connection, row: Any, user: Identity) -> None:
     """A defect that was called good: an alarm, and a message to every sink."""
     part = row.part_id or row.name or row.id
+    source = connection.scalar(select(sources.c.name).where(sources.c.id == row.source_id))
     raise_alarm(connection, "escape", "red", f"part {part} was called good, and is a defect", row.source_id)
     payload = as_text(
-        {"event": "escape", "inspection_id": row.id, "seq": row.seq, "part_id": row.part_id, "judged_by": user.name}
+        {
+            "event": "escape",
+            "inspection_id": row.id,
+            "seq": row.seq,
+            "at": now_ms(),
+            "source": source,
+            "part_id": row.part_id,
+            "judged_by": user.name,
+        }
     )
     for sink in connection.execute(select(sinks.c.id).where(sinks.c.active)):
         connection.execute(insert(outbox).values(sink_id=sink.id, seq=row.seq, payload=payload, at=now_ms()))

@@ -8,12 +8,14 @@ from collections.abc import Iterable
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 from sqlalchemy import func, select
 
 from blemish.errors import DataError
 from blemish.station import disk
+from blemish.station.blocks import drifts
+from blemish.station.durations import BUCKETS, rows
 from blemish.station.ids import now_ms
 from blemish.station.ledger.database import Ledger
 from blemish.station.ledger.schema import (
@@ -29,12 +31,12 @@ from blemish.station.ledger.schema import (
     sources,
 )
 from blemish.station.place import Place
+from blemish.station.promise import promises
 from blemish.station.reading import VERDICTS
 from blemish.station.sources.http import beat
 from blemish.station.spool import Claim, Spool
 
 STATES = ("judged", "unreadable", "failed", "repeat")
-BUCKETS = (0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.25, 0.5, 1, 2, 5, 10)
 
 
 class Metrics(Collector):
@@ -112,12 +114,12 @@ class Metrics(Collector):
 
     def _law(self, connection: Any, names: dict[int, str], waiting: list[Claim]) -> Iterable[Metric]:
         """claimed = judged + unreadable + failed + repeats + waiting, by source."""
-        rows = connection.execute(
+        ended = connection.execute(
             select(inspections.c.source_id, inspections.c.state, func.count(), func.max(inspections.c.seq))
             .where(inspections.c.seq > self._counted)
             .group_by(inspections.c.source_id, inspections.c.state)
         ).all()
-        for source_id, state, count, seq in rows:
+        for source_id, state, count, seq in ended:
             self._ends[source_id, state] += count
             self._counted = max(self._counted, seq)
         last = select(inspections.c.source_id, func.max(inspections.c.claim)).group_by(inspections.c.source_id)
@@ -165,6 +167,39 @@ class Metrics(Collector):
         yield GaugeMetricFamily(
             "blemish_disk_free_ratio", "Share of the disk that is free", value=disk.level(self.place)[1]
         )
-        silent, _ = beat(connection)
+        yield from self._promised(connection)
+        silent, says = beat(connection)
+        for name, what, key in (
+            ("ledger_commit", "Of the worker's commits of verdicts", "commits"),
+            ("model_swap", "From the approval of a model that is seen to its first picture", "swaps"),
+        ):
+            if key in says:
+                yield HistogramMetricFamily(f"blemish_{name}_seconds", what, rows(says[key]), says[key]["sum"])
+        equal = GaugeMetricFamily(
+            "blemish_golden_equal", "Whether golden pictures score as approved", labels=["source"]
+        )
+        for source_id in {*says.get("live", []), *says.get("unequal", [])}:
+            if source_id in names:
+                equal.add_metric([names[source_id]], float(source_id not in says.get("unequal", [])))
+        yield equal
         age = -1.0 if silent is None else silent / 1000
         yield GaugeMetricFamily("blemish_worker_silent_seconds", "Since the worker has said that it lives", value=age)
+
+    def _promised(self, connection: Any) -> Iterable[Metric]:
+        """What is seen of the promise, and what speaks for drift."""
+        ends = {
+            name: GaugeMetricFamily(f"blemish_far_{name}", "Share of good parts that are rejected", labels=["source"])
+            for name in ("estimate", "lower", "upper")
+        }
+        for each in promises(connection):
+            for name, value in zip(ends, (each["share"], each["lower"], each["upper"]), strict=True):
+                if value is not None:
+                    ends[name].add_metric([each["source"]], value)
+        yield from ends.values()
+        drift = GaugeMetricFamily(
+            "blemish_drift_evidence", "That accepted parts come otherwise than before", labels=["source", "monitor"]
+        )
+        for each in drifts(connection):
+            for name, monitor in each["monitors"].items():
+                drift.add_metric([each["source"], name], monitor["evidence"])
+        yield drift

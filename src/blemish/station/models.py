@@ -12,6 +12,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from sqlalchemy import Connection, and_, insert, select, update
@@ -21,6 +22,7 @@ from blemish.files import read_file
 from blemish.inspection import modelfile
 from blemish.inspection.modelfile import Model
 from blemish.station import audit
+from blemish.station.durations import Durations
 from blemish.station.ids import now_ms
 from blemish.station.judging import Line, as_text
 from blemish.station.ledger.database import Ledger
@@ -205,6 +207,7 @@ class Deployments:
         self._lines: dict[int, Line] = {}  # by model
         self._lock = threading.Lock()
         self.failed: dict[int, str] = {}  # by source
+        self.swaps = Durations()  # from the ledger's row to the pointer
 
     def of(self, source_id: int) -> Live | None:
         """What judges the next picture of a source; None where nothing is deployed, or nothing could be loaded."""
@@ -235,6 +238,7 @@ class Deployments:
                 live = self._live.get(row.source_id)
                 if live is not None and live.deployment_id == row.id:
                     continue
+                begun = monotonic()
                 try:
                     line = self._loaded(row)
                 except (ModelFileError, NotEqual, DataError, ConfigError, BlemishError) as error:
@@ -244,6 +248,7 @@ class Deployments:
                     continue
                 self.failed.pop(row.source_id, None)
                 self._live[row.source_id] = Live(row.id, row.model_id, row.digest, line)  # one pointer
+                self.swaps.add(monotonic() - begun)
             for source_id in set(self._live) - {row.source_id for row in rows}:
                 del self._live[source_id]
             used = {live.model_id for live in self._live.values()}

@@ -30,6 +30,7 @@ from blemish.station.blocks import Blocks
 from blemish.station.clock import Clock
 from blemish.station.config import Config
 from blemish.station.disk import Level
+from blemish.station.durations import Durations
 from blemish.station.ids import now_ms
 from blemish.station.judging import Judged, judge, unjudged
 from blemish.station.ledger.database import Full, Ledger, Locked
@@ -92,6 +93,7 @@ class Worker:
         self.level = Level.FINE
         self._taken: dict[str, _Waiting] = {}  # claims that are being judged, or wait for another try
         self._flight: deque[tuple[_Waiting, bytes, Future[Judged]]] = deque()
+        self.commits = Durations()
         self._looked = 0.0
         self._back = 0  # milliseconds that the clock went back, not recorded yet
         self._damaged: set[str] = set()  # claims whose notes cannot be read
@@ -213,9 +215,10 @@ class Worker:
             self._clear("clock")
 
     def _beat(self) -> None:
-        value = json.dumps(
-            {"waiting": self.spool.count(), "level": int(self.level), "live": self.deployments.sources()}
-        )
+        says = {"waiting": self.spool.count(), "level": int(self.level), "live": self.deployments.sources()}
+        says["commits"], says["swaps"] = self.commits.state(), self.deployments.swaps.state()
+        says["unequal"] = [source for source, why in self.deployments.failed.items() if "differently" in why]
+        value = json.dumps(says)
         with self.ledger.write() as connection:
             connection.execute(delete(health).where(health.c.process == "worker"))
             connection.execute(insert(health).values(process="worker", at=now_ms(), pid=os.getpid(), value=value))
@@ -325,12 +328,14 @@ class Worker:
         start, pause, said = monotonic(), PAUSES[0], 0
         while True:
             try:
+                begun = monotonic()
                 with self.ledger.write() as connection:
                     kept = self.recorder.write(connection, group, keep_good=self.level < Level.NO_OK)
                     for one in group:
                         if one.state != "judged":
                             text = f"{one.claim.name}: {one.error}"
                             raise_alarm(connection, one.state, "amber", text, one.claim.source_id)
+                self.commits.add(monotonic() - begun)
                 break
             except Full:
                 disk.free_reserve(self.place)

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, and_, insert, select, update
 
 from blemish.station.ids import now_ms
 from blemish.station.judging import Judged, as_text
-from blemish.station.ledger.schema import deployments, hourly, inspections, models, outbox, queue, sinks, sources
+from blemish.station.ledger.schema import deployments, hourly, inspections, lots, models, outbox, queue, sinks, sources
 
 HOUR = 3_600_000
 DAY = 24 * HOUR
@@ -56,6 +56,9 @@ class Recorder:
             )
         }
         listeners = list(connection.execute(select(sinks.c.id, sinks.c.name).where(sinks.c.active)))
+        named = {one.claim.lot_id for one in group if one.claim.lot_id is not None} if listeners else set()
+        in_lots = select(lots.c.id, lots.c.name).where(lots.c.id.in_(named))
+        lot_names = {row.id: row.name for row in connection.execute(in_lots)} if named else {}
         out: dict[str, bool] = {}
         for one in group:
             if one.claim.id in known:
@@ -63,11 +66,18 @@ class Recorder:
                 continue
             source = each[one.claim.source_id]
             judge = judges.get(one.deployment_id)
-            out[one.claim.id] = self._one(connection, one, source, judge, listeners, keep_good)
+            out[one.claim.id] = self._one(connection, one, source, judge, listeners, lot_names, keep_good)
         return out
 
     def _one(
-        self, connection: Connection, one: Judged, source: Any, judge: Any, listeners: Sequence[Any], keep_good: bool
+        self,
+        connection: Connection,
+        one: Judged,
+        source: Any,
+        judge: Any,
+        listeners: Sequence[Any],
+        lot_names: Mapping[int, str],
+        keep_good: bool,
     ) -> bool:
         claim, config = one.claim, json.loads(source.config)
         before = None if config.get("always_new") else self._repeated(connection, one)
@@ -118,7 +128,7 @@ class Recorder:
         for lane in [*lanes, *(["drawn"] if drawn else [])]:
             connection.execute(insert(queue).values(seq=seq, lane=lane, state="waiting"))
         if listeners:
-            payload = as_text(self.message(one, seq, source.name, judge))
+            payload = as_text(self.message(one, seq, source.name, judge, lot_names.get(claim.lot_id or 0)))
             rows = [{"sink_id": sink.id, "seq": seq, "payload": payload, "at": now_ms()} for sink in listeners]
             connection.execute(insert(outbox), rows)
         return kept
@@ -129,7 +139,7 @@ class Recorder:
         drawn = hmac.new(self.secret, picture.encode(), hashlib.sha256).digest()
         return int.from_bytes(drawn[:7], "big") / 2**56
 
-    def message(self, one: Judged, seq: int, source: str, judge: Any) -> dict[str, Any]:
+    def message(self, one: Judged, seq: int, source: str, judge: Any, lot: str | None = None) -> dict[str, Any]:
         """What sinks are told of a verdict, by the model of `judge`."""
         claim, result = one.claim, one.result
         return {
@@ -140,6 +150,7 @@ class Recorder:
             "station": self.line,
             "source": source,
             "part_id": claim.part_id,
+            "lot": lot,
             "name": claim.name,
             "pred_label": one.verdict,
             "line": "OK" if one.verdict == "good" else "NG",  # what is not known to be good is rejected
