@@ -30,7 +30,7 @@ demo: $(VENV)/.demo
 	$(BIN)/blemish demo
 
 # what is slow comes first: at the end both processors have something left
-SUITE := tests/cluster tests/docs tests/real tests/robustness tests/contract tests/unit tests/light tests/reference \
+SUITE := tests/cluster tests/docs tests/browser tests/real tests/robustness tests/contract tests/unit tests/light tests/reference \
 	tests/rules
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder
 
@@ -103,6 +103,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/ranks.py
 	$(BIN)/python benchmarks/ranks.py --frozen
 	$(BIN)/python benchmarks/made_defects.py
+	$(BIN)/python -m benchmarks.station_drift
 	$(BIN)/python benchmarks/surface3d.py --page docs/results/surface3d.md
 	$(BIN)/blemish bench benchmarks/choices.toml --out .bench/choices
 	$(BIN)/blemish bench benchmarks/rates.toml --out .bench/rates

@@ -363,6 +363,15 @@ def test_health_readiness_and_the_law_in_figures(web: Any, opening: Opening) -> 
         assert client.get("/readyz").json() == {"ready": True, "why": []}
         for seed in (1, 2, 2):
             send(sender, encoded(seed), part_id=str(seed))
+
+        def told() -> str:
+            return client.get("/metrics").text  # type: ignore[no-any-return]
+
+        web.until(lambda: "blemish_ledger_commit_seconds_sum" in told())
+        web.until(lambda: 'blemish_ledger_commit_seconds_bucket{le="+Inf"} 0.0' not in told())
+        assert 'blemish_model_swap_seconds_bucket{le="+Inf"} 2.0' in told()
+        assert 'blemish_golden_equal{source="http"} 1.0' in told()
+        assert 'blemish_far_upper{source="http"}' in told()
     said(web)
     send(sender, encoded(4), wait="accepted")
     figures = {}
@@ -855,3 +864,56 @@ def test_what_the_description_of_the_api_allows_never_ends_in_a_500(web: Any) ->
             count += 1
     assert count > 50
     assert not failed
+
+
+# ---------------------------------------------------------------------------------------------------- judging
+
+
+def test_people_judge_parts_and_machines_do_not(web: Any, opening: Opening) -> None:
+    from blemish.station.ledger.schema import queue
+
+    with web.ledger.write() as connection:
+        auth.add_user(connection, TEST, "anna", "inspector", "a long password")
+        auth.add_user(connection, TEST, "eve", "viewer", "a long password")
+    machine, client, viewer = opening(), opening(None), opening(None)
+    head = {"Origin": BASE}
+    client.headers.update(head)
+    viewer.headers.update(head)
+    for each, name in ((client, "anna"), (viewer, "eve")):
+        body = {"name": name, "password": "a long password"}
+        assert each.post("/api/v1/session", json=body).status_code == 201
+    with web.running():
+        lives(web)
+        row = send(machine, encoded(1), part_id="008812").json()
+    with web.ledger.write() as connection:
+        connection.execute(insert(queue).values(seq=row["seq"], lane="drawn", state="waiting"))
+    assert machine.get("/api/v1/review/next").status_code == 403
+    assert viewer.get("/api/v1/review/next").status_code == 403
+    assert viewer.get("/review").status_code == 403
+    assert opening(None).get("/review", follow_redirects=False).headers["location"] == "/login"
+    assert client.get("/api/v1/review/next", params={"lane": "nonsense"}).status_code == 422
+    told = client.get("/api/v1/review/next").json()
+    assert [item["part_id"] for item in told["items"]] == ["008812"]
+    assert told["waiting"]["mixed"] == 1
+    said = {"id": row["id"], "truth": "defect", "type": "scratch", "ms_shown": 900, "blind": True}
+    assert client.put("/api/v1/reviews/key-1", json={**said, "ms_shown": 10}).status_code == 422
+    assert client.put("/api/v1/reviews/key", json=said).status_code == 422  # too short to be one of its own
+    assert client.put("/api/v1/reviews/key-0001", json={**said, "id": "0" * 36}).status_code == 404
+    first = client.put("/api/v1/reviews/key-0001", json=said)
+    assert first.status_code == 201, first.text
+    again = client.put("/api/v1/reviews/key-0001", json=said)
+    assert (again.status_code, again.json()) == (200, first.json())
+    assert client.put("/api/v1/reviews/key-0001", json={**said, "truth": "good"}).status_code == 409
+    table = client.get("/api/v1/reviews.csv").text.splitlines()
+    assert len(table) == 2
+    assert client.get("/api/v1/reviews", params={"id": row["id"]}).json()["reviews"] == [first.json()]
+    assert [alarm["kind"] for alarm in client.get("/api/v1/alarms").json()["alarms"]][:1] == ["escape"]
+    assert client.delete("/api/v1/reviews/1").json()["truth"] == "withdrawn"
+    assert client.delete("/api/v1/reviews/1").status_code == 409
+    assert client.delete("/api/v1/reviews/77").status_code == 404
+    assert client.get("/api/v1/review/next").json()["waiting"]["mixed"] == 1
+    promised = client.get("/api/v1/promise").json()["promises"]
+    assert {each["source"] for each in promised} == {"cam1", "http"}
+    assert client.get("/api/v1/promise.csv").text.splitlines()[0].startswith("source,product,deployment")
+    assert client.get("/api/v1/drift").json()["limits"] == {"amber": 1000.0, "red": 10000.0}
+    assert client.get("/api/v1/drift.csv").text.startswith("source,product,deployment,monitor")
