@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from inspect import Parameter, Signature, signature
 from pathlib import Path
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 from blemish import config
 from blemish.data import layouts, registry
-from blemish.errors import ConfigError, DataError, EngineError, NotFittedError
+from blemish.errors import CalibrationError, ConfigError, DataError, EngineError, NotFittedError
 from blemish.inspection import modelfile
 from blemish.inspection.calibrate import agreement, calibrators, deployed_model, good_scores, in_best_format, unit_id
-from blemish.inspection.conformal import Regions, check_confidence
+from blemish.inspection.conformal import Calibrator, Regions, check_confidence
 from blemish.inspection.engines import Engine
 from blemish.inspection.inspector import Errors, Inspector
 from blemish.inspection.measuring import Measuring
@@ -265,6 +265,7 @@ class Detector:
         promise_per: str | None = None,
         region_rate: float | None = None,
         region_per: str | None = None,
+        highest: Collection[str] = (),
         track: Track | None = None,
     ) -> Self:
         """A new threshold: from good images that the model has not learned from, or, without any, from the ones that
@@ -274,6 +275,10 @@ class Detector:
         out with a warning: a promise made from them would be broken by the first new part. `confidence` (0.95 = 95 %
         sure that this very model keeps its promises), `promise_per`, `region_rate` and `region_per` are those of the
         model where they are not given. ConfigError for an unknown one.
+
+        `highest` are ids of given images which nobody has said to be good yet: they count as good ones with the highest
+        scores there are, so that leaving them open never lowers a threshold. CalibrationError where more of them are
+        open than may lie above it; ConfigError for a model of several products.
         """
         for name, given in (("promise_per", promise_per), ("region_per", region_per)):
             per = OPTIONS[name].choices
@@ -282,6 +287,8 @@ class Detector:
         check_confidence(confidence)
         certain = self.model.confidence if confidence is None else confidence
         regions = self._regions(region_rate, region_per)
+        if highest and (good is None or self.model.categories is not None):
+            raise ConfigError("`highest` goes with given images, and with a model of one product")
         if good is None:
             if not self.model.calibrators:
                 raise ConfigError("nothing was held out in fit", hint="give good images to calibrate from")
@@ -303,13 +310,26 @@ class Detector:
                 )
             else:
                 measuring = Measuring.of(kind, regions, self.model.meta.rules)
-                scores = good_scores(deployed_model(self.model, kind, measuring), records, follow)
+                scores = good_scores(deployed_model(self.model, kind, measuring), records, follow, highest=highest)
+                if highest:
+                    self._check_open(records, highest, false_alarm_rate, certain)
                 made = calibrators([scores], false_alarm_rate, per_unit=per_unit, regions=regions, confidence=certain)
                 found = agreement([scores])
             self._model = in_best_format(self.model, found)  # on this processor, whose short format may be another
         self._model = self.model.with_calibrators(made, categories)
         self._inspector = None
         return self
+
+    def _check_open(
+        self, records: Sequence[Record], highest: Collection[str], rate: float, confidence: float | None
+    ) -> None:
+        """CalibrationError where so many images are open that the threshold would be none."""
+        zeros = [0.0] * len(records)
+        above = Calibrator.fit(zeros, zeros, rate, confidence=confidence).above
+        left = sum(record.id in highest for record in records)
+        if left > above:
+            message = f"{left} of {len(records)} images are open, and {above} may lie above the threshold"
+            raise CalibrationError(message, hint=f"judge {left - above} more of them")
 
     def _regions(self, rate: float | None, per: Any) -> Regions:
         """How the model cuts regions, with another rate or another count where they are given."""

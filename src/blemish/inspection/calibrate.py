@@ -8,7 +8,7 @@ chosen by comparing the scores of the held-out images in both (`agreement`).
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -63,14 +63,18 @@ def good_scores(
     records: Sequence[Record],
     track: Track = no_track,
     more: Mapping[Precision, More] | None = None,
+    highest: Collection[str] = (),
 ) -> Scores:
     """Run each sample through a model as it will run.
 
     `more` by number format is added to the score and to the largest value of the map: what a sample that the model has
-    learned would get more if it had not.
+    learned would get more if it had not. Samples of the ids in `highest` get the highest score and peak there are.
     """
     found = Scores({p: [] for p in deployed.engines}, deployed.blank())
     for record, precision, _, row in deployed.scored(records, track):
+        if record.id in highest:
+            found.rows[precision].append(row._replace(score=ALARM, peak=ALARM))
+            continue
         score, peak = (0.0, 0.0) if more is None else more[precision][record.id]
         found.rows[precision].append(row._replace(score=row.score + score, peak=row.peak + peak))
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Response
@@ -12,9 +13,11 @@ from sqlalchemy import Connection, select
 
 from blemish.station import auth, changes
 from blemish.station.auth import Identity
+from blemish.station.ids import now_ms
 from blemish.station.ledger.schema import changes as table
 from blemish.station.ledger.schema import models, sources
-from blemish.station.reading import iso
+from blemish.station.reading import iso, milliseconds
+from blemish.station.recalibrate import recalibrate as recalibrate_parts
 from blemish.station.wake import ring
 from blemish.station.web.approving import Reason, source_id_of
 from blemish.station.web.changing import Body, RowId, row_of
@@ -36,6 +39,16 @@ class ChangeBody(Body):
     source: Name
     model: Annotated[int, Field(ge=1, le=2**53)]
     reason: Text = ""
+
+
+class RecalibrationBody(Body):
+    """Drawn parts of a source that are to make its threshold anew."""
+
+    source: Name
+    start: Annotated[datetime, Field(alias="from")]
+    end: Annotated[datetime | None, Field(alias="to")] = None
+    false_alarm_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
+    confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
 
 
 class Approval(Body):
@@ -145,6 +158,25 @@ def get_change(web: Here, id: RowId, _: Read) -> Any:
 def add_change(web: Here, body: ChangeBody, who: Engineer) -> Any:
     """Measure what a model would have said of the last 5,000 parts of a source, and of its known defects."""
     return JSONResponse(one(web, make(web, who, body)), 201)
+
+
+@router.post("/recalibrations", status_code=201)
+def recalibrate(web: Here, body: RecalibrationBody, who: Engineer) -> Any:
+    """A new threshold from drawn parts: an open change. 422 says how many more have to be drawn or judged."""
+    with web.ledger.read() as connection:
+        source_id = source_id_of(connection, body.source)
+    end = now_ms() if body.end is None else milliseconds(body.end)
+    made = recalibrate_parts(
+        web.place,
+        web.ledger,
+        who.actor,
+        source_id,
+        milliseconds(body.start),
+        end,
+        rate=body.false_alarm_rate,
+        confidence=body.confidence,
+    )
+    return JSONResponse(one(web, made), 201)
 
 
 @router.post("/changes/{id}/measure")
