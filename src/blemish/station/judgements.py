@@ -27,7 +27,7 @@ LANES = ("mixed", *MIXED, "second")
 BLIND = ("mixed", "drawn", "second")
 UNSEEN = ("drawn", "second")  # only for who has not judged the part before
 LEASE_MS = 120_000
-WINDOW = 64  # of the oldest parts of each lane: among them the order is drawn by lot
+WINDOW = 64  # of the oldest parts of each lane: among them the order is drawn at random
 REPEATS = 0.02  # share of judged parts that a second person judges too
 TRUTHS = ("good", "defect", "unsure")
 
